@@ -1,0 +1,72 @@
+"""Starts one group of training workers with Ray Train and returns what its first worker returned."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster.session import JobError
+from cluster.spec import EngineSpec
+from configs.folder import FolderError
+from configs.loader import UsageError
+
+STARTS = 3  # a group that cannot be placed is tried so often, 60 s each, instead of for ever
+
+WORKER_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    # Math threads that spin while they wait take the core that a neighbour needs: steps 7x slower were seen on two
+    # cores with one busy neighbour.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line of a worker twice
+}
+
+log = logging.getLogger(__name__)
+
+
+def fit(train_loop: Callable[[dict[str, Any]], Any], config: dict[str, Any], spec: EngineSpec, folder: Path) -> Any:
+    """Run `train_loop(config)` on every worker; plain values in, rank 0's return value out.
+
+    `folder` is for Ray's own notes. Raises `JobError` with the first worker's reason, or the `UsageError` that a
+    worker met.
+    """
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    environment = dict(WORKER_ENVIRONMENT)
+    if not spec.use_gpu:
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(
+            num_workers=spec.workers,
+            use_gpu=spec.use_gpu,
+            resources_per_worker={"CPU": spec.cpus_per_worker} | ({"GPU": 1} if spec.use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=f"train-{uuid.uuid4().hex[:12]}",  # a name used twice would silently resume the older run
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=spec.max_failures, controller_failure_limit=STARTS),
+            worker_runtime_env={"env_vars": environment},
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    try:
+        return trainer.fit().return_value
+    except TrainingFailedError as error:
+        raise _cause(error) from error
+
+
+def _cause(error: Exception) -> Exception:
+    failures = getattr(error, "worker_failures", None) or {}
+    first = failures[min(failures)] if failures else error
+    while (deeper := getattr(first, "cause", None) or first.__cause__) is not None:
+        first = deeper
+    if isinstance(first, UsageError | JobError | FolderError):
+        return type(first)(*first.args)
+    return JobError(
+        f"training failed: {type(first).__name__}: {str(first).strip().splitlines()[-1] if str(first) else ''}"
+    )

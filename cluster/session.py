@@ -1,0 +1,105 @@
+"""What a job finds around it: the two addresses it must be told, and the Ray cluster it joins."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.spec import EngineSpec
+from configs.loader import UsageError
+
+HINT = "submit with `ray job submit`, or run `make up` and `source .slimcart/env`"
+
+
+class JobError(Exception):
+    """A job could not do what it was asked, for a reason that is known: one line, exit code 1."""
+
+
+def home() -> Path:
+    """$SLIMCART_HOME, under which relative outputs lie. Raises `UsageError` where it is not set."""
+    return Path(_required("SLIMCART_HOME")).absolute()
+
+
+def tracking_uri() -> str:
+    """$MLFLOW_TRACKING_URI; no default, since a second place for runs would go unnoticed."""
+    return _required("MLFLOW_TRACKING_URI")
+
+
+def _required(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise UsageError(f"environment: {name} is not set; {HINT}")
+    return value
+
+
+def connect() -> None:
+    """Join the running cluster, once; workers find this code under the same `working_dir`."""
+    import ray
+    import ray.data
+
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS", "auto")
+        _check_reachable(address)  # Ray itself retries a dead address for many minutes
+        submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        runtime_env: dict[str, Any] = {} if submitted else {"working_dir": os.getcwd()}
+        try:
+            ray.init(address=address, runtime_env=runtime_env, logging_level=logging.WARNING)
+        except ConnectionError as error:
+            raise UsageError(f"environment: no Ray cluster answers ({str(error).splitlines()[0]}); {HINT}") from None
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # bars of a pipeline of seconds drown the log of a job
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _check_reachable(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise UsageError(
+            f"environment: RAY_ADDRESS={address} does not answer ({error.strerror or error}); {HINT}"
+        ) from None
+
+
+def dashboard() -> tuple[str, dict[str, str]]:
+    """(URL, headers) of the dashboard's REST API, with the cluster's token; after `connect`."""
+    from ray._private.worker import get_dashboard_url
+
+    token = os.environ.get("RAY_AUTH_TOKEN", "")
+    if not token and (path := os.environ.get("RAY_AUTH_TOKEN_PATH")):
+        token = Path(path).read_text(encoding="utf-8").strip()
+    return f"http://{get_dashboard_url()}", {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def submission_id() -> str | None:
+    """Id of the `ray job submit` that this process belongs to; None when started by hand."""
+    metadata = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("metadata") or {}
+    return metadata.get("job_submission_id")
+
+
+def check_capacity(engine: EngineSpec, total: Mapping[str, float] | None = None) -> None:
+    """Refuse what the whole cluster could never hold; Ray Train would wait for it for ever."""
+    if total is None:
+        import ray
+
+        total = ray.cluster_resources()
+    wanted = {"CPU": engine.workers * engine.cpus_per_worker}
+    if engine.use_gpu:
+        wanted["GPU"] = engine.workers
+    for kind, amount in wanted.items():
+        have = int(total.get(kind, 0))
+        if amount > have:
+            per_worker = engine.cpus_per_worker if kind == "CPU" else 1
+            raise UsageError(
+                f"engine: workers={engine.workers} x {per_worker} {kind} = {amount} {kind}, the cluster has {have}; "
+                f"use at most {have // per_worker} workers of this size"
+                + (" or fewer CPUs each" if kind == "CPU" else "")
+            )

@@ -1,0 +1,133 @@
+"""A folder that exists whole or not at all: written aside, described by a manifest written last, then renamed.
+
+Prepared rows, stored teacher outputs, checkpoints and bundles all stand on this. A folder without a valid
+manifest does not exist for any reader.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+CHUNK_BYTES = 1 << 20
+
+
+class FolderError(Exception):
+    """A folder is missing, incomplete or damaged; the message names the file and the reason."""
+
+
+def commit(folder: Path, manifest_name: str, fill: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Make `folder` from what `fill(aside)` writes, replacing an older one; returns the manifest.
+
+    `fill` returns the manifest's own fields; `files` (path, bytes, SHA-256 of each) is added here. A crash at
+    any point leaves the older folder or none, and a partial folder that no reader takes for one.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
+    aside.mkdir()
+    try:
+        manifest = {**fill(aside), "files": dict(describe_files(aside, manifest_name))}
+        write_synced(aside / manifest_name, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        for parent, _, _ in os.walk(aside):
+            _sync(Path(parent))
+        replace(aside, folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return manifest
+
+
+def replace(new: Path, folder: Path) -> None:
+    """Rename `new` to `folder`; a folder already there is moved away first and deleted afterwards."""
+    old = folder.with_name(f".{folder.name}.old-{uuid.uuid4().hex[:8]}")
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(new, folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_manifest(folder: Path, manifest_name: str) -> dict[str, Any]:
+    """The manifest alone, digests unchecked: enough to ask what a folder holds. Raises `FolderError`."""
+    path = folder / manifest_name
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FolderError(f"{path}: no such file; {folder.name} was never written whole") from None
+    except (OSError, ValueError) as error:
+        raise FolderError(f"{path}: unreadable: {error}") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise FolderError(f"{path}: not a manifest: it lists no files")
+    return manifest
+
+
+def verify(folder: Path, manifest_name: str) -> dict[str, Any]:
+    """The manifest, after every file's size and SHA-256 were compared with it. Raises `FolderError`."""
+    manifest = read_manifest(folder, manifest_name)
+    for name, stated in manifest["files"].items():
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts or path.is_symlink():
+            raise FolderError(f"{folder / manifest_name}: {name!r} leaves the folder")
+        try:
+            size = path.stat().st_size
+        except OSError:
+            raise FolderError(f"{path}: missing, though the manifest lists it") from None
+        if not isinstance(stated, dict):
+            raise FolderError(f"{folder / manifest_name}: {name!r} has no size and digest")
+        if size != stated.get("bytes"):
+            raise FolderError(f"{path}: {size} bytes, the manifest says {stated.get('bytes')}")
+        if digest_file(path) != stated.get("sha256"):
+            raise FolderError(f"{path}: SHA-256 differs from the manifest; the file is damaged")
+    for path in sorted(folder.rglob("*")):  # a reader of a whole folder would take it for one of ours
+        name = path.relative_to(folder).as_posix()
+        if not path.is_dir() and name not in (manifest_name, *manifest["files"]):
+            raise FolderError(f"{path}: not in the manifest; remove it")
+    return manifest
+
+
+def describe_files(folder: Path, manifest_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(relative path, {bytes, sha256}) of every file below `folder` but the manifest, in sorted order."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != manifest_name:
+            _sync(path)
+            yield name, {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form: how inputs of a stage become its key."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a small text file so that it is on disk, whole, under its name or not at all."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

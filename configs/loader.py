@@ -1,0 +1,373 @@
+"""Reads recipes: YAML files that extend one another, dotted overrides, and refusals of one line.
+
+Every refusal is a `UsageError` whose text names the file, the field, the value and what would work.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, LiteralString, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, PydanticUndefined
+
+LARGEST_RECIPE_BYTES = 1 << 20
+MOST_YAML_ALIASES = 32  # nine aliases of nine aliases of ... is how a small file becomes a large one
+COMMAND_LINE = "command line"
+MERGE_TAG = "tag:yaml.org,2002:merge"
+IN_PLAIN_WORDS = {  # where pydantic speaks of Python
+    "model_type": "a mapping of fields is expected",
+    "model_attributes_type": "a mapping of fields is expected",
+    "dict_type": "a mapping is expected",
+    "union_tag_not_found": "say which one with the key 'step'",
+}
+
+
+class UsageError(Exception):
+    """What the user wrote cannot work; the message is the one line that they read (exit code 2)."""
+
+
+class Spec(BaseModel):
+    """Base of every section of a recipe: frozen, and a key it does not know is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def true_is_no_number(cls, values: Any) -> Any:
+        """Pydantic alone takes `true` for 1, and `1` or "yes" for true."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            kinds = set(_leaves(cls.model_fields[name].annotation)) if name in cls.model_fields else set()
+            given = value if isinstance(value, list | tuple) else [value]
+            if kinds & {int, float} and not kinds & {bool, Any} and any(isinstance(each, bool) for each in given):
+                raise _wrong(cls, name, value, "a number is expected")
+            if kinds == {bool} and not isinstance(value, bool):
+                raise _wrong(cls, name, value, "write true or false")
+        return values
+
+
+S = TypeVar("S", bound=BaseModel)
+Place = tuple[str | int, ...]
+Origins = dict[Place, str]
+
+
+def load(model: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
+    """The recipe in `path`, laid over what it extends, under `section.field=value` overrides."""
+    origins: Origins = {}
+    tree = read(Path(path), origins)
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        if not equals or not dotted:
+            raise UsageError(f"{COMMAND_LINE}: {override!r} is not of the form section.field=value")
+        value = parse_yaml(text, f"{COMMAND_LINE}: {dotted}")
+        _show_default_list(model, tree, dotted.split(".")[0])
+        try:
+            place = assign(tree, dotted, value)
+        except UsageError as error:
+            raise UsageError(f"{COMMAND_LINE}: {error}") from None
+        for depth in range(1, len(place)):
+            origins.setdefault(place[:depth], COMMAND_LINE)
+        _note_origins(value, place, COMMAND_LINE, origins)
+    return validate(model, tree, str(path), origins)
+
+
+def read(path: Path, origins: Origins, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in `path` merged over the recipes that it `extends`; notes which file gave which key."""
+    try:
+        resolved = path.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name, links in a circle
+        raise UsageError(f"{path}: no file can be there: {error}") from None
+    if resolved in chain:
+        loop = " -> ".join(each.name for each in (*chain, resolved))
+        raise UsageError(f"{path}: extends: {loop}: a recipe cannot extend itself, remove one of these lines")
+    tree = parse_yaml(_text(path, chain), str(path))
+    if tree is None:
+        raise UsageError(f"{path}: the file is empty; a recipe is a mapping such as 'name: my-recipe'")
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path}: the top is a {_kind(tree)}; a recipe is a mapping such as 'name: my-recipe'")
+    base = tree.pop("extends", None)
+    if base is None:
+        merged: dict[str, Any] = {}
+    elif isinstance(base, str):
+        merged = read(path.parent / base, origins, (*chain, resolved))
+    else:
+        raise UsageError(f"{path}: extends: {base!r} is a {_kind(base)}; give the path of one recipe")
+    _note_origins(tree, (), str(path), origins)
+    return merge(merged, tree)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value in `text`; a key given twice, an alias bomb or bad YAML is a `UsageError` naming `where`."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that refuses more
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
+        problem = ": ".join(filter(None, [error.context, error.problem])) or "not YAML"
+        raise UsageError(f"{where}:{line} {_one_line(problem)}; write it as YAML") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: not YAML: {_one_line(str(error))}") from None
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`: mappings key by key, anything else (lists too) replaced whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def assign(tree: dict[str, Any], dotted: str, value: Any) -> Place:
+    """Set `a.b.c` in a nested mapping in place; an item of a list goes by its `name`, or else its `step`.
+
+    Returns where that is, list items by index.
+    """
+    *path, last = dotted.split(".")
+    node: Any = tree
+    place: list[str | int] = []
+    for index, key in enumerate(path):
+        if isinstance(node, list):
+            at = _index(node, key, dotted)
+            place.append(at)
+            node = node[at]
+        else:
+            place.append(key)
+            if node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+        if not isinstance(node, dict | list):
+            raise UsageError(f"{dotted}: {'.'.join(path[: index + 1])} is {_show(node)} and has no fields")
+    if isinstance(node, list):
+        raise UsageError(f"{dotted}: {'.'.join(path)} is a list; name a field of one of its items")
+    node[last] = value
+    return (*place, last)
+
+
+def validate(model: type[S], tree: dict[str, Any], source: str, origins: Origins | None = None) -> S:
+    """`tree` as `model`; the first thing wrong with it becomes a one-line `UsageError`."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise UsageError(_explain(model, tree, error.errors(), source, origins or {})) from None
+
+
+def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """(dotted key, type, default, description) of every field, depth first: what `--help` prints."""
+    for name, field in model.model_fields.items():
+        key = prefix + name
+        inner = _models(field.annotation)
+        if len(inner) == 1 and get_origin(_without_none(field.annotation)) not in (list, tuple, dict):
+            yield from describe(inner[0], f"{key}.")
+            continue
+        default = field.get_default(call_default_factory=True) if not field.is_required() else None
+        shown = "required" if default is PydanticUndefined or field.is_required() else _show(default)
+        bounds = " ".join(_bounds(field.metadata))
+        yield key, " ".join(filter(None, [_type(field.annotation), bounds])), shown, field.description or ""
+        for each in inner:
+            tags = get_args(each.model_fields["step"].annotation) if "step" in each.model_fields else ()
+            yield from describe(each, f"{key}[{next(iter(tags), '?')}].")
+
+
+def _wrong(model: type[BaseModel], field: str, value: Any, message: LiteralString) -> ValidationError:
+    detail = InitErrorDetails(type=PydanticCustomError("wrong_kind", message), loc=(field,), input=value)
+    return ValidationError.from_exception_data(model.__name__, [detail])
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key given twice (plain YAML keeps the last) and more aliases than a recipe needs."""
+
+    aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases += 1
+            if self.aliases > MOST_YAML_ALIASES:
+                raise yaml.MarkedYAMLError(problem=f"more than {MOST_YAML_ALIASES} aliases")
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        return super().construct_object(node, deep=True)  # depth first, which refuses a value that holds itself
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            problem = None
+            key = "<<" if key_node.tag == MERGE_TAG else self.construct_object(key_node)
+            if key_node.tag == MERGE_TAG:
+                problem = "the key '<<' is not understood, use extends"
+            elif not isinstance(key, str):
+                problem = f"the key {key!r} is no text, put it in quotes"
+            elif key in seen:
+                problem = f"the key {key!r} is given twice, keep one"
+            if problem:
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _text(path: Path, chain: tuple[Path, ...]) -> str:
+    said_by = f" (extended by {chain[-1]})" if chain else ""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_RECIPE_BYTES + 1)  # a device or a pipe has no size to ask for
+        if len(content) > LARGEST_RECIPE_BYTES:
+            raise UsageError(f"{path}: larger than {LARGEST_RECIPE_BYTES} bytes; this is no recipe")
+        return content.decode("utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [each.name for each in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise UsageError(f"{path}: no such file{said_by}{hint}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: byte {error.start} is not UTF-8; save the recipe as UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}{said_by}") from None
+
+
+def _show_default_list(model: type[BaseModel], tree: dict[str, Any], key: str) -> None:
+    """A list that the recipe leaves at its default, written out: an override may name one of its items."""
+    if key in model.model_fields and tree.get(key) is None:
+        default = model.model_fields[key].get_default(call_default_factory=True)
+        if isinstance(default, list):
+            tree[key] = [each.model_dump() if isinstance(each, BaseModel) else each for each in default]
+
+
+def _index(items: list[Any], key: str, dotted: str) -> int:
+    named = [
+        index
+        for index, each in enumerate(items)
+        if isinstance(each, dict) and key in (each.get("name"), each.get("step"))
+    ]
+    if len(named) == 1:
+        return named[0]
+    known = ", ".join(str(each.get("name") or each.get("step")) for each in items if isinstance(each, dict))
+    problem = "matches several items; give each a name" if named else "matches no item"
+    raise UsageError(f"{dotted}: {key!r} {problem} (items here: {known or 'none'})")
+
+
+def _note_origins(value: Any, at: Place, source: str, origins: Origins) -> None:
+    origins[at] = source
+    if isinstance(value, dict):
+        for key, below in value.items():
+            _note_origins(below, (*at, key), source, origins)
+
+
+def _explain(
+    model: type[BaseModel], tree: dict[str, Any], errors: list[ErrorDetails], source: str, origins: Origins
+) -> str:
+    first = _place(errors[0], tree)
+    same = [each for each in errors if _place(each, tree)[: len(first)] == first]
+    error = max(same, key=lambda each: len(_place(each, tree)))  # of a union, the member that fits best
+    loc, place = error["loc"], _place(error, tree)
+    origin = next((origins[place[:n]] for n in range(len(place), -1, -1) if place[:n] in origins), source)
+    field = _dotted(place)
+    message = IN_PLAIN_WORDS.get(error["type"]) or _one_line(error["msg"].removeprefix("Value error, "))
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(model, loc[:-1])
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"{origin}: {field}: unknown key (value {_show(error['input'])}); {remedy}"
+    if error["type"] == "missing":
+        return f"{origin}: {field}: missing; it has no default, so give a value"
+    if error["type"] == "value_error":  # our own validators quote the values themselves
+        return ": ".join(filter(None, [origin, field, message]))
+    return f"{origin}: {field}: got {_show(error['input'])}; {message}"
+
+
+def _known_keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    options: list[type[BaseModel]] = [model]
+    for key in loc:
+        fields = [each.model_fields[key] for each in options if isinstance(key, str) and key in each.model_fields]
+        if fields:
+            options = [inner for field in fields for inner in _models(field.annotation)]
+        else:  # an index, or the tag of a union
+            tagged = [each for each in options if "step" in each.model_fields]
+            options = [each for each in tagged if key in get_args(each.model_fields["step"].annotation)] or options
+    return sorted({name for each in options for name in each.model_fields})
+
+
+def _place(error: ErrorDetails, tree: Any) -> Place:
+    """Where in `tree` the error is: pydantic's `loc` without the members of unions that it puts in it."""
+    place: list[str | int] = []
+    node = tree
+    for key in error["loc"]:
+        inside = isinstance(key, int) if isinstance(node, list) else isinstance(node, dict) and key in node
+        if inside:
+            place.append(key)
+            node = node[key]
+    return (*place, error["loc"][-1]) if error["type"] == "missing" else tuple(place)
+
+
+def _dotted(place: Place) -> str:
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).removeprefix(".")
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The plain types inside an annotation: int and None of `list[int] | None`."""
+    if get_origin(annotation) is Literal:
+        yield from map(type, get_args(annotation))
+    elif args := get_args(annotation):
+        for each in args:
+            yield from _leaves(each)
+    else:
+        yield annotation
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for each in get_args(annotation) for found in _models(each)]
+
+
+def _without_none(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, types.UnionType):
+        rest = [each for each in get_args(annotation) if each is not type(None)]
+        return rest[0] if len(rest) == 1 else annotation
+    return annotation
+
+
+def _type(annotation: Any) -> str:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, args))
+    if origin in (Union, types.UnionType):
+        return " | ".join("none" if each is type(None) else _type(each) for each in args)
+    if origin in (list, tuple):
+        return f"list of {_type(args[0])}"
+    if origin is dict:
+        return f"mapping of {_type(args[-1])}"
+    if hasattr(annotation, "__metadata__"):
+        return _type(args[0])
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return (
+            next(map(str, get_args(annotation.model_fields["step"].annotation)), "mapping")
+            if "step" in annotation.model_fields
+            else "mapping"
+        )
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
+    for each in metadata:
+        for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+            if hasattr(each, name):
+                yield f"{sign} {getattr(each, name)}"
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "mapping", list: "list", str: "text", type(None): "blank"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_defaults=True)
+    text = _one_line(repr(value))
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

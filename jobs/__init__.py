@@ -1,0 +1,1 @@
+"""The verbs a user runs, and the ingredients that belong to them."""

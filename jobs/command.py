@@ -1,0 +1,108 @@
+"""The command line of every verb: a recipe and overrides in, exit code and one RESULT line out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import yaml
+
+from cluster import session
+from cluster.session import JobError
+from configs.folder import FolderError
+from configs.loader import UsageError, describe, load
+from jobs.recipe import Recipe
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job made; its JSON is the last line on stdout."""
+
+    job: str
+    run_id: str
+    output: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    bundle: str | None = None
+    model_uri: str | None = None
+    endpoint: str | None = None
+    report: str | None = None
+
+    def line(self) -> str:
+        """`RESULT ` and one JSON object, without what the job did not make."""
+        return "RESULT " + json.dumps({key: value for key, value in asdict(self).items() if value is not None})
+
+
+def main(run: Callable[[Recipe], Result], arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a verb as a command; never returns. Exit 0 done, 1 failed, 2 usage error."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        recipe = _recipe(sys.modules[run.__module__].__doc__ or "", sys.argv[1:] if arguments is None else arguments)
+        if recipe is None:
+            sys.exit(DONE)
+        result = run(recipe.on_driver(session.home(), Path.cwd()))
+    except UsageError as error:
+        _leave(USAGE, str(error))
+    except (JobError, FolderError) as error:
+        _leave(FAILED, str(error))
+    except Exception as error:  # noqa: BLE001 - a fault of ours: the traceback is what its finder needs
+        traceback.print_exc()
+        _leave(FAILED, f"{type(error).__name__}: {error}")
+    print(result.line(), flush=True)
+    sys.exit(DONE)
+
+
+def _leave(code: int, message: str) -> NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"command line: {message}; see --help")
+
+
+def _recipe(doc: str, arguments: Sequence[str]) -> Recipe | None:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+    asked = parser.parse_intermixed_args(list(arguments))
+    if asked.help:
+        _print(_help(doc))
+        return None
+    if not asked.config:
+        shipped = ", ".join(sorted(f"configs/{path.name}" for path in Path("configs").glob("*.yaml"))) or "none here"
+        raise UsageError(f"command line: --config: missing; give a recipe, for example one of: {shipped}")
+    recipe = load(Recipe, asked.config, asked.overrides)
+    if asked.print_config:
+        _print(yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True))
+        return None
+    return recipe
+
+
+def _help(doc: str) -> str:
+    rows = list(describe(Recipe))
+    lines = [doc.strip(), "", "options: --config RECIPE.yaml  --print-config  --help  section.field=value ...", ""]
+    for key, kind, default, description in rows:
+        shown = default if default == "required" else f"default {default}"
+        lines += [f"  {key}  ({kind}; {shown})", f"      {description}"]
+    return "\n".join(lines) + "\n"
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

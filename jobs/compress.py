@@ -1,0 +1,68 @@
+"""Compress the student: the recipe's steps in their order, an exported file, and the bundle that is served.
+
+    ray job submit --working-dir . -- python -m jobs.compress --config configs/intent.yaml
+
+Reads <output>/student (or `bundle=<folder>` of safetensors), writes <output>/bundle.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster import session, tracking
+from jobs.command import Result, main
+from jobs.measure.fresh import measure_candidate
+from jobs.models.reference import read_reference
+from jobs.prepare import output
+from jobs.recipe import Recipe
+from serving.bundle import Bundle, bundle_digest, with_metrics, write_bundle
+
+
+def run(recipe: Recipe, parent: str | None = None) -> Result:
+    """The job: one MLflow run around `compress`, with the bundle measured on the validation rows."""
+    with tracking.run(
+        "compress", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
+    ) as run:
+        session.connect()
+        folder = Path(output(recipe), "bundle")
+        student = Path(recipe.bundle or Path(output(recipe), "student"))
+        compress(recipe, student, folder, {"run_id": run.id})
+        metrics = measure_candidate(recipe, folder)
+        with_metrics(folder, metrics)
+        run.metrics.log(metrics)
+        run.artifact(folder, "bundle")
+    return Result("compress", run.id, output(recipe), metrics, bundle=str(folder))
+
+
+def compress(recipe: Recipe, student: Path, folder: Path, provenance: Mapping[str, Any]) -> Bundle:
+    """Make `folder` the bundle of `student` after all steps of the recipe."""
+    from jobs.compression import steps
+    from jobs.models import encoder
+
+    reference = read_reference(student, "python -m jobs.distill")
+    fields = reference.model_dump(exclude={"files", "metrics", "provenance"}) | {
+        "runtime": "onnxruntime",
+        "model": "model.onnx",
+        "provenance": {
+            **provenance,
+            "student": bundle_digest(student),
+            "steps": [spec.model_dump(exclude_none=True) for spec in recipe.compression],
+            "code": tracking.code_version()[1],
+        },
+    }
+    with tempfile.TemporaryDirectory(prefix="slimcart-compress-") as between:
+        file = steps.compress(encoder.load(student), recipe.compression, reference.inputs, Path(between))
+
+        def fill(aside: Path) -> None:
+            shutil.copyfile(file, aside / "model.onnx")
+            shutil.copyfile(student / reference.tokenizer, aside / reference.tokenizer)
+
+        return write_bundle(folder, fields, fill)
+
+
+if __name__ == "__main__":
+    main(run)

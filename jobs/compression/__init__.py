@@ -1,0 +1,1 @@
+"""Compression steps, one pure function each, and the table that orders them."""

@@ -1,0 +1,82 @@
+"""torch -> ONNX: any batch, any length up to what the model's positions allow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from cluster.session import JobError
+
+OPSET = 20
+SAMPLE = (2, 9)  # rows and tokens of the traced example; both free afterwards
+TOLERANCE = 1e-3  # largest difference of a logit between torch and the exported file
+
+
+def export_onnx(model: nn.Module, inputs: Sequence[str], file: Path) -> None:
+    """Write `model` as one ONNX file with int64 `inputs` [batch, length] and the output `logits` [batch, C].
+
+    Raises `JobError` where the file does not answer like the model.
+    """
+    model = model.eval()
+    example = {name: torch.ones(SAMPLE, dtype=torch.int64) for name in inputs}
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=_longest(model))
+    with _quiet(), torch.inference_mode():
+        torch.onnx.export(
+            model,
+            (),
+            str(file),
+            kwargs=example,
+            input_names=list(inputs),
+            output_names=["logits"],
+            dynamic_shapes={name: {0: batch, 1: length} for name in inputs},
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    difference = largest_difference(model, inputs, file)
+    if difference > TOLERANCE:
+        raise JobError(f"the exported file differs from the model by {difference:.2g} in a logit; at most {TOLERANCE}")
+
+
+def largest_difference(model: nn.Module, inputs: Sequence[str], file: Path) -> float:
+    """Largest absolute difference of a logit between `model` and `file` over rows with padding, at two shapes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    generator, worst = np.random.default_rng(0), 0.0
+    for rows, tokens in ((1, 5), (3, 17)):
+        feed = {name: np.zeros((rows, tokens), dtype=np.int64) for name in inputs}
+        feed["input_ids"] = generator.integers(1, 20, (rows, tokens))
+        feed["attention_mask"] = (np.arange(tokens) < generator.integers(2, tokens + 1, (rows, 1))).astype(np.int64)
+        with torch.inference_mode():
+            expected = model(**{name: torch.from_numpy(array) for name, array in feed.items()}).numpy()
+        worst = max(worst, float(np.abs(expected - session.run(["logits"], feed)[0]).max()))
+    return worst
+
+
+def _longest(model: nn.Module) -> int:
+    config = model.encoder.config  # pyright: ignore[reportAttributeAccessIssue]
+    offset = 2 if config.model_type in ("roberta", "xlm-roberta") else 0  # positions start after the padding id
+    return getattr(config, "max_position_embeddings", 512) - offset
+
+
+@contextlib.contextmanager
+def _quiet():
+    """The exporter prints its progress and warns about versions; a job's log is for its reader."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

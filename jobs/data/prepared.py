@@ -1,0 +1,93 @@
+"""Prepared rows: token ids of every example in Parquet shards, and how they are read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from configs.folder import FolderError, read_manifest, verify
+
+if TYPE_CHECKING:  # verbs import this module before they know that their recipe is sound
+    import numpy as np
+    import pyarrow
+
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+ROWS = "rows"
+PreparedSplit = Literal["train", "validation"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N examples without padding; tokens of row i are `ids[offsets[i]:offsets[i + 1]]`."""
+
+    ids: np.ndarray  # [tokens] int32
+    types: np.ndarray  # [tokens] int8: 1 in the second text of a pair
+    offsets: np.ndarray  # [N + 1] int64
+    labels: np.ndarray  # [N] int64
+
+    @classmethod
+    def from_table(cls, table: pyarrow.Table) -> Examples:
+        """The examples in the columns `input_ids`, `type_ids`, `label` of a table, in its order."""
+        import numpy as np
+
+        table = table.combine_chunks()
+        ids = table["input_ids"].combine_chunks()
+        first, last = ids.offsets[0].as_py(), ids.offsets[-1].as_py()  # a slice keeps the values of its parent
+        return cls(
+            ids=ids.values.to_numpy()[first:last],
+            types=table["type_ids"].combine_chunks().flatten().to_numpy(),
+            offsets=ids.offsets.to_numpy().astype(np.int64) - first,
+            labels=table["label"].to_numpy().astype(np.int64),
+        )
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, [N]."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared folder whose digests were checked."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Prepared:
+        """Raises `FolderError` where the folder is missing, half written or damaged."""
+        return cls(folder, verify(folder, MANIFEST))
+
+    @property
+    def key(self) -> str:
+        """Digest of everything the rows depend on."""
+        return self.manifest["key"]
+
+    @property
+    def labels(self) -> list[str]:
+        """Class names, in the order of the label numbers."""
+        return self.manifest["labels"]
+
+    def examples(self, split: PreparedSplit) -> Examples:
+        """The rows of one split in their original order."""
+        return Examples.from_table(rows_of(self.folder / ROWS, split))
+
+
+def rows_of(folder: Path, split: PreparedSplit) -> pyarrow.Table:
+    """The rows of one split from the Parquet shards in `folder`, in their original order."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(folder, filters=[("split", "==", split)]).sort_by("row").combine_chunks()
+
+
+def has_key(folder: Path, manifest_name: str, key: str) -> bool:
+    """Whether a whole folder made from the inputs of `key` is there."""
+    try:
+        return read_manifest(folder, manifest_name).get("key") == key
+    except FolderError:  # none, or a damaged one: made anew
+        return False

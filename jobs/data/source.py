@@ -1,0 +1,194 @@
+"""Rows out of files, URLs, the Hub or the embedded generator, checked one by one.
+
+Whatever is wrong with a row is a `UsageError` that names the source, the line and the column, never the text.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, NamedTuple
+
+from configs.loader import UsageError
+from jobs.data.spec import EMBEDDED, DataSpec
+
+Split = Literal["train", "validation", "test"]
+FILE = re.compile(r"\.(?P<kind>jsonl|ndjson|json|csv|parquet)(?P<gzip>\.gz)?$")
+HUB_ID = re.compile(r"^(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w.-]+))?$")
+LONGEST_LINE_BYTES = 10 << 20
+
+
+class Row(NamedTuple):
+    """One example; `pair` is None unless the recipe names a second text column."""
+
+    text: str
+    pair: str | None
+    label: str
+
+
+def rows(data: DataSpec, split: Split) -> Iterator[Row]:
+    """The rows of one split, in their order."""
+    source = getattr(data, split)
+    if source is None:
+        raise UsageError(f"data.{split}: missing; give a file, URL or Hub id")
+    found = False
+    for where, record in _records(source, split):
+        found = True
+        pair = None if data.text_pair is None else _text(record, data.text_pair, where)
+        yield Row(_text(record, data.text, where), pair, _label(record, data.label, where))
+    if not found:
+        raise UsageError(f"data.{split}: {source}: holds no rows")
+
+
+def _records(source: str, split: Split) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, record) with `where` = 'data.train: file: line 7', for messages."""
+    at = f"data.{split}: {source}"
+    if source.startswith("embedded:"):
+        if source != EMBEDDED:
+            raise UsageError(f"{at}: no such generator; {EMBEDDED} is the one there is")
+        from jobs.data import shop
+
+        yield from ((f"{at}: row {n}", dict(row)) for n, row in enumerate(shop.messages(split), 1))
+    elif match := FILE.search(source.split("?")[0]):
+        yield from _file(source, match["kind"], "gzip" if match["gzip"] else None, at)
+    elif match := HUB_ID.match(source):
+        yield from _hub(match["id"], match["revision"], split, at)
+    else:
+        known = "a .jsonl, .csv or .parquet file (or .gz of one), a URL of one, or a Hub id owner/name"
+        raise UsageError(f"{at}: not {known}")
+
+
+def _file(source: str, kind: str, compression: str | None, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    import fsspec
+
+    try:
+        with fsspec.open(source, "rb", compression=compression) as file:
+            if kind == "parquet":
+                yield from _parquet(file, at)
+            elif kind == "csv":
+                yield from _csv(_lines(file, at), at)
+            else:
+                yield from _json_lines(_lines(file, at), at)
+    except UsageError:
+        raise
+    except FileNotFoundError as error:
+        cause = error.__cause__  # fsspec calls every URL missing whose server does not answer well, and says why here
+        raise UsageError(f"{at}: cannot be read: {_reason(cause)}" if cause else f"{at}: no such file") from None
+    except Exception as error:  # noqa: BLE001 - cut gzip, damaged pages, a lost connection: nothing in common
+        raise UsageError(f"{at}: cannot be read: {_reason(error)}") from None
+
+
+def _lines(file: Iterable[bytes], at: str) -> Iterator[str]:
+    for number, line in enumerate(file, 1):
+        if len(line) > LONGEST_LINE_BYTES:
+            raise UsageError(f"{at}: line {number}: longer than {LONGEST_LINE_BYTES} bytes")
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{at}: line {number}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+
+
+def _json_lines(lines: Iterator[str], at: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{at}: line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", _reason(error))
+            raise UsageError(f"{where}: not JSON ({reason}); one JSON object a line is expected") from None
+        if not isinstance(record, dict):
+            raise UsageError(f"{where}: a JSON {type(record).__name__}; one JSON object a line is expected")
+        yield where, record
+
+
+def _csv(lines: Iterator[str], at: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        if twice := [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]:
+            raise UsageError(f"{at}: line 1: column {twice[0]!r} is given twice; rename one")
+        for record in reader:
+            where = f"{at}: line {reader.line_num}"
+            if None in record or None in record.values():
+                fields = len(reader.fieldnames or ())
+                raise UsageError(f"{where}: not {fields} fields as in the header; quote the commas")
+            yield where, record
+    except csv.Error as error:
+        raise UsageError(f"{at}: line {reader.reader.line_num}: not CSV: {error}") from None
+
+
+def _parquet(file: Any, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        schema = table.schema_arrow
+    except pyarrow.ArrowException as error:
+        raise UsageError(f"{at}: not Parquet: {error}") from None
+    for field in schema:
+        if isinstance(field.type, pyarrow.BaseExtensionType):  # reading one can run code that the file carries
+            raise UsageError(f"{at}: column {field.name!r} has the extension type {field.type}; store plain columns")
+    number = 0
+    for batch in table.iter_batches():
+        for record in batch.to_pylist():
+            number += 1
+            yield f"{at}: row {number}", record
+
+
+def _hub(name: str, revision: str | None, split: Split, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        import datasets
+    except ImportError:
+        raise UsageError(f"{at}: reading from the Hub needs the extra: pip install 'slimcart[hub]'") from None
+    try:
+        table = datasets.load_dataset(name, split=split, revision=revision)
+    except Exception as error:  # noqa: BLE001 - the library raises anything from ValueError to connection errors
+        raise UsageError(f"{at}: the Hub gave no split {split!r}: {_reason(error)}") from None
+    for number, record in enumerate(table, 1):
+        yield f"{at}: row {number}", dict(record)
+
+
+def _reason(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _value(record: dict[str, Any], column: str, where: str) -> Any:
+    if column not in record:
+        raise UsageError(f"{where}: no column {column!r}; columns here: {', '.join(map(str, record))}")
+    value = record[column]
+    if value is None or (isinstance(value, float) and value != value):
+        raise UsageError(f"{where}: column {column!r} has no value; remove the row or fill it")
+    return value
+
+
+def _text(record: dict[str, Any], column: str, where: str) -> str:
+    value = _value(record, column, where)
+    if not isinstance(value, str):
+        raise UsageError(f"{where}: column {column!r} holds a {type(value).__name__}; text is expected")
+    if not value.strip():
+        raise UsageError(f"{where}: column {column!r} is empty; remove the row or fill it")
+    return _whole(value, column, where)
+
+
+def _label(record: dict[str, Any], column: str, where: str) -> str:
+    value = _value(record, column, where)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | str):
+        label = str(value).strip()
+        if label:
+            return _whole(label, column, where)
+        raise UsageError(f"{where}: column {column!r} is empty; remove the row or fill it")
+    kind = type(value).__name__
+    raise UsageError(f"{where}: column {column!r} holds a {kind}; a class name or whole number is expected")
+
+
+def _whole(text: str, column: str, where: str) -> str:
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise UsageError(f"{where}: column {column!r} holds half a character (a lone surrogate); remove it")
+    return text

@@ -1,0 +1,24 @@
+"""Section `data` of a recipe."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from configs.loader import Spec
+
+EMBEDDED = "embedded:shop"
+
+
+class DataSpec(Spec):
+    """Where rows come from. A source is a file or URL of JSON Lines, CSV or Parquet (plain or .gz), a Hub id
+    `owner/name` (optionally `@revision`), or `embedded:shop`, generated messages of a shop's customers."""
+
+    train: str = Field(default=EMBEDDED, min_length=1, description="source of the rows to learn from")
+    validation: str = Field(
+        default=EMBEDDED, min_length=1, description="source of the rows that every choice is made on"
+    )
+    test: str | None = Field(default=EMBEDDED, description="source of the rows opened once, by the final evaluation")
+    text: str = Field(default="text", min_length=1, description="column of the text")
+    text_pair: str | None = Field(default=None, description="column of the second text, for pairs")
+    label: str = Field(default="label", min_length=1, description="column of the class")
+    max_length: int = Field(default=64, ge=4, le=8192, description="tokens kept of a text, special tokens included")

@@ -1,0 +1,103 @@
+"""Texts to token ids, with Ray Data, into the shards of a prepared folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.loader import UsageError
+from jobs.data.source import Split, rows
+from jobs.data.spec import DataSpec
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROWS_PER_BLOCK = 20_000
+ROWS_PER_CALL = 4096
+MOST_CLASSES = 10_000
+
+
+def checked(data: DataSpec, split: Split) -> tuple[pyarrow.Table, str]:
+    """(table, fingerprint): every row of a split after its checks, and a digest of what they say.
+
+    Columns split, text, pair, label (strings) and row (int64). Raises `UsageError` at the first bad row.
+    """
+    import pyarrow
+
+    digest = hashlib.sha256()
+    texts, pairs, labels = [], [], []
+    for row in rows(data, split):
+        digest.update(json.dumps(row).encode())
+        texts.append(row.text)
+        pairs.append(row.pair)
+        labels.append(row.label)
+    columns = {
+        "split": pyarrow.array([split] * len(texts), pyarrow.string()),
+        "row": pyarrow.array(range(len(texts)), pyarrow.int64()),
+        "text": pyarrow.array(texts, pyarrow.large_string()),
+        "pair": pyarrow.array(pairs, pyarrow.large_string()),
+        "label": pyarrow.array(labels, pyarrow.string()),
+    }
+    return pyarrow.table(columns), digest.hexdigest()
+
+
+def classes(train: pyarrow.Table, others: dict[str, pyarrow.Table], data: DataSpec) -> list[str]:
+    """Class names in sorted order. Raises `UsageError` for a label that training never sees."""
+    known = sorted(train["label"].unique().to_pylist())
+    if len(known) < 2:
+        raise UsageError(f"data.train: {data.train}: column {data.label!r} holds one class; at least two are needed")
+    if len(known) > MOST_CLASSES:
+        raise UsageError(
+            f"data.train: {data.train}: column {data.label!r} holds {len(known)} classes; more than {MOST_CLASSES} "
+            "look like texts or ids, name the column of the classes in data.label"
+        )
+    for split, table in others.items():
+        if unseen := sorted(set(table["label"].unique().to_pylist()) - set(known)):
+            raise UsageError(
+                f"data.{split}: {getattr(data, split)}: label {unseen[0]!r} never occurs in training "
+                f"({len(unseen)} such labels); add training rows or remove these"
+            )
+    return known
+
+
+def write_shards(tables: Sequence[pyarrow.Table], folder: Path, tokenizer_json: str, labels: list[str]) -> None:
+    """Tokenise with Ray Data into Parquet files: split, row, input_ids, type_ids, length, label (number)."""
+    import ray.data
+
+    blocks = [block for table in tables for block in _blocks(table)]
+    ray.data.from_arrow(blocks).map_batches(
+        tokenise,
+        batch_format="pyarrow",
+        batch_size=ROWS_PER_CALL,
+        fn_kwargs={"tokenizer_json": tokenizer_json, "labels": labels},
+    ).write_parquet(str(folder))
+
+
+def _blocks(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
+    for start in range(0, len(table), ROWS_PER_BLOCK):
+        yield table.slice(start, ROWS_PER_BLOCK).combine_chunks()
+
+
+def tokenise(table: pyarrow.Table, tokenizer_json: str, labels: list[str]) -> pyarrow.Table:
+    """The rows with their tokens and label numbers; the text itself is not kept. Runs in Ray Data's workers."""
+    import pyarrow
+    from tokenizers import Tokenizer
+
+    texts: list[Any] = table["text"].to_pylist()
+    if table["pair"].null_count < len(table):
+        texts = list(zip(texts, table["pair"].to_pylist(), strict=True))
+    encodings = Tokenizer.from_str(tokenizer_json).encode_batch(texts)
+    number = {label: index for index, label in enumerate(labels)}
+    return pyarrow.table(
+        {
+            "split": table["split"],
+            "row": table["row"],
+            "input_ids": pyarrow.array([each.ids for each in encodings], pyarrow.list_(pyarrow.int32())),
+            "type_ids": pyarrow.array([each.type_ids for each in encodings], pyarrow.list_(pyarrow.int8())),
+            "length": pyarrow.array([len(each) for each in encodings], pyarrow.int32()),
+            "label": pyarrow.array([number[label] for label in table["label"].to_pylist()], pyarrow.int32()),
+        }
+    )

@@ -1,0 +1,99 @@
+"""Bring a registered model into service: gate, deploy, make it champion.
+
+    ray job submit --working-dir . -- python -m jobs.deploy --config configs/intent.yaml
+    ... bundle=models:/<name>@previous     goes back to the champion before
+
+Takes models:/<name>@challenger unless `bundle` says otherwise. A model without evidence that it fits the budget is
+refused. The alias `champion` moves after the service answers, so a failed deployment changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from cluster import registry, session, tracking
+from cluster.session import JobError
+from configs.loader import UsageError
+from jobs.command import Result, main
+from jobs.prepare import output
+from jobs.recipe import Recipe
+from jobs.tune import CHALLENGER
+from serving import deployment
+from serving.bundle import MANIFEST, Bundle, bundle_bytes, read_bundle
+from serving.dashboard import DeployError
+from serving.runtime import load_bundle
+from tuning.pareto import missed
+from tuning.spec import BudgetSpec
+
+CHAMPION, PREVIOUS = "champion", "previous"
+SMOKE = "where is my order"
+
+log = logging.getLogger(__name__)
+
+
+def run(recipe: Recipe, parent: str | None = None) -> Result:
+    """The job: one MLflow run around `deploy`."""
+    with tracking.run(
+        "deploy", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
+    ) as run:
+        session.connect()
+        uri, endpoint, evidence = deploy(recipe)
+        run.metrics.log(evidence)
+        run.tag(slimcart__model=uri, slimcart__endpoint=endpoint)
+    return Result("deploy", run.id, output(recipe), evidence, model_uri=uri, endpoint=endpoint)
+
+
+def deploy(recipe: Recipe) -> tuple[str, str, dict[str, float]]:
+    """(model URI, endpoint, evidence) of the model that is now champion. Raises `JobError` where the gate is shut."""
+    uri = recipe.bundle or f"models:/{recipe.name}@{CHALLENGER}"
+    if not uri.startswith("models:"):
+        raise UsageError(
+            f"bundle: {uri!r}: deploy takes registered models, models:/<name>@<alias> or models:/<name>/<version>"
+        )
+    name, version = registry.resolve(uri)
+    folder = registry.fetch(name, version, MANIFEST)
+    bundle = read_bundle(folder)
+    check_evidence(uri, evidence(bundle), recipe.budget)
+    smoke(uri, folder, bundle)
+    dashboard_url, headers = session.dashboard()
+    places = session.home() / "serving"
+    application = deployment.application(
+        recipe.serving, recipe.service, folder, name, version, deployment.package_code(places / "code")
+    )
+    try:
+        endpoint = deployment.deploy(dashboard_url, headers, recipe.serving, application, places)
+    except DeployError as error:
+        log.error("%s", error)
+        raise JobError(str(error).splitlines()[0]) from None
+    before = registry.alias_version(name, CHAMPION)
+    if before not in (None, version):
+        registry.set_alias(name, PREVIOUS, before)
+    registry.set_alias(name, CHAMPION, version)
+    log.info("models:/%s/%s is %s and answers at %s", name, version, CHAMPION, endpoint)
+    return f"models:/{name}/{version}", endpoint, evidence(bundle)
+
+
+def evidence(bundle: Bundle) -> dict[str, float]:
+    """What the bundle's manifest says was measured on it, its size counted anew."""
+    return {**bundle.metrics, "megabytes": bundle_bytes(bundle) / 1e6}
+
+
+def check_evidence(uri: str, metrics: Mapping[str, float], budget: BudgetSpec) -> None:
+    """Refuse a model that was not measured, or was measured outside the budget."""
+    if words := missed(metrics, budget):
+        raise JobError(f"{uri}: not deployed: {words}; nan means that it was never measured")
+
+
+def smoke(uri: str, folder: Path, bundle: Bundle) -> None:
+    """One request through the very runtime that will serve."""
+    prediction = load_bundle(folder).predict([(SMOKE, SMOKE) if bundle.pairs else SMOKE])[0]
+    if prediction["label"] not in bundle.labels or not 0 < prediction["score"] <= 1:
+        raise JobError(
+            f"{uri}: not deployed: the smoke request was answered {prediction['label']!r} {prediction['score']}"
+        )
+
+
+if __name__ == "__main__":
+    main(run)

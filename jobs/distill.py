@@ -1,0 +1,80 @@
+"""Distil the teacher into a smaller student from the teacher's stored outputs.
+
+    ray job submit --working-dir . -- python -m jobs.distill --config configs/intent.yaml student.layers=2
+
+Writes <output>/student, a reference bundle (safetensors) of the best epoch by validation metric.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster import launch, session, tracking
+from configs.folder import digest_json
+from jobs.command import Result, main
+from jobs.data.prepared import Prepared
+from jobs.finetune import teacher_folder
+from jobs.models.reference import read_reference
+from jobs.prepare import output, prepare
+from jobs.recipe import Recipe
+from jobs.teach import teach
+from serving.bundle import bundle_digest
+
+
+def run(recipe: Recipe, parent: str | None = None) -> Result:
+    """The job: one MLflow run around `distill`."""
+    with tracking.run(
+        "distill", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
+    ) as run:
+        session.connect()
+        prepared = prepare(recipe)
+        run.tag(slimcart__data=prepared.key)
+        outputs = teach(recipe, prepared)
+        folder = Path(output(recipe), "student")
+        metrics = distill(recipe, prepared, outputs, folder, run.id)
+        run.artifact(folder, "student")
+        run.metrics.log({f"best_{name}": value for name, value in metrics.items()})
+    return Result("distill", run.id, output(recipe), metrics, bundle=str(folder))
+
+
+def distill(
+    recipe: Recipe, prepared: Prepared, teacher_outputs: Path, folder: Path, run_id: str | None = None
+) -> dict[str, float]:
+    """Train the student into `folder`; returns the metrics of its best epoch."""
+    from jobs.training.loop import train_loop
+
+    session.check_capacity(recipe.engine)
+    teacher = teacher_folder(recipe)
+    read_reference(teacher, "python -m jobs.finetune")
+    key = student_key(recipe, prepared, bundle_digest(teacher))
+    work = folder.parent / ".work"
+    config = {
+        "recipe": recipe.model_dump(),
+        "role": "student",
+        "prepared": str(prepared.folder),
+        "teacher": str(teacher),
+        "teacher_outputs": str(teacher_outputs),
+        "target": str(folder),
+        "work": str(work / f"student-{key[:16]}"),
+        "key": key,
+        "run_id": run_id,
+    }
+    return launch.fit(train_loop, config, recipe.engine, work / "ray")
+
+
+def student_key(recipe: Recipe, prepared: Prepared, teacher: str) -> str:
+    """Digest of what the student depends on; `teacher` is the digest of the teacher's bundle."""
+    return digest_json(
+        {
+            "prepared": prepared.key,
+            "teacher": teacher,
+            "student": recipe.student.model_dump(),
+            "distillation": recipe.distillation.model_dump(),
+            "engine": recipe.engine.model_dump(exclude={"max_failures"}),
+            "seed": recipe.seed,
+        }
+    )
+
+
+if __name__ == "__main__":
+    main(run)

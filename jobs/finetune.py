@@ -1,0 +1,69 @@
+"""Fine-tune the teacher on the prepared rows.
+
+    ray job submit --working-dir . -- python -m jobs.finetune --config configs/intent.yaml
+
+Writes <output>/teacher, a reference bundle (safetensors) of the best epoch by validation metric.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from cluster import launch, session, tracking
+from configs.folder import digest_json
+from jobs.command import Result, main
+from jobs.data.prepared import Prepared
+from jobs.prepare import output, prepare
+from jobs.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def run(recipe: Recipe, parent: str | None = None) -> Result:
+    """The job: one MLflow run around `finetune`."""
+    with tracking.run(
+        "finetune", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
+    ) as run:
+        session.connect()
+        prepared = prepare(recipe)
+        run.tag(slimcart__data=prepared.key)
+        metrics = finetune(recipe, prepared, run.id)
+        folder = teacher_folder(recipe)
+        run.artifact(folder, "teacher")
+        run.metrics.log({f"best_{name}": value for name, value in metrics.items()})
+    return Result("finetune", run.id, output(recipe), metrics, bundle=str(folder))
+
+
+def finetune(recipe: Recipe, prepared: Prepared, run_id: str | None = None) -> dict[str, float]:
+    """Train the teacher into <output>/teacher; returns the metrics of its best epoch."""
+    from jobs.training.loop import train_loop
+
+    session.check_capacity(recipe.engine)
+    folder, key = teacher_folder(recipe), teacher_key(recipe, prepared)
+    config = {
+        "recipe": recipe.model_dump(),
+        "role": "teacher",
+        "prepared": str(prepared.folder),
+        "target": str(folder),
+        "work": str(Path(output(recipe), ".work", f"teacher-{key[:16]}")),
+        "key": key,
+        "run_id": run_id,
+    }
+    return launch.fit(train_loop, config, recipe.engine, Path(output(recipe), ".work", "ray"))
+
+
+def teacher_folder(recipe: Recipe) -> Path:
+    """Where the teacher lies: `teacher.bundle`, else <output>/teacher."""
+    return Path(recipe.teacher.bundle or Path(output(recipe), "teacher"))
+
+
+def teacher_key(recipe: Recipe, prepared: Prepared) -> str:
+    """Digest of what the teacher depends on."""
+    engine = recipe.engine.model_dump(exclude={"max_failures"})
+    teacher = recipe.teacher.model_dump(exclude={"bundle"})
+    return digest_json({"prepared": prepared.key, "teacher": teacher, "engine": engine, "seed": recipe.seed})
+
+
+if __name__ == "__main__":
+    main(run)

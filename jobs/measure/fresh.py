@@ -1,0 +1,178 @@
+"""Measuring in a process of its own: nothing loaded before it, threads pinned, on one core.
+
+python -m jobs.measure.fresh < question.json > answer.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from cluster.session import JobError
+from configs.loader import Spec
+from jobs.data.spec import DataSpec
+from jobs.measure.contenders import Contender
+from jobs.recipe import Recipe
+
+BUDGET_SHAPE = (1, 32)  # batch and tokens at which `budget.max_p95_ms` holds
+CALLS = 300
+CALLS_OF_A_LARGE_BATCH = 60
+TEXTS = 50  # different inputs that a latency is measured over
+SECONDS = 3600
+
+
+class Question(Spec):
+    """What a fresh process is asked."""
+
+    data: DataSpec
+    split: Literal["validation", "test"]
+    contenders: list[Contender]
+    score: bool = True
+    shapes: list[tuple[int, int]] = Field(default_factory=list)
+    tokenizer: str | None = None
+    threads: int = 1
+
+
+def ask(question: Question) -> dict[str, dict[str, float]]:
+    """{contender: metrics}, measured in a fresh process. Raises `JobError` with its last words."""
+    threads = str(question.threads)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]),
+    }
+    environment.pop("OMP_WAIT_POLICY", None)  # pinned to a core of its own; waiting threads may spin
+    with _alone() if question.shapes else contextlib.nullcontext():
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs.measure.fresh"],
+            input=question.model_dump_json(),
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=SECONDS,
+            check=False,
+        )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise JobError(f"measuring {', '.join(each.name for each in question.contenders)} failed: {lines[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One latency measurement at a time on this machine; the system frees the lock when its holder dies."""
+    with open(Path(tempfile.gettempdir(), f"slimcart-measure-{os.getuid()}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
+    """What the search needs of an exported bundle: validation metrics, p50 and p95 at the budget's shape, size."""
+    from serving.bundle import bundle_bytes, read_bundle
+
+    description = read_bundle(bundle)
+    contender = Contender(name="bundle", kind="bundle", folder=str(bundle))
+    answer = ask(
+        Question(
+            data=recipe.data.model_copy(update={"test": None}),
+            split="validation",
+            contenders=[contender],
+            shapes=[BUDGET_SHAPE],
+            tokenizer=str(bundle / description.tokenizer),
+        )
+    )["bundle"]
+    renamed = {
+        ("validation_" + name if name in ("accuracy", "macro_f1") else name): value for name, value in answer.items()
+    }
+    size = bundle_bytes(description)
+    return renamed | {
+        "p50_ms": answer[key(BUDGET_SHAPE, "p50_ms")],
+        "p95_ms": answer[key(BUDGET_SHAPE, "p95_ms")],
+        "bytes": size,
+        "megabytes": size / 1e6,
+    }
+
+
+def key(shape: tuple[int, int], name: str) -> str:
+    """Name of a latency in an answer: batch, tokens, percentile."""
+    return f"batch{shape[0]}_tokens{shape[1]}_{name}"
+
+
+def answer(question: Question) -> dict[str, dict[str, float]]:
+    """Measure, in this process."""
+    from tokenizers import Tokenizer
+
+    from jobs.data.source import rows
+    from jobs.measure.contenders import joined, load
+    from jobs.measure.timing import interleaved, texts_of_length
+
+    _pin(question.threads)
+    examples = list(rows(question.data, question.split))
+    results: dict[str, dict[str, Any]] = {}
+    predictors = {}
+    for contender in question.contenders:
+        started = time.perf_counter()
+        predictors[contender.name] = load(contender, question.data, question.threads)
+        results[contender.name] = {"load_s": time.perf_counter() - started}
+    if question.score:
+        for name, predict in predictors.items():
+            results[name] |= _score(predict, examples)
+    if question.shapes:
+        assert question.tokenizer is not None
+        tokenizer = Tokenizer.from_file(question.tokenizer)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        texts = [joined((row.text, row.pair)) for row in examples[:1000]]
+        pairs = question.data.text_pair is not None
+        for rows_, tokens in question.shapes:
+            inputs = texts_of_length(texts, tokenizer, tokens, TEXTS, pairs)
+            batches = [[inputs[(start + row) % len(inputs)] for row in range(rows_)] for start in range(TEXTS)]
+            calls = CALLS if rows_ == 1 else CALLS_OF_A_LARGE_BATCH
+            for name, latency in interleaved(predictors, batches, calls).items():
+                results[name] |= {key((rows_, tokens), each): value for each, value in latency.items()}
+    return results
+
+
+def _score(predict: Any, examples: list[Any]) -> dict[str, float]:
+    import resource
+
+    import numpy as np
+
+    from jobs.tasks import classify
+
+    inputs = [row.text if row.pair is None else (row.text, row.pair) for row in examples]
+    started = time.perf_counter()
+    predicted = predict(inputs)
+    seconds = time.perf_counter() - started
+    names = {label: index for index, label in enumerate(sorted({*predicted, *(row.label for row in examples)}))}
+    numbers = np.array([names[label] for label in predicted])
+    expected = np.array([names[row.label] for row in examples])
+    return classify.metrics(numbers, expected, len(names)) | {
+        "rows": len(examples),
+        "rows_per_second": len(examples) / seconds,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # kB on Linux
+    }
+
+
+def _pin(threads: int) -> None:
+    """Keep to as many cores as there are threads: a thread that wanders leaves its cache behind."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[-threads:])
+
+
+if __name__ == "__main__":
+    print(json.dumps(answer(Question.model_validate_json(sys.stdin.read()))), flush=True)

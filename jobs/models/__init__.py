@@ -1,0 +1,1 @@
+"""Teachers and students as torch modules that reload from plain files."""

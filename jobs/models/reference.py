@@ -1,0 +1,66 @@
+"""Reference bundles: teachers and students as safetensors, the form in which jobs hand models to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.folder import FolderError
+from jobs.data.prepared import TOKENIZER, Prepared
+from serving.bundle import MANIFEST, Bundle, read_bundle, read_description, write_bundle
+
+if TYPE_CHECKING:
+    from jobs.models.encoder import EncoderClassifier
+
+
+def write_reference(
+    folder: Path,
+    model: EncoderClassifier,
+    prepared: Prepared,
+    name: str,
+    metrics: Mapping[str, float],
+    provenance: Mapping[str, Any],
+) -> Bundle:
+    """Write `model` with the tokenizer and labels of the rows it learned from."""
+    from jobs.models import encoder
+
+    fields = {
+        "name": name,
+        "task": "classify",
+        "labels": prepared.labels,
+        "runtime": "torch",
+        "model": encoder.WEIGHTS,
+        "inputs": graph_inputs(model, bool(prepared.manifest["pairs"])),
+        "max_length": prepared.manifest["max_length"],
+        "tokenizer": TOKENIZER,
+        "pairs": bool(prepared.manifest["pairs"]),
+        "metrics": dict(metrics),
+        "provenance": dict(provenance),
+    }
+
+    def fill(aside: Path) -> None:
+        encoder.save(model, aside)
+        (aside / TOKENIZER).write_bytes((prepared.folder / TOKENIZER).read_bytes())
+
+    return write_bundle(folder, fields, fill)
+
+
+def graph_inputs(model: EncoderClassifier, pairs: bool) -> list[str]:
+    """What the model must be given; types are all zero for single texts and left out."""
+    return ["input_ids", "attention_mask"] + (["token_type_ids"] if pairs and model.has_types else [])
+
+
+def read_reference(folder: Path, made_by: str) -> Bundle:
+    """A verified reference bundle; `made_by` is the command named where there is none."""
+    if not (folder / MANIFEST).exists():
+        raise FolderError(f"{folder}: no model there; {made_by} makes it")
+    bundle = read_bundle(folder)
+    if bundle.runtime != "torch":
+        raise FolderError(f"{folder}: an exported {bundle.runtime} bundle; a reference (safetensors) bundle is needed")
+    return bundle
+
+
+def made_from(folder: Path, key: str) -> bool:
+    """Whether `folder` holds a bundle made from the inputs of `key`."""
+    return (folder / MANIFEST).exists() and read_description(folder).provenance.get("key") == key

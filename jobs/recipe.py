@@ -1,0 +1,160 @@
+"""The recipe: everything a job is told, in one frozen value."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from cluster.spec import EngineSpec, TrackingSpec
+from configs.loader import Spec, UsageError, assign
+from jobs.compression.spec import ExportSpec, ExportStep, PruneSpec, QuantizeSpec, Step
+from jobs.data.spec import DataSpec
+from jobs.models.spec import StudentSpec, TeacherSpec
+from jobs.training.spec import DistillationSpec
+from serving.spec import ServingSpec, service_name
+from tuning.spec import BudgetSpec, SearchSpec
+
+SEARCHABLE = ("student", "distillation", "compression")  # what a trial does; the rest is done once, before it
+AFTER_EXPORT = (QuantizeSpec,)
+
+HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?(@[\w.-]+)?$")
+DATA_FILE = re.compile(r"\.(jsonl|ndjson|json|csv|parquet)(\.gz)?$")
+PREFIXED = re.compile(r"^[a-z][a-z0-9]*:")  # https://..., embedded:..., package:..., models:/...
+
+
+def absolute(source: str | None, folder: Path, may_be_id: bool = True) -> str | None:
+    """A local path made absolute under `folder`; a URL, a package or a Hub id stays as it is.
+
+    `owner/name` is a Hub id where no such path exists and it does not end like a data file.
+    """
+    if source is None or PREFIXED.match(source):
+        return source
+    path = folder / source
+    is_id = may_be_id and HUB_ID.match(source) and not DATA_FILE.search(source) and not path.exists()
+    return source if is_id else str(path)
+
+
+def _default_steps() -> list[Step]:
+    return [
+        PruneSpec(step="prune", sparsity=0.1),
+        ExportStep(step="export"),
+        QuantizeSpec(step="quantize"),
+    ]
+
+
+class Recipe(Spec):
+    """One YAML file, resolved."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64, description="names the model, lower case")
+    task: Literal["classify"] = Field(
+        default="classify", description="classify: a text, or a pair of texts, into classes"
+    )
+    output: str | None = Field(
+        default=None, min_length=1, description="folder of results, under $SLIMCART_HOME; default: name"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of data order, dropout and new weights")
+    data: DataSpec = Field(default_factory=DataSpec, description="rows")
+    teacher: TeacherSpec = Field(default_factory=TeacherSpec, description="the model to imitate")
+    student: StudentSpec = Field(default_factory=StudentSpec, description="what learns from it")
+    engine: EngineSpec = Field(default_factory=EngineSpec, description="how training runs")
+    distillation: DistillationSpec = Field(default_factory=DistillationSpec, description="how the student learns")
+    compression: list[Step] = Field(default_factory=_default_steps, description="steps in order, one is export")
+    export: ExportSpec = Field(default_factory=ExportSpec, description="the exported file")
+    search: SearchSpec = Field(default_factory=SearchSpec, description="trials")
+    budget: BudgetSpec = Field(default_factory=BudgetSpec, description="hard limits")
+    serving: ServingSpec = Field(default_factory=ServingSpec, description="the endpoint")
+    tracking: TrackingSpec = Field(default_factory=TrackingSpec, description="the record")
+    bundle: str | None = Field(
+        default=None, min_length=1, description="bundle folder or models:/<name>@<alias>, for evaluate and deploy"
+    )
+    deploy: bool = Field(default=False, description="optimize: also deploy the winner")
+
+    @field_validator("output")
+    @classmethod
+    def output_is_a_folder(cls, output: str | None) -> str | None:
+        if output and "://" in output:
+            raise ValueError(f"{output!r}: outputs lie on a mounted file system so far; give a folder")
+        return output
+
+    @model_validator(mode="after")
+    def steps_are_in_an_order_that_works(self) -> Self:
+        kinds = [each.step for each in self.compression]
+        if kinds.count("export") != 1:
+            raise ValueError(f"compression: steps {kinds} hold {kinds.count('export')} export; exactly one is needed")
+        export = kinds.index("export")
+        for index, step in enumerate(self.compression):
+            if step.step != "export" and isinstance(step, AFTER_EXPORT) != (index > export):
+                side = "after" if isinstance(step, AFTER_EXPORT) else "before"
+                raise ValueError(f"compression[{index}]: {step.step!r} works {side} export; move it {side} that item")
+        names = Counter(each.name or each.step for each in self.compression)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"compression: {twice[0]!r} stands for several items; give each a name of its own")
+        return self
+
+    @model_validator(mode="after")
+    def service_has_a_name(self) -> Self:
+        service_name(self.service)
+        return self
+
+    @model_validator(mode="after")
+    def searched_fields_exist_and_take_their_values(self) -> Self:
+        tree = self.model_dump()
+        for key, domain in self.search.space.items():
+            if key.split(".")[0] not in SEARCHABLE:
+                raise ValueError(f"search.space: {key!r} is not searched; keys start with {', '.join(SEARCHABLE)}")
+            for value in domain.extremes():
+                self._try(tree, key, value)
+        return self
+
+    def _try(self, tree: dict[str, Any], key: str, value: Any) -> None:
+        changed = copy.deepcopy(tree)
+        changed["search"]["space"] = {}
+        try:
+            assign(changed, key, value)
+            type(self).model_validate(changed)
+        except UsageError as error:
+            raise ValueError(f"search.space: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "extra_forbidden":
+                reason = "no such field"
+            raise ValueError(f"search.space: {key}: cannot be {value!r}: {reason}") from None
+
+    def at(self, values: dict[str, Any]) -> Recipe:
+        """This recipe with searched `values` by dotted key in place, and nothing left to search."""
+        tree = self.model_dump()
+        tree["search"]["space"] = {}
+        for key, value in values.items():
+            assign(tree, key, value)
+        return Recipe.model_validate(tree)
+
+    def on_driver(self, home: Path, folder: Path) -> Recipe:
+        """This recipe with absolute paths: outputs below `home`, sources below `folder`.
+
+        Ray workers run in folders of their own, so a relative path means something on the driver only.
+        """
+        output = self.output or self.name
+        data = {name: absolute(getattr(self.data, name), folder) for name in ("train", "validation", "test")}
+        teacher = {
+            "model": absolute(self.teacher.model, folder),
+            "bundle": absolute(self.teacher.bundle, folder, may_be_id=False),
+        }
+        return self.model_copy(
+            update={
+                "output": str(home / output),
+                "data": self.data.model_copy(update=data),
+                "teacher": self.teacher.model_copy(update=teacher),
+                "bundle": absolute(self.bundle, folder, may_be_id=False),
+            }
+        )
+
+    @property
+    def service(self) -> str:
+        """Path of the endpoint and name of the Serve application."""
+        return self.serving.service or self.name

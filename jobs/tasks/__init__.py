@@ -1,0 +1,1 @@
+"""What a task is: how rows become examples, which loss, which metric."""

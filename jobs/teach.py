@@ -1,0 +1,58 @@
+"""Run the teacher once over the prepared rows and store its logits.
+
+    ray job submit --working-dir . -- python -m jobs.teach --config configs/intent.yaml
+
+Writes <output>/teacher_outputs; every student and every trial reads them. Done again only when the teacher or the
+rows changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from cluster import session, tracking
+from configs.folder import digest_json
+from jobs.command import Result, main
+from jobs.data.prepared import MANIFEST, Prepared, has_key
+from jobs.finetune import teacher_folder
+from jobs.models.reference import read_reference
+from jobs.prepare import output, prepare
+from jobs.recipe import Recipe
+from serving.bundle import bundle_digest
+
+log = logging.getLogger(__name__)
+
+
+def run(recipe: Recipe, parent: str | None = None) -> Result:
+    """The job: one MLflow run around `teach`."""
+    with tracking.run("teach", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent) as run:
+        session.connect()
+        prepared = prepare(recipe)
+        run.tag(slimcart__data=prepared.key)
+        started = time.monotonic()
+        folder = teach(recipe, prepared)
+        metrics = {"seconds": time.monotonic() - started}
+        run.metrics.log(metrics)
+    return Result("teach", run.id, str(folder), metrics)
+
+
+def teach(recipe: Recipe, prepared: Prepared) -> Path:
+    """The folder of the teacher's outputs for `prepared`, made or found."""
+    from jobs.training.outputs import write_outputs
+
+    folder, teacher = Path(output(recipe), "teacher_outputs"), teacher_folder(recipe)
+    read_reference(teacher, "python -m jobs.finetune")
+    key = digest_json({"teacher": bundle_digest(teacher), "prepared": prepared.key})
+    if has_key(folder, MANIFEST, key):
+        log.info("teacher outputs are there already, unchanged: %s", folder)
+        return folder
+    log.info("the teacher runs once over %s rows", prepared.manifest["rows"])
+    session.check_capacity(recipe.engine)
+    write_outputs(folder, teacher, prepared, key, recipe.engine.cpus_per_worker, int(recipe.engine.use_gpu))
+    return folder
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,254 @@
+"""The train loop of teachers and students: runs on every Ray worker, one worker drives one device."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import nn
+
+from cluster import checkpoint, engine, tracking
+from cluster.engine import Batch, Engine
+from configs.loader import Spec
+from jobs.data.batches import collate, global_batches, shard
+from jobs.data.prepared import Examples, Prepared
+from jobs.models import encoder
+from jobs.models.encoder import EncoderClassifier
+from jobs.models.reference import write_reference
+from jobs.models.spec import OptimizerSpec
+from jobs.models.student import build_student
+from jobs.recipe import Recipe
+from jobs.tasks import classify
+from jobs.training.loss import distill_loss, label_loss
+from jobs.training.outputs import read_outputs
+from serving.runtime import cut
+
+SECONDS_BETWEEN_LINES = 10
+EVALUATION_TOKENS = 4096  # a batch without gradients
+
+
+class Fit(Spec):
+    """What a worker is told, as plain values."""
+
+    recipe: Recipe
+    role: Literal["teacher", "student"]
+    prepared: str
+    teacher: str | None = None
+    teacher_outputs: str | None = None
+    target: str
+    work: str
+    key: str
+    run_id: str | None = None
+
+
+def train_loop(config: dict[str, Any]) -> dict[str, float]:
+    """Train, evaluate each epoch, keep the best epoch, write it as a reference bundle; returns its metrics."""
+    import ray.train
+
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    fit = Fit.model_validate(config)
+    recipe, first = fit.recipe, torch.distributed.get_rank() == 0
+    prepared = Prepared.open(Path(fit.prepared))
+    train, validation = prepared.examples("train"), prepared.examples("validation")
+    torch.manual_seed(recipe.seed)
+    model, spec = _model(fit, len(prepared.labels))
+    teacher_NC = None if fit.teacher_outputs is None else read_outputs(Path(fit.teacher_outputs), "train")
+    epochs = [
+        global_batches(train.lengths, recipe.seed, epoch, recipe.engine.tokens_per_batch)
+        for epoch in range(spec.epochs)
+    ]
+    optimizer, schedule = _optimizer(model, spec, sum(map(len, epochs)))
+    training = Engine(model, _loss(fit), optimizer, schedule, recipe.engine)
+    work = Path(fit.work)
+    progress = (checkpoint.restore(training, work) if recipe.engine.max_failures else None) or {
+        "epoch": 0,
+        "best": None,
+    }
+    torch.manual_seed(recipe.seed + 1000 * progress["epoch"] + torch.distributed.get_rank())  # dropout differs by rank
+    record = tracking.MetricLog(fit.run_id) if first and fit.run_id else None
+    pace = Pace(fit.role, spec.epochs, epochs, train.lengths, progress["epoch"], silent=not first)
+    try:
+        for epoch in range(progress["epoch"], spec.epochs):
+            loss = _epoch(training, train, teacher_NC, epochs[epoch], recipe.engine.accumulation, pace)
+            metrics = evaluate(training.module, validation, len(prepared.labels), training.device)
+            metrics |= {"train_loss": loss, "tokens_per_second": pace.tokens_per_second}
+            if (
+                progress["best"] is None
+                or metrics[f"validation_{classify.METRIC}"] >= progress["best"][f"validation_{classify.METRIC}"]
+            ):
+                progress["best"] = metrics | {"best_epoch": epoch + 1}
+                if first:
+                    _keep(training.module, work)
+            progress["epoch"] = epoch + 1
+            pace.epoch_done(epoch, metrics)
+            if record:
+                record.log(metrics, step=epoch + 1)
+            if recipe.engine.max_failures and epoch + 1 < spec.epochs:
+                checkpoint.save(training, work, epoch + 1, progress)
+            ray.train.report(metrics)
+    finally:
+        if record:
+            record.close()
+    if first:
+        best = _module(training.module)
+        best.load_state_dict(_kept(work))
+        write_reference(
+            Path(fit.target), best, prepared, recipe.name, progress["best"], {"key": fit.key, "role": fit.role}
+        )
+        shutil.rmtree(work, ignore_errors=True)
+    torch.distributed.barrier()
+    return progress["best"]
+
+
+def evaluate(model: nn.Module, examples: Examples, classes: int, device: torch.device) -> dict[str, float]:
+    """Metrics of `model` in float32 over all examples, which the workers share; equal on every worker."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    mine = np.arange(len(examples))[rank::world]
+    predicted = predict(_module(model), examples, mine, device)
+    gathered = engine.gather((mine, predicted))
+    everywhere = np.empty(len(examples), dtype=np.int64)
+    for rows, numbers in gathered:
+        everywhere[rows] = numbers
+    return {
+        f"validation_{name}": value for name, value in classify.metrics(everywhere, examples.labels, classes).items()
+    }
+
+
+def predict(model: nn.Module, examples: Examples, rows: np.ndarray, device: torch.device) -> np.ndarray:
+    """Class numbers of some rows, [len(rows)]."""
+    predicted = np.empty(len(rows), dtype=np.int64)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for chosen in cut(examples.lengths[rows].tolist(), EVALUATION_TOKENS):
+            batch = collate(examples, rows[chosen], int(examples.lengths[rows[chosen]].max()))
+            logits_BC = model(**_inputs({name: tensor.to(device) for name, tensor in batch.items()}))
+            predicted[chosen] = logits_BC.argmax(-1).cpu().numpy()
+    model.train(was_training)
+    return predicted
+
+
+def _model(fit: Fit, classes: int) -> tuple[EncoderClassifier, OptimizerSpec]:
+    if fit.role == "teacher":
+        return encoder.pretrained(fit.recipe.teacher, classes), fit.recipe.teacher
+    assert fit.teacher is not None
+    return build_student(encoder.load(Path(fit.teacher)), fit.recipe.student), fit.recipe.distillation
+
+
+def _loss(fit: Fit) -> engine.Loss:
+    if fit.role == "teacher":
+        return lambda model, batch: label_loss(model(**_inputs(batch)), batch["label"])
+    spec = fit.recipe.distillation
+    return lambda model, batch: distill_loss(model(**_inputs(batch)), batch["teacher_logits"], batch["label"], spec)
+
+
+def _inputs(batch: Batch) -> Batch:
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+
+
+def _optimizer(
+    model: EncoderClassifier, spec: OptimizerSpec, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW; head and encoder at their own rates, no decay on norms and biases, linear warm-up and decay."""
+    from transformers import get_linear_schedule_with_warmup
+
+    groups = []
+    for part, rate in ((model.encoder, spec.learning_rate), (model.head, spec.head_learning_rate)):
+        matrices = [weight for weight in part.parameters() if weight.ndim > 1]
+        vectors = [weight for weight in part.parameters() if weight.ndim <= 1]
+        groups += [
+            {"params": matrices, "lr": rate, "weight_decay": spec.weight_decay},
+            {"params": vectors, "lr": rate, "weight_decay": 0.0},
+        ]
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    return optimizer, get_linear_schedule_with_warmup(optimizer, int(steps * spec.warmup), steps)
+
+
+def _epoch(
+    training: Engine,
+    examples: Examples,
+    teacher_NC: np.ndarray | None,
+    batches: Sequence[np.ndarray],
+    parts: int,
+    pace: Pace,
+) -> float:
+    """One pass; returns the mean over batches of the global loss."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    training.module.train()
+    total = 0.0
+    for batch in batches:
+        length = int(examples.lengths[batch].max())  # of the global batch, the same on every worker
+        micro = []
+        for rows in shard(batch, rank, world, parts):
+            part = collate(examples, rows, length)
+            if teacher_NC is not None:
+                part["teacher_logits"] = torch.from_numpy(
+                    teacher_NC[rows if len(rows) else batch[:1]].astype(np.float32)
+                )
+            micro.append(part)
+        total += training.step(micro, len(batch))
+        pace.step(batch)
+    return sum(engine.gather(total)) / len(batches)
+
+
+def _keep(model: nn.Module, work: Path) -> None:
+    from safetensors.torch import save_file
+
+    work.mkdir(parents=True, exist_ok=True)
+    aside = work / ".best.safetensors.partial"
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in _module(model).state_dict().items()}, aside)
+    aside.replace(work / "best.safetensors")
+
+
+def _kept(work: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(work / "best.safetensors")
+
+
+def _module(model: nn.Module) -> EncoderClassifier:
+    assert isinstance(model, EncoderClassifier)
+    return model
+
+
+class Pace:
+    """Progress of a run as log lines: loss by epoch, real tokens per second, time to go."""
+
+    def __init__(
+        self, role: str, epochs: int, batches: list[list[np.ndarray]], lengths: np.ndarray, done: int, silent: bool
+    ) -> None:
+        self._role, self._epochs, self._lengths, self._silent = role, epochs, lengths, silent
+        self._total = sum(map(len, batches[done:]))
+        self._steps, self._tokens = 0, 0
+        self._started = self._spoke = time.monotonic()
+
+    def step(self, batch: np.ndarray) -> None:
+        """One global batch is done."""
+        self._steps += 1
+        self._tokens += int(self._lengths[batch].sum())
+        now = time.monotonic()
+        if not self._silent and now - self._spoke >= SECONDS_BETWEEN_LINES:
+            self._spoke = now
+            self._say(f"step {self._steps}/{self._total}")
+
+    def epoch_done(self, epoch: int, metrics: dict[str, float]) -> None:
+        """One epoch is done and evaluated."""
+        if not self._silent:
+            shown = f"loss {metrics['train_loss']:.4f}, validation accuracy {metrics['validation_accuracy']:.4f}"
+            self._say(f"epoch {epoch + 1}/{self._epochs}: {shown}")
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Real tokens, padding excluded, of all workers, since the start."""
+        return self._tokens / max(1e-9, time.monotonic() - self._started)
+
+    def _say(self, text: str) -> None:
+        left = (time.monotonic() - self._started) / max(1, self._steps) * (self._total - self._steps)
+        print(f"{self._role}: {text}, {self.tokens_per_second:,.0f} tokens/s, {left:.0f} s to go", flush=True)

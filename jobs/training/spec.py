@@ -1,0 +1,31 @@
+"""Section `distillation` of a recipe."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from configs.loader import Spec
+from jobs.models.spec import OptimizerSpec
+
+
+class ObjectiveWeights(Spec):
+    """Share of each term in the distillation loss."""
+
+    kl: float = Field(default=0.9, ge=0, description="KL from the teacher at `temperature`, times temperature squared")
+    cross_entropy: float = Field(default=0.1, ge=0, description="cross-entropy with the label")
+
+    @model_validator(mode="after")
+    def something_is_learned(self) -> Self:
+        if self.kl + self.cross_entropy == 0:
+            raise ValueError("kl=0 and cross_entropy=0 leave nothing to learn; raise one of them")
+        return self
+
+
+class DistillationSpec(OptimizerSpec):
+    """How the student learns from the stored teacher outputs (Hinton et al. 2015, arXiv 1503.02531)."""
+
+    learning_rate: float = Field(default=3e-4, gt=0, description="peak learning rate of the encoder")
+    temperature: float = Field(default=4.0, gt=0, description="softens both distributions in the KL term")
+    weights: ObjectiveWeights = Field(default_factory=ObjectiveWeights, description="terms of the loss")

@@ -1,0 +1,181 @@
+"""Search distillation, compression and export together for the best model inside the budget.
+
+    ray job submit --working-dir . -- python -m jobs.tune --config configs/intent.yaml search.trials=12
+
+Every trial distils a student, compresses it, exports it and measures the exported file. Writes <output>/search (all
+trials and the reason of the choice), <output>/student and <output>/bundle of the winner, and registers it as
+challenger. Exit 1 with the nearest candidate where nothing fits the budget.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import shutil
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cluster import registry, session, tracking
+from cluster.session import JobError
+from configs.folder import commit, digest_json, read_manifest, replace
+from jobs.command import Result, main
+from jobs.compress import compress
+from jobs.data.prepared import MANIFEST, Prepared
+from jobs.distill import distill, student_key
+from jobs.finetune import teacher_folder
+from jobs.measure.fresh import measure_candidate
+from jobs.models.reference import read_reference
+from jobs.prepare import output, prepare
+from jobs.recipe import Recipe
+from jobs.tasks import classify
+from jobs.teach import teach
+from serving.bundle import bundle_digest, read_description, with_metrics
+from tuning import report
+from tuning.pareto import METRIC, Choice, Trial, choose, score
+from tuning.search import SCORE, search
+
+CHALLENGER = "challenger"
+
+log = logging.getLogger(__name__)
+
+
+def run(recipe: Recipe, parent: str | None = None) -> Result:
+    """The job: one MLflow run with exactly one child per trial."""
+    with tracking.run("tune", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent) as run:
+        session.connect()
+        prepared = prepare(recipe)
+        run.tag(slimcart__data=prepared.key)
+        outputs = teach(recipe, prepared)
+        found = tune(recipe, prepared, outputs, run)
+        run.metrics.log({f"winner_{name}": value for name, value in found["winner"]["metrics"].items()})
+        run.tag(slimcart__winner=found["winner"]["id"], slimcart__model=found["model_uri"])
+        page = Path(output(recipe), "report.html")
+        run.artifact(page)
+    return Result(
+        "tune",
+        run.id,
+        output(recipe),
+        found["winner"]["metrics"],
+        bundle=str(Path(output(recipe), "bundle")),
+        model_uri=found["model_uri"],
+        report=str(page),
+    )
+
+
+def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: tracking.Run) -> dict[str, Any]:
+    """Search, choose, put the winner in its place and register it; returns the manifest of <output>/search."""
+    session.check_capacity(recipe.engine)
+    teacher = teacher_folder(recipe)
+    teacher_metric = read_reference(teacher, "python -m jobs.finetune").metrics[f"validation_{classify.METRIC}"]
+    trials_folder = Path(output(recipe), ".work", f"trials-{uuid.uuid4().hex[:8]}")
+    objective = functools.partial(
+        trial,
+        recipe=recipe.model_dump(),
+        prepared=str(prepared.folder),
+        teacher_outputs=str(teacher_outputs),
+        folder=str(trials_folder),
+        parent=run.id,
+        teacher_metric=teacher_metric,
+    )
+    trials = search(objective, recipe.search, trials_folder / "ray")
+    choice = choose(trials, recipe.budget)
+    for each in trials:
+        log.info("trial %s %s", each.id, choice.reasons[each.id])
+    winner = _winner(choice, trials, trials_folder)
+    for name in ("student", "bundle"):
+        replace(trials_folder / winner.id / name, Path(output(recipe), name))
+    bundle = Path(output(recipe), "bundle")
+    uri = registry.register(
+        recipe.name, run, bundle, {"slimcart.bundle": bundle_digest(bundle), "slimcart.tune": run.id}, CHALLENGER
+    )
+    log.info("registered %s as %s", uri, CHALLENGER)
+    found = {
+        "key": search_key(recipe, prepared),
+        "run_id": run.id,
+        "model_uri": uri,
+        "bundle": bundle_digest(bundle),
+        "teacher_metric": teacher_metric,
+        "winner": asdict(winner),
+        "trials": [asdict(each) | {"reason": choice.reasons[each.id]} for each in trials],
+    }
+    manifest = commit(Path(output(recipe), "search"), MANIFEST, lambda _: found)
+    report.write(Path(output(recipe), "report.html"), recipe.name, found, recipe.budget)
+    shutil.rmtree(trials_folder, ignore_errors=True)
+    return manifest
+
+
+def trial(
+    values: dict[str, Any],
+    trial_id: str,
+    *,
+    recipe: dict[str, Any],
+    prepared: str,
+    teacher_outputs: str,
+    folder: str,
+    parent: str,
+    teacher_metric: float,
+) -> dict[str, float]:
+    """One candidate: distil -> compress -> export -> measure the file. Runs in a process of Ray Tune."""
+    whole = Recipe.model_validate(recipe)
+    engine = whole.engine.model_copy(
+        update={"cpus_per_worker": max(1, whole.engine.cpus_per_worker // whole.search.concurrent), "max_failures": 0}
+    )
+    chosen = whole.at(values).model_copy(update={"engine": engine})
+    place = Path(folder, trial_id)
+    with tracking.run(
+        "trial",
+        experiment=whole.tracking.experiment,
+        recipe=chosen.model_dump(),
+        parent=parent,
+        name=f"trial {trial_id}",
+    ) as run:
+        run.tag(slimcart__trial=trial_id)
+        distilled = distill(chosen, Prepared.open(Path(prepared)), Path(teacher_outputs), place / "student", run.id)
+        bundle = place / "bundle"
+        compress(chosen, place / "student", bundle, {"run_id": run.id, "trial": trial_id, "values": values})
+        metrics = measure_candidate(chosen, bundle)
+        metrics[METRIC] = metrics[f"validation_{classify.METRIC}"]
+        metrics["retention"] = metrics[METRIC] / teacher_metric
+        metrics["student_retention"] = distilled[f"validation_{classify.METRIC}"] / teacher_metric
+        metrics[SCORE] = score(metrics, whole.budget)
+        with_metrics(bundle, metrics)
+        run.metrics.log(metrics)
+        run.artifact(bundle / "bundle.json")
+    return metrics
+
+
+def search_key(recipe: Recipe, prepared: Prepared) -> str:
+    """Digest of what the search depends on."""
+    parts = {name: getattr(recipe, name).model_dump() for name in ("search", "budget", "export")}
+    parts["compression"] = [spec.model_dump() for spec in recipe.compression]
+    return digest_json(parts | {"student": student_key(recipe, prepared, bundle_digest(teacher_folder(recipe)))})
+
+
+def found_already(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
+    """The manifest of a finished search whose inputs did not change and whose bundle is still in its place."""
+    folder, bundle = Path(output(recipe), "search"), Path(output(recipe), "bundle")
+    if not (folder / MANIFEST).exists() or not (bundle / "bundle.json").exists():
+        return None
+    found = read_manifest(folder, MANIFEST)
+    read_description(bundle)
+    same = found.get("key") == search_key(recipe, prepared) and found.get("bundle") == bundle_digest(bundle)
+    return found if same else None
+
+
+def _winner(choice: Choice, trials: list[Trial], folder: Path) -> Trial:
+    if choice.winner is not None:
+        return choice.winner
+    if choice.nearest is None:
+        raise JobError(
+            f"all {len(trials)} trials failed; the first: {trials[0].error if trials else 'none was started'}"
+        )
+    raise JobError(
+        f"nothing fits the budget; the nearest is trial {choice.nearest.id}, {choice.reasons[choice.nearest.id]} "
+        f"(its bundle: {folder / choice.nearest.id / 'bundle'})"
+    )
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,165 @@
+"""Ray Serve's side: one application per service whose ingress holds the model, and a catalogue of them.
+
+    POST /v1/<service>   {"inputs": [...], "scores": false} -> {"model": {"name", "version"}, "predictions": [...]}
+    GET  /v1/models, GET /healthz                            the catalogue, an application without a model
+
+`build` and `build_catalogue` are what Serve imports; `serving.endpoint` is the same HTTP without Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import Field
+from ray import serve
+
+from configs.loader import Spec
+from serving.endpoint import Answer, Question, create_app, create_catalogue
+from serving.runtime import Classifier, Prediction, Row, load_bundle
+from serving.spec import ServingSpec
+
+START_ATTEMPTS = 2  # a replica that fails to start twice fails the deployment
+STUCK_AFTER_S = 30.0  # a batch takes milliseconds; one that runs this long will not come back
+
+
+class Release(Spec):
+    """Which model a service runs: Serve's `user_config`."""
+
+    bundle: str = Field(description="folder of the bundle, the same on every node")
+    name: str = Field(description="name that answers carry")
+    version: str = Field(description="version that answers carry")
+
+
+class ServiceArgs(Spec):
+    """What `build` needs. A new `release` makes Serve start new replicas beside the old ones."""
+
+    service: str
+    serving: ServingSpec
+    release: str = Field(description="digest of the user_config")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with the name and version that its answers carry."""
+
+    classifier: Classifier
+    release: Release
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Checked rows of one request, tied to the model that was there when it came."""
+
+    loaded: Loaded
+    rows: list[Row]
+    all_scores: bool
+
+
+class Service:
+    """Holds one model and answers with it; `build` wraps it for Serve."""
+
+    def __init__(self, args: ServiceArgs) -> None:
+        self._args = args
+        self._loaded: Loaded | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._batch_began = 0.0
+        batches: Any = type(self)._answer_together
+        batches.set_max_batch_size(args.serving.max_batch_size)
+        batches.set_batch_wait_timeout_s(args.serving.batch_wait_ms / 1000)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._args.service, self._args.serving, self.answer)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Load the bundle off the event loop, then swap; raises `BundleError` and keeps the old one."""
+        release = Release.model_validate(user_config)
+        load = partial(load_bundle, release.bundle, self._args.serving.threads)
+        classifier = await asyncio.get_running_loop().run_in_executor(None, load)
+        self._loaded = Loaded(classifier, release)
+
+    def check_health(self) -> None:
+        """Raises where no model is loaded or a batch is stuck, so that Serve replaces the replica."""
+        if self._loaded is None:
+            raise RuntimeError("no model is loaded; user_config names none")
+        if not self._idle.is_set() and time.monotonic() - self._batch_began > STUCK_AFTER_S:
+            raise RuntimeError(f"a batch has run for more than {STUCK_AFTER_S:g} s")
+
+    async def answer(self, question: Question) -> Answer:
+        """Raises `InputError` that names the index of a wrong input."""
+        if (loaded := self._loaded) is None:
+            raise RuntimeError("no model is loaded; user_config names none")
+        inputs = [each if isinstance(each, str) else each.model_dump() for each in question.inputs]
+        waiting = Waiting(loaded, loaded.classifier.rows(inputs), question.scores)
+        # Serve cuts a batch as soon as its wait is over, even while the last one still runs, and so would make
+        # batches of one. Holding requests back until the thread is idle lets a batch grow without any wait.
+        await self._idle.wait()
+        predictions = await self._answer_together(waiting)
+        return Answer(model=loaded.release.model_dump(include={"name", "version"}), predictions=predictions)
+
+    @serve.batch(
+        max_batch_size=32,
+        batch_wait_timeout_s=0,
+        batch_size_fn=lambda batch: count_inputs(batch),  # noqa: PLW0108 - the function stands below
+    )
+    async def _answer_together(self, batch: list[Waiting]) -> list[list[Prediction]]:
+        self._idle.clear()
+        self._batch_began = time.monotonic()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, predict_together, batch)
+        finally:
+            self._idle.set()
+
+
+def count_inputs(batch: list[Waiting]) -> int:
+    """Size of a batch for Serve. One request alone counts 1: Serve refuses an item above the maximum outright."""
+    return sum(len(each.rows) for each in batch) if len(batch) > 1 else 1
+
+
+def predict_together(batch: list[Waiting]) -> list[list[Prediction]]:
+    """The predictions of each request; requests that came before and after a swap are run apart."""
+    answers: dict[int, list[Prediction]] = {}
+    for loaded in {id(each.loaded): each.loaded for each in batch}.values():
+        mine = [index for index, each in enumerate(batch) if each.loaded is loaded]
+        rows = [row for index in mine for row in batch[index].rows]
+        rest = iter(loaded.classifier.predict(rows, any(batch[index].all_scores for index in mine)))
+        for index in mine:
+            answers[index] = [_trim(next(rest), batch[index].all_scores) for _ in batch[index].rows]
+    return [answers[index] for index in range(len(batch))]
+
+
+class Catalogue:
+    """Lists the services; it has no model and answers whatever belongs to no service."""
+
+    def __init__(self) -> None:
+        self._models: list[dict[str, Any]] = []
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_catalogue(lambda: self._models)
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        self._models = user_config["services"]
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """What Serve imports for a service; `args` are those of `ServiceArgs`, options and model come with the config."""
+    checked = ServiceArgs.model_validate(args)
+    deployment: Any = serve.deployment(max_constructor_retry_count=START_ATTEMPTS)(serve.ingress()(Service))
+    return deployment.bind(checked)
+
+
+def build_catalogue(args: dict[str, str]) -> serve.Application:
+    """What Serve imports for the catalogue."""
+    deployment: Any = serve.deployment(serve.ingress()(Catalogue))
+    return deployment.bind()
+
+
+def _trim(prediction: Prediction, all_scores: bool) -> Prediction:
+    return prediction if all_scores else {"label": prediction["label"], "score": prediction["score"]}

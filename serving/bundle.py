@@ -1,0 +1,185 @@
+"""The deployable folder, and the only contract between training and serving.
+
+A bundle holds `bundle.json` (written last), the tokenizer and the weights, never a pickle. Every load compares
+every file with its digest; a folder without a valid `bundle.json` does not exist.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickletools
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from configs import folder as folders
+
+MANIFEST = "bundle.json"
+FORMAT_VERSION = 1
+PICKLE_OPCODES = frozenset(each.code for each in pickletools.opcodes)
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class BundleError(folders.FolderError):
+    """A folder is no bundle; the one-line message names the file and the reason."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FileEntry(_Frozen):
+    """What the manifest states about one file."""
+
+    size: int = Field(ge=0, alias="bytes", description="bytes")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="hexadecimal")
+
+
+class Bundle(_Frozen):
+    """`bundle.json`: how to run the model, what was measured on it and where it comes from."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: str = Field(min_length=1)
+    task: Literal["classify"]
+    labels: list[str] = Field(min_length=2, description="in the order of the model's outputs")
+    runtime: Literal["onnxruntime", "torch"]
+    model: str = Field(min_length=1, description="file of the weights")
+    inputs: list[str] = Field(min_length=1, description="names of the graph's inputs, int64 [batch, length]")
+    max_length: int = Field(ge=1, description="tokens; longer inputs are cut")
+    tokenizer: str = "tokenizer.json"
+    pairs: bool = Field(default=False, description="an input is a text and a second text")
+    metrics: dict[str, float] = Field(default_factory=dict, description="evidence, measured on these very files")
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, FileEntry] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def names_fit(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels repeat; each output needs its own label")
+        if unknown := sorted(set(self.inputs) - set(INPUT_NAMES)):
+            raise ValueError(f"inputs {unknown} are unknown; known are {list(INPUT_NAMES)}")
+        for name in (self.model, self.tokenizer, *self.files):
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name:
+                raise ValueError(f"{name!r} leaves the folder")
+        return self
+
+
+def write_bundle(folder: Path, fields: Mapping[str, Any], fill: Callable[[Path], None]) -> Bundle:
+    """Make `folder` a bundle from `fields` (those of `Bundle`) and the files that `fill(aside)` writes.
+
+    The folder appears whole, by a rename, or not at all. Raises `BundleError` where the fields or files do not fit.
+    """
+
+    def fill_checked(aside: Path) -> dict[str, Any]:
+        bundle = _parse(folder / MANIFEST, {"format_version": FORMAT_VERSION, **fields})
+        fill(aside)
+        for name in (bundle.model, bundle.tokenizer):
+            if not (aside / name).is_file():
+                raise BundleError(f"{folder / name}: not written, though the bundle names it")
+        _refuse_pickles(aside)
+        return bundle.model_dump(exclude={"files"})
+
+    return _parse(folder / MANIFEST, folders.commit(folder, MANIFEST, fill_checked))
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The bundle in `folder`, after every file was compared with its digest. Raises `BundleError`."""
+    bundle = read_description(folder)
+    for name in bundle.files:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"{folder / MANIFEST}: {name!r} leaves the folder")
+    try:
+        folders.verify(folder, MANIFEST)
+    except folders.FolderError as error:
+        raise BundleError(str(error)) from None
+    for name in (bundle.model, bundle.tokenizer):
+        if name not in bundle.files:
+            raise BundleError(f"{folder / MANIFEST}: names {name!r} but lists no digest of it")
+    for path in _walk(folder):
+        name = path.relative_to(folder).as_posix()
+        if name != MANIFEST and name not in bundle.files:
+            raise BundleError(f"{path}: not in the manifest; a bundle holds only what it lists")
+    _refuse_pickles(folder)
+    return bundle
+
+
+def read_description(folder: Path) -> Bundle:
+    """`bundle.json` alone, digests unchecked: enough to ask what a bundle is, not to run it. Raises `BundleError`."""
+    try:
+        manifest = folders.read_manifest(folder, MANIFEST)
+    except folders.FolderError as error:
+        raise BundleError(str(error)) from None
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise BundleError(f"{folder / MANIFEST}: format version {version!r}; this program reads {FORMAT_VERSION}")
+    return _parse(folder / MANIFEST, manifest)
+
+
+def with_metrics(folder: Path, metrics: Mapping[str, float]) -> Bundle:
+    """Add `metrics` to the bundle in place, atomically; returns the new one. Its digest changes with it."""
+    old = read_description(folder)
+    fields = old.model_dump(by_alias=True)
+    bundle = _parse(folder / MANIFEST, {**fields, "metrics": {**old.metrics, **metrics}})
+    manifest = bundle.model_dump(by_alias=True)
+    folders.write_synced(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    return bundle
+
+
+def bundle_digest(folder: Path) -> str:
+    """The bundle's identity: the SHA-256 of `bundle.json`, which holds those of all other files."""
+    try:
+        return folders.digest_file(folder / MANIFEST)
+    except OSError as error:
+        raise BundleError(f"{folder / MANIFEST}: {error.strerror}") from None
+
+
+def bundle_bytes(bundle: Bundle) -> int:
+    """Bytes of all files of the bundle, the manifest itself left out."""
+    return sum(entry.size for entry in bundle.files.values())
+
+
+def _parse(path: Path, manifest: Mapping[str, Any]) -> Bundle:
+    try:
+        return Bundle.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "manifest"
+        message = " ".join(first["msg"].removeprefix("Value error, ").split())
+        raise BundleError(f"{path}: {field}: {message}") from None
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file and every link below `folder`; links are not followed."""
+    for parent, names, files in os.walk(folder):
+        links = [name for name in names if (Path(parent) / name).is_symlink()]
+        yield from (Path(parent) / name for name in sorted([*files, *links]))
+
+
+def _refuse_pickles(folder: Path) -> None:
+    for path in _walk(folder):
+        if path.is_file() and (reason := _pickle_reason(path)):
+            raise BundleError(f"{path}: {reason}; loading a pickle runs its author's code, export to ONNX instead")
+
+
+def _pickle_reason(path: Path) -> str | None:
+    """Why the content of `path`, whatever its name, is a pickle; None if it is not."""
+    with path.open("rb") as file:
+        head = file.read(3)
+    # A safetensors file may start with the same two bytes (they are its header's length), but then a zero
+    # follows, which is no pickle opcode.
+    if len(head) == 3 and head[0] == 0x80 and 2 <= head[1] <= 5 and chr(head[2]) in PICKLE_OPCODES:
+        return f"starts as a pickle of protocol {head[1]}"
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                inside = [name for name in archive.namelist() if name.endswith(".pkl")]
+        except zipfile.BadZipFile:
+            return None
+        if inside:
+            return f"a zip archive that holds the pickle {inside[0]!r}"
+    return None

@@ -1,0 +1,116 @@
+"""Serve's REST API on the Ray dashboard: what is deployed, replacing it, and waiting for what comes of it."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+
+from serving.spec import ServingSpec
+
+POLL_S = 0.2
+Application = dict[str, Any]  # shaped as ray.serve.schema.ServeApplicationSchema
+
+
+class DeployError(Exception):
+    """A deployment did not come about; the first line says why, Ray's own message may follow."""
+
+
+class Dashboard:
+    """Serve as its REST API shows it: applications by name, each as it was last written."""
+
+    def __init__(self, dashboard_url: str, headers: Mapping[str, str], spec: ServingSpec) -> None:
+        self._url = f"{dashboard_url.rstrip('/')}/api/serve/applications/"
+        self._spec = spec
+        self._http = requests.Session()
+        self._http.trust_env = False  # a company proxy cannot reach a loopback address
+        self._http.headers.update(headers)
+        self._options: dict[str, Any] = {}
+        host = f"[{spec.host}]" if ":" in spec.host else spec.host
+        self.address = f"http://{host}:{spec.port}"
+
+    def read(self) -> dict[str, Application]:
+        """What is deployed. Raises `DeployError` where Serve listens elsewhere or cannot listen where it should."""
+        details = self._ask("GET").json()
+        running = {key: value for key, value in (details.get("http_options") or {}).items() if value is not None}
+        wanted = (self._spec.host, self._spec.port)
+        if running and (running["host"], running["port"]) != wanted:
+            raise DeployError(
+                f"Serve already listens on {running['host']}:{running['port']} and cannot move to "
+                f"{wanted[0]}:{wanted[1]} while it runs; set serving.host and serving.port to the former"
+            )
+        if not running:
+            _refuse_taken_port(*wanted)
+        # One limit for all services; each keeps its own shorter one, which no client can switch off.
+        first = {"host": wanted[0], "port": wanted[1], "request_timeout_s": 2 * self._spec.request_timeout_s}
+        self._options = running or first
+        applications = details["applications"]
+        return {name: each["deployed_app_config"] for name, each in applications.items() if each["deployed_app_config"]}
+
+    def write(self, applications: Mapping[str, Application]) -> None:
+        """Replace all applications."""
+        body = {
+            "proxy_location": "HeadOnly",
+            "http_options": self._options,
+            "applications": list(applications.values()),
+        }
+        self._ask("PUT", json=body)
+
+    def wait(self, name: str, deadline: float) -> None:
+        """Return once the application runs. Raises `DeployError` with Ray's reason once it failed, or in the end."""
+        while True:
+            state = self._ask("GET").json()["applications"].get(name, {"status": "NOT_STARTED", "message": ""})
+            if state["status"] == "RUNNING":
+                return
+            if state["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
+                messages = [each.get("message", "") for each in state.get("deployments", {}).values()]
+                raise DeployError(_reason("\n".join(filter(None, [state["message"], *messages]))))
+            if time.monotonic() > deadline:
+                raise DeployError(f"{name} is still {state['status']} after the time given; {state['message']}")
+            time.sleep(POLL_S)
+
+    def wait_answering(self, entry: Mapping[str, Any], deadline: float) -> None:
+        """Return once the proxy routes to the service and lists its new version."""
+        while True:
+            try:
+                listed = self._http.get(f"{self.address}/v1/models", timeout=5).json().get("models", [])
+                routed = self._http.get(f"{self.address}/v1/{entry['service']}", timeout=5).status_code == 405
+                if routed and entry in listed:
+                    return
+            except (requests.RequestException, ValueError):
+                pass  # the proxy is still starting
+            if time.monotonic() > deadline:
+                raise DeployError(f"{self.address} does not answer for {entry['service']} in the time given")
+            time.sleep(POLL_S)
+
+    def _ask(self, method: str, json: Any = None) -> requests.Response:
+        try:
+            response = self._http.request(method, self._url, json=json, timeout=60)
+        except requests.RequestException as error:
+            raise DeployError(f"the Ray dashboard at {self._url} does not answer: {type(error).__name__}") from None
+        if response.status_code in (401, 403):
+            raise DeployError(f"the Ray dashboard at {self._url} refused the token (HTTP {response.status_code})")
+        if not response.ok:
+            raise DeployError(f"the Ray dashboard answered HTTP {response.status_code}\n{response.text}")
+        return response
+
+
+def _reason(message: str) -> str:
+    """Ray's message, headed by the one line of it that names the error."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    named = [line for line in lines if "Error: " in line and not line.startswith(("ray::", "File "))]
+    return "\n".join([named[-1] if named else (lines or ["Ray gives no reason"])[0], *lines])
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    """Serve binds with SO_REUSEPORT and would share a taken port, so that each program gets half of the requests."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise DeployError(f"port {port} of {host}: {error.strerror}; choose another serving.port") from None

@@ -1,0 +1,83 @@
+"""The `serving` section of a recipe: pydantic only, so that `--help` and a refusal stay fast."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from configs.loader import Spec
+
+SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+RESERVED_NAMES = frozenset({"models", "catalogue"})  # GET /v1/models, and the application that answers it
+
+
+class ServingSpec(Spec):
+    """How one service answers HTTP requests."""
+
+    service: str | None = Field(default=None, description="name in POST /v1/<service>; none = the recipe's name")
+    host: str = Field(default="127.0.0.1", description="loopback address that Serve listens on")
+    port: int = Field(default=8000, ge=1, le=65535, description="TCP port, one for all services of a cluster")
+    replicas: int = Field(default=1, ge=1, description="processes that hold the model")
+    threads: int = Field(default=1, ge=1, description="threads of a replica's matrix products")
+    cpus_per_replica: float = Field(
+        default=0, ge=0, description="CPUs reserved in Ray; 0 = share the machine with training"
+    )
+    max_batch_size: int = Field(default=32, ge=1, description="inputs of several requests that are answered together")
+    batch_wait_ms: float = Field(
+        default=0, ge=0, le=1000, description="ms to wait for more inputs; 0 = only what came while the last batch ran"
+    )
+    max_ongoing_requests: int = Field(default=128, ge=1, description="requests inside a replica at a time")
+    max_queued_requests: int = Field(
+        default=256, ge=1, description="requests waiting for a replica; more are answered 503"
+    )
+    request_timeout_s: float = Field(default=10, gt=0, description="seconds until a request is given up, answered 503")
+    graceful_shutdown_timeout_s: float = Field(
+        default=20, ge=0, description="seconds a leaving replica may finish requests"
+    )
+    max_body_bytes: int = Field(default=65536, ge=1024, description="bytes of a request body; more are answered 413")
+    max_inputs: int = Field(default=256, ge=1, description="inputs of one request; more are answered 422")
+
+    @field_validator("service")
+    @classmethod
+    def service_fits_a_path(cls, service: str | None) -> str | None:
+        if service is not None:
+            service_name(service)
+        return service
+
+    @field_validator("host")
+    @classmethod
+    def host_is_loopback(cls, host: str) -> str:
+        if not _is_loopback(host):
+            raise ValueError(
+                f"{host!r} is not a loopback address; Serve has no authentication, TLS or header limits, "
+                "so keep 127.0.0.1 and put a reverse proxy in front of it"
+            )
+        return host
+
+    @model_validator(mode="after")
+    def a_batch_can_fill(self) -> Self:
+        if self.max_ongoing_requests < self.max_batch_size:
+            raise ValueError(
+                f"max_ongoing_requests={self.max_ongoing_requests} is less than "
+                f"max_batch_size={self.max_batch_size}, so a batch never fills; raise it to {self.max_batch_size}"
+            )
+        return self
+
+
+def service_name(name: str) -> str:
+    """`name` if it can stand in `/v1/<service>`; raises `ValueError` that says what would work."""
+    if not SERVICE_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no service name; use a-z, 0-9, - and _, at most 63, such as 'intent'")
+    if name in RESERVED_NAMES:
+        raise ValueError(f"{name!r} is taken by GET /v1/models; choose another service name")
+    return name
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,204 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import folder as folders
+from configs.folder import FolderError, commit, digest_json, read_manifest, verify, write_synced
+
+MANIFEST = "manifest.json"
+
+
+def fill(aside: Path) -> dict[str, Any]:
+    (aside / "deep").mkdir()
+    (aside / "weights.bin").write_bytes(b"0123456789")
+    (aside / "deep" / "words.txt").write_text("wörds", encoding="utf-8")
+    return {"key": "k1"}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    commit(tmp_path / "made", MANIFEST, fill)
+    return tmp_path / "made"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_manifest_lists_every_file_with_its_size_and_digest(made: Path):
+    manifest = verify(made, MANIFEST)
+    assert manifest["key"] == "k1"
+    assert set(manifest["files"]) == {"weights.bin", "deep/words.txt"}
+    digest = "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"  # sha256sum of 0123456789
+    assert manifest["files"]["weights.bin"] == {"bytes": 10, "sha256": digest}
+
+
+def test_nothing_but_the_folder_is_left_beside_it(made: Path):
+    commit(made, MANIFEST, fill)
+    assert os.listdir(made.parent) == ["made"]
+
+
+def test_a_second_commit_replaces_all_files_of_the_first(made: Path):
+    commit(made, MANIFEST, lambda aside: {"key": str((aside / "other").write_text("x"))})
+    assert set(contents(made)) == {MANIFEST, "other"}
+    assert verify(made, MANIFEST)["key"] == "1"
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("disk full"), KeyboardInterrupt()])
+def test_a_fill_that_fails_leaves_the_older_folder_and_nothing_else(made: Path, fault: BaseException):
+    before = contents(made)
+
+    def fail(aside: Path) -> dict[str, Any]:
+        (aside / "half").write_text("half")
+        raise fault
+
+    with pytest.raises(type(fault)):
+        commit(made, MANIFEST, fail)
+    assert contents(made) == before
+    assert os.listdir(made.parent) == ["made"]
+
+
+@pytest.mark.parametrize("function", ["describe_files", "write_synced", "replace"])
+def test_a_fault_after_the_fill_leaves_the_older_folder(made: Path, monkeypatch: pytest.MonkeyPatch, function: str):
+    before = contents(made)
+
+    def fail(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(folders, function, fail)
+    with pytest.raises(OSError, match="no space left"):
+        commit(made, MANIFEST, lambda aside: {"key": str((aside / "other").write_text("x"))})
+    assert contents(made) == before
+    assert os.listdir(made.parent) == ["made"]
+
+
+@pytest.mark.parametrize("point", ["before the manifest", "before the renames"])
+def test_a_killed_commit_leaves_no_folder_that_a_reader_takes_for_one(tmp_path: Path, point: str):
+    """A child process dies without any cleaning up, as with SIGKILL."""
+    child = os.fork()
+    if child == 0:
+        setattr(folders, "write_synced" if point == "before the manifest" else "replace", lambda *_: os._exit(9))
+        commit(tmp_path / "made", MANIFEST, fill)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not (tmp_path / "made").exists()
+    with pytest.raises(FolderError, match="made was never written whole"):
+        verify(tmp_path / "made", MANIFEST)
+    commit(tmp_path / "made", MANIFEST, fill)
+    verify(tmp_path / "made", MANIFEST)
+
+
+def truncate(folder: Path) -> str:
+    (folder / "weights.bin").write_bytes(b"01234")
+    return r"weights\.bin: 5 bytes, the manifest says 10"
+
+
+def flip_a_bit(folder: Path) -> str:
+    (folder / "deep" / "words.txt").write_bytes(b"w\xc3\xb7rds")
+    return r"deep/words\.txt: SHA-256 differs"
+
+
+def remove(folder: Path) -> str:
+    (folder / "weights.bin").unlink()
+    return r"weights\.bin: missing"
+
+
+def add(folder: Path) -> str:
+    (folder / "deep" / "more.parquet").write_bytes(b"PAR1")
+    return r"deep/more\.parquet: not in the manifest"
+
+
+def replace_by_a_link(folder: Path) -> str:
+    (folder / "weights.bin").rename(folder.parent / "elsewhere")
+    (folder / "weights.bin").symlink_to(folder.parent / "elsewhere")
+    return r"manifest\.json: 'weights\.bin' leaves the folder"
+
+
+def without_manifest(folder: Path) -> str:
+    (folder / MANIFEST).unlink()
+    return r"manifest\.json: no such file"
+
+
+def cut_manifest(folder: Path) -> str:
+    (folder / MANIFEST).write_bytes((folder / MANIFEST).read_bytes()[:40])
+    return r"manifest\.json: unreadable"
+
+
+def manifest_of_bytes(folder: Path) -> str:
+    (folder / MANIFEST).write_bytes(b"\xff\xfe\x00")
+    return r"manifest\.json: unreadable"
+
+
+def manifest_that_is_a_list(folder: Path) -> str:
+    (folder / MANIFEST).write_text("[1]")
+    return r"manifest\.json: not a manifest"
+
+
+def manifest_without_digests(folder: Path) -> str:
+    (folder / MANIFEST).write_text('{"files": {"weights.bin": 10}}')
+    return r"manifest\.json: 'weights\.bin' has no size and digest"
+
+
+def manifest_of_a_file_outside(folder: Path) -> str:
+    return outside(folder, "../outside")
+
+
+def manifest_of_an_absolute_path(folder: Path) -> str:
+    return outside(folder, str(folder.parent / "outside"))
+
+
+def outside(folder: Path, name: str) -> str:
+    (folder.parent / "outside").write_bytes(b"")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"][name] = {"bytes": 0, "sha256": folders.digest_file(folder.parent / "outside")}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return r"manifest\.json: '.*outside' leaves the folder"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncate,
+        flip_a_bit,
+        remove,
+        add,
+        replace_by_a_link,
+        without_manifest,
+        cut_manifest,
+        manifest_of_bytes,
+        manifest_that_is_a_list,
+        manifest_without_digests,
+        manifest_of_a_file_outside,
+        manifest_of_an_absolute_path,
+    ],
+)
+def test_damage_is_refused_and_the_file_named(made: Path, damage):
+    message = damage(made)
+    with pytest.raises(FolderError, match=message):
+        verify(made, MANIFEST)
+
+
+def test_manifest_alone_is_read_without_the_files(made: Path):
+    (made / "weights.bin").unlink()
+    assert read_manifest(made, MANIFEST)["key"] == "k1"
+
+
+def test_a_synced_write_that_fails_keeps_the_older_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_synced(tmp_path / "note", "old")
+
+    def fail(_: int) -> None:
+        raise OSError("I/O error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="I/O error"):
+        write_synced(tmp_path / "note", "new")
+    assert (tmp_path / "note").read_text() == "old"
+
+
+def test_digest_of_json_ignores_the_order_of_keys_only():
+    assert digest_json({"a": 1, "b": [1, 2]}) == digest_json({"b": [1, 2], "a": 1})
+    assert digest_json({"a": 1, "b": [1, 2]}) != digest_json({"a": 1, "b": [2, 1]})
+    assert digest_json({"a": 1}) != digest_json({"a": "1"})

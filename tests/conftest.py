@@ -1,0 +1,66 @@
+"""What many tests share: one cluster for the whole session, and a shop small enough to train on in seconds."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# Ray reads these two once, when it is imported; the rest of a cluster's environment may come later.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # no test asks the Hub
+
+import pytest
+
+from cluster import local
+from cluster.record import Cluster
+from tests.processes import FOREIGN, free_port
+from tests.tiny_shop import write_encoder, write_recipe, write_rows
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Ray head and an MLflow server of two CPUs, with a home of their own."""
+    state = tmp_path_factory.mktemp("cluster") / "state"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FOREIGN:
+            patch.delenv(name, raising=False)
+        started = local.up(state, cpus=2, dashboard_port=free_port(8500), mlflow_port=free_port(9000))
+    yield started
+    local.down(state)
+
+
+@pytest.fixture(scope="session")
+def environment(cluster: Cluster) -> dict[str, str]:
+    """The environment of a process that talks to the cluster."""
+    own = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    return own | cluster.environment()
+
+
+@pytest.fixture(scope="session")
+def on_cluster(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, which this process can join: `session.connect()` and MLflow find it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FOREIGN:
+            patch.delenv(name, raising=False)
+        for name, value in cluster.environment().items():
+            patch.setenv(name, value)
+        yield cluster
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder: a BERT of three layers, 32 wide, with random weights and a tokenizer of the shop's words."""
+    return write_encoder(tmp_path_factory.mktemp("teacher") / "encoder")
+
+
+@pytest.fixture(scope="session")
+def shop_folder(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) -> Path:
+    """train.jsonl, validation.jsonl, test.jsonl of five intents, and recipe.yaml that names them and the teacher."""
+    folder = tmp_path_factory.mktemp("shop")
+    write_rows(folder)
+    write_recipe(folder, tiny_teacher)
+    return folder

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+from tokenizers import Tokenizer
+
+from configs.folder import commit
+from configs.loader import UsageError
+from jobs.data.prepared import MANIFEST, ROWS, Examples, Prepared, has_key
+from jobs.data.spec import DataSpec
+from jobs.data.tokenise import _blocks, checked, classes, tokenise
+from tests.tiny_shop import tokenizer
+
+TEXTS = ["where is my order", "refund it please, now", "cancel"]
+
+
+@pytest.fixture(scope="module")
+def words() -> Tokenizer:
+    return tokenizer(TEXTS)
+
+
+def write(folder: Path, name: str, rows: list[dict[str, object]]) -> str:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def table(texts: list[str], labels: list[str], pairs: list[str] | None = None) -> pyarrow.Table:
+    return pyarrow.table(
+        {
+            "split": pyarrow.array(["train"] * len(texts), pyarrow.string()),
+            "row": pyarrow.array(range(len(texts)), pyarrow.int64()),
+            "text": pyarrow.array(texts, pyarrow.large_string()),
+            "pair": pyarrow.array(pairs or [None] * len(texts), pyarrow.large_string()),
+            "label": pyarrow.array(labels, pyarrow.string()),
+        }
+    )
+
+
+def labelled(*labels: str) -> pyarrow.Table:
+    return table(["x"] * len(labels), list(labels))
+
+
+def test_checked_rows_keep_their_order_and_number_themselves(tmp_path: Path):
+    source = write(tmp_path, "rows.jsonl", [{"text": text, "label": "a"} for text in TEXTS])
+    made, _ = checked(DataSpec.model_validate({"train": source}), "train")
+    assert made["text"].to_pylist() == TEXTS
+    assert made["row"].to_pylist() == [0, 1, 2]
+    assert made["pair"].null_count == 3
+
+
+def test_the_fingerprint_is_of_what_the_rows_say_not_of_the_file(tmp_path: Path):
+    rows: list[dict[str, object]] = [{"text": text, "label": "a"} for text in TEXTS]
+    variants = {
+        "same.jsonl": [{"other": 1, **row} for row in rows],
+        "order.jsonl": rows[::-1],
+        "label.jsonl": [*rows[:-1], {"text": TEXTS[-1], "label": "b"}],
+        "fewer.jsonl": rows[:-1],
+    }
+    first = checked(DataSpec.model_validate({"train": write(tmp_path, "rows.jsonl", rows)}), "train")[1]
+    prints = {
+        name: checked(DataSpec.model_validate({"train": write(tmp_path, name, variant)}), "train")[1]
+        for name, variant in variants.items()
+    }
+    assert prints.pop("same.jsonl") == first
+    assert first not in prints.values()
+
+
+def test_classes_are_sorted_names():
+    assert classes(labelled("b", "a", "b", "10", "9"), {}, DataSpec.model_validate({})) == ["10", "9", "a", "b"]
+
+
+def test_a_label_that_training_never_sees_is_refused():
+    data = DataSpec.model_validate({"validation": "val.csv"})
+    with pytest.raises(UsageError, match=r"data\.validation: val\.csv: label 'c' never occurs in training \(2 such"):
+        classes(labelled("a", "b"), {"validation": labelled("a", "d", "c")}, data)
+
+
+def test_one_class_is_refused():
+    with pytest.raises(UsageError, match=r"data\.train: embedded:shop: column 'label' holds one class"):
+        classes(labelled("a", "a"), {}, DataSpec.model_validate({}))
+
+
+def test_more_classes_than_could_be_meant_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("jobs.data.tokenise.MOST_CLASSES", 3)
+    with pytest.raises(UsageError, match="holds 4 classes; more than 3 look like texts or ids, name the column"):
+        classes(labelled("a", "b", "c", "d"), {}, DataSpec.model_validate({}))
+
+
+def test_tokens_are_those_of_the_tokenizer_alone_cut_to_its_length(words: Tokenizer):
+    words.enable_truncation(5)
+    made = tokenise(table(TEXTS, ["a", "b", "a"]), words.to_str(), ["a", "b"])
+    assert made["input_ids"].to_pylist() == [words.encode(text).ids for text in TEXTS]
+    assert max(made["length"].to_pylist()) <= 5
+    assert made["label"].to_pylist() == [0, 1, 0]
+    assert made.column_names == ["row", "input_ids", "type_ids", "length", "label"]  # no text is kept
+    words.no_truncation()
+
+
+def test_pairs_are_told_apart_by_type(words: Tokenizer):
+    made = tokenise(table(["order"], ["a"], ["refund"]), words.to_str(), ["a", "b"])
+    expected = words.encode("order", "refund")
+    assert made["input_ids"].to_pylist() == [expected.ids]
+    assert made["type_ids"].to_pylist() == [expected.type_ids]
+    assert set(expected.type_ids) == {0, 1}
+
+
+def test_blocks_hold_every_row_once_in_order(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("jobs.data.tokenise.ROWS_PER_BLOCK", 2)
+    blocks = list(_blocks(labelled("a", "b", "c", "d", "e")))
+    assert [len(block) for block in blocks] == [2, 2, 1]
+    assert [label for block in blocks for label in block["label"].to_pylist()] == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_examples_are_the_tokens_of_a_table_even_of_a_slice(words: Tokenizer, start: int):
+    made = tokenise(table(TEXTS, ["a", "b", "a"]), words.to_str(), ["a", "b"])
+    examples = Examples.from_table(made.slice(start))
+    assert len(examples) == 3 - start
+    assert examples.lengths.tolist() == made["length"].to_pylist()[start:]
+    found = [examples.ids[a:b].tolist() for a, b in zip(examples.offsets[:-1], examples.offsets[1:], strict=True)]
+    assert found == made["input_ids"].to_pylist()[start:]
+    assert examples.labels.tolist() == made["label"].to_pylist()[start:]
+    assert len(examples.types) == len(examples.ids)
+    assert (examples.labels.dtype, examples.offsets.dtype) == (np.int64, np.int64)
+
+
+def test_examples_of_several_shards_come_back_in_the_order_of_the_rows(tmp_path: Path, words: Tokenizer):
+    import pyarrow.parquet
+
+    made = tokenise(table(TEXTS, ["a", "b", "a"]), words.to_str(), ["a", "b"])
+
+    def fill(aside: Path) -> dict[str, object]:
+        (aside / ROWS).mkdir()
+        pyarrow.parquet.write_table(made.slice(2), aside / ROWS / "0.parquet")
+        pyarrow.parquet.write_table(made.slice(0, 2), aside / ROWS / "1.parquet")
+        return {"key": "k", "labels": ["a", "b"]}
+
+    commit(tmp_path / "prepared", MANIFEST, fill)
+    prepared = Prepared.open(tmp_path / "prepared")
+    assert prepared.examples("train").ids.tolist() == [token for ids in made["input_ids"].to_pylist() for token in ids]
+    assert (prepared.key, prepared.labels) == ("k", ["a", "b"])
+
+
+def test_a_folder_of_other_inputs_a_damaged_one_and_none_have_no_key(tmp_path: Path):
+    assert not has_key(tmp_path / "prepared", MANIFEST, "k")
+    commit(tmp_path / "prepared", MANIFEST, lambda aside: {"key": "k"})
+    assert has_key(tmp_path / "prepared", MANIFEST, "k")
+    assert not has_key(tmp_path / "prepared", MANIFEST, "other")
+    (tmp_path / "prepared" / MANIFEST).write_text('{"key": "k"')
+    assert not has_key(tmp_path / "prepared", MANIFEST, "k")

@@ -1,0 +1,392 @@
+"""What a user may get wrong, each with the one line that says what would work."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import jobs.prepare
+from cluster.session import JobError
+from configs.folder import FolderError
+from configs.loader import UsageError, describe, load
+from jobs.command import Result, main
+from jobs.recipe import Recipe
+from tests.processes import ROOT, run
+
+BOMB = "name: a\nx0: &x0 [a]\n" + "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 10))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLIMCART_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+class Refusal:
+    """Runs a command that must be refused; keeps its one line."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *arguments: str) -> str:
+        code, out, err = command(self.capsys, *arguments)
+        assert code == 2, err
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert err.endswith("\n")
+        assert "Traceback" not in err
+        return err
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refusal:
+    return Refusal(capsys)
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: str, run: Any = None) -> tuple[Any, str, str]:
+    """(exit code, stdout, stderr) of `python -m jobs.prepare <arguments>` with another `run`."""
+
+    def nothing(recipe: Recipe) -> Result:
+        return Result("prepare", "run-1", recipe.output or "", {"rows": 1.0})
+
+    job = run or nothing
+    job.__module__ = "jobs.prepare"
+    with pytest.raises(SystemExit) as left:
+        main(job, arguments)
+    captured = capsys.readouterr()
+    return left.value.code, captured.out, captured.err
+
+
+RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
+    "misspelt section": ("name: a\nengin: {workers: 1}", ["engin: unknown key (value {'workers': 1})", "'engine'?"]),
+    "misspelt field": ("name: a\nengine: {worker: 1}", ["engine.worker: unknown key", "did you mean 'workers'?"]),
+    "field that is like no other": ("name: a\ndata: {zzz: 1}", ["data.zzz: unknown key", "known here: label, "]),
+    "text for a number": ("name: a\nengine: {workers: many}", ["engine.workers: got 'many'", "valid integer"]),
+    "part of a number": ("name: a\nengine: {workers: 1.5}", ["engine.workers: got 1.5", "valid integer"]),
+    "bool for a number": ("name: a\nengine: {workers: true}", ["engine.workers: got True", "a number is expected"]),
+    "bool among numbers": ("name: a\nexport: {lengths: [16, true]}", ["export.lengths: got [16, True]", "a number"]),
+    "number for a bool": ("name: a\nengine: {use_gpu: 1}", ["engine.use_gpu: got 1", "write true or false"]),
+    "number for a text": ("name: a\ndata: {train: 5}", ["data.train: got 5", "valid string"]),
+    "date for a text": ("name: 2026-01-01", ["name: got", "valid string"]),
+    "too small": ("name: a\nengine: {workers: 0}", ["engine.workers: got 0", "greater than or equal to 1"]),
+    "too large": ("name: a\nserving: {port: 70000}", ["serving.port: got 70000", "less than or equal to 65535"]),
+    "seed beyond every generator": ("name: a\nseed: 99999999999", ["seed: got 99999999999", "less than"]),
+    "NaN": ("name: a\nteacher: {learning_rate: .nan}", ["teacher.learning_rate: got nan", "finite"]),
+    "NaN as text": ("name: a\nteacher: {learning_rate: nan}", ["teacher.learning_rate: got 'nan'", "finite"]),
+    "infinity": ("name: a\nbudget: {max_p95_ms: .inf}", ["budget.max_p95_ms: got inf", "finite"]),
+    "infinite domain": (
+        "name: a\nsearch: {space: {distillation.temperature: {uniform: [1, .inf]}}}",
+        ["search.space.distillation.temperature.uniform[1]: got inf", "finite"],
+    ),
+    "list for a mapping": ("name: a\nengine: [1]", ["engine: got [1]", "a mapping of fields is expected"]),
+    "blank for a mapping": ("name: a\nengine:\n", ["engine: got None", "a mapping of fields is expected"]),
+    "mapping for a list": ("name: a\ncompression: {step: export}", ["compression: got {'step': 'export'}", "list"]),
+    "choice that is none": ("name: a\nengine: {precision: fp16}", ["engine.precision: got 'fp16'", "'bf16_autocast'"]),
+    "unknown task": ("name: a\ntask: generat", ["task: got 'generat'", "'classify'"]),
+    "no name": ("seed: 1", ["name: missing", "give a value"]),
+    "name in capitals": ("name: Intent", ["name: got 'Intent'", "match pattern"]),
+    "two lines in a value": ('name: "a\\nb"', ["name: got 'a\\nb'", "match pattern"]),
+    "unknown step": (
+        "name: a\ncompression: [{step: shrink}]",
+        ["compression[0]: got", "'shrink'", "'prune', 'export'"],
+    ),
+    "item without step": ("name: a\ncompression: [{sparsity: 0.1}]", ["compression[0]: got", "with the key 'step'"]),
+    "misspelt field of a step": (
+        "name: a\ncompression: [{step: prune, sparcity: 0.1}, {step: export}]",
+        ["compression[0].sparcity: unknown key (value 0.1)", "did you mean 'sparsity'?"],
+    ),
+    "all weights pruned": (
+        "name: a\ncompression: [{step: prune, sparsity: 1}, {step: export}]",
+        ["compression[0].sparsity: got 1", "less than 1"],
+    ),
+    "two exports": (
+        "name: a\ncompression: [{step: export}, {step: export, name: b}]",
+        ["compression: steps ['export', 'export'] hold 2 export", "exactly one is needed"],
+    ),
+    "no export": ("name: a\ncompression: [{step: prune}]", ["compression: steps ['prune']", "exactly one is needed"]),
+    "quantize before export": (
+        "name: a\ncompression: [{step: quantize}, {step: export}]",
+        ["compression[0]: 'quantize' works after export", "move it"],
+    ),
+    "prune after export": (
+        "name: a\ncompression: [{step: export}, {step: prune}]",
+        ["compression[1]: 'prune' works before export", "move it"],
+    ),
+    "two steps of one name": (
+        "name: a\ncompression: [{step: prune}, {step: prune}, {step: export}]",
+        ["compression: 'prune' stands for several items", "give each a name"],
+    ),
+    "unknown searched field": (
+        "name: a\nsearch: {space: {student.depth: {choice: [1]}}}",
+        ["search.space: student.depth: cannot be 1", "no such field"],
+    ),
+    "search of what is done once": (
+        "name: a\nsearch: {space: {engine.workers: {choice: [1]}}}",
+        ["search.space: 'engine.workers' is not searched", "keys start with student"],
+    ),
+    "search beyond a limit": (
+        "name: a\nsearch: {space: {compression.prune.sparsity: {uniform: [0, 1]}}}",
+        ["search.space: compression.prune.sparsity: cannot be 1.0", "less than 1"],
+    ),
+    "domain of two kinds": (
+        "name: a\nsearch: {space: {student.layers: {choice: [1], randint: [1, 2]}}}",
+        ["search.space.student.layers: give exactly one of choice", "got ['choice', 'randint']"],
+    ),
+    "domain that is empty": (
+        "name: a\nsearch: {space: {distillation.temperature: {uniform: [4, 1]}}}",
+        ["search.space.distillation.temperature: uniform: [4.0, 1.0] is empty", "the low end comes first"],
+    ),
+    "reserved service": ("name: models", ["'models' is taken by GET /v1/models", "choose another service name"]),
+    "reserved service of its own": (
+        "name: a\nserving: {service: catalogue}",
+        ["serving.service: 'catalogue' is taken", "choose another"],
+    ),
+    "open host": ("name: a\nserving: {host: 0.0.0.0}", ["serving.host: '0.0.0.0' is not a loopback", "keep 127.0.0.1"]),
+    "batch that never fills": (
+        "name: a\nserving: {max_batch_size: 500}",
+        ["serving: max_ongoing_requests=128 is less than max_batch_size=500", "raise it to 500"],
+    ),
+    "nothing to learn": (
+        "name: a\ndistillation: {weights: {kl: 0, cross_entropy: 0}}",
+        ["distillation.weights: kl=0 and cross_entropy=0", "raise one"],
+    ),
+    "output in a bucket": ("name: a\noutput: s3://bucket/x", ["output: 's3://bucket/x'", "give a folder"]),
+    "key given twice": ("name: a\nname: b", ["line 2: the key 'name' is given twice", "keep one"]),
+    "deep key given twice": ("name: a\nengine:\n  workers: 1\n  workers: 2", ["line 4: the key 'workers'", "keep one"]),
+    "key that is a number": ("name: a\n3: x", ["line 2: the key 3 is no text", "put it in quotes"]),
+    "key that is a list": ("name: a\n? [x]\n: y", ["line 2: the key ['x'] is no text"]),
+    "merge key": ("name: a\n<<: {b: 1}", ["line 2: the key '<<' is not understood", "use extends"]),
+    "value that holds itself": ("name: a\nengine: &e {workers: *e}", ["line 2: ", "recursive"]),
+    "alias bomb": (BOMB, ["more than 32 aliases"]),
+    "Python object": ("name: !!python/object/apply:os.getcwd []", ["line 1: could not determine a constructor"]),
+    "YAML that does not parse": ("name: [a", ["line 1", "expected ',' or ']'", "write it as YAML"]),
+    "tab": ("name: a\nengine:\n\tworkers: 1", ["line 3: ", "'\\t'", "write it as YAML"]),
+    "two documents": ("name: a\n---\nname: b", ["line 2: expected a single document"]),
+    "deep nesting": ("name: " + "[" * 1000, ["not YAML"]),
+    "number of 5000 digits": ("name: a\nseed: 1" + "0" * 5000, ["not YAML"]),
+    "not UTF-8": ("name: café".encode("latin-1"), ["byte 9 is not UTF-8", "save the recipe as UTF-8"]),
+    "UTF-16": ("name: a".encode("utf-16"), ["byte 0 is not UTF-8", "save the recipe as UTF-8"]),
+    "NUL": (b"name: a\0", ["special characters are not allowed"]),
+    "empty file": ("", ["the file is empty", "'name: my-recipe'"]),
+    "comments alone": ("# name: a\n", ["the file is empty", "'name: my-recipe'"]),
+    "list at the top": ("- name: a", ["the top is a list", "'name: my-recipe'"]),
+    "text at the top": ("intent", ["the top is a text", "'name: my-recipe'"]),
+    "2 MB": ("name: a\n#" + "x" * (2 << 20), ["larger than 1048576 bytes"]),
+    "recipe that extends itself": (
+        "extends: recipe.yaml",
+        ["extends: recipe.yaml -> recipe.yaml: a recipe cannot extend itself", "remove"],
+    ),
+    "extends a list": ("extends: [base.yaml]", ["extends: ['base.yaml'] is a list", "give the path of one recipe"]),
+    "extends a folder": ("extends: .", ["Is a directory", "(extended by "]),
+}
+
+
+@pytest.mark.parametrize("text", RECIPES)
+def test_a_broken_recipe_is_refused_in_one_line(tmp_path: Path, refused: Refusal, text: str):
+    content, said = RECIPES[text]
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    line = refused("--config", str(path))
+    assert line.startswith(f"error: {path if text != 'extends a folder' else tmp_path}: ")
+    for part in said:
+        assert part in line
+
+
+COMMAND_LINES: dict[str, tuple[list[str], list[str]]] = {
+    "override without value": (["engine.workers"], ["'engine.workers' is not of the form section.field=value"]),
+    "override without key": (["=1"], ["'=1' is not of the form section.field=value"]),
+    "override that is no YAML": (["engine.workers=[1"], ["engine.workers: line 1", "write it as YAML"]),
+    "override with a key twice": (["engine={workers: 1, workers: 2}"], ["the key 'workers' is given twice"]),
+    "override of an unknown section": (["engin.workers=1"], ["engin: unknown key", "did you mean 'engine'?"]),
+    "override of an unknown field": (["engine.worker=1"], ["engine.worker: unknown key", "did you mean 'workers'?"]),
+    "override out of range": (["engine.workers=0"], ["engine.workers: got 0", "greater than or equal to 1"]),
+    "override with two lines": (["engine.workers=a\n\nb"], ["engine.workers: got 'a\\nb'", "valid integer"]),
+    "override of a list": (["compression=3"], ["compression: got 3", "list"]),
+    "override of a whole item": (["compression.prune=3"], ["compression.prune: compression is a list", "name a field"]),
+    "override of an unknown item": (
+        ["compression.shrink.x=3"],
+        ["'shrink' matches no item", "prune, export, quantize"],
+    ),
+    "override of an item by number": (
+        ["compression.0.sparsity=0.1"],
+        ["'0' matches no item", "prune, export, quantize"],
+    ),
+    "override of an item out of range": (["compression.prune.sparsity=1"], ["compression[0].sparsity: got 1"]),
+    "override below a number": (["seed.deep=1"], ["seed.deep: seed is 7 and has no fields"]),
+    "override of extends": (["extends=base.yaml"], ["extends: unknown key", "known here: "]),
+    "unknown option": (["--dry-run"], ["unrecognized arguments: --dry-run", "see --help"]),
+    "shortened option": (["--print"], ["unrecognized arguments: --print", "see --help"]),
+    "option without its value": (["--config"], ["--config: expected one argument", "see --help"]),
+}
+
+
+@pytest.mark.parametrize("name", COMMAND_LINES)
+def test_a_broken_command_line_is_refused_in_one_line(tmp_path: Path, refused: Refusal, name: str):
+    (tmp_path / "recipe.yaml").write_text("name: a\nseed: 7\n")
+    arguments, said = COMMAND_LINES[name]
+    line = refused("--config", str(tmp_path / "recipe.yaml"), *arguments)
+    assert line.startswith("error: command line: ")
+    for part in said:
+        assert part in line
+
+
+def test_without_config_the_shipped_recipes_are_named(refused: Refusal):
+    line = refused("engine.workers=2")
+    assert line.startswith("error: command line: --config: missing; give a recipe, for example one of: ")
+    assert "configs/base.yaml" in line
+
+
+def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path: Path, refused: Refusal):
+    (tmp_path / "intent.yaml").write_text("name: a\n")
+    line = refused("--config", str(tmp_path / "intnet.yaml"))
+    assert line == f"error: {tmp_path}/intnet.yaml: no such file; did you mean {tmp_path}/intent.yaml?\n"
+
+
+def test_a_folder_and_a_path_through_a_file_are_refused(tmp_path: Path, refused: Refusal):
+    (tmp_path / "recipe.yaml").write_text("name: a\n")
+    assert "Is a directory" in refused("--config", str(tmp_path))
+    assert "Not a directory" in refused("--config", str(tmp_path / "recipe.yaml" / "deeper"))
+    assert "File name too long" in refused("--config", str(tmp_path / ("x" * 300)))
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path: Path, refused: Refusal):
+    (tmp_path / "one.yaml").write_text("extends: two.yaml\n")
+    (tmp_path / "two.yaml").write_text("extends: one.yaml\n")
+    assert "one.yaml -> two.yaml -> one.yaml" in refused("--config", str(tmp_path / "one.yaml"))
+
+
+def test_a_fault_in_an_extended_recipe_names_that_file(tmp_path: Path, refused: Refusal):
+    (tmp_path / "base.yaml").write_text("engine: {workers: 0}\n")
+    (tmp_path / "recipe.yaml").write_text("extends: base.yaml\nname: a\n")
+    assert refused("--config", str(tmp_path / "recipe.yaml")).startswith(
+        f"error: {tmp_path}/base.yaml: engine.workers: "
+    )
+
+
+def test_an_unreadable_file_is_refused(tmp_path: Path, refused: Refusal, monkeypatch: pytest.MonkeyPatch):
+    def deny(*_: Any, **__: Any) -> None:  # root may read every file, so its mode alone shows nothing
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", deny)
+    assert f"{tmp_path}/recipe.yaml: Permission denied" in refused("--config", str(tmp_path / "recipe.yaml"))
+
+
+def test_an_endless_device_is_refused(refused: Refusal):
+    assert refused("--config", "/dev/zero").startswith("error: /dev/zero: larger than ")
+
+
+def test_without_home_a_job_is_refused(tmp_path: Path, refused: Refusal, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "recipe.yaml").write_text("name: a\n")
+    for value in ("", None):
+        monkeypatch.setenv("SLIMCART_HOME", "") if value == "" else monkeypatch.delenv("SLIMCART_HOME")
+        line = refused("--config", str(tmp_path / "recipe.yaml"))
+        assert line.startswith("error: environment: SLIMCART_HOME is not set; ")
+        assert "make up" in line
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [(UsageError("data.train: x.csv:\n no such file"), 2), (JobError("no room"), 1), (FolderError("a: damaged"), 1)],
+)
+def test_a_known_fault_of_the_job_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: Exception, code: int
+):
+    def fail(recipe: Recipe) -> Result:
+        raise fault
+
+    (tmp_path / "recipe.yaml").write_text("name: a\n")
+    left = command(capsys, "--config", str(tmp_path / "recipe.yaml"), run=fail)
+    assert left == (code, "", "error: " + " ".join(str(fault).split()) + "\n")
+
+
+def test_a_fault_of_ours_keeps_its_traceback_and_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def fail(recipe: Recipe) -> Result:
+        raise RuntimeError("surprise")
+
+    (tmp_path / "recipe.yaml").write_text("name: a\n")
+    code, out, err = command(capsys, "--config", str(tmp_path / "recipe.yaml"), run=fail)
+    assert (code, out) == (1, "")
+    assert err.startswith("Traceback")
+    assert err.endswith("\nerror: RuntimeError: surprise\n")
+
+
+def test_the_last_line_is_the_result_as_one_json_object(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "recipe.yaml").write_text("name: a\n")
+    code, out, err = command(capsys, "--config", str(tmp_path / "recipe.yaml"))
+    assert (code, err) == (0, "")
+    last = out.splitlines()[-1]
+    assert last.startswith("RESULT ")
+    result = json.loads(last.removeprefix("RESULT "))
+    assert result == {"job": "prepare", "run_id": "run-1", "output": str(home / "a"), "metrics": {"rows": 1.0}}
+
+
+def test_overrides_may_stand_before_and_after_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "recipe.yaml").write_text("name: a\n")
+    arguments = ["name=b", "--config", str(tmp_path / "recipe.yaml"), "seed=3", "--print-config", "engine.workers=2"]
+    code, out, _ = command(capsys, *arguments)
+    printed = yaml.safe_load(out)
+    assert (code, printed["name"], printed["seed"], printed["engine"]["workers"]) == (0, "b", 3, 2)
+
+
+def test_help_lists_every_field_with_type_unit_and_default(capsys: pytest.CaptureFixture[str]):
+    code, out, err = command(capsys, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith((jobs.prepare.__doc__ or "").splitlines()[0])
+    assert "python -m jobs.prepare --config" in out
+    lines = out.splitlines()
+    for key, kind, default, description in describe(Recipe):
+        (at,) = [index for index, line in enumerate(lines) if line.startswith(f"  {key}  (")]
+        assert kind in lines[at]
+        assert default in lines[at]
+        assert lines[at + 1].strip() == description
+        assert description or key.endswith(".step"), f"{key} has no description"
+    assert "  serving.request_timeout_s  (float > 0; default 10)" in lines
+    assert "  name  (str; required)" in lines
+
+
+def test_a_printed_config_is_the_same_recipe_when_loaded_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "name: a\ndata: {train: /tmp/ä.csv, test: null}\nstudent: {layers: [0, 5]}\n"
+        "compression: [{step: prune, name: first}, {step: export}]\n"
+        "search: {space: {compression.first.sparsity: {quniform: [0.1, 0.5, 0.1]}}}\n"
+    )
+    code, out, _ = command(capsys, "--config", str(path), "--print-config", "budget.max_p95_ms=2.5")
+    assert code == 0
+    (tmp_path / "again.yaml").write_text(out)
+    assert load(Recipe, tmp_path / "again.yaml") == load(Recipe, path, ["budget.max_p95_ms=2.5"])
+
+
+def python(*arguments: str, **environment: str):
+    inherited = {name: value for name, value in os.environ.items() if name != "SLIMCART_HOME"}
+    return run([sys.executable, "-m", "jobs.prepare", *arguments], {**inherited, **environment})
+
+
+def test_a_real_process_refuses_a_recipe_with_code_2_and_one_line(tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text("name: a\nengine: {worker: 2}\n")
+    done = python("--config", str(tmp_path / "recipe.yaml"), SLIMCART_HOME=str(tmp_path))
+    assert done.code == 2
+    expected = f"error: {tmp_path}/recipe.yaml: engine.worker: unknown key (value 2); did you mean 'workers'?\n"
+    assert done.output == expected
+
+
+def test_a_real_process_without_home_is_refused_with_code_2_and_one_line():
+    done = python("--config", str(ROOT / "configs" / "base.yaml"))
+    assert done.code == 2
+    assert done.output.startswith("error: environment: SLIMCART_HOME is not set; ")
+    assert done.output.count("\n") == 1
+
+
+def test_a_real_process_prints_help_into_a_pipe_that_closes_early():
+    shell = f"'{sys.executable}' -m jobs.prepare --help | head -1; echo \"${{PIPESTATUS[0]}}\""
+    done = run(["bash", "-c", shell], os.environ)
+    first, code = done.output.splitlines()
+    assert first == (jobs.prepare.__doc__ or "").splitlines()[0]
+    assert code == "0"

@@ -1,0 +1,191 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.recipe import Recipe, absolute
+
+EXPORT = {"step": "export"}
+PRUNE = {"step": "prune"}
+QUANTIZE = {"step": "quantize"}
+
+
+def recipe(**fields: Any) -> Recipe:
+    return Recipe.model_validate({"name": "intent", **fields})
+
+
+def refusal(**fields: Any) -> str:
+    with pytest.raises(ValidationError) as refused:
+        recipe(**fields)
+    (error,) = refused.value.errors()
+    return error["msg"].removeprefix("Value error, ")
+
+
+def test_the_default_prunes_exports_and_quantizes():
+    assert [step.step for step in recipe().compression] == ["prune", "export", "quantize"]
+
+
+@pytest.mark.parametrize("steps", [[EXPORT], [PRUNE, EXPORT], [EXPORT, QUANTIZE], [PRUNE, EXPORT, QUANTIZE]])
+def test_steps_on_their_side_of_export_are_taken_in_order(steps: list[dict[str, Any]]):
+    assert [step.step for step in recipe(compression=steps).compression] == [each["step"] for each in steps]
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([], "hold 0 export; exactly one is needed"),
+        ([PRUNE], "hold 0 export; exactly one is needed"),
+        ([EXPORT, {**EXPORT, "name": "again"}], "hold 2 export; exactly one is needed"),
+        ([QUANTIZE, EXPORT], "compression[0]: 'quantize' works after export; move it after that item"),
+        ([EXPORT, PRUNE], "compression[1]: 'prune' works before export; move it before that item"),
+        ([PRUNE, PRUNE, EXPORT], "'prune' stands for several items; give each a name of its own"),
+        ([{**PRUNE, "name": "export"}, EXPORT], "'export' stands for several items"),
+    ],
+)
+def test_steps_in_an_order_that_cannot_work_are_refused(steps: list[dict[str, Any]], said: str):
+    assert said in refusal(compression=steps)
+
+
+def test_two_steps_of_a_kind_work_under_two_names():
+    steps = [{**PRUNE, "name": "first"}, {**PRUNE, "name": "second"}, EXPORT]
+    space = {"compression.second.sparsity": {"choice": [0.1, 0.2]}}
+    made = recipe(compression=steps, search={"space": space}).at({"compression.second.sparsity": 0.2})
+    assert [step.model_dump().get("sparsity") for step in made.compression] == [0.3, 0.2, None]
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [{"uniform": [0, 0.9]}, {"choice": [0, 0.5]}, {"quniform": [0.1, 0.9, 0.1]}, {"loguniform": [0.01, 0.9]}],
+)
+def test_a_domain_whose_ends_are_allowed_is_taken(domain: dict[str, Any]):
+    assert recipe(search={"space": {"compression.prune.sparsity": domain}}).search.space
+
+
+@pytest.mark.parametrize(
+    ("key", "domain", "said"),
+    [
+        ("student.depth", {"choice": [1]}, "student.depth: cannot be 1: no such field"),
+        ("compression.shrink.sparsity", {"uniform": [0, 0.5]}, "'shrink' matches no item (items here: prune, "),
+        ("compression.prune", {"choice": [0.5]}, "compression is a list; name a field of one of its items"),
+        ("compression.prune.sparsity", {"uniform": [0, 1]}, "sparsity: cannot be 1.0: Input should be less than 1"),
+        ("compression.prune.sparsity", {"uniform": [-0.1, 0.5]}, "sparsity: cannot be -0.1: "),
+        ("compression.prune.sparsity", {"choice": [0.1, "much"]}, "sparsity: cannot be 'much': "),
+        ("compression.prune.sparsity", {"choice": [0.1, True]}, "sparsity: cannot be True: a number is expected"),
+        ("compression.prune.step", {"choice": ["export"]}, "compression.prune.step: cannot be 'export': "),
+        ("distillation.temperature", {"uniform": [0, 4]}, "distillation.temperature: cannot be 0.0: "),
+        ("distillation.temperature.x", {"choice": [1]}, "distillation.temperature is 4.0 and has no fields"),
+        ("student.layers", {"randint": [0, 3]}, "student.layers: cannot be 0: "),
+        ("engine.workers", {"choice": [1]}, "'engine.workers' is not searched; keys start with student, distillation"),
+        ("teacher.epochs", {"choice": [1]}, "'teacher.epochs' is not searched"),
+        ("data.max_length", {"choice": [16]}, "'data.max_length' is not searched"),
+        ("", {"choice": [16]}, "'' is not searched"),
+    ],
+)
+def test_a_searched_field_must_exist_and_take_all_its_values(key: str, domain: dict[str, Any], said: str):
+    message = refusal(search={"space": {key: domain}})
+    assert message.startswith("search.space: ")
+    assert said in message
+
+
+def test_whole_number_domains_leave_out_their_high_end():
+    made = recipe(search={"space": {"student.layers": {"randint": [1, 4]}}})
+    assert made.search.space["student.layers"].extremes() == [1, 3]
+
+
+def test_at_puts_values_in_place_and_leaves_nothing_to_search():
+    space = {"student.layers": {"choice": [1, 2]}, "compression.prune.sparsity": {"uniform": [0, 0.5]}}
+    before = recipe(search={"space": space})
+    made = before.at({"student.layers": 2, "compression.prune.sparsity": 0.25})
+    assert (made.student.layers, made.compression[0].model_dump()["sparsity"]) == (2, 0.25)
+    assert made.search.space == {}
+    assert before.student.layers == 3
+    assert len(before.search.space) == 2
+
+
+def test_at_refuses_a_value_that_the_field_does_not_take():
+    with pytest.raises(ValidationError, match="less than 1"):
+        recipe().at({"compression.prune.sparsity": 1.5})
+
+
+def test_a_recipe_survives_its_own_dump():
+    made = recipe(student={"layers": [0, 5]}, search={"space": {"student.layers": {"choice": [1, [0, 5]]}}})
+    assert Recipe.model_validate(made.model_dump()) == made
+
+
+def test_the_service_is_named_by_serving_or_else_by_the_recipe():
+    assert recipe().service == "intent"
+    assert recipe(serving={"service": "support"}).service == "support"
+    assert "'models' is taken" in refusal(name="models")
+    assert recipe(name="models", serving={"service": "catalog"}).service == "catalog"
+
+
+@pytest.mark.parametrize("name", ["", "Intent", "a b", "../a", "-a", "ä", "a" * 65])
+def test_a_name_that_is_no_model_name_is_refused(name: str):
+    assert "should" in refusal(name=name)
+
+
+def test_a_seed_fits_every_generator():
+    assert recipe(seed=2**32 - 1).seed == 2**32 - 1
+    assert "less than 4294967296" in refusal(seed=2**32)
+
+
+def test_an_output_elsewhere_than_a_folder_is_refused():
+    assert "mounted file system" in refusal(output="s3://bucket/output")
+
+
+def test_paths_become_absolute_on_the_driver_outputs_under_home_and_sources_under_the_folder(tmp_path: Path):
+    home, folder = tmp_path / "home", tmp_path / "submitted"
+    made = recipe(
+        data={"train": "data/train.csv", "validation": "/shared/val.parquet", "test": None},
+        teacher={"model": "models/teacher/v1", "bundle": "old/bundle"},
+        bundle="some/bundle",
+    ).on_driver(home, folder)
+    assert made.output == str(home / "intent")
+    assert made.data.train == str(folder / "data/train.csv")
+    assert made.data.validation == "/shared/val.parquet"
+    assert made.data.test is None
+    assert made.teacher.model == str(folder / "models/teacher/v1")
+    assert made.teacher.bundle == str(folder / "old/bundle")
+    assert made.bundle == str(folder / "some/bundle")
+
+
+def test_an_output_of_its_own_stays_under_home_unless_it_is_absolute(tmp_path: Path):
+    assert recipe(output="runs/a").on_driver(tmp_path, tmp_path).output == str(tmp_path / "runs/a")
+    assert recipe(output="/shared/a").on_driver(tmp_path, tmp_path).output == "/shared/a"
+
+
+def test_being_on_the_driver_twice_changes_nothing(tmp_path: Path):
+    once = recipe(data={"train": "a.csv"}, output="b").on_driver(tmp_path / "home", tmp_path)
+    assert once.on_driver(tmp_path / "elsewhere", tmp_path / "other") == once
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "embedded:shop",
+        "https://example.org/train.csv",
+        "s3://bucket/train.parquet",
+        "package:module/folder",
+        "models:/intent@champion",
+        "owner/name",
+        "owner/name@main",
+        "bert-base-uncased",
+    ],
+)
+def test_what_is_no_local_path_stays_as_it_is(tmp_path: Path, source: str):
+    assert absolute(source, tmp_path) == source
+
+
+@pytest.mark.parametrize("source", ["train.jsonl", "data/train.csv.gz", "./owner/name", "a/b/c", "~x/y", "../x"])
+def test_what_looks_like_a_path_becomes_absolute(tmp_path: Path, source: str):
+    assert absolute(source, tmp_path) == str(tmp_path / source)
+
+
+def test_a_folder_that_exists_is_not_taken_for_a_hub_id(tmp_path: Path):
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert absolute("owner/name", tmp_path) == str(tmp_path / "owner" / "name")
+
+
+def test_a_bundle_is_never_a_hub_id(tmp_path: Path):
+    assert absolute("owner/name", tmp_path, may_be_id=False) == str(tmp_path / "owner/name")

@@ -1,0 +1,58 @@
+"""Commands in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster.ports import is_free
+from cluster.servers import FOREIGN_RAY
+
+ROOT = Path(__file__).resolve().parent.parent
+FOREIGN = (*FOREIGN_RAY, "RAY_AUTH_TOKEN_PATH", "SLIMCART_HOME", "SLIMCART_STATE", "MLFLOW_TRACKING_URI")
+
+
+class Done(NamedTuple):
+    """How a command ended; `result` is the JSON of its RESULT line."""
+
+    code: int
+    output: str
+    result: dict[str, Any] | None
+
+
+def submit(
+    environment: Mapping[str, str], module: str, *arguments: str, folder: Path = ROOT, timeout: float = 300
+) -> Done:
+    """`ray job submit --working-dir <folder> -- python -m <module> ...`, until it ends.
+
+    Ray answers 1 for every job that failed, whatever its own exit code.
+    """
+    ray = str(Path(sys.executable).with_name("ray"))
+    command = [ray, "job", "submit", "--working-dir", str(folder), "--", "python", "-m", module, *arguments]
+    return run(command, environment, folder, timeout)
+
+
+def run(command: list[str], environment: Mapping[str, str], folder: Path = ROOT, timeout: float = 60) -> Done:
+    """A command in `folder`, standard output and error together."""
+    done = subprocess.run(
+        command,
+        env=dict(environment),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        timeout=timeout,
+        check=False,
+    )
+    results = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    return Done(done.returncode, done.stdout, json.loads(results[-1]) if results else None)
+
+
+def free_port(start: int) -> int:
+    """A port outside Ray's worker range, and outside the kernel's ephemeral ports, which anyone may get meanwhile."""
+    return next(port for port in range(start, 10000) if is_free(port))

@@ -1,0 +1,291 @@
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import ValidationError
+
+from serving.app import Loaded, Release, Service, ServiceArgs, Waiting, count_inputs, predict_together
+from serving.bundle import BundleError
+from serving.endpoint import Answer, Question, create_app, create_catalogue
+from serving.runtime import Classifier, load_bundle
+from serving.spec import ServingSpec
+from tests.serving.tiny import LABELS, write_tiny_bundle
+
+SECRET = "my-card-is-4111"
+SPEC = ServingSpec.model_validate({"max_inputs": 8, "max_body_bytes": 2048, "request_timeout_s": 5})
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> Classifier:
+    folder: Path = tmp_path_factory.mktemp("app") / "bundle"
+    write_tiny_bundle(folder)
+    return load_bundle(folder)
+
+
+@pytest.fixture
+def client(classifier: Classifier) -> Iterator[TestClient]:
+    async def answer(question: Question) -> Answer:
+        inputs = [each if isinstance(each, str) else each.model_dump() for each in question.inputs]
+        return Answer(model={"name": "t", "version": "1"}, predictions=classifier.predict(inputs, question.scores))
+
+    with client_of(answer) as made:
+        yield made
+
+
+def client_of(answer: Callable, spec: ServingSpec = SPEC) -> TestClient:
+    return TestClient(create_app("intent", spec, answer), raise_server_exceptions=False)
+
+
+def assert_problem(response, status: int, detail: str) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert (body["type"], body["status"]) == ("about:blank", status)
+    assert detail in body["detail"]
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert SECRET not in response.text
+
+
+def test_predictions_come_in_order_and_equal_the_runtimes(client: TestClient, classifier: Classifier):
+    texts = ["where is my order", "", "refund now"]
+    response = client.post("/v1/intent", json={"inputs": texts})
+    assert response.status_code == 200
+    assert response.json() == {"model": {"name": "t", "version": "1"}, "predictions": classifier.predict(texts)}
+
+
+def test_scores_of_all_labels_come_on_request(client: TestClient):
+    (prediction,) = client.post("/v1/intent", json={"inputs": ["refund"], "scores": True}).json()["predictions"]
+    assert list(prediction["scores"]) == LABELS
+    assert sum(prediction["scores"].values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        (b"", 400, "not JSON"),
+        (b"{" + SECRET.encode(), 400, "not JSON in UTF-8: line 1 column"),
+        (b'{"inputs": ["\xff"]}', 400, "not JSON"),
+        (b'{"inputs": ["' + SECRET.encode() + b'\\ud800"]}', 400, "not JSON"),
+        (b"[" * 2000, 400, "not JSON"),
+        (b'{"inputs": ' + b"[" * 900 + b"]" * 900 + b"}", 400, "not JSON"),
+        (b'{"inputs": NaN}', 422, "inputs must be a list"),
+        (b'{"inputs": [NaN]}', 422, "input 0 is neither"),
+        (b'{"inputs": [' + b"9" * 1900 + b"]}", 422, "input 0 is neither"),
+        (b"[]", 422, "must be an object"),
+        (b"null", 422, "must be an object"),
+        (b'"my-card-is-4111"', 422, "must be an object"),
+        (b"{}", 422, "inputs must be a list"),
+        (b'{"inputs": "my-card-is-4111"}', 422, "inputs must be a list"),
+        (b'{"inputs": []}', 422, "inputs must be a list of at least one input"),
+        (b'{"inputs": ["a", 1]}', 422, "input 1 is neither"),
+        (b'{"inputs": ["a", {"text": "my-card-is-4111"}]}', 422, "input 1 is neither"),
+        (b'{"inputs": [{"text": "a", "text_pair": "b", "my-card-is-4111": 1}]}', 422, "input 0 is neither"),
+        (b'{"inputs": [{"text": "my-card-is-4111", "text_pair": "b"}]}', 422, "input 0 is not a text"),
+        (b'{"inputs": ["a"], "scores": "my-card-is-4111"}', 422, "scores must be true or false"),
+        (b'{"inputs": ["a"], "my-card-is-4111": 1}', 422, "unknown key; known are inputs and scores"),
+        (b'{"inputs": ["a","a","a","a","a","a","a","a","my-card-is-4111"]}', 422, "9 inputs; send at most 8"),
+    ],
+)
+def test_a_body_that_is_wrong_gets_a_problem_that_does_not_repeat_it(client: TestClient, body, status, detail):
+    assert_problem(client.post("/v1/intent", content=body), status, detail)
+
+
+def test_a_null_byte_and_a_text_of_any_script_are_answered(client: TestClient):
+    assert client.post("/v1/intent", json={"inputs": ["a\x00b", "возврат 返金 🙂"]}).status_code == 200
+
+
+@pytest.mark.parametrize("declared", ["10", "999999", None])
+def test_a_body_is_counted_whatever_its_length_header_says(classifier: Classifier, declared: str | None):
+    async def never(question: Question) -> Answer:
+        raise AssertionError
+
+    chunks = [{"type": "http.request", "body": b" " * 1500, "more_body": True} for _ in range(1000)]
+    given = len(chunks)
+    headers = [(b"content-length", declared.encode())] if declared else []
+    sent = ask_asgi(create_app("intent", SPEC, never), chunks, headers)
+    assert sent[0]["status"] == 413
+    assert b"larger than 2048 bytes" in sent[1]["body"]
+    assert given - len(chunks) == 2  # the rest was never read
+
+
+def test_serve_mounts_the_app_at_its_own_path_and_no_redirect_follows(client: TestClient):
+    async def answer(question: Question) -> Answer:
+        return Answer(model={}, predictions=[])
+
+    body = [{"type": "http.request", "body": b'{"inputs": ["a"]}', "more_body": False}]
+    sent = ask_asgi(create_app("intent", SPEC, answer), body, [], root_path="/v1/intent")
+    assert sent[0]["status"] == 200
+
+
+def test_the_id_that_the_proxy_gave_is_kept_and_not_sent_twice(client: TestClient):
+    response = client.post("/v1/intent", content=b"{", headers={"x-request-id": "abc-1"})
+    assert response.json()["request_id"] == "abc-1"
+    assert "x-request-id" not in response.headers  # Serve's proxy adds it
+
+
+def test_other_paths_and_methods_get_a_problem(client: TestClient):
+    response = client.get("/v1/intent")
+    assert_problem(response, 405, "Method Not Allowed")
+    assert response.headers["allow"] == "POST"
+    assert_problem(client.get(f"/v1/intent/{SECRET}"), 404, "Not Found")
+    assert_problem(client.get("/docs"), 404, "Not Found")
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, KeyError])
+def test_an_unforeseen_error_tells_only_the_request_id(kind: type[Exception], caplog: pytest.LogCaptureFixture):
+    async def broken(question: Question) -> Answer:
+        raise kind(f"cannot handle {question.inputs}")
+
+    with client_of(broken) as client:
+        response = client.post("/v1/intent", json={"inputs": [SECRET]})
+    assert_problem(response, 500, "quote the request id")
+    assert response.json()["request_id"] in caplog.text
+    assert kind.__name__ in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_a_request_that_takes_too_long_gets_a_problem_that_says_when_to_come_back():
+    async def slow(question: Question) -> Answer:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with client_of(slow, ServingSpec.model_validate({"request_timeout_s": 0.01})) as client:
+        response = client.post("/v1/intent", json={"inputs": ["a"]}, headers={"x-request-timeout-seconds": "0"})
+    assert_problem(response, 503, "no answer within 0.01 s")
+    assert response.headers["retry-after"] == "1"
+
+
+def test_the_catalogue_lists_models_and_names_the_services_to_who_asks_for_another():
+    models = [{"service": "intent", "name": "t", "version": "1", "task": "classify", "labels": LABELS}]
+    with TestClient(create_catalogue(lambda: models)) as client:
+        assert client.get("/v1/models").json() == {"models": models}
+        assert client.get("/healthz").json() == {"status": "ok"}
+        assert_problem(client.post(f"/v1/{SECRET}", content=b"x" * 9999), 404, "services: /v1/intent")
+
+
+def test_requests_before_and_after_a_swap_are_answered_by_their_own_model(tmp_path: Path, classifier: Classifier):
+    write_tiny_bundle(tmp_path / "other", seed=1)
+    old = Loaded(classifier, Release(bundle="a", name="t", version="1"))
+    new = Loaded(load_bundle(tmp_path / "other"), Release(bundle="b", name="t", version="2"))
+    batch = [Waiting(old, ["refund", "now"], False), Waiting(new, ["refund"], True), Waiting(old, ["order"], False)]
+    first, second, third = predict_together(batch)
+    assert [each["label"] for each in (*first, *third)] == [
+        each["label"] for each in classifier.predict(["refund", "now", "order"])
+    ]
+    assert second == new.classifier.predict(["refund"], all_scores=True)
+    assert all("scores" not in each for each in (*first, *third))
+
+
+def test_requests_that_come_while_a_batch_runs_are_answered_together(monkeypatch: pytest.MonkeyPatch):
+    began, go_on = threading.Event(), threading.Event()
+    sizes: list[int] = []
+
+    class Slow:
+        def rows(self, inputs: list[str]) -> list[str]:
+            return inputs
+
+        def predict(self, rows: list[str], all_scores: bool) -> list[dict]:
+            sizes.append(len(rows))
+            began.set()
+            assert go_on.wait(10)
+            return [{"label": row, "score": 1.0} for row in rows]
+
+    async def ask_all() -> list[Answer]:
+        service = service_of(monkeypatch)
+        await service.reconfigure({"bundle": "a", "name": "t", "version": "1"})
+        first = asyncio.create_task(service.answer(Question(inputs=["first"])))
+        await asyncio.to_thread(began.wait, 10)
+        rest = []
+        for index in range(10):  # one by one: Serve by itself would make ten batches of them
+            rest.append(asyncio.create_task(service.answer(Question(inputs=[str(index)]))))
+            await asyncio.sleep(0)
+        go_on.set()
+        return await asyncio.gather(first, *rest)
+
+    monkeypatch.setattr("serving.app.load_bundle", lambda folder, threads: Slow())
+    answers = asyncio.run(ask_all())
+    assert [answer.predictions[0]["label"] for answer in answers] == ["first", *map(str, range(10))]
+    assert sizes == [1, 10]
+
+
+def test_a_bundle_that_does_not_load_leaves_the_loaded_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_tiny_bundle(tmp_path / "good")
+
+    async def swap() -> None:
+        service = service_of(monkeypatch)
+        with pytest.raises(RuntimeError, match="no model is loaded"):
+            service.check_health()
+        await service.reconfigure({"bundle": str(tmp_path / "good"), "name": "t", "version": "1"})
+        loaded = service._loaded
+        with pytest.raises(BundleError):
+            await service.reconfigure({"bundle": str(tmp_path / "bad"), "name": "t", "version": "2"})
+        assert service._loaded is loaded
+        service.check_health()
+
+    asyncio.run(swap())
+
+
+def service_of(monkeypatch: pytest.MonkeyPatch) -> Service:
+    """A service as in a replica, without Ray."""
+    context = SimpleNamespace(_deployment_config=SimpleNamespace(max_ongoing_requests=128))
+    monkeypatch.setattr("ray.serve.get_replica_context", lambda: context)
+    return Service(ServiceArgs(service="intent", serving=SPEC, release="r"))
+
+
+def test_a_batch_is_measured_in_inputs_but_one_large_request_is_not_refused(classifier: Classifier):
+    loaded = Loaded(classifier, Release(bundle="a", name="t", version="1"))
+    large, small = Waiting(loaded, ["a"] * 200, False), Waiting(loaded, ["a"], False)
+    assert count_inputs([large]) <= 1
+    assert count_inputs([large, small]) == 201
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"host": "0.0.0.0"}, "not a loopback address"),
+        ({"host": "shop.example"}, "not a loopback address"),
+        ({"service": "Intent"}, "no service name"),
+        ({"service": "models"}, "taken by GET /v1/models"),
+        ({"max_ongoing_requests": 8}, "a batch never fills; raise it to 32"),
+        ({"replica": 2}, "Extra inputs"),
+    ],
+)
+def test_serving_settings_that_cannot_work_are_refused_with_what_would(fields: dict, reason: str):
+    with pytest.raises(ValidationError, match=reason):
+        ServingSpec.model_validate(fields)
+
+
+def test_every_serving_field_says_what_it_means():
+    assert all(field.description for field in ServingSpec.model_fields.values())
+
+
+def ask_asgi(app, messages: list[dict], headers: list[tuple[bytes, bytes]], root_path: str = "") -> list[dict]:
+    """What the app sends for one POST whose body arrives as `messages` (taken from the list as they are read)."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/v1/intent",
+        "raw_path": b"/v1/intent",
+        "query_string": b"",
+        "root_path": root_path,
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000),
+    }
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        return messages.pop(0)
+
+    async def send(message) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return sent

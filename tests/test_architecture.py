@@ -1,0 +1,151 @@
+"""What holds between files: which imports which, and what a module costs to import."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAY_IMPORT = {
+    "configs": set(),
+    "cluster": {"configs"},
+    "tuning": {"configs", "cluster"},
+    "serving": {"configs"},
+    "jobs": {"configs", "cluster", "tuning", "serving"},
+}
+HEAVY = ("torch", "ray", "transformers", "mlflow", "deepspeed", "pandas", "numpy", "onnxruntime", "openvino", "sklearn")
+VERBS = {"prepare", "finetune", "teach", "distill", "compress", "evaluate", "tune", "deploy", "optimize", "score"}
+
+MODULES = {path: path.relative_to(ROOT) for name in MAY_IMPORT for path in sorted((ROOT / name).rglob("*.py"))}
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import anywhere in a file, those inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            yield node.lineno, node.module or ""
+
+
+def found(forbidden: set[str], paths: list[Path]) -> list[str]:
+    """`file:line: module` of every import of a forbidden package."""
+    return [
+        f"{MODULES[path]}:{line}: {module}"
+        for path in paths
+        for line, module in imports(path)
+        if module.split(".")[0] in forbidden
+    ]
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_point_one_way(package: str):
+    paths = [path for path in MODULES if MODULES[path].parts[0] == package]
+    assert paths
+    others = {*MAY_IMPORT, "tests", "benchmarks"} - MAY_IMPORT[package] - {package}
+    assert found(others, paths) == []
+
+
+def test_no_module_is_a_drawer_for_the_rest():
+    names = {part.removesuffix(".py") for relative in MODULES.values() for part in relative.parts}
+    assert not names & {"utils", "util", "common", "helpers", "helper", "misc"}
+
+
+def test_only_the_engine_imports_deepspeed():
+    assert {line.split(":")[0] for line in found({"deepspeed"}, list(MODULES))} <= {"cluster/engine.py"}
+
+
+def test_serving_imports_neither_torch_nor_what_stands_on_it():
+    paths = [path for path in MODULES if MODULES[path].parts[0] == "serving"]
+    assert found({"torch", "deepspeed", "transformers", "mlflow", "nncf"}, paths) == []
+
+
+def test_tuning_imports_no_torch():
+    paths = [path for path in MODULES if MODULES[path].parts[0] == "tuning"]
+    assert found({"torch", "deepspeed", "transformers"}, paths) == []
+
+
+def test_every_module_says_what_it_is_for():
+    silent = [
+        str(MODULES[path]) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert silent == []
+
+
+def verbs() -> list[Path]:
+    return [ROOT / "jobs" / f"{verb}.py" for verb in sorted(VERBS) if (ROOT / "jobs" / f"{verb}.py").exists()]
+
+
+def test_a_verb_begins_with_its_own_command_and_has_a_run():
+    for path in verbs():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert f"python -m jobs.{path.stem}" in (ast.get_docstring(tree) or ""), path
+        assert "run" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, path
+
+
+def test_every_module_with_a_main_of_the_jobs_is_a_verb():
+    mains = {path.stem for path in (ROOT / "jobs").glob("*.py") if "main(run)" in path.read_text(encoding="utf-8")}
+    assert mains <= VERBS
+
+
+def test_specs_and_verbs_load_without_heavy_libraries():
+    """One process imports them one by one and says after which of them a heavy library was there."""
+    light = [
+        *sorted(path for path in MODULES if path.name == "spec.py"),
+        ROOT / "jobs/recipe.py",
+        ROOT / "jobs/command.py",
+    ]
+    names = [dotted(path) for path in [*light, *verbs()]]
+    code = f"""
+import importlib, sys
+seen = set()
+for name in {names!r}:
+    importlib.import_module(name)
+    new = {{each for each in {HEAVY!r} if each in sys.modules}} - seen
+    if new:
+        print(name, "imports", *sorted(new))
+    seen |= new
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+
+
+def functions_named_as_text() -> list[tuple[str, str]]:
+    """(file, "module:function") of every such text in the code."""
+    pattern = re.compile(r"^(?:" + "|".join(MAY_IMPORT) + r")(?:\.\w+)+:\w+$")
+    return [
+        (str(MODULES[path]), node.value)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and pattern.match(node.value)
+    ]
+
+
+def test_every_function_that_a_table_names_as_text_can_be_imported():
+    for file, text in functions_named_as_text():
+        module, function = text.split(":")
+        assert callable(getattr(importlib.import_module(module), function, None)), f"{file}: {text}"
+
+
+def test_every_step_of_the_recipe_has_a_function():
+    if not (ROOT / "jobs/compression/steps.py").exists():
+        pytest.skip("jobs/compression/steps.py is not there yet")
+    from typing import get_args
+
+    from jobs.compression.spec import Step
+
+    named = " ".join((ROOT / "jobs/compression/steps.py").read_text(encoding="utf-8").split())
+    for spec in get_args(get_args(Step)[0]):
+        assert spec.__name__ in named

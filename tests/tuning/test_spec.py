@@ -1,0 +1,89 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tuning.spec import BudgetSpec, Domain, SearchSpec
+
+
+def refusal(**fields: Any) -> str:
+    with pytest.raises(ValidationError) as refused:
+        Domain.model_validate(fields)
+    error = refused.value.errors()[0]
+    return ".".join(map(str, error["loc"])) + ": " + error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "extremes"),
+    [
+        ({"choice": [3, 1, [0, 2]]}, "choice", [3, 1, [0, 2]]),
+        ({"choice": ["one"]}, "choice", ["one"]),
+        ({"uniform": [0, 1]}, "uniform", [0, 1]),
+        ({"uniform": [-2.5, "1e-1"]}, "uniform", [-2.5, 0.1]),
+        ({"loguniform": ["1e-5", 1e-3]}, "loguniform", [1e-5, 1e-3]),
+        ({"quniform": [0, 1, 0.25]}, "quniform", [0, 1]),
+        ({"quniform": [0, 1, 1]}, "quniform", [0, 1]),
+        ({"randint": [1, 7]}, "randint", [1, 6]),
+        ({"randint": [1, 2]}, "randint", [1, 1]),
+    ],
+)
+def test_a_domain_knows_its_kind_and_its_ends(fields: dict[str, Any], kind: str, extremes: list[Any]):
+    domain = Domain.model_validate(fields)
+    assert domain.kind == kind
+    assert domain.extremes() == extremes
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "give exactly one of choice, uniform, loguniform, quniform, randint, got none"),
+        ({"choice": [1], "uniform": [0, 1]}, "got ['choice', 'uniform']"),
+        ({"choice": []}, "choice: List should have at least 1 item"),
+        ({"uniform": [1, 1]}, "uniform: [1.0, 1.0] is empty; the low end comes first"),
+        ({"uniform": [2, 1]}, "uniform: [2.0, 1.0] is empty"),
+        ({"uniform": [1]}, "uniform.1: Field required"),
+        ({"uniform": [1, 2, 3]}, "at most 2 items"),
+        ({"uniform": [0, float("inf")]}, "uniform.1: Input should be a finite number"),
+        ({"uniform": [0, True]}, "uniform: a number is expected"),
+        ({"loguniform": [0, 1]}, "loguniform: the low end 0.0 must be above 0"),
+        ({"loguniform": [-1, 1]}, "the low end -1.0 must be above 0"),
+        ({"quniform": [0, 1, 0]}, "quniform: the step 0.0 does not fit between 0.0 and 1.0"),
+        ({"quniform": [0, 1, 2]}, "the step 2.0 does not fit"),
+        ({"quniform": [0, 1]}, "quniform.2: Field required"),
+        ({"randint": [3, 3]}, "randint: [3, 3] is empty"),
+        ({"randint": [0.5, 3]}, "randint.0: Input should be a valid integer"),
+        ({"normal": [0, 1]}, "normal: Extra inputs are not permitted"),
+    ],
+)
+def test_a_domain_of_no_values_or_of_two_kinds_is_refused(fields: dict[str, Any], said: str):
+    assert said in refusal(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"trials": 0},
+        {"concurrent": 0},
+        {"max_seconds": 0},
+        {"seed": -1},
+        {"algorithm": "grid"},
+        {"space": {"a.b": [1, 2]}},
+        {"trails": 3},
+    ],
+)
+def test_a_search_that_cannot_run_is_refused(fields: dict[str, Any]):
+    with pytest.raises(ValidationError):
+        SearchSpec.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"min_retention": -0.1}, {"max_p95_ms": 0}, {"max_megabytes": -1}, {"max_p95_ms": True}]
+)
+def test_a_budget_that_nothing_fits_is_refused(fields: dict[str, Any]):
+    with pytest.raises(ValidationError):
+        BudgetSpec.model_validate(fields)
+
+
+def test_a_budget_without_limits_asks_for_accuracy_only():
+    budget = BudgetSpec.model_validate({})
+    assert (budget.min_retention, budget.max_p95_ms, budget.max_megabytes) == (0.99, None, None)

@@ -1,0 +1,100 @@
+"""The choice: the best candidate inside the budget, and in words why it won and what each other missed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tuning.spec import BudgetSpec
+
+METRIC = "metric"  # what is maximised inside the budget
+LIMITS = (  # field of the budget, metric it limits, sign: +1 at most, -1 at least
+    ("min_retention", "retention", -1),
+    ("max_p95_ms", "p95_ms", 1),
+    ("max_megabytes", "megabytes", 1),
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate: the values it was made with, and what was measured or why it failed."""
+
+    id: str
+    values: Mapping[str, object]
+    metrics: Mapping[str, float]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`winner` is None where nothing fits the budget; then `nearest` is the candidate that broke it least."""
+
+    winner: Trial | None
+    nearest: Trial | None
+    reasons: dict[str, str]  # by trial id
+
+
+def broken(metrics: Mapping[str, float], budget: BudgetSpec) -> dict[str, float]:
+    """How far each broken limit is missed, as a share of the limit; empty inside the budget."""
+    shares = {}
+    for field, name, sign in LIMITS:
+        limit = getattr(budget, field)
+        if limit is None:
+            continue
+        value = metrics.get(name, math.nan)
+        if not sign * value <= sign * limit:  # NaN breaks every limit
+            shares[field] = abs(value - limit) / limit if math.isfinite(value) and limit else math.inf
+    return shares
+
+
+def missed(metrics: Mapping[str, float], budget: BudgetSpec) -> str:
+    """Each broken limit with its value, in words; empty inside the budget."""
+    fields = broken(metrics, budget)
+    return ", ".join(
+        f"{name} {metrics.get(name, math.nan):.4g} (limit {field}={getattr(budget, field):g})"
+        for field, name, _ in LIMITS
+        if field in fields
+    )
+
+
+def score(metrics: Mapping[str, float], budget: BudgetSpec) -> float:
+    """What the search maximises: the metric inside the budget, else below zero by how much the limits are missed."""
+    if shares := broken(metrics, budget):
+        return -min(1e6, sum(shares.values()))
+    return metrics[METRIC]
+
+
+def choose(trials: Sequence[Trial], budget: BudgetSpec) -> Choice:
+    """The trial with the best metric inside the budget; equal ones by lower p95, then by fewer megabytes."""
+    finished = [trial for trial in trials if trial.error is None]
+    inside = [trial for trial in finished if not broken(trial.metrics, budget)]
+    winner = max(inside, key=_rank, default=None)
+    nearest = max(finished, key=lambda trial: (score(trial.metrics, budget), *_rank(trial)), default=None)
+    reasons = {trial.id: _reason(trial, winner, budget) for trial in trials}
+    if winner is not None:
+        reasons[winner.id] = f"won: best of {len(inside)} inside the budget, {_figures(winner.metrics)}"
+    return Choice(winner, nearest, reasons)
+
+
+def _rank(trial: Trial) -> tuple[float, float, float]:
+    metrics = trial.metrics
+    return (metrics[METRIC], -metrics.get("p95_ms", math.inf), -metrics.get("megabytes", math.inf))
+
+
+def _reason(trial: Trial, winner: Trial | None, budget: BudgetSpec) -> str:
+    if trial.error is not None:
+        return f"failed: {trial.error}"
+    if words := missed(trial.metrics, budget):
+        return f"outside the budget: {words}"
+    if winner is None or winner.id == trial.id:
+        return _figures(trial.metrics)
+    behind = winner.metrics[METRIC] - trial.metrics[METRIC]
+    if behind:
+        return f"inside the budget, {behind:.4f} behind the winner: {_figures(trial.metrics)}"
+    return f"inside the budget and as good as the winner, but slower or larger: {_figures(trial.metrics)}"
+
+
+def _figures(metrics: Mapping[str, float]) -> str:
+    names = (METRIC, "retention", "p95_ms", "megabytes")
+    return ", ".join(f"{name} {metrics[name]:.4g}" for name in names if name in metrics)

@@ -1,0 +1,77 @@
+"""Sections of a recipe that say what is searched and inside which limits."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from configs.loader import Spec
+
+
+class Domain(Spec):
+    """The values one searched field may take; exactly one way of saying so."""
+
+    choice: list[Any] | None = Field(default=None, min_length=1, description="one of these values")
+    uniform: tuple[float, float] | None = Field(default=None, description="any number between two")
+    loguniform: tuple[float, float] | None = Field(
+        default=None, description="any number between two, even on a log scale"
+    )
+    quniform: tuple[float, float, float] | None = Field(default=None, description="low, high, step")
+    randint: tuple[int, int] | None = Field(default=None, description="a whole number, low to high, high excluded")
+
+    @model_validator(mode="after")
+    def one_kind_and_ordered(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}, got {given or 'none'}")
+        kind = self.kind
+        if kind != "choice":
+            low, high = getattr(self, kind)[:2]
+            if not low < high:
+                raise ValueError(f"{kind}: [{low}, {high}] is empty; the low end comes first")
+            if kind == "loguniform" and low <= 0:
+                raise ValueError(f"loguniform: the low end {low} must be above 0")
+            if kind == "quniform" and not 0 < getattr(self, kind)[2] <= high - low:
+                raise ValueError(f"quniform: the step {getattr(self, kind)[2]} does not fit between {low} and {high}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which of the ways was given."""
+        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+    def extremes(self) -> list[Any]:
+        """The values that show whether the whole domain is allowed: every choice, or both ends."""
+        if self.choice is not None:
+            return self.choice
+        low, high = getattr(self, self.kind)[:2]
+        return [low, high - 1 if self.kind == "randint" else high]
+
+
+class SearchSpec(Spec):
+    """Which trials are run."""
+
+    algorithm: Literal["hyperopt", "random"] = Field(
+        default="hyperopt", description="hyperopt = TPE; random draws blindly"
+    )
+    trials: int = Field(default=8, ge=1, description="trials in all")
+    concurrent: int = Field(default=1, ge=1, description="trials side by side; they share out engine.cpus_per_worker")
+    scheduler: Literal["none"] = Field(
+        default="none", description="early stopping of trials; none is the one kind so far"
+    )
+    max_seconds: float | None = Field(default=None, gt=0, description="seconds after which no new trial starts")
+    seed: int = Field(default=0, ge=0, description="same seed, same suggestions")
+    space: dict[str, Domain] = Field(default_factory=dict, description="domains by dotted key, steps by their name")
+
+
+class BudgetSpec(Spec):
+    """Hard limits: a candidate outside any of them cannot win."""
+
+    min_retention: float = Field(default=0.99, ge=0, le=2, description="least share of the teacher's validation metric")
+    max_p95_ms: float | None = Field(
+        default=None,
+        gt=0,
+        description="p95 latency in milliseconds: batch 1, 32 tokens, one thread, tokenizer included",
+    )
+    max_megabytes: float | None = Field(default=None, gt=0, description="size of the bundle folder in MB (10^6 bytes)")
