@@ -13,8 +13,6 @@ from cluster.spec import EngineSpec
 from configs.folder import FolderError
 from configs.loader import UsageError
 
-STARTS = 3  # a group that cannot be placed is tried so often, 60 s each, instead of for ever
-
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     # Math threads that spin while they wait take the core that a neighbour needs: steps 7x slower were seen on two
@@ -29,8 +27,9 @@ log = logging.getLogger(__name__)
 def fit(train_loop: Callable[[dict[str, Any]], Any], config: dict[str, Any], spec: EngineSpec, folder: Path) -> Any:
     """Run `train_loop(config)` on every worker; plain values in, rank 0's return value out.
 
-    `folder` is for Ray's own notes. Raises `JobError` with the first worker's reason, or the `UsageError` that a
-    worker met.
+    `folder` is for Ray's own notes. The group waits for cores that other jobs hold; what the cluster could never hold
+    `session.check_capacity` refuses before. Raises `JobError` with the first worker's reason, or the `UsageError` that
+    a worker met.
     """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
@@ -49,7 +48,7 @@ def fit(train_loop: Callable[[dict[str, Any]], Any], config: dict[str, Any], spe
         run_config=RunConfig(
             name=f"train-{uuid.uuid4().hex[:12]}",  # a name used twice would silently resume the older run
             storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=spec.max_failures, controller_failure_limit=STARTS),
+            failure_config=FailureConfig(max_failures=spec.max_failures),
             worker_runtime_env={"env_vars": environment},
             logging_config=LoggingConfig(log_level="WARNING"),
         ),

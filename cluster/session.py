@@ -45,8 +45,11 @@ def connect() -> None:
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS", "auto")
         _check_reachable(address)  # Ray itself retries a dead address for many minutes
-        submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        runtime_env: dict[str, Any] = {} if submitted else {"working_dir": os.getcwd()}
+        runtime_env: dict[str, Any] = {}
+        if address != "auto":  # Ray's own helper actors look for "the" cluster, and another may run on this machine
+            runtime_env["env_vars"] = {"RAY_ADDRESS": address}
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # started by hand: nothing was uploaded yet
+            runtime_env["working_dir"] = os.getcwd()
         try:
             ray.init(address=address, runtime_env=runtime_env, logging_level=logging.WARNING)
         except ConnectionError as error:

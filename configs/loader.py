@@ -294,10 +294,10 @@ def _place(error: ErrorDetails, tree: Any) -> Place:
     place: list[str | int] = []
     node = tree
     for key in error["loc"]:
-        inside = isinstance(key, int) if isinstance(node, list) else isinstance(node, dict) and key in node
-        if inside:
+        below: Any = node
+        if isinstance(node, list) if isinstance(key, int) else isinstance(node, dict) and key in node:
             place.append(key)
-            node = node[key]
+            node = below[key]
     return (*place, error["loc"][-1]) if error["type"] == "missing" else tuple(place)
 
 

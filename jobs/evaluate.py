@@ -97,6 +97,7 @@ def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
         "bundle": bundle_digest(bundle),
         "test": recipe.data.test,
         "metrics": metrics,
+        "answers": answers,
         "table": text,
     }
 

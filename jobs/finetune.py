@@ -20,13 +20,13 @@ from jobs.recipe import Recipe
 log = logging.getLogger(__name__)
 
 
-def run(recipe: Recipe, parent: str | None = None) -> Result:
+def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = None) -> Result:
     """The job: one MLflow run around `finetune`."""
     with tracking.run(
         "finetune", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
         session.connect()
-        prepared = prepare(recipe)
+        prepared = prepared or prepare(recipe)
         run.tag(slimcart__data=prepared.key)
         metrics = finetune(recipe, prepared, run.id)
         folder = teacher_folder(recipe)

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from cluster import session, tracking
+from configs.folder import read_manifest
 from configs.loader import UsageError
 from jobs import deploy, evaluate, finetune, prepare, teach, tune
 from jobs.command import Result, main
+from jobs.data.prepared import MANIFEST, Prepared
 from jobs.models.reference import made_from
 from jobs.prepare import output
 from jobs.recipe import Recipe
+from tuning import report
 
 log = logging.getLogger(__name__)
 
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run, with one child for each stage that had to be run."""
-    check_test_exists(recipe)
+    check(recipe)
     with tracking.run(
         "optimize", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
@@ -37,47 +41,59 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 
 def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     """Run the stages that are not done; each one that runs is an MLflow run of its own below `run`."""
-    recipe = recipe.model_copy(update={"bundle": None})
     prepare.run(recipe, run.id)
-    prepared = prepare.prepare(recipe)
+    prepared = Prepared.open(Path(output(recipe), "prepared"))
     run.tag(slimcart__data=prepared.key)
     if recipe.teacher.bundle:
         _skip("finetune", f"teacher.bundle is {recipe.teacher.bundle}")
     elif made_from(finetune.teacher_folder(recipe), finetune.teacher_key(recipe, prepared)):
         _skip("finetune", "its inputs did not change")
     else:
-        finetune.run(recipe, run.id)
-    teach.run(recipe, run.id)
-    if (found := tune.found_already(recipe, prepared)) is not None:
+        finetune.run(recipe, run.id, prepared)
+    teach.run(recipe, run.id, prepared)
+    if tune.found_already(recipe, prepared) is not None:
         _skip("tune", "its inputs did not change")
-        uri = str(found["model_uri"])
     else:
-        uri = str(tune.run(recipe, run.id).model_uri)
-    metrics: dict[str, float] = {}
-    bundle = Path(output(recipe), "bundle")
-    if recipe.data.test is None:
-        log.info("evaluate: no data.test, so there is no final evaluation")
-    elif (evaluation := evaluate.evaluated_already(recipe, bundle)) is not None:
-        _skip("evaluate", "neither the models nor the test rows changed")
-        print(evaluation["table"], flush=True)
-        metrics = evaluation["metrics"]
-    else:
-        metrics = evaluate.run(recipe, run.id).metrics
+        tune.run(recipe, run.id, prepared)
+    found = read_manifest(Path(output(recipe), "search"), MANIFEST)
+    bundle, page = Path(output(recipe), "bundle"), Path(output(recipe), "report.html")
+    evaluation = _final_evaluation(recipe, bundle, run)
+    report.write(page, recipe.name, found, recipe.budget, evaluation.get("answers"))
+    run.artifact(page)
+    uri = str(found["model_uri"])
     endpoint = deploy.run(recipe.model_copy(update={"bundle": uri}), run.id).endpoint if recipe.deploy else None
     return Result(
         "optimize",
         run.id,
         output(recipe),
-        metrics,
+        evaluation.get("metrics", {}),
         bundle=str(bundle),
         model_uri=uri,
         endpoint=endpoint,
-        report=str(Path(output(recipe), "report.html")),
+        report=str(page),
     )
 
 
-def check_test_exists(recipe: Recipe) -> None:
-    """A misspelt test file is refused now, not after an hour of training; it is not opened."""
+def _final_evaluation(recipe: Recipe, bundle: Path, run: tracking.Run) -> dict[str, Any]:
+    """The manifest of the evaluation on the test file, made or found; empty without a test file."""
+    if recipe.data.test is None:
+        log.info("evaluate: no data.test, so there is no final evaluation")
+        return {}
+    found = evaluate.evaluated_already(recipe, bundle)
+    if found is None:
+        evaluate.run(recipe, run.id)
+        return read_manifest(Path(output(recipe), "evaluation"), MANIFEST)
+    _skip("evaluate", "neither the models nor the test rows changed")
+    print(found["table"], flush=True)
+    return found
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse now what would come out after an hour of training; the test file is not opened."""
+    if recipe.bundle is not None:
+        raise UsageError(
+            f"bundle: {recipe.bundle!r}: optimize makes its own; leave it out, or run jobs.evaluate or jobs.deploy"
+        )
     test = recipe.data.test
     if test and test.startswith("/") and not Path(test).is_file():
         raise UsageError(f"data.test: {test}: no such file")

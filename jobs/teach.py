@@ -25,11 +25,11 @@ from serving.bundle import bundle_digest
 log = logging.getLogger(__name__)
 
 
-def run(recipe: Recipe, parent: str | None = None) -> Result:
+def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = None) -> Result:
     """The job: one MLflow run around `teach`."""
     with tracking.run("teach", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent) as run:
         session.connect()
-        prepared = prepare(recipe)
+        prepared = prepared or prepare(recipe)
         run.tag(slimcart__data=prepared.key)
         started = time.monotonic()
         folder = teach(recipe, prepared)

@@ -41,11 +41,11 @@ CHALLENGER = "challenger"
 log = logging.getLogger(__name__)
 
 
-def run(recipe: Recipe, parent: str | None = None) -> Result:
+def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = None) -> Result:
     """The job: one MLflow run with exactly one child per trial."""
     with tracking.run("tune", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent) as run:
         session.connect()
-        prepared = prepare(recipe)
+        prepared = prepared or prepare(recipe)
         run.tag(slimcart__data=prepared.key)
         outputs = teach(recipe, prepared)
         found = tune(recipe, prepared, outputs, run)

@@ -36,8 +36,11 @@ class Choice:
 
 
 def broken(metrics: Mapping[str, float], budget: BudgetSpec) -> dict[str, float]:
-    """How far each broken limit is missed, as a share of the limit; empty inside the budget."""
-    shares = {}
+    """How far each broken limit is missed, as a share of the limit; empty inside the budget.
+
+    A metric that is no number breaks every budget.
+    """
+    shares = {} if math.isfinite(metrics.get(METRIC, math.nan)) else {METRIC: math.inf}
     for field, name, sign in LIMITS:
         limit = getattr(budget, field)
         if limit is None:
@@ -51,15 +54,17 @@ def broken(metrics: Mapping[str, float], budget: BudgetSpec) -> dict[str, float]
 def missed(metrics: Mapping[str, float], budget: BudgetSpec) -> str:
     """Each broken limit with its value, in words; empty inside the budget."""
     fields = broken(metrics, budget)
-    return ", ".join(
+    words = [f"{METRIC} {metrics.get(METRIC, math.nan)}"] if METRIC in fields else []
+    words += [
         f"{name} {metrics.get(name, math.nan):.4g} (limit {field}={getattr(budget, field):g})"
         for field, name, _ in LIMITS
         if field in fields
-    )
+    ]
+    return ", ".join(words)
 
 
 def score(metrics: Mapping[str, float], budget: BudgetSpec) -> float:
-    """What the search maximises: the metric inside the budget, else below zero by how much the limits are missed."""
+    """What the search maximises: the metric (never negative) inside the budget, else below zero by how far outside."""
     if shares := broken(metrics, budget):
         return -min(1e6, sum(shares.values()))
     return metrics[METRIC]
@@ -78,8 +83,10 @@ def choose(trials: Sequence[Trial], budget: BudgetSpec) -> Choice:
 
 
 def _rank(trial: Trial) -> tuple[float, float, float]:
-    metrics = trial.metrics
-    return (metrics[METRIC], -metrics.get("p95_ms", math.inf), -metrics.get("megabytes", math.inf))
+    signs = ((METRIC, 1), ("p95_ms", -1), ("megabytes", -1))
+    figures = [sign * trial.metrics.get(name, math.nan) for name, sign in signs]
+    metric, speed, smallness = (-math.inf if math.isnan(each) else each for each in figures)
+    return metric, speed, smallness
 
 
 def _reason(trial: Trial, winner: Trial | None, budget: BudgetSpec) -> str:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.folder import write_synced
+from tuning.chart import DASH, FIGURES, draw, figure, fits
 from tuning.pareto import LIMITS, METRIC, broken, score
 from tuning.spec import BudgetSpec
 
-FIGURES = {METRIC: "metric", "retention": "retention", "p95_ms": "p95, ms", "megabytes": "MB"}
-WIDTH, HEIGHT = 680, 440
-LEFT, RIGHT, TOP, BOTTOM = 72, 664, 44, 378  # edges of the plot inside the picture
-LARGEST = 16.0  # radius of the largest circle
-LOG_FROM = 8  # largest over smallest latency from which the axis is logarithmic
-SHOWN_BELOW = 0.03  # share of the best metric that is shown below the least one allowed; collapsed trials lie lower
+UNITS = {"p95_ms": " ms", "megabytes": " MB"}
+FIRST = ("winner", "teacher", "student")  # of the final evaluation; the others follow
 
 Metrics = Mapping[str, float]
 
@@ -31,7 +28,7 @@ def write(
 ) -> None:
     """Write the page of a search, whole or not at all.
 
-    `found` is the manifest of <output>/search; `evaluation`, {contender: metrics}, adds the comparison on the test file.
+    `found` is the manifest of <output>/search; `evaluation`, {contender: metrics}, adds what the test file said.
     """
     write_synced(path, render(name, found, budget, evaluation))
 
@@ -61,7 +58,7 @@ def render(
         limits=_limits(winner["metrics"], budget) if winner else [],
         budget_words=", ".join(f"{field}={getattr(budget, field):g}" for field, _ in _set_limits(budget)),
         evaluation=_comparison(evaluation) if evaluation else None,
-        chart=_chart(trials, won, budget, found["teacher_metric"]),
+        chart=draw(trials, won, budget, found["teacher_metric"]),
         metric=METRIC,
         heads=list(FIGURES.items()),
         keys=list(dict.fromkeys(key for trial in trials for key in trial["values"])),
@@ -77,15 +74,6 @@ def render(
             if found.get(field)
         ],
     )
-
-
-def figure(value: float | None, name: str) -> str:
-    """A measured figure with the digits that mean something; a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if name == "retention":
-        return f"{value:.2%}"
-    return f"{value:.4f}" if name == METRIC else f"{value:.1f}" if name == "megabytes" and value >= 10 else f"{value:.2f}"
 
 
 def shown(value: object) -> str:
@@ -114,13 +102,9 @@ def _rank(trial: Mapping[str, Any], budget: BudgetSpec) -> tuple[bool, float, fl
     return True, score(metrics, budget), -metrics.get("p95_ms", math.inf)
 
 
-def _fits(trial: Mapping[str, Any], budget: BudgetSpec) -> bool:
-    return trial["error"] is None and not broken(trial["metrics"], budget)
-
-
 def _counts(trials: Sequence[Mapping[str, Any]], budget: BudgetSpec) -> str:
     failed = sum(trial["error"] is not None for trial in trials)
-    inside = sum(_fits(trial, budget) for trial in trials)
+    inside = sum(fits(trial, budget) for trial in trials)
     parts = [f"{inside} inside the budget", f"{len(trials) - inside - failed} outside"]
     return f"{len(trials)} trial{'s' * (len(trials) != 1)}: {', '.join(parts)}{f', {failed} failed' if failed else ''}."
 
@@ -132,25 +116,29 @@ def _set_limits(budget: BudgetSpec) -> list[tuple[str, str]]:
 
 def _limits(metrics: Metrics, budget: BudgetSpec) -> list[dict[str, Any]]:
     """The winner's figures, each with its limit and how far from it."""
-    missed, found = broken(metrics, budget), [_tile(METRIC, metrics, "what was maximised")]
+    missed, tiles = broken(metrics, budget), [_tile(METRIC, metrics, "what was maximised")]
     for field, name, sign in LIMITS:
         limit = getattr(budget, field)
         words = "no limit"
         if limit is not None:
-            room = "not held" if field in missed else f"{abs(metrics[name] - limit) / limit:.1%} to spare" if limit else "held"
-            words = f"at {'most' if sign > 0 else 'least'} {figure(limit, name)}, {room}"
-        found.append(_tile(name, metrics, words) | {"holds": field not in missed})
-    return found
+            room = "held" if field not in missed else "not held"
+            if field not in missed and limit:
+                room = f"{abs(metrics[name] - limit) / limit:.1%} to spare"
+            words = f"at {'most' if sign > 0 else 'least'} {figure(limit, name)}{UNITS.get(name, '')}, {room}"
+        tiles.append(_tile(name, metrics, words) | {"holds": field not in missed})
+    return tiles
 
 
 def _tile(name: str, metrics: Metrics, words: str) -> dict[str, Any]:
-    title = {"retention": "kept of the teacher's", "p95_ms": "p95 latency", "megabytes": "size"}.get(name, FIGURES[name])
-    unit = {"p95_ms": " ms", "megabytes": " MB"}.get(name, "")
-    return {"title": title, "value": figure(metrics.get(name), name) + unit, "words": words, "holds": True}
+    title = {"p95_ms": "p95 latency", "megabytes": "size"}.get(name, FIGURES[name])
+    value = figure(metrics.get(name), name) + UNITS.get(name, "")
+    return {"title": title, "value": value, "words": words, "holds": True}
 
 
 def _comparison(answers: Mapping[str, Metrics]) -> dict[str, Any]:
     """The final evaluation: one row for each figure, one cell for each contender, compared with the teacher."""
+    order = [*FIRST, *answers]
+    answers = dict(sorted(answers.items(), key=lambda answer: order.index(answer[0])))
     teacher = answers.get("teacher")
     latencies = {  # p50: p95, title
         key: (f"{shape[1]}_p95_ms", f"p50 / p95 ms, batch {shape[2]}, {shape[3]} tokens")
@@ -164,8 +152,8 @@ def _comparison(answers: Mapping[str, Metrics]) -> dict[str, Any]:
         for metrics in answers.values():
             text = " / ".join(format(metrics[each] * scale, form) for each in (key, second) if each in metrics)
             value, theirs = metrics.get(key), (teacher or {}).get(key)
-            compared = value and theirs and compare and metrics is not teacher
-            cells.append((text or "–", _compared(compare, value, theirs) if compared else ""))
+            comparable = compare and value and theirs and metrics is not teacher
+            cells.append((text or DASH, _compared(compare, value, theirs) if comparable else ""))
         return {"title": title, "cells": cells}
 
     rows = [
@@ -176,8 +164,9 @@ def _comparison(answers: Mapping[str, Metrics]) -> dict[str, Any]:
         row("size, MB", "bytes", ".1f", "smaller", scale=1e-6),
         row("peak memory, MB", "peak_mb", ",.0f"),
     ]
-    measured = [each for each in rows if any(text != "–" for text, _ in each["cells"])]
-    return {"names": [each.replace("_", " ") for each in answers], "rows": measured, "against_teacher": teacher is not None}
+    measured = [each for each in rows if any(text != DASH for text, _ in each["cells"])]
+    names = [each.replace("_", " ") for each in answers]
+    return {"names": names, "rows": measured, "against_teacher": teacher is not None}
 
 
 def _compared(how: str, ours: float, theirs: float) -> str:
@@ -185,112 +174,3 @@ def _compared(how: str, ours: float, theirs: float) -> str:
         return f"{ours / theirs:.1%} kept"
     better, worse = {"faster": ("faster", "slower"), "smaller": ("smaller", "larger")}[how]
     return f"{theirs / ours:.1f}x {better}" if theirs >= ours else f"{ours / theirs:.1f}x {worse}"
-
-
-def _chart(
-    trials: Sequence[Mapping[str, Any]], won: str | None, budget: BudgetSpec, teacher_metric: float
-) -> dict[str, Any] | None:
-    """Metric over p95 latency of every measured trial, as numbers of the picture; None where nothing was measured."""
-    needed = (METRIC, "p95_ms")
-    drawn = [each for each in trials if all(math.isfinite(each["metrics"].get(name, math.nan)) for name in needed)]
-    if not drawn:
-        return None
-    least, most = budget.min_retention * teacher_metric, budget.max_p95_ms
-    heights = [each["metrics"][METRIC] for each in drawn]
-    latencies = [each["metrics"]["p95_ms"] for each in drawn]
-    top = max(*heights, least)
-    bottom = max(min(*heights, least), min(least, max(heights)) - SHOWN_BELOW * top)
-    margin = (top - bottom or abs(top) or 1.0) * 0.12
-    across = [*latencies, *([most] if most else [])]
-    log = min(across) > 0 and max(across) / min(across) > LOG_FROM
-    x = Axis(min(across) / 1.3 if log else 0.0, max(across) * (1.3 if log else 1.12) or 1.0, LEFT, RIGHT, log)
-    y = Axis(bottom - margin, top + margin, BOTTOM, TOP)
-    largest = max((each["metrics"].get("megabytes", 0.0) for each in drawn), default=0.0) or 1.0
-    points = []
-    for each in drawn:
-        metrics = each["metrics"]
-        figures = ", ".join(f"{title} {figure(metrics.get(name), name)}" for name, title in FIGURES.items())
-        radius = round(max(3.0, LARGEST * math.sqrt(metrics.get("megabytes", 0.0) / largest)), 1)
-        place = x.at(metrics["p95_ms"])
-        points.append(
-            {
-                "kind": "winner" if each["id"] == won else "inside" if _fits(each, budget) else "outside",
-                "x": place,
-                "y": min(y.at(metrics[METRIC]), BOTTOM - radius),
-                "radius": radius,
-                "anchor": _anchor(place),
-                "words": f"trial {each['id']}: {figures}",
-            }
-        )
-    points.sort(key=lambda point: (point["kind"] == "winner", -point["radius"]))  # small ones lie above large ones
-    limit_x, limit_y = x.at(most) if most else None, y.at(least)
-    lower = sum(height < y.low for height in heights)
-    return {
-        "width": WIDTH,
-        "height": HEIGHT,
-        "left": LEFT,
-        "right": RIGHT,
-        "top": TOP,
-        "bottom": BOTTOM,
-        "log": log,
-        "x_ticks": [(x.at(tick), f"{tick:g}") for tick in x.ticks()],
-        "y_ticks": [(y.at(tick), f"{tick:g}") for tick in y.ticks()],
-        "limit_x": limit_x,
-        "limit_y": limit_y,
-        "limit_anchor": _anchor(limit_x or 0),
-        "least": f"at least {figure(least, METRIC)}",
-        "most": f"at most {most:g} ms" if most else "",
-        "room": {"x": LEFT, "y": TOP, "width": (limit_x or RIGHT) - LEFT, "height": limit_y - TOP},
-        "points": points,
-        "words": f"{len(drawn)} trials by {METRIC} over p95 latency; the figures are in the table of trials",
-        "caption": _caption(len(trials) - len(drawn), lower, largest, budget, won is not None),
-    }
-
-
-def _caption(missing: int, lower: int, largest: float, budget: BudgetSpec, has_winner: bool) -> str:
-    parts = [f"A circle's area is the size of the bundle; the largest has {figure(largest, 'megabytes')} MB."]
-    if budget.max_megabytes:
-        parts.append(f"At most {figure(budget.max_megabytes, 'megabytes')} MB are allowed.")
-    parts.append(f"Filled: inside the budget{', ringed: the winner' if has_winner else ''}. Empty: outside.")
-    if lower:
-        parts.append(f"Trials below the lower edge are drawn on it: {lower}.")
-    if missing:
-        parts.append(f"Trials without figures, not drawn: {missing}.")
-    return " ".join(parts)
-
-
-def _anchor(x: float) -> str:
-    """How a label stands at `x` so that it stays in the picture."""
-    return "start" if x < LEFT + 70 else "end" if x > RIGHT - 70 else "middle"
-
-
-class Axis:
-    """Numbers from `low` to `high` along the picture from `start` to `end`."""
-
-    def __init__(self, low: float, high: float, start: float, end: float, log: bool = False) -> None:
-        self.low, self.high, self._start, self._end, self._log = low, high, start, end, log
-
-    def at(self, value: float) -> float:
-        """Place of a number in the picture."""
-        scale = math.log if self._log else float
-        share = (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
-        return round(self._start + share * (self._end - self._start), 1)
-
-    def ticks(self) -> list[float]:
-        """About five round numbers; on a log axis 1, 2 and 5 times powers of ten."""
-        if self._log:
-            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            return self._within(digit * 10.0**power for power in powers for digit in (1, 2, 5))
-        rough = (self.high - self.low) / 5
-        unit = 10.0 ** math.floor(math.log10(rough))
-        step = unit * next(digit for digit in (1, 2, 5, 10) if digit * unit >= rough * 0.999)
-        return self._within(round(step * index, 10) for index in range(math.ceil(self.low / step), 10**6))
-
-    def _within(self, ticks: Iterable[float]) -> list[float]:
-        found = []
-        for tick in ticks:
-            if tick > self.high:
-                break
-            if tick >= self.low:
-                found.append(tick)
-        return found

@@ -17,7 +17,9 @@ class DataSpec(Spec):
     validation: str = Field(
         default=EMBEDDED, min_length=1, description="source of the rows that every choice is made on"
     )
-    test: str | None = Field(default=EMBEDDED, description="source of the rows opened once, by the final evaluation")
+    test: str | None = Field(
+        default=EMBEDDED, min_length=1, description="source of the rows opened once, by the final evaluation"
+    )
     text: str = Field(default="text", min_length=1, description="column of the text")
     text_pair: str | None = Field(default=None, description="column of the second text, for pairs")
     label: str = Field(default="label", min_length=1, description="column of the class")

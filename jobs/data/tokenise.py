@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -69,10 +70,9 @@ def write_shards(tables: Sequence[pyarrow.Table], folder: Path, tokenizer_json: 
 
     blocks = [block for table in tables for block in _blocks(table)]
     ray.data.from_arrow(blocks).map_batches(
-        tokenise,
+        functools.partial(tokenise, tokenizer_json=tokenizer_json, labels=labels),
         batch_format="pyarrow",
         batch_size=ROWS_PER_CALL,
-        fn_kwargs={"tokenizer_json": tokenizer_json, "labels": labels},
     ).write_parquet(str(folder))
 
 

@@ -160,7 +160,7 @@ def _score(predict: Any, examples: list[Any]) -> dict[str, float]:
     names = {label: index for index, label in enumerate(sorted({*predicted, *(row.label for row in examples)}))}
     numbers = np.array([names[label] for label in predicted])
     expected = np.array([names[row.label] for row in examples])
-    return classify.metrics(numbers, expected, len(names)) | {
+    return classify.metrics(numbers, expected) | {
         "rows": len(examples),
         "rows_per_second": len(examples) / seconds,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # kB on Linux

@@ -72,4 +72,4 @@ def texts_of_length(
 def _cut(text: str, tokenizer: Tokenizer, tokens: int) -> str:
     """The beginning of `text` that its first `tokens` tokens cover."""
     offsets = tokenizer.encode(text, add_special_tokens=False).offsets
-    return text[: offsets[min(tokens, len(offsets)) - 1][1]]
+    return text[: offsets[min(tokens, len(offsets)) - 1][1]] if offsets else ""

@@ -24,7 +24,7 @@ class EncoderClassifier(nn.Module):
     def __init__(self, encoder: PreTrainedModel, pooling: str, classes: int, dropout: float = 0.0) -> None:
         super().__init__()
         if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None  # BERT's tanh layer over CLS: trained for another task, unused here
+            encoder.pooler = None  # pyright: ignore[reportArgumentType] - BERT's tanh layer over CLS: trained for another task, unused here
         self.encoder = encoder
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
@@ -48,7 +48,10 @@ def locate(model: str) -> str:
     if not model.startswith("package:"):
         return model
     module, _, folder = model.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module) if module else None
+    except ModuleNotFoundError:  # of the parent of a dotted name
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(
             f"teacher.model: {model}: no installed package {module!r}; pip install 'slimcart[sample]' has one"

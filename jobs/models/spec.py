@@ -30,7 +30,7 @@ class TeacherSpec(OptimizerSpec):
         description="folder, Hub id, or package:<module>/<folder> of pretrained weights",
     )
     bundle: str | None = Field(
-        default=None, description="bundle folder of an already fine-tuned teacher to use instead"
+        default=None, min_length=1, description="bundle folder of an already fine-tuned teacher to use instead"
     )
     pooling: Literal["auto", "mean", "cls"] = Field(
         default="auto",
@@ -45,7 +45,7 @@ class StudentSpec(Spec):
     kind: Literal["layers"] = Field(
         default="layers", description="layers = chosen layers of the teacher, the one kind so far"
     )
-    layers: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]] = Field(
+    layers: Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
         default=3, description="number of the teacher's layers, evenly spaced, or their indices from 0"
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the head")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from torch import nn
 
 from configs.loader import UsageError
@@ -28,6 +27,8 @@ def build_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClass
     chosen = choose_layers(spec.layers, count)
     config = copy.deepcopy(teacher.encoder.config)
     config.num_hidden_layers = len(chosen)
+    if getattr(config, "layer_types", None):  # a layer keeps the kind of attention that it was trained with
+        config.layer_types = [config.layer_types[index] for index in chosen]
     for name in DROPOUTS:  # the teacher's outputs are noise enough
         if hasattr(config, name):
             setattr(config, name, spec.dropout)
@@ -39,8 +40,12 @@ def build_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClass
     layers: nn.ModuleList = teacher.encoder.get_submodule(path)  # pyright: ignore[reportAssignmentType]
     for new, old in enumerate(chosen):
         weights |= {f"encoder.{path}.{new}.{name}": tensor for name, tensor in layers[old].state_dict().items()}
-    with torch.no_grad():
+    try:
         student.load_state_dict(weights)
+    except RuntimeError:  # ModernBERT's first layer has no norm before its attention, the others have one
+        raise UsageError(
+            f"student.layers: {chosen}: the teacher's layers do not fit in these places; keep layer 0 first"
+        ) from None
     return student
 
 

@@ -77,7 +77,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     try:
         for epoch in range(progress["epoch"], spec.epochs):
             loss = _epoch(training, train, teacher_NC, epochs[epoch], recipe.engine.accumulation, pace)
-            metrics = evaluate(training.module, validation, len(prepared.labels), training.device)
+            metrics = evaluate(training.module, validation, training.device)
             metrics |= {"train_loss": loss, "tokens_per_second": pace.tokens_per_second}
             if (
                 progress["best"] is None
@@ -107,7 +107,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     return progress["best"]
 
 
-def evaluate(model: nn.Module, examples: Examples, classes: int, device: torch.device) -> dict[str, float]:
+def evaluate(model: nn.Module, examples: Examples, device: torch.device) -> dict[str, float]:
     """Metrics of `model` in float32 over all examples, which the workers share; equal on every worker."""
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     mine = np.arange(len(examples))[rank::world]
@@ -116,9 +116,7 @@ def evaluate(model: nn.Module, examples: Examples, classes: int, device: torch.d
     everywhere = np.empty(len(examples), dtype=np.int64)
     for rows, numbers in gathered:
         everywhere[rows] = numbers
-    return {
-        f"validation_{name}": value for name, value in classify.metrics(everywhere, examples.labels, classes).items()
-    }
+    return {f"validation_{name}": value for name, value in classify.metrics(everywhere, examples.labels).items()}
 
 
 def predict(model: nn.Module, examples: Examples, rows: np.ndarray, device: torch.device) -> np.ndarray:

@@ -112,6 +112,7 @@ def test_the_command_line_is_named_for_its_own_faults(write):
         ("engine: {fast: 1}", "engine.fast: got 1; write true or false"),
         ("engine: {fast: 'yes'}", "engine.fast: got 'yes'; write true or false"),
         ("layers: [a]", "layers[0]: got 'a'; "),
+        ("layers: [int]", "layers[0]: got 'int'; "),
         ("layers: many", "layers: got 'many'; "),
         ("engine: [1]", "engine: got [1]; a mapping of fields is expected"),
         ("steps: [{sparsity: 0.1}]", "steps[0]: got {'sparsity': 0.1}; say which one with the key 'step'"),

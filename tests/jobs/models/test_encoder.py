@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.loader import UsageError
+from jobs.models import encoder
+from jobs.models.spec import TeacherSpec
+from tests.tiny_models import CLASSES, batch, encoder_classifier
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+def test_logits_are_the_head_over_the_pooled_token_vectors(kind: str, pooling: str):
+    model, given = encoder_classifier(kind, pooling=pooling), batch(4, 9)
+    with torch.inference_mode():
+        hidden_BLH = model.encoder(**given).last_hidden_state
+        lengths = given["attention_mask"].sum(1)
+        rows = [
+            tokens_LH[:length].mean(0) if pooling == "mean" else tokens_LH[0]
+            for tokens_LH, length in zip(hidden_BLH, lengths, strict=True)
+        ]
+        expected_BC = torch.stack(rows) @ model.head.weight.T + model.head.bias
+        torch.testing.assert_close(model(**given), expected_BC)
+    assert expected_BC.shape == (4, CLASSES)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+def test_padding_changes_no_answer(kind: str, pooling: str):
+    model, given = encoder_classifier(kind, pooling=pooling), batch(4, 9)
+    longer = {name: torch.nn.functional.pad(tensor, (0, 7), value=1) for name, tensor in given.items()}
+    longer["attention_mask"][:, 9:] = 0
+    with torch.inference_mode():
+        torch.testing.assert_close(model(**longer), model(**given))
+        for row, length in enumerate(given["attention_mask"].sum(1).tolist()):
+            alone = {name: tensor[row : row + 1, :length] for name, tensor in given.items()}
+            torch.testing.assert_close(model(**alone)[0], model(**given)[row])
+
+
+def test_token_types_count_where_the_encoder_knows_them_and_are_ignored_elsewhere():
+    given = batch(3, 9)
+    types = {"token_type_ids": (torch.arange(9) > 4).long().expand(3, 9)}
+    zeros = {"token_type_ids": torch.zeros(3, 9, dtype=torch.int64)}
+    with torch.inference_mode():
+        for kind, knows in (("bert", True), ("roberta", False), ("distilbert", False)):
+            model = encoder_classifier(kind)
+            assert model.has_types is knows
+            assert torch.equal(model(**given, **zeros), model(**given))
+            assert torch.equal(model(**given, **types), model(**given)) is not knows
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "modernbert"])
+def test_a_saved_model_loads_bit_for_bit(kind: str, pooling: str, tmp_path: Path):
+    model, given = encoder_classifier(kind, layers=3, pooling=pooling), batch(3, 11)
+    encoder.save(model, tmp_path)
+    loaded = encoder.load(tmp_path)
+    assert not loaded.training
+    assert loaded.pooling == pooling
+    weights, others = model.state_dict(), loaded.state_dict()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weight, others[name]) for name, weight in weights.items())
+    with torch.inference_mode():
+        assert torch.equal(loaded(**given), model(**given))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_the_same_model_is_saved_as_the_same_bytes(tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        encoder.save(encoder_classifier(), tmp_path / name)
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_pretrained_folder_gets_a_new_head_and_keeps_its_weights(tiny_teacher: Path):
+    spec = TeacherSpec(model=str(tiny_teacher))
+    model, again = (encoder.pretrained(spec, 7) for _ in range(2))
+    assert model.head.out_features == 7
+    assert model.dropout.p == spec.dropout
+    kept = [name for name, weight in model.state_dict().items() if torch.equal(weight, again.state_dict()[name])]
+    assert set(model.state_dict()) - set(kept) == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "files", "pooling"),
+    [
+        ("auto", '{"pooling_mode_mean_tokens": true}', "mean"),
+        ("auto", '{"pooling_mode_mean_tokens": false, "pooling_mode_cls_token": true}', "cls"),
+        ("auto", None, "cls"),
+        ("mean", None, "mean"),
+        ("cls", '{"pooling_mode_mean_tokens": true}', "cls"),
+    ],
+)
+def test_pooling_is_what_was_asked_for_or_what_the_model_says(
+    asked: str, files: str | None, pooling: str, tmp_path: Path
+):
+    if files is not None:
+        (tmp_path / "1_Pooling").mkdir()
+        (tmp_path / "1_Pooling" / "config.json").write_text(files)
+    assert encoder.pooling_of(str(tmp_path), asked) == pooling
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An importable package `shop_weights` with a model folder `small`."""
+    folder = tmp_path / "shop_weights"
+    (folder / "small").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (folder / "small" / "config.json").write_text("{}")
+    (tmp_path / "shop_module.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    return folder
+
+
+def test_a_package_model_is_found_without_importing_the_package(package: Path):
+    assert encoder.locate("package:shop_weights/small") == str(package / "small")
+    assert "shop_weights" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("package:no_such_weights/small", "no installed package 'no_such_weights'"),
+        ("package:shop_module/small", "no installed package 'shop_module'"),
+        ("package:shop_weights/large", "the package holds no model folder 'large'"),
+        ("package:shop_weights", "the package holds no model folder ''"),
+        ("package:", "no installed package ''"),
+        ("package:no_such.weights/small", "no installed package 'no_such.weights'"),
+    ],
+)
+def test_a_package_model_that_is_not_there_is_a_usage_error(package: Path, model: str, said: str):
+    with pytest.raises(UsageError, match="teacher.model") as refused:
+        encoder.locate(model)
+    assert said in str(refused.value)
+
+
+def test_folders_and_hub_ids_stay_as_they_are():
+    assert encoder.locate("/models/bert") == "/models/bert"
+    assert encoder.locate("bert-base-uncased") == "bert-base-uncased"
+
+
+def test_a_folder_without_a_model_is_a_usage_error(tmp_path: Path):
+    for refused in (encoder.load_tokenizer, lambda model: encoder.pretrained(TeacherSpec(model=model), 2)):
+        with pytest.raises(UsageError, match="teacher.model") as error:
+            refused(str(tmp_path))
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_tokenizer_neither_pads_nor_truncates(tiny_teacher: Path):
+    tokenizer = encoder.load_tokenizer(str(tiny_teacher))
+    assert tokenizer.padding is None and tokenizer.truncation is None
+    assert len(tokenizer.encode("order " * 300)) > 300

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from tuning.pareto import Trial, broken, choose, missed, score
+from tuning.spec import BudgetSpec
+
+BUDGET = BudgetSpec(min_retention=0.99, max_p95_ms=2.0, max_megabytes=20.0)
+
+
+def trial(name: str, metric: float, p95: float = 1.0, megabytes: float = 10.0, retention: float | None = None) -> Trial:
+    kept = metric / 0.95 if retention is None else retention
+    return Trial(name, {}, {"metric": metric, "retention": kept, "p95_ms": p95, "megabytes": megabytes})
+
+
+def won(*trials: Trial, budget: BudgetSpec = BUDGET) -> str | None:
+    """The winner's id, which must not depend on the order of the trials."""
+    found = {winner.id if (winner := choose(order, budget).winner) else None for order in (trials, trials[::-1])}
+    assert len(found) == 1
+    return found.pop()
+
+
+def test_the_best_metric_inside_the_budget_wins():
+    assert won(trial("good", 0.945), trial("better", 0.946)) == "better"
+
+
+@pytest.mark.parametrize(
+    "outside",
+    [
+        trial("slow", 0.96, p95=2.01),
+        trial("large", 0.96, megabytes=20.1),
+        trial("forgetful", 0.96, retention=0.9899),
+    ],
+    ids=lambda each: each.id,
+)
+def test_no_limit_can_be_bought_with_a_better_metric(outside: Trial):
+    assert won(outside, trial("modest", 0.941)) == "modest"
+
+
+def test_a_figure_equal_to_its_limit_is_inside():
+    assert won(trial("exact", 0.945, p95=2.0, megabytes=20.0, retention=0.99)) == "exact"
+
+
+def test_an_unset_limit_limits_nothing():
+    assert won(trial("huge", 0.95, p95=1e6, megabytes=1e6), budget=BudgetSpec(min_retention=0.9)) == "huge"
+
+
+def test_equal_metrics_go_by_p95_and_then_by_megabytes():
+    assert won(trial("slow", 0.945, p95=1.5, megabytes=1), trial("fast", 0.945, p95=1.4)) == "fast"
+    assert won(trial("large", 0.945, megabytes=11), trial("small", 0.945, megabytes=10)) == "small"
+
+
+def test_a_failed_trial_never_wins_and_says_why():
+    failed = Trial("failed", {}, {"metric": 1.0, "retention": 1.1, "p95_ms": 0.1, "megabytes": 1.0}, "ValueError: no")
+    assert won(failed, trial("modest", 0.941)) == "modest"
+    choice = choose([failed], BUDGET)
+    assert choice.winner is None and choice.nearest is None
+    assert choice.reasons == {"failed": "failed: ValueError: no"}
+
+
+@pytest.mark.parametrize("name", ["metric", "retention", "p95_ms", "megabytes"])
+@pytest.mark.parametrize("value", [math.nan, None])
+def test_a_figure_that_is_no_number_or_missing_is_outside_the_budget(name: str, value: float | None):
+    metrics = {**trial("", 0.95).metrics, name: value}
+    odd = Trial("odd", {}, {key: each for key, each in metrics.items() if each is not None})
+    assert broken(odd.metrics, BUDGET)
+    assert missed(odd.metrics, BUDGET).startswith(f"{name} nan")
+    assert score(odd.metrics, BUDGET) < 0
+    assert won(odd, trial("modest", 0.941)) == "modest"
+    assert won(odd) is None
+
+
+def test_a_metric_that_is_no_number_is_not_the_nearest_either():
+    odd, far = trial("odd", math.nan, retention=1.0), trial("far", 0.1, p95=90.0)
+    for order in ([odd, far], [far, odd]):
+        choice = choose(order, BUDGET)
+        assert choice.winner is None
+        assert choice.nearest is not None and choice.nearest.id == "far"
+
+
+def test_where_nothing_fits_the_nearest_is_named_with_the_limits_it_broke():
+    near, far = trial("near", 0.945, p95=2.1), trial("far", 0.8, p95=9.0, megabytes=90.0)
+    choice = choose([far, near], BUDGET)
+    assert choice.winner is None
+    assert choice.nearest is near
+    assert choice.reasons["near"] == "outside the budget: p95_ms 2.1 (limit max_p95_ms=2)"
+    assert [word in choice.reasons["far"] for word in ("min_retention", "max_p95_ms", "max_megabytes")] == [True] * 3
+
+
+def test_every_trial_has_its_reason():
+    choice = choose([trial("a", 0.945), trial("b", 0.943), trial("c", 0.945, p95=1.9), trial("d", 0.9)], BUDGET)
+    assert choice.reasons["a"].startswith("won: best of 3 inside the budget, metric 0.945")
+    assert choice.reasons["b"].startswith("inside the budget, 0.0020 behind the winner")
+    assert choice.reasons["c"].startswith("inside the budget and as good as the winner, but slower or larger")
+    assert choice.reasons["d"].startswith("outside the budget: retention 0.9474 (limit min_retention=0.99)")
+
+
+def test_no_trials_have_no_winner():
+    choice = choose([], BUDGET)
+    assert (choice.winner, choice.nearest, choice.reasons) == (None, None, {})
+
+
+def test_whatever_is_outside_scores_below_whatever_is_inside():
+    chance = random.Random(0)
+    inside, outside = [], []
+    for _ in range(2000):
+        each = trial("", chance.uniform(0, 1), chance.uniform(0, 4), chance.uniform(0, 40), chance.uniform(0.98, 1.0))
+        (outside if broken(each.metrics, BUDGET) else inside).append(score(each.metrics, BUDGET))
+    outside += [score({"metric": math.nan}, BUDGET), score({}, BUDGET)]
+    edge = trial("", 0.99, p95=math.nextafter(2.0, 3.0), retention=1.0)
+    outside.append(score(edge.metrics, BUDGET))
+    assert len(inside) > 100 and len(outside) > 100
+    assert max(outside) < 0 <= min(inside)
+    assert all(map(math.isfinite, inside + outside))
+
+
+def test_missing_a_limit_by_more_scores_less():
+    scores = [score(trial("", 0.95, p95=p95).metrics, BUDGET) for p95 in (2.5, 3.0, 9.0)]
+    assert scores == sorted(scores, reverse=True)
+    assert score(trial("", 0.95, p95=2.5, megabytes=25.0).metrics, BUDGET) < scores[0]

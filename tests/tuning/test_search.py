@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster import session
+from cluster.record import Cluster
+from tuning.pareto import Trial
+from tuning.search import _algorithm, search
+from tuning.space import param_space, plain
+from tuning.spec import SearchSpec
+
+SPACE = {
+    "rate": {"loguniform": [1e-5, 1e-1]},
+    "layers": {"choice": [1, 2, [0, 2]]},
+    "sparsity": {"uniform": [0, 1]},
+}
+
+
+def spec(**fields: Any) -> SearchSpec:
+    return SearchSpec.model_validate({"space": SPACE, **fields})
+
+
+def cost(values: dict[str, Any], trial_id: str) -> dict[str, float]:
+    """Best at a sparsity of 0.3; refuses the value that no model could have."""
+    if values["layers"] == [0, 2]:
+        raise ValueError(f"two lines:\nlayers {values['layers']} of {trial_id} do not exist")
+    return {"score": -abs(values["sparsity"] - 0.3), "metric": 0.9, "pid": float(os.getpid())}
+
+
+def at_its_defaults(values: dict[str, Any], trial_id: str) -> dict[str, float]:
+    assert values == {}
+    return {"score": 0.5, "metric": 0.5}
+
+
+def without_a_score(values: dict[str, Any], trial_id: str) -> dict[str, float]:
+    return {"metric": 0.5}
+
+
+@pytest.fixture(scope="module")
+def joined(on_cluster: Cluster) -> None:
+    session.connect()
+
+
+@pytest.fixture(scope="module")
+def found(joined: None, tmp_path_factory: pytest.TempPathFactory) -> list[Trial]:
+    space = SPACE | {"layers": {"choice": [1, [0, 2]]}}
+    asked = spec(trials=4, concurrent=2, algorithm="random", seed=1, space=space)
+    return search(cost, asked, tmp_path_factory.mktemp("found"))
+
+
+def test_there_are_exactly_as_many_trials_as_asked_for(found: list[Trial]):
+    assert len(found) == len({trial.id for trial in found}) == 4
+    assert len({trial.values["rate"] for trial in found}) == 4
+
+
+def test_a_trial_that_raises_is_reported_with_its_reason_and_the_others_finish(found: list[Trial]):
+    failed = [trial for trial in found if trial.error is not None]
+    finished = [trial for trial in found if trial.error is None]
+    assert failed and finished
+    for trial in failed:
+        assert trial.values["layers"] == [0, 2]
+        assert trial.error == f"ValueError: layers [0, 2] of {trial.id} do not exist"
+        assert trial.metrics == {}
+    assert {trial.values["layers"] for trial in finished} == {1}
+
+
+def test_a_trial_holds_what_the_objective_measured_and_nothing_of_ray(found: list[Trial]):
+    for trial in found:
+        if trial.error is None:
+            sparsity = trial.values["sparsity"]
+            assert isinstance(sparsity, float)
+            assert trial.metrics == {
+                "score": -abs(sparsity - 0.3),
+                "metric": 0.9,
+                "pid": trial.metrics["pid"],
+            }
+            assert trial.metrics["pid"] != os.getpid()
+
+
+def test_an_empty_space_is_one_trial(joined: None, tmp_path: Path):
+    (trial,) = search(at_its_defaults, spec(trials=5, space={}), tmp_path)
+    assert (trial.values, trial.metrics, trial.error) == ({}, {"score": 0.5, "metric": 0.5}, None)
+
+
+def test_an_objective_without_a_score_fails_its_trial(joined: None, tmp_path: Path):
+    (trial,) = search(without_a_score, spec(trials=1), tmp_path)
+    assert trial.error == "KeyError: 'score'"
+
+
+def suggestions(asked: SearchSpec, best: float = 0.3) -> list[dict[str, Any]]:
+    """What the algorithm suggests, one trial after the other, where `best` is the best sparsity. Runs no process."""
+    algorithm = _algorithm(asked, asked.trials)
+    algorithm.set_search_properties("score", "max", param_space(asked.space))
+    made = []
+    for number in range(asked.trials):
+        suggested = plain(algorithm.suggest(str(number)))
+        made.append(suggested)
+        algorithm.on_trial_complete(str(number), {"score": -abs(suggested["sparsity"] - best)})
+    return made
+
+
+def test_the_same_seed_suggests_the_same_values_and_another_seed_others():
+    assert suggestions(spec(trials=12, seed=3)) == suggestions(spec(trials=12, seed=3))
+    assert suggestions(spec(trials=12, seed=3)) != suggestions(spec(trials=12, seed=4))
+
+
+def test_suggestions_lie_in_their_domains_as_a_recipe_holds_them():
+    for suggested in suggestions(spec(trials=12)):
+        assert suggested["layers"] in [1, 2, [0, 2]]
+        assert 1e-5 <= suggested["rate"] <= 1e-1 and 0 <= suggested["sparsity"] <= 1
+        assert {type(value) for value in suggested.values()} <= {int, float, list}
+
+
+def test_what_was_measured_draws_later_suggestions_towards_the_best():
+    distances = np.array(
+        [[abs(each["sparsity"] - 0.3) for each in suggestions(spec(trials=24, seed=seed))] for seed in range(5)]
+    )
+    assert np.median(distances[:, 12:]) < np.median(distances[:, :6])
+
+
+@pytest.mark.parametrize(("trials", "first"), [(8, 2), (12, 3), (24, 6), (40, 10)])
+def test_a_quarter_of_the_trials_is_drawn_before_anything_is_learned(trials: int, first: int):
+    """Until then, what was measured changes no suggestion."""
+    runs = [suggestions(spec(trials=trials, seed=2), best) for best in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    agree = [all(each == others[0] for each in others) for others in zip(*runs, strict=True)]
+    assert agree == [True] * first + [False] * (trials - first)
+
+
+def test_random_search_draws_blindly():
+    from ray.tune.search import BasicVariantGenerator
+
+    assert isinstance(_algorithm(spec(algorithm="random"), 8), BasicVariantGenerator)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tuning.space import param_space, plain
+from tuning.spec import Domain
+
+DRAWS = 200
+
+
+def draws(**fields: Any) -> list[Any]:
+    """Values that Ray Tune itself draws from the domain, as a recipe takes them."""
+    domain = param_space({"x": Domain.model_validate(fields)})["x"]
+    return [plain({"x": domain.sample()})["x"] for _ in range(DRAWS)]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    np.random.seed(0)  # noqa: NPY002 - the generator that Ray Tune draws from
+    import random
+
+    random.seed(0)
+
+
+def test_choice_draws_each_of_its_values_and_nothing_else():
+    values = [1, "two", None, [0, 2], 0.5, True]
+    found = draws(choice=values)
+    assert all(value in values for value in found)
+    assert all(value in found for value in values)
+
+
+def test_uniform_draws_from_the_whole_range():
+    found = draws(uniform=[-1, 3])
+    assert -1 <= min(found) < -0.8 and 2.8 < max(found) <= 3
+
+
+def test_loguniform_draws_as_often_below_the_geometric_middle_as_above():
+    found = draws(loguniform=["1e-5", "1e-1"])
+    assert 1e-5 <= min(found) and max(found) <= 1e-1
+    assert sum(value < 1e-3 for value in found) == pytest.approx(DRAWS / 2, rel=0.25)
+
+
+def test_quniform_draws_multiples_of_its_step_up_to_both_ends():
+    found = draws(quniform=[0.2, 1, 0.2])
+    assert all(math.isclose(value / 0.2, round(value / 0.2)) for value in found)
+    assert {round(value, 6) for value in found} == {0.2, 0.4, 0.6, 0.8, 1.0}
+
+
+def test_randint_draws_whole_numbers_without_the_high_end():
+    found = draws(randint=[1, 4])
+    assert set(found) == {1, 2, 3}
+    assert all(type(value) is int for value in found)
+
+
+def test_keys_stay_as_they_are():
+    assert list(param_space({"student.layers": Domain(choice=[1]), "prune.sparsity": Domain(uniform=(0, 1))})) == [
+        "student.layers",
+        "prune.sparsity",
+    ]
+
+
+def test_plain_turns_tuples_and_numpy_into_what_json_holds():
+    given = {
+        "layers": (0, (np.int64(2), 5)),
+        "rate": np.float64(1e-3),
+        "count": np.int64(3),
+        "flag": np.bool_(True),
+        "name": "kl",
+        "nothing": None,
+        "list": [np.float32(0.5)],
+    }
+    found = plain(given)
+    assert found == {
+        "layers": [0, [2, 5]],
+        "rate": 1e-3,
+        "count": 3,
+        "flag": True,
+        "name": "kl",
+        "nothing": None,
+        "list": [0.5],
+    }
+    assert [type(found[key]) for key in ("rate", "count", "flag")] == [float, int, bool]
+    assert json.loads(json.dumps(found)) == found
