@@ -74,12 +74,12 @@ class Engine:
 
     def save(self, folder: Path, progress: dict[str, Any]) -> None:
         """Everything a resumed run needs, from every worker into one folder. Holds pickles: private to the run."""
-        self._engine.save_checkpoint(str(folder), tag=TAG, client_state=progress, save_latest=False)
+        self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"progress": progress}, save_latest=False)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Take up what `save` left; returns its `progress`."""
-        _, progress = self._engine.load_checkpoint(str(folder), tag=TAG)
-        return progress
+        _, state = self._engine.load_checkpoint(str(folder), tag=TAG)
+        return state["progress"]  # among entries of DeepSpeed's own, which the next `save` must not write again
 
 
 def gather(value: Any) -> list[Any]:

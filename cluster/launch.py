@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ WORKER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line of a worker twice
 }
 
+KNOWN = (UsageError, JobError, FolderError)
+
 log = logging.getLogger(__name__)
 
 
@@ -31,8 +33,15 @@ def fit(train_loop: Callable[[dict[str, Any]], Any], config: dict[str, Any], spe
     `session.check_capacity` refuses before. Raises `JobError` with the first worker's reason, or the `UsageError` that
     a worker met.
     """
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
     from ray.train.torch import TorchTrainer
+
+    class KnownReasons(UserCallback):
+        """Ends the run at a reason that a restart would only meet again: what a callback raises is not retried."""
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            if isinstance(cause := _first(worker_exceptions.values()), KNOWN):
+                raise cause
 
     environment = dict(WORKER_ENVIRONMENT)
     if not spec.use_gpu:
@@ -51,6 +60,7 @@ def fit(train_loop: Callable[[dict[str, Any]], Any], config: dict[str, Any], spe
             failure_config=FailureConfig(max_failures=spec.max_failures),
             worker_runtime_env={"env_vars": environment},
             logging_config=LoggingConfig(log_level="WARNING"),
+            callbacks=[KnownReasons()],
         ),
     )
     try:
@@ -60,12 +70,25 @@ def fit(train_loop: Callable[[dict[str, Any]], Any], config: dict[str, Any], spe
 
 
 def _cause(error: Exception) -> Exception:
-    failures = getattr(error, "worker_failures", None) or {}
-    first = failures[min(failures)] if failures else error
-    while (deeper := getattr(first, "cause", None) or first.__cause__) is not None:
-        first = deeper
-    if isinstance(first, UsageError | JobError | FolderError):
+    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
+    first = _first(failures[rank] for rank in sorted(failures))
+    if isinstance(first, KNOWN):
         return type(first)(*first.args)
     return JobError(
         f"training failed: {type(first).__name__}: {str(first).strip().splitlines()[-1] if str(first) else ''}"
     )
+
+
+def _first(failures: Iterable[BaseException]) -> BaseException:
+    """The first known reason among the roots of the workers' failures, else the first root.
+
+    Where one worker gives up for a reason, the others fail with connections that closed.
+    """
+    roots = [_root(failure) for failure in failures]
+    return next((root for root in roots if isinstance(root, KNOWN)), roots[0])
+
+
+def _root(failure: BaseException) -> BaseException:
+    while not isinstance(failure, KNOWN) and (deeper := getattr(failure, "cause", None) or failure.__cause__):
+        failure = deeper
+    return failure

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cluster import session, tracking
 from cluster.session import JobError
-from configs.folder import read_manifest, replace
+from configs.folder import replace, verify
 from configs.loader import UsageError
 
 MODEL_URI = re.compile(r"^models:/(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))$")
@@ -75,7 +75,7 @@ def fetch(name: str, version: str, manifest_name: str) -> Path:
                     artifact_uri=source, dst_path=aside, tracking_uri=session.tracking_uri()
                 )
             )
-            read_manifest(got, manifest_name)
+            verify(got, manifest_name)
             target = Path(aside) / "whole"
             shutil.move(got, target)
             replace(target, folder)

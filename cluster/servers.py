@@ -139,6 +139,7 @@ def prepare_ray(cluster: Cluster) -> tuple[list[str], dict[str, str]]:
         **cluster.shared_environment(),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` means now: by default a busy head waits 30 s
+        "RAY_JOB_STOP_WAIT_TIME_S": "30",  # a stopped job ends its MLflow runs; by default it is killed after 3 s
         "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),  # else 44227 and 44217 for every cluster
         "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # it is the client that would unpickle

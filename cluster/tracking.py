@@ -40,7 +40,7 @@ class MetricLog:
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
-        self.dropped = 0
+        self.dropped = self._sending = 0
         self._queue: queue.Queue[list[tuple[str, float, int, int]] | None] = queue.Queue(QUEUE_BATCHES)
         self._thread = threading.Thread(target=self._send, daemon=True, name="metric-log")
         self._thread.start()
@@ -56,23 +56,25 @@ class MetricLog:
 
     def close(self, seconds: float = FLUSH_SECONDS) -> None:
         """Wait until everything is sent, at most `seconds`; what could not be sent is said in the log."""
+        deadline = time.monotonic() + seconds
         with suppress(queue.Full):
             self._queue.put(None, timeout=seconds)
-        self._thread.join(seconds)
-        unsent = self.dropped + sum(len(rows) for rows in list(self._queue.queue) if rows)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        unsent = self.dropped + self._sending + sum(len(rows) for rows in list(self._queue.queue) if rows)
         if unsent:
             log.warning("%d metrics of run %s did not reach MLflow", unsent, self.run_id)
 
     def _send(self) -> None:
-        mlflow_client = client()
         from mlflow.entities import Metric
 
         while (rows := self._queue.get()) is not None:
+            self._sending = len(rows)
             try:
-                mlflow_client.log_batch(self.run_id, metrics=[Metric(*row) for row in rows])
+                client().log_batch(self.run_id, metrics=[Metric(*row) for row in rows])
             except Exception as error:  # noqa: BLE001 - the loop goes on whatever happens to its record
                 self.dropped += len(rows)
                 log.warning("MLflow took no metrics: %s", str(error).splitlines()[0] if str(error) else repr(error))
+            self._sending = 0
 
 
 class Run:
@@ -110,6 +112,7 @@ def run(
 ) -> Iterator[Run]:
     """Record a job as one MLflow run: FINISHED, FAILED or KILLED, with the resolved recipe and where it came from."""
     import yaml
+    from mlflow.exceptions import MlflowException
 
     run_id = _open(job, experiment, name or f"{job} {recipe.get('name', '')}".strip(), parent)
     opened = Run(run_id)
@@ -127,7 +130,10 @@ def run(
         raise
     finally:
         opened.metrics.close()
-        client().set_terminated(run_id, status)
+        try:
+            client().set_terminated(run_id, status)
+        except MlflowException as error:  # not in place of what ended the job
+            log.warning("MLflow did not take the end of run %s: %s", run_id, str(error).splitlines()[0])
 
 
 def _open(job: str, experiment: str, name: str, parent: str | None) -> str:

@@ -38,6 +38,8 @@ def config(kind: str, layers: int) -> PreTrainedConfig:
         "num_attention_heads": 2,
         "intermediate_size": 64,
     }
+    if kind == "roberta":
+        common |= {"type_vocab_size": 1}
     if kind == "modernbert":
         common |= {"local_attention": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
         common |= {"cls_token_id": 1, "sep_token_id": 2}

@@ -152,8 +152,8 @@ def _comparison(answers: Mapping[str, Metrics]) -> dict[str, Any]:
         for metrics in answers.values():
             text = " / ".join(format(metrics[each] * scale, form) for each in (key, second) if each in metrics)
             value, theirs = metrics.get(key), (teacher or {}).get(key)
-            comparable = compare and value and theirs and metrics is not teacher
-            cells.append((text or DASH, _compared(compare, value, theirs) if comparable else ""))
+            against = _compared(compare, value, theirs) if metrics is not teacher else ""
+            cells.append((text or DASH, against))
         return {"title": title, "cells": cells}
 
     rows = [
@@ -169,7 +169,9 @@ def _comparison(answers: Mapping[str, Metrics]) -> dict[str, Any]:
     return {"names": names, "rows": measured, "against_teacher": teacher is not None}
 
 
-def _compared(how: str, ours: float, theirs: float) -> str:
+def _compared(how: str, ours: float | None, theirs: float | None) -> str:
+    if not (how and ours and theirs):
+        return ""
     if how == "kept":
         return f"{ours / theirs:.1%} kept"
     better, worse = {"faster": ("faster", "slower"), "smaller": ("smaller", "larger")}[how]

@@ -71,11 +71,12 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         "epoch": 0,
         "best": None,
     }
-    torch.manual_seed(recipe.seed + 1000 * progress["epoch"] + torch.distributed.get_rank())  # dropout differs by rank
     record = tracking.MetricLog(fit.run_id) if first and fit.run_id else None
     pace = Pace(fit.role, spec.epochs, epochs, train.lengths, progress["epoch"], silent=not first)
     try:
         for epoch in range(progress["epoch"], spec.epochs):
+            # by epoch, so that a resumed run drops out what the first would have; by rank, so that workers differ
+            torch.manual_seed(recipe.seed + 1000 * (epoch + 1) + torch.distributed.get_rank())
             loss = _epoch(training, train, teacher_NC, epochs[epoch], recipe.engine.accumulation, pace)
             metrics = evaluate(training.module, validation, training.device)
             metrics |= {"train_loss": loss, "tokens_per_second": pace.tokens_per_second}
@@ -85,7 +86,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
             ):
                 progress["best"] = metrics | {"best_epoch": epoch + 1}
                 if first:
-                    _keep(training.module, work)
+                    _keep(training.module, work, epoch + 1)
             progress["epoch"] = epoch + 1
             pace.epoch_done(epoch, metrics)
             if record:
@@ -98,7 +99,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
             record.close()
     if first:
         best = _module(training.module)
-        best.load_state_dict(_kept(work))
+        best.load_state_dict(_kept(work, int(progress["best"]["best_epoch"])))
         write_reference(
             Path(fit.target), best, prepared, recipe.name, progress["best"], {"key": fit.key, "role": fit.role}
         )
@@ -196,19 +197,26 @@ def _epoch(
     return sum(engine.gather(total)) / len(batches)
 
 
-def _keep(model: nn.Module, work: Path) -> None:
+def _keep(model: nn.Module, work: Path, epoch: int) -> None:
+    """By epoch: a run resumed from a checkpoint before this one goes on with the best that the checkpoint names."""
     from safetensors.torch import save_file
 
     work.mkdir(parents=True, exist_ok=True)
     aside = work / ".best.safetensors.partial"
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in _module(model).state_dict().items()}, aside)
-    aside.replace(work / "best.safetensors")
+    aside.replace(_best(work, epoch))
+    for old in sorted(work.glob("best-*"))[: -checkpoint.KEPT - 1]:
+        old.unlink()
 
 
-def _kept(work: Path) -> dict[str, torch.Tensor]:
+def _kept(work: Path, epoch: int) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(work / "best.safetensors")
+    return load_file(_best(work, epoch))
+
+
+def _best(work: Path, epoch: int) -> Path:
+    return work / f"best-{epoch:04d}.safetensors"
 
 
 def _module(model: nn.Module) -> EncoderClassifier:

@@ -118,8 +118,10 @@ def test_the_same_output_again_runs_no_finished_stage(done: Done, environment: d
     assert again.result["metrics"] == done.result["metrics"]
 
 
-def test_tune_never_opens_the_test_file(done: Done, environment: dict[str, str], recipe: Path):
-    ended = submit(
+@pytest.fixture(scope="module")
+def nothing_fits(done: Done, environment: dict[str, str], recipe: Path) -> Done:
+    """A search whose only candidate is too large, and whose test file does not exist."""
+    return submit(
         environment,
         "jobs.tune",
         "--config",
@@ -128,25 +130,18 @@ def test_tune_never_opens_the_test_file(done: Done, environment: dict[str, str],
         "data.test=/nonexistent/test.jsonl",
         "search.trials=1",
         "distillation.epochs=1",
-    )
-    assert ended.code == 0, ended.output[-4000:]
-
-
-def test_a_budget_that_nothing_fits_fails_with_the_nearest_candidate(
-    done: Done, environment: dict[str, str], recipe: Path
-):
-    ended = submit(
-        environment,
-        "jobs.tune",
-        "--config",
-        str(recipe),
-        "output=way",
-        "search.trials=1",
-        "distillation.epochs=1",
         "budget.max_megabytes=0.001",
     )
-    assert ended.code == 1
-    (line,) = [each for each in ended.output.splitlines() if "error: nothing fits the budget" in each]
+
+
+def test_tune_never_opens_the_test_file(nothing_fits: Done):
+    assert "done (1 of 1)" in nothing_fits.output
+    assert "/nonexistent" not in nothing_fits.output.split("error:")[-1]
+
+
+def test_a_budget_that_nothing_fits_fails_with_the_nearest_candidate(nothing_fits: Done):
+    assert nothing_fits.code == 1
+    (line,) = [each for each in nothing_fits.output.splitlines() if "error: nothing fits the budget" in each]
     assert "max_megabytes=0.001" in line
     assert "nearest" in line
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import shutil
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ import torch
 from onnx import numpy_helper
 
 from cluster.session import JobError
-from jobs.compression.export import SAMPLE, TOLERANCE, export_onnx
+from jobs.compression.export import SAMPLE, TOLERANCE, _quiet, export_onnx
 from jobs.models.encoder import EncoderClassifier
 from tests.tiny_models import CLASSES, POSITIONS, batch, encoder_classifier
 
@@ -21,110 +22,134 @@ SINGLE = ("input_ids", "attention_mask")
 PAIR = (*SINGLE, "token_type_ids")
 
 
-def session(file: Path) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+class Exported(NamedTuple):
+    """A model and the file that was made of it."""
 
+    model: EncoderClassifier
+    inputs: tuple[str, ...]
+    file: Path
+    longest: int  # tokens that its positions allow
+    session: onnxruntime.InferenceSession
 
-def logits(file: onnxruntime.InferenceSession, given: dict[str, torch.Tensor]) -> np.ndarray:
-    return np.asarray(file.run(["logits"], {name: tensor.numpy() for name, tensor in given.items()})[0])
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[EncoderClassifier, onnxruntime.InferenceSession]:
-    model, file = encoder_classifier(), tmp_path_factory.mktemp("exported") / "model.onnx"
-    export_onnx(model, SINGLE, file)
-    return model, session(file)
-
-
-@pytest.mark.parametrize(("rows", "tokens"), [(1, 2), (1, 33), (7, 9), (2, 40), (33, 12), SAMPLE])
-def test_the_file_answers_like_the_model_at_any_batch_and_length_and_under_masks(
-    exported: tuple[EncoderClassifier, onnxruntime.InferenceSession], rows: int, tokens: int
-):
-    model, file = exported
-    given = batch(rows, tokens, seed=rows)
-    with torch.inference_mode():
-        expected_BC = model(**given).numpy()
-    assert expected_BC.shape == (rows, CLASSES)
-    np.testing.assert_allclose(logits(file, given), expected_BC, atol=TOLERANCE)
-
-
-def test_the_mask_counts(exported: tuple[EncoderClassifier, onnxruntime.InferenceSession]):
-    given = batch(1, 9)
-    shorter = given | {"attention_mask": (torch.arange(9) < 4).long()[None]}
-    assert np.abs(logits(exported[1], given) - logits(exported[1], shorter)).max() > 10 * TOLERANCE
-
-
-@pytest.mark.parametrize("kind", ["roberta", "distilbert"])
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_other_encoders_and_poolings_are_exported_too(kind: str, pooling: str, tmp_path: Path):
-    model, given = encoder_classifier(kind, pooling=pooling), batch(4, 21)
-    export_onnx(model, SINGLE, tmp_path / "model.onnx")
-    with torch.inference_mode():
-        expected_BC = model(**given).numpy()
-    np.testing.assert_allclose(logits(session(tmp_path / "model.onnx"), given), expected_BC, atol=TOLERANCE)
-
-
-def test_token_types_are_an_input_of_a_file_for_pairs(tmp_path: Path):
-    model, given = encoder_classifier(), batch(3, 14)
-    export_onnx(model, PAIR, tmp_path / "model.onnx")
-    file = session(tmp_path / "model.onnx")
-    for types in (torch.zeros(3, 14, dtype=torch.int64), (torch.arange(14) > 6).long().repeat(3, 1)):
-        typed = given | {"token_type_ids": types}
+    def answers(self, given: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """Logits of the file and of the model."""
+        feed = {name: tensor.numpy() for name, tensor in given.items()}
         with torch.inference_mode():
-            np.testing.assert_allclose(logits(file, typed), model(**typed).numpy(), atol=TOLERANCE)
+            return np.asarray(self.session.run(["logits"], feed)[0]), self.model(**given).numpy()
+
+    def batch(self, rows: int, tokens: int) -> dict[str, torch.Tensor]:
+        """Rows of random tokens, lengths and, where the model takes them, second texts."""
+        given = batch(rows, tokens, seed=rows)
+        types = {"token_type_ids": (torch.arange(tokens) >= tokens // 2).long().repeat(rows, 1)}
+        return given | (types if "token_type_ids" in self.inputs else {})
 
 
-def test_inputs_and_output_have_their_names_types_and_free_sizes(
-    exported: tuple[EncoderClassifier, onnxruntime.InferenceSession],
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("bert", "mean", PAIR, POSITIONS),
+        ("roberta", "cls", SINGLE, POSITIONS - 2),
+        ("distilbert", "mean", SINGLE, POSITIONS),
+    ],
+    ids=["bert, mean, pairs", "roberta, cls", "distilbert, mean"],
+)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Made once: the exporter takes seconds for any model."""
+    kind, pooling, inputs, longest = request.param
+    model = encoder_classifier(kind, layers=1, pooling=pooling)
+    file = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export_onnx(model, inputs, file)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return Exported(model, inputs, file, longest, session)
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 2), (1, 33), (7, 9), (33, 12), SAMPLE])
+def test_the_file_answers_like_the_model_at_any_batch_and_length_and_under_masks(
+    exported: Exported, rows: int, tokens: int
 ):
-    described = [(each.name, each.type) for each in exported[1].get_inputs()]
-    assert described == [(name, "tensor(int64)") for name in SINGLE]
-    shapes = [each.shape for each in exported[1].get_inputs()]
-    assert all(isinstance(size, str) for shape in shapes for size in shape)
-    assert [each.name for each in exported[1].get_outputs()] == ["logits"]
+    file_BC, model_BC = exported.answers(exported.batch(rows, tokens))
+    assert file_BC.shape == (rows, CLASSES)
+    np.testing.assert_allclose(file_BC, model_BC, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize(("kind", "longest"), [("bert", POSITIONS), ("roberta", POSITIONS - 2)])
-def test_the_longest_text_is_the_one_that_the_positions_allow(kind: str, longest: int, tmp_path: Path):
-    model, given = encoder_classifier(kind), batch(2, longest)
-    export_onnx(model, SINGLE, tmp_path / "model.onnx")
-    file = session(tmp_path / "model.onnx")
-    with torch.inference_mode():
-        np.testing.assert_allclose(logits(file, given), model(**given).numpy(), atol=TOLERANCE)
-    with pytest.raises(Exception, match="(?i)invalid|fail|out of"):
-        logits(file, batch(2, longest + 1))
+def test_every_input_counts(exported: Exported):
+    given = exported.batch(1, 9)
+    whole_BC, _ = exported.answers(given)
+    changed = {
+        "input_ids": given["input_ids"].flip(1),
+        "attention_mask": (torch.arange(9) < 4).long()[None],
+        "token_type_ids": torch.zeros(1, 9, dtype=torch.int64),
+    }
+    for name in exported.inputs:
+        other_BC, expected_BC = exported.answers(given | {name: changed[name]})
+        np.testing.assert_allclose(other_BC, expected_BC, atol=TOLERANCE)
+        assert np.abs(other_BC - whole_BC).max() > 10 * TOLERANCE
 
 
-def test_the_file_is_whole_in_itself(tmp_path: Path):
-    export_onnx(encoder_classifier(), SINGLE, tmp_path / "model.onnx")
-    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
-    onnx.checker.check_model(onnx.load(tmp_path / "model.onnx"))
+def test_inputs_and_output_have_their_names_types_and_free_sizes(exported: Exported):
+    described = exported.session.get_inputs()
+    assert sorted(each.name for each in described) == sorted(exported.inputs)
+    assert {each.type for each in described} == {"tensor(int64)"}
+    assert all(isinstance(size, str) for each in described for size in each.shape)
+    assert [each.name for each in exported.session.get_outputs()] == ["logits"]
+
+
+def test_the_longest_text_is_the_one_that_the_positions_allow(exported: Exported):
+    file_BC, model_BC = exported.answers(exported.batch(2, exported.longest))
+    np.testing.assert_allclose(file_BC, model_BC, atol=TOLERANCE)
+    longer = {name: tensor.numpy() for name, tensor in exported.batch(2, exported.longest + 1).items()}
+    with pytest.raises(Exception, match=r"(?i)invalid|fail|out of"):
+        exported.session.run(["logits"], longer)
+
+
+def test_the_file_is_valid_and_whole_in_itself(exported: Exported):
+    assert [path.name for path in exported.file.parent.iterdir()] == ["model.onnx"]
+    onnx.checker.check_model(onnx.load(exported.file))
+
+
+def test_the_file_says_nothing_of_the_machine_it_was_made_on(exported: Exported):
+    written = exported.file.read_bytes()
+    assert b".py" not in written and b"stack_trace" not in written
 
 
 @pytest.mark.parametrize("wrong", [0.5, np.nan])
 def test_a_file_that_answers_unlike_the_model_is_refused(
-    wrong: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Exported, wrong: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """As if the exporter had translated one operation wrongly."""
-    honest = torch.onnx.export
 
     def tampering(model: torch.nn.Module, arguments: tuple[Any, ...], file: str, **options: Any) -> None:
-        honest(model, arguments, file, **options)
-        written = onnx.load(file)
+        written = onnx.load(exported.file)
         head = next(each for each in written.graph.initializer if each.name == "head.bias")
         head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) + np.float32(wrong), head.name))
         onnx.save(written, file)
 
     monkeypatch.setattr(torch.onnx, "export", tampering)
-    with pytest.raises(JobError, match="differs from the model by (0.5|nan) in a logit"):
-        export_onnx(encoder_classifier(), SINGLE, tmp_path / "model.onnx")
+    with pytest.raises(JobError, match=r"differs from the model by (0\.5|nan) in a logit"):
+        export_onnx(exported.model, exported.inputs, tmp_path / "model.onnx")
 
 
-def test_exporting_says_nothing_and_leaves_logging_as_it_was(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+def test_a_file_that_answers_like_the_model_is_not_refused(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    before: Sequence[int] = (logging.root.manager.disable, logging.root.level)
-    export_onnx(encoder_classifier(), SINGLE, tmp_path / "model.onnx")
-    assert (logging.root.manager.disable, logging.root.level) == before
-    assert not caplog.records
+    monkeypatch.setattr(torch.onnx, "export", lambda model, _, file, **options: shutil.copy(exported.file, file))
+    export_onnx(exported.model, exported.inputs, tmp_path / "model.onnx")
+
+
+def test_the_exporter_is_kept_quiet_and_logging_is_left_as_it_was(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+):
+    def chatter() -> None:
+        with _quiet():
+            print("[torch.onnx] Obtain model graph...")
+            warnings.warn("this will change", FutureWarning, stacklevel=1)
+            logging.getLogger("torch.onnx").warning("Exporting")
+            raise KeyError("the exporter failed")
+
+    before = logging.root.manager.disable
+    with pytest.raises(KeyError):
+        chatter()
+    assert logging.root.manager.disable == before
     assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+    assert not recwarn.list

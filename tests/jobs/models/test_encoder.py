@@ -136,7 +136,7 @@ def test_a_package_model_is_found_without_importing_the_package(package: Path):
     ],
 )
 def test_a_package_model_that_is_not_there_is_a_usage_error(package: Path, model: str, said: str):
-    with pytest.raises(UsageError, match="teacher.model") as refused:
+    with pytest.raises(UsageError, match=r"teacher\.model") as refused:
         encoder.locate(model)
     assert said in str(refused.value)
 
@@ -148,7 +148,7 @@ def test_folders_and_hub_ids_stay_as_they_are():
 
 def test_a_folder_without_a_model_is_a_usage_error(tmp_path: Path):
     for refused in (encoder.load_tokenizer, lambda model: encoder.pretrained(TeacherSpec(model=model), 2)):
-        with pytest.raises(UsageError, match="teacher.model") as error:
+        with pytest.raises(UsageError, match=r"teacher\.model") as error:
             refused(str(tmp_path))
         assert len(str(error.value).splitlines()) == 1
 

@@ -58,10 +58,9 @@ def test_a_student_has_the_teachers_embeddings_head_and_chosen_layers(kind: str,
     path, ours, theirs = f"encoder.{LAYERS[kind]}.", student.state_dict(), teacher.state_dict()
     assert student.encoder.config.num_hidden_layers == 2
     for name, weight in ours.items():
-        if name.startswith(path):
-            number, _, rest = name.removeprefix(path).partition(".")
-            name = f"{path}{[0, 3][int(number)]}.{rest}"
-        assert torch.equal(weight, theirs[name]), name
+        number, _, rest = name.removeprefix(path).partition(".")
+        origin = f"{path}{[0, 3][int(number)]}.{rest}" if name.startswith(path) else name
+        assert torch.equal(weight, theirs[origin]), name
     assert {name for name in theirs if not name.startswith(path)} <= ours.keys()
 
 
@@ -126,8 +125,6 @@ def test_a_layer_that_cannot_be_the_first_is_a_usage_error():
 
 
 def test_an_encoder_whose_layers_are_unknown_is_a_usage_error():
-    config = AlbertConfig(
-        vocab_size=60, embedding_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
+    config = AlbertConfig(vocab_size=60, embedding_size=16, hidden_size=32, num_attention_heads=2, intermediate_size=64)
     with pytest.raises(UsageError, match="'albert'; known: bert, roberta"):
         build_student(EncoderClassifier(AlbertModel(config), "mean", 3), StudentSpec(layers=1))

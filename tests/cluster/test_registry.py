@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import mlflow.artifacts
+import pytest
+
+from cluster import registry, tracking
+from cluster.record import Cluster
+from cluster.session import JobError
+from configs.folder import FolderError
+from configs.loader import UsageError
+from serving.bundle import MANIFEST, bundle_digest, read_bundle
+from tests.serving.tiny import write_tiny_bundle
+
+NAME = "tiny-registry"
+
+
+@pytest.fixture(scope="module")
+def bundles(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two bundles, registered one after the other."""
+    folder = tmp_path_factory.mktemp("registry")
+    made = []
+    with tracking.run("tune", experiment="tests of the registry", recipe={}) as run:
+        for seed in (1, 2):
+            made.append(folder / str(seed))
+            write_tiny_bundle(made[-1], seed=seed)
+            uri = registry.register(NAME, run, made[-1], {"seed": str(seed)}, "challenger")
+            assert uri == f"models:/{NAME}/{seed}"
+            assert registry.resolve(f"models:/{NAME}@challenger") == (NAME, str(seed))
+    return made
+
+
+def test_each_registration_is_a_version_of_its_own_and_the_first_is_kept(bundles: list[Path]):
+    for version in ("1", "2"):
+        assert registry.resolve(f"models:/{NAME}/{version}") == (NAME, version)
+        assert tracking.client().get_model_version(NAME, version).tags == {"seed": version}
+    assert registry.alias_version(NAME, "challenger") == "2"
+    assert registry.alias_version(NAME, "champion") is None
+
+
+def test_a_version_is_fetched_whole_and_once(bundles: list[Path], on_cluster: Cluster, monkeypatch: Any):
+    folder = registry.fetch(NAME, "2", MANIFEST)
+    assert folder == on_cluster.home / "models" / NAME / "2"
+    assert bundle_digest(folder) == bundle_digest(bundles[1])
+    read_bundle(folder)
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", lambda **_: pytest.fail("downloaded again"))
+    assert registry.fetch(NAME, "2", MANIFEST) == folder
+    assert [path.name for path in folder.parent.iterdir()] == ["2"]
+
+
+def test_a_download_that_is_damaged_is_refused_and_not_kept(
+    bundles: list[Path], on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+):
+    download = mlflow.artifacts.download_artifacts
+
+    def cut_short(**given: Any) -> str:
+        folder = download(**given)
+        model = Path(folder, "model.onnx")
+        model.write_bytes(model.read_bytes()[:-1])
+        return folder
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", cut_short)
+    with pytest.raises(FolderError, match=r"model\.onnx: \d+ bytes, the manifest says"):
+        registry.fetch(NAME, "1", MANIFEST)
+    monkeypatch.undo()
+    assert not (on_cluster.home / "models" / NAME / "1").exists()
+
+
+def test_an_alias_moves(bundles: list[Path]):
+    registry.set_alias(NAME, "previous", "2")
+    registry.set_alias(NAME, "previous", "1")
+    assert registry.resolve(f"models:/{NAME}@previous") == (NAME, "1")
+
+
+@pytest.mark.parametrize("uri", ["models:/tiny", "models:tiny@champion", "models:/a/b/1", "models:/tiny/one", "tiny@x"])
+def test_what_is_no_model_uri_is_a_usage_error(uri: str):
+    with pytest.raises(UsageError, match=rf"^bundle: {re.escape(repr(uri))} is neither a folder nor models:/<name>@"):
+        registry.resolve(uri)
+
+
+@pytest.mark.parametrize("uri", [f"models:/{NAME}@unheard", f"models:/{NAME}/99", "models:/unheard@champion"])
+def test_what_is_not_registered_is_one_line(bundles: list[Path], uri: str):
+    with pytest.raises(JobError, match=rf"^{re.escape(uri)}: not in the registry: .+$") as failed:
+        registry.resolve(uri)
+    assert "\n" not in str(failed.value)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from jobs.measure.fresh import BUDGET_SHAPE, key
+from jobs.measure.table import flat, markdown, ratios
+
+LARGE = (16, 32)
+
+
+def answer(accuracy: float, p50: float, size: float | None = None) -> dict[str, float]:
+    found = {"accuracy": accuracy, "macro_f1": accuracy - 0.01}
+    for shape, factor in ((BUDGET_SHAPE, 1.0), (LARGE, 10.0)):
+        found |= {key(shape, "p50_ms"): p50 * factor, key(shape, "p95_ms"): p50 * factor * 1.2}
+    return found if size is None else found | {"bytes": size}
+
+
+ANSWERS = {
+    "tfidf_svm": answer(0.8, 0.5),
+    "teacher": answer(0.96, 20.0, 90e6),
+    "winner": answer(0.95, 1.25, 15e6),
+}
+
+
+def cells(line: str) -> list[str]:
+    return [each.strip() for each in line.strip("|").split("|")]
+
+
+def test_latencies_are_named_by_batch_tokens_and_percentile():
+    assert key((1, 32), "p50_ms") == "batch1_tokens32_p50_ms"
+
+
+def test_ratios_are_the_share_kept_and_how_many_times_faster_and_smaller():
+    assert ratios(ANSWERS, "winner", "teacher", [BUDGET_SHAPE, LARGE]) == {
+        "retention": pytest.approx(0.95 / 0.96),
+        "speedup_batch1_tokens32": 16.0,
+        "speedup_batch16_tokens32": 16.0,
+        "times_smaller": 6.0,
+    }
+
+
+def test_a_model_compared_with_itself_is_one_of_each():
+    assert set(ratios(ANSWERS, "teacher", "teacher", [BUDGET_SHAPE]).values()) == {1.0}
+
+
+def test_without_sizes_nothing_is_said_about_them():
+    assert "times_smaller" not in ratios(ANSWERS, "tfidf_svm", "teacher", [BUDGET_SHAPE])
+
+
+def test_flat_metrics_are_numbers_by_contender_and_metric():
+    found = flat(ANSWERS)
+    assert found["winner_accuracy"] == 0.95
+    assert found["teacher_batch16_tokens32_p50_ms"] == 200.0
+    assert len(found) == sum(map(len, ANSWERS.values()))
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_the_table_has_a_row_for_each_contender_compared_with_the_teacher():
+    head, line, *body = markdown(ANSWERS, "teacher", [BUDGET_SHAPE, LARGE]).splitlines()
+    assert [cells(row)[0] for row in body] == list(ANSWERS)
+    assert {len(cells(row)) for row in (head, line, *body)} == {10}
+    assert set(cells(line)) == {"---"}
+    assert dict(zip(cells(head), cells(body[2]), strict=False)) == {
+        "model": "winner",
+        "accuracy": "0.9500",
+        "macro-F1": "0.9400",
+        "kept": "99.0%",
+        "p50 / p95 ms, batch 1, 32 tokens": "1.25 / 1.50",
+        "faster": "16.0x",
+        "p50 / p95 ms, batch 16, 32 tokens": "12.50 / 15.00",
+        "MB": "15.0",
+        "smaller": "6.0x",
+    }
+    assert cells(body[1])[3] == "100.0%"
+    assert cells(body[0])[-2:] == ["", ""]
+
+
+def test_without_a_teacher_nothing_is_compared():
+    body = markdown(ANSWERS, None, [BUDGET_SHAPE]).splitlines()[2:]
+    assert not [row for row in body if "x |" in row or "%" in row]
+    assert cells(body[2])[1] == "0.9500"

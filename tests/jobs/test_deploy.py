@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import registry, session, tracking
+from cluster.record import Cluster
+from cluster.session import JobError
+from configs.loader import UsageError
+from jobs import deploy
+from jobs.deploy import CHAMPION, PREVIOUS, check_evidence, evidence, smoke
+from jobs.recipe import Recipe
+from jobs.tune import CHALLENGER
+from serving import deployment
+from serving.bundle import bundle_bytes, read_bundle
+from serving.dashboard import DeployError
+from tests.serving.tiny import LABELS, write_tiny_bundle
+from tuning.spec import BudgetSpec
+
+URI = "models:/tiny/3"
+BUDGET = BudgetSpec(min_retention=0.99, max_p95_ms=5, max_megabytes=10)
+MEASURED = {"metric": 0.9, "retention": 0.995, "p95_ms": 2.0, "megabytes": 3.0}
+
+
+def test_evidence_inside_the_budget_opens_the_gate():
+    check_evidence(URI, MEASURED, BUDGET)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"retention": 0.98}, "retention 0.98 (limit min_retention=0.99)"),
+        ({"p95_ms": 5.5}, "p95_ms 5.5 (limit max_p95_ms=5)"),
+        ({"megabytes": 12.0}, "megabytes 12 (limit max_megabytes=10)"),
+        ({"p95_ms": math.nan}, "p95_ms nan (limit max_p95_ms=5)"),
+        (
+            {"p95_ms": 6.0, "retention": 0.5},
+            "retention 0.5 (limit min_retention=0.99), p95_ms 6 (limit max_p95_ms=5)",
+        ),
+    ],
+)
+def test_evidence_outside_the_budget_is_refused_with_limit_and_value(changed: dict[str, float], said: str):
+    with pytest.raises(JobError, match=rf"^{URI}: not deployed: {re.escape(said)}; "):
+        check_evidence(URI, MEASURED | changed, BUDGET)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_evidence_that_is_missing_is_refused(name: str):
+    measured = {key: value for key, value in MEASURED.items() if key != name}
+    with pytest.raises(JobError, match=rf"not deployed: {name} nan.*; nan means that it was never measured"):
+        check_evidence(URI, measured, BUDGET)
+
+
+def test_evidence_counts_the_files_whatever_the_manifest_says(tmp_path: Path):
+    bundle = write_tiny_bundle(tmp_path / "tiny", metrics={"megabytes": 1e-9, "retention": 1.0})
+    assert evidence(bundle) == {"retention": 1.0, "megabytes": bundle_bytes(bundle) / 1e6}
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_sound_bundle_passes_the_smoke_request(tmp_path: Path, pairs: bool):
+    smoke(URI, tmp_path / "tiny", write_tiny_bundle(tmp_path / "tiny", pairs=pairs))
+
+
+@pytest.mark.parametrize("answer", [{"label": "unheard", "score": 0.5}, {"label": LABELS[0], "score": math.nan}])
+def test_an_answer_that_makes_no_sense_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]
+):
+    class Nonsense:
+        def predict(self, texts: list[str]) -> list[dict[str, Any]]:
+            return [answer for _ in texts]
+
+    monkeypatch.setattr(deploy, "load_bundle", lambda folder: Nonsense())
+    with pytest.raises(JobError, match=rf"^{URI}: not deployed: the smoke request was answered '{answer['label']}'"):
+        smoke(URI, tmp_path / "tiny", write_tiny_bundle(tmp_path / "tiny"))
+
+
+def test_a_folder_is_not_deployed_since_it_could_not_be_rolled_back(tmp_path: Path):
+    recipe = Recipe(name="tiny", bundle=str(tmp_path))
+    with pytest.raises(UsageError, match=rf"^bundle: '{tmp_path}': deploy takes registered models, models:/<name>@"):
+        deploy.deploy(recipe)
+
+
+class Serve:
+    """Stands in for Ray Serve; remembers which versions it was given."""
+
+    def __init__(self) -> None:
+        self.versions: list[str] = []
+        self.broken = False
+
+    def deploy(self, url: str, headers: Any, spec: Any, application: dict[str, Any], folder: Path) -> str:
+        if self.broken:
+            raise DeployError("tiny: version was not deployed: out of memory\nwhat was deployed before is restored")
+        self.versions.append(application["deployments"][0]["user_config"]["version"])
+        return "http://127.0.0.1:8000/v1/tiny"
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
+    stand_in = Serve()
+    monkeypatch.setattr(deployment, "deploy", stand_in.deploy)
+    return stand_in
+
+
+def test_the_alias_champion_moves_when_the_service_answers_and_back_again(
+    on_cluster: Cluster, serve: Serve, tmp_path: Path
+):
+    session.connect()
+    name = "tiny-deploy"
+    challenger = Recipe(name=name, budget=BudgetSpec(min_retention=0.9))
+
+    def aliases() -> tuple[str | None, str | None]:
+        return registry.alias_version(name, CHAMPION), registry.alias_version(name, PREVIOUS)
+
+    with tracking.run("tune", experiment="tests of deploy", recipe={}) as run:
+        for seed in (1, 2, 3):
+            measured = {"metric": 0.9, "retention": 0.9 if seed == 3 else 1.0}
+            write_tiny_bundle(tmp_path / str(seed), seed=seed, metrics=measured)
+            registry.register(name, run, tmp_path / str(seed), {}, CHALLENGER)
+            if seed == 1:
+                uri, endpoint, measured = deploy.deploy(challenger)
+                assert (uri, endpoint) == (f"models:/{name}/1", "http://127.0.0.1:8000/v1/tiny")
+                assert measured == evidence(read_bundle(tmp_path / "1"))
+                assert aliases() == ("1", None)
+            if seed == 2:
+                serve.broken = True
+                with pytest.raises(JobError, match=r"^tiny: version was not deployed: out of memory$"):
+                    deploy.deploy(challenger)
+                assert aliases() == ("1", None)
+                serve.broken = False
+                deploy.deploy(challenger)
+                assert aliases() == ("2", "1")
+    strict = challenger.model_copy(update={"budget": BudgetSpec(min_retention=0.99)})
+    with pytest.raises(JobError, match=rf"^models:/{name}@challenger: not deployed: retention 0\.9 "):
+        deploy.deploy(strict)
+    deploy.deploy(challenger.model_copy(update={"bundle": f"models:/{name}@{PREVIOUS}"}))
+    assert aliases() == ("1", "2")
+    assert serve.versions == ["1", "2", "1"]

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from cluster import session
+from cluster.record import Cluster
+from configs.loader import load
+from jobs.data.prepared import TOKENIZER, Prepared, PreparedSplit
+from jobs.prepare import prepare, summary
+from jobs.recipe import Recipe
+from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT
+
+SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")
+
+
+class Shop:
+    """The rows of the shop, which a test may change; the test file is not there."""
+
+    def __init__(self, folder: Path, rows: Path) -> None:
+        self.rows = folder / "rows"
+        shutil.copytree(rows, self.rows)
+        (self.rows / "test.jsonl").unlink()
+        data = [f"data.{split}={self.rows / f'{split}.jsonl'}" for split in (*SPLITS, "test")]
+        overrides = [*data, "data.max_length=10"]
+        self.recipe = load(Recipe, self.rows / "recipe.yaml", overrides).on_driver(folder / "home", self.rows)
+
+    def read(self, split: str) -> list[dict[str, str]]:
+        return [json.loads(line) for line in (self.rows / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def shop(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, shop_folder: Path) -> Shop:
+    session.connect()
+    return Shop(tmp_path_factory.mktemp("prepare"), shop_folder)
+
+
+@pytest.fixture(scope="module")
+def prepared(shop: Shop) -> Prepared:
+    """Made without the test file: it is not opened."""
+    return prepare(shop.recipe)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_row_is_there_in_order_with_its_tokens_and_label(shop: Shop, prepared: Prepared, split: PreparedSplit):
+    rows, examples = shop.read(split), prepared.examples(split)
+    tokenizer = Tokenizer.from_file(str(prepared.folder / TOKENIZER))
+    expected = [tokenizer.encode(row["text"]).ids for row in rows]
+    assert max(map(len, expected)) == 10
+    assert [examples.ids[start:end].tolist() for start, end in pairwise(examples.offsets.tolist())] == expected
+    assert examples.lengths.tolist() == [len(ids) for ids in expected]
+    assert [prepared.labels[number] for number in examples.labels] == [row["label"] for row in rows]
+    assert not examples.types.any()
+
+
+def test_the_manifest_tells_classes_and_rows(prepared: Prepared):
+    assert prepared.labels == sorted(CHOSEN)
+    rows = {split: len(CHOSEN) * ROWS_PER_INTENT[split] for split in SPLITS}
+    assert prepared.manifest["rows"] == rows
+    told = summary(prepared)
+    assert {split: told[f"{split}_rows"] for split in SPLITS} == rows
+    assert told["classes"] == len(CHOSEN)
+    assert 4 < told["train_mean_tokens"] == told["train_tokens"] / told["train_rows"] <= 10
+
+
+def test_unchanged_rows_are_found_and_a_changed_row_makes_them_anew(shop: Shop, prepared: Prepared):
+    before = list(times(prepared.folder))
+    assert prepare(shop.recipe).key == prepared.key
+    assert list(times(prepared.folder)) == before
+    rows = shop.read("train")
+    rows[7]["text"] = rows[8]["text"]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (shop.rows / "train.jsonl").write_text(text, encoding="utf-8")
+    again = prepare(shop.recipe)
+    assert again.key != prepared.key
+    assert again.folder == prepared.folder
+    examples = again.examples("train")
+    changed, copied = (examples.ids[slice(*examples.offsets[row : row + 2])].tolist() for row in (7, 8))
+    assert changed == copied
+
+
+def times(folder: Path) -> Iterator[tuple[Path, int]]:
+    return ((path, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*")))

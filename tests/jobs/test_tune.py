@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.session import JobError
+from configs.folder import commit
+from configs.loader import merge
+from jobs.data.prepared import MANIFEST, Prepared
+from jobs.recipe import Recipe
+from jobs.tune import _winner, found_already, search_key
+from serving.bundle import bundle_digest, with_metrics
+from tests.serving.tiny import write_tiny_bundle
+from tuning.pareto import Trial, choose
+from tuning.spec import BudgetSpec
+
+PREPARED = Prepared(Path("prepared"), {"key": "rows"})
+GOOD = {"metric": 0.9, "retention": 1.0, "p95_ms": 2.0, "megabytes": 3.0}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """Its teacher is there."""
+    write_tiny_bundle(tmp_path / "teacher")
+    return Recipe(name="tiny", output=str(tmp_path))
+
+
+def changed(recipe: Recipe, change: dict[str, Any]) -> Recipe:
+    return Recipe.model_validate(merge(recipe.model_dump(), change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"search": {"trials": 3}},
+        {"search": {"space": {"student.layers": {"choice": [1, 2]}}}},
+        {"budget": {"max_p95_ms": 5}},
+        {"export": {"lengths": [16]}},
+        {"compression": [{"step": "export"}]},
+        {"student": {"layers": 1}},
+        {"distillation": {"temperature": 2}},
+        {"engine": {"tokens_per_batch": 64}},
+        {"seed": 1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_search_depends_on_what_its_trials_do(recipe: Recipe, change: dict[str, Any]):
+    assert search_key(changed(recipe, change), PREPARED) != search_key(recipe, PREPARED)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"serving": {"port": 8123}},
+        {"tracking": {"experiment": "other"}},
+        {"data": {"test": "other.jsonl"}},
+        {"engine": {"max_failures": 0}},
+        {"deploy": True},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_search_does_not_depend_on_what_comes_after_it(recipe: Recipe, change: dict[str, Any]):
+    assert search_key(changed(recipe, change), PREPARED) == search_key(recipe, PREPARED)
+
+
+def test_a_search_depends_on_its_rows_and_its_teacher(recipe: Recipe, tmp_path: Path):
+    key = search_key(recipe, PREPARED)
+    assert search_key(recipe, Prepared(Path("prepared"), {"key": "others"})) != key
+    write_tiny_bundle(tmp_path / "teacher", seed=1)
+    assert search_key(recipe, PREPARED) != key
+
+
+def test_a_finished_search_is_found_until_its_inputs_or_its_bundle_change(recipe: Recipe, tmp_path: Path):
+    assert found_already(recipe, PREPARED) is None
+    write_tiny_bundle(tmp_path / "bundle")
+    found = {"key": search_key(recipe, PREPARED), "bundle": bundle_digest(tmp_path / "bundle")}
+    commit(tmp_path / "search", MANIFEST, lambda _: found)
+    assert found_already(recipe, PREPARED) == found | {"files": {}}
+    assert found_already(changed(recipe, {"serving": {"port": 8123}}), PREPARED) is not None
+    assert found_already(changed(recipe, {"budget": {"min_retention": 0.5}}), PREPARED) is None
+    with_metrics(tmp_path / "bundle", {"accuracy": 0.1})
+    assert found_already(recipe, PREPARED) is None
+
+
+def winner(*trials: Trial) -> Trial:
+    return _winner(choose(trials, BudgetSpec(max_p95_ms=5)), list(trials), Path("/work"))
+
+
+def test_the_winner_is_the_best_trial_inside_the_budget():
+    trials = [Trial("a", {}, GOOD | {"metric": 0.8}), Trial("b", {}, GOOD), Trial("c", {}, {}, "ValueError: x")]
+    assert winner(*trials).id == "b"
+
+
+def test_without_a_winner_the_nearest_is_named_with_what_it_missed_and_its_bundle():
+    with pytest.raises(JobError) as failed:
+        winner(Trial("a", {}, GOOD | {"p95_ms": 9.0}), Trial("b", {}, GOOD | {"p95_ms": 6.0}))
+    assert str(failed.value).startswith("nothing fits the budget; the nearest is trial b, outside the budget: p95_ms 6")
+    assert str(failed.value).endswith("(its bundle: /work/b/bundle)")
+
+
+def test_where_every_trial_failed_the_first_reason_is_named():
+    with pytest.raises(JobError, match=r"^all 2 trials failed; the first: ValueError: x$"):
+        winner(Trial("a", {}, {}, "ValueError: x"), Trial("b", {}, {}, "KeyError: y"))
+    with pytest.raises(JobError, match=r"^all 0 trials failed; the first: none was started$"):
+        winner()

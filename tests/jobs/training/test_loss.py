@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jobs.training.loss import distill_loss, label_loss
+from jobs.training.spec import DistillationSpec
+
+
+def spec(kl: float = 1.0, cross_entropy: float = 0.0, temperature: float = 1.0) -> DistillationSpec:
+    weights = {"kl": kl, "cross_entropy": cross_entropy}
+    return DistillationSpec.model_validate({"temperature": temperature, "weights": weights})
+
+
+def logits(rows: int = 6, classes: int = 4, seed: int = 0) -> Tensor:
+    return torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_student_equal_to_the_teacher_pays_only_the_label_loss(temperature: float):
+    logits_BC = logits()
+    loss_B = distill_loss(logits_BC, logits_BC, LABELS, spec(0.75, 0.25, temperature))
+    torch.testing.assert_close(loss_B, 0.25 * F.cross_entropy(logits_BC, LABELS, reduction="none"))
+
+
+def test_logits_count_only_up_to_a_constant():
+    student_BC, teacher_BC = logits(seed=0), logits(seed=1)
+    loss_B = distill_loss(student_BC + 7, teacher_BC - 3, LABELS, spec(0.5, 0.5, 2.0))
+    torch.testing.assert_close(loss_B, distill_loss(student_BC, teacher_BC, LABELS, spec(0.5, 0.5, 2.0)))
+
+
+def test_a_number_worked_out_by_hand():
+    """Teacher 3:1, student 1:1 at temperature 2; label 1."""
+    teacher_BC = torch.tensor([[2 * math.log(3), 0.0]])
+    student_BC = torch.zeros(1, 2)
+    kl = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    loss_B = distill_loss(student_BC, teacher_BC, torch.tensor([1]), spec(0.9, 0.1, 2.0))
+    assert loss_B.tolist() == pytest.approx([0.9 * 4 * kl + 0.1 * math.log(2)])
+
+
+def test_the_divergence_is_from_the_teacher_to_the_student():
+    teacher_BC, student_BC = torch.tensor([[5.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.5, 0.0]])
+    teacher_C, student_C = (torch.softmax(each[0], -1) for each in (teacher_BC, student_BC))
+    expected = float((teacher_C * (teacher_C / student_C).log()).sum())
+    assert distill_loss(student_BC, teacher_BC, torch.tensor([0]), spec()).tolist() == pytest.approx([expected])
+
+
+def test_the_loss_of_an_example_does_not_depend_on_the_others():
+    student_BC, teacher_BC = logits(seed=0), logits(seed=1)
+    for compute in (
+        lambda rows: label_loss(student_BC[rows], LABELS[rows]),
+        lambda rows: distill_loss(student_BC[rows], teacher_BC[rows], LABELS[rows], spec(0.9, 0.1, 4.0)),
+    ):
+        whole_B = compute(slice(None))
+        assert whole_B.shape == (6,)
+        torch.testing.assert_close(
+            torch.cat([compute(slice(0, 1)), compute(slice(1, 4)), compute(slice(4, 6))]), whole_B
+        )
+
+
+def test_the_gradient_keeps_its_size_as_the_temperature_rises():
+    """Towards high temperatures it is (student - teacher) / C of logits around zero (Hinton et al. 2015, equation 4)."""
+    student_BC, teacher_BC = logits(seed=0).double(), logits(seed=1).double()
+    student_BC -= student_BC.mean(-1, keepdim=True)
+    teacher_BC -= teacher_BC.mean(-1, keepdim=True)
+    student_BC.requires_grad_()
+    distill_loss(student_BC, teacher_BC, LABELS, spec(temperature=1000.0)).sum().backward()
+    assert student_BC.grad is not None
+    expected_BC = (student_BC.detach() - teacher_BC) / 4
+    torch.testing.assert_close(student_BC.grad.double(), expected_BC, rtol=0.01, atol=1e-2)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_gradient_is_temperature_times_the_difference_of_the_softened_distributions(temperature: float):
+    student_BC, teacher_BC = logits(seed=0).requires_grad_(), logits(seed=1)
+    distill_loss(student_BC, teacher_BC, LABELS, spec(temperature=temperature)).sum().backward()
+    expected_BC = temperature * (
+        torch.softmax(student_BC / temperature, -1) - torch.softmax(teacher_BC / temperature, -1)
+    )
+    torch.testing.assert_close(student_BC.grad, expected_BC.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_half_precision_logits_are_computed_in_float32():
+    student_BC, teacher_BC = logits(seed=0).bfloat16(), logits(seed=1).half()
+    loss_B = distill_loss(student_BC, teacher_BC, LABELS, spec(0.9, 0.1, 4.0))
+    assert loss_B.dtype == torch.float32
+    torch.testing.assert_close(
+        loss_B, distill_loss(student_BC.float(), teacher_BC.float(), LABELS, spec(0.9, 0.1, 4.0)), rtol=0, atol=0
+    )
+
+
+def test_a_certain_teacher_and_a_certain_wrong_student_cost_a_finite_loss():
+    loss_B = distill_loss(torch.tensor([[200.0, -200.0]]), torch.tensor([[-200.0, 200.0]]), LABELS[:1], spec(1, 1, 1.0))
+    assert torch.isfinite(loss_B).all()

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cluster import session
+from cluster.record import Cluster
+from configs.folder import FolderError
+from configs.loader import load
+from jobs.data.batches import collate
+from jobs.data.prepared import MANIFEST, ROWS, Prepared, PreparedSplit
+from jobs.models import encoder
+from jobs.models.reference import write_reference
+from jobs.prepare import prepare
+from jobs.recipe import Recipe
+from jobs.teach import teach
+from jobs.training.outputs import read_outputs
+
+SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")
+
+
+class Taught:
+    """Prepared rows, a teacher with a new head, and where its outputs lie."""
+
+    def __init__(self, home: Path, shop: Path) -> None:
+        self.recipe = load(Recipe, shop / "recipe.yaml").on_driver(home, shop)
+        self.prepared: Prepared = prepare(self.recipe)
+        self.home = Path(self.recipe.output or "")
+        self.new_teacher(seed=0)
+
+    def new_teacher(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        spec = self.recipe.teacher.model_copy(update={"pooling": "mean"})
+        model = encoder.pretrained(spec, len(self.prepared.labels))
+        with torch.no_grad():
+            model.encoder.get_input_embeddings().weight.mul_(50)  # words weigh more than their places
+            model.head.weight.normal_()
+        write_reference(self.home / "teacher", model, self.prepared, "tiny", {}, {})
+
+    def teach(self) -> Path:
+        return teach(self.recipe, self.prepared)
+
+    def online(self, split: PreparedSplit) -> np.ndarray:
+        """Logits without padding: rows of one length at a time."""
+        model, examples = encoder.load(self.home / "teacher"), self.prepared.examples(split)
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        logits = np.zeros((len(examples), len(self.prepared.labels)), dtype=np.float32)
+        with torch.inference_mode():
+            for length in np.unique(examples.lengths):
+                (rows,) = np.nonzero(examples.lengths == length)
+                batch = collate(examples, rows, int(length))
+                logits[rows] = model(**{name: batch[name] for name in names}).numpy()
+        return logits
+
+
+@pytest.fixture(scope="module")
+def taught(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, shop_folder: Path) -> Taught:
+    session.connect()
+    return Taught(tmp_path_factory.mktemp("outputs"), shop_folder)
+
+
+@pytest.fixture(scope="module")
+def folder(taught: Taught) -> Path:
+    return taught.teach()
+
+
+def assert_stored_equals_online(taught: Taught, folder: Path) -> None:
+    for split in SPLITS:
+        stored, online = read_outputs(folder, split), taught.online(split)
+        assert stored.dtype == np.float16
+        np.testing.assert_allclose(stored.astype(np.float32), online, rtol=2e-3, atol=2e-3)
+        assert online.std(0).min() > 0.2  # rows differ, so that an order lost would show
+
+
+def times(folder: Path) -> Iterator[tuple[Path, int]]:
+    return ((path, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*")))
+
+
+def test_stored_outputs_are_those_of_the_teacher_in_the_order_of_the_rows(taught: Taught, folder: Path):
+    assert_stored_equals_online(taught, folder)
+
+
+def test_outputs_of_the_same_teacher_and_rows_are_found_not_made_again(taught: Taught, folder: Path):
+    before = list(times(folder))
+    assert taught.teach() == folder
+    assert list(times(folder)) == before
+
+
+def test_damaged_outputs_are_refused_by_name_and_a_new_teacher_replaces_them(taught: Taught, folder: Path):
+    shard = next((folder / ROWS).glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert taught.teach() == folder
+    with pytest.raises(FolderError, match=rf"{shard.name}: \d+ bytes, the manifest says"):
+        read_outputs(folder, "train")
+    taught.new_teacher(seed=1)
+    assert taught.teach() == folder
+    assert_stored_equals_online(taught, folder)
+
+
+def test_outputs_without_a_manifest_do_not_exist(taught: Taught, folder: Path, tmp_path: Path):
+    (tmp_path / ROWS).mkdir()
+    with pytest.raises(FolderError, match=MANIFEST):
+        read_outputs(tmp_path, "train")
