@@ -141,7 +141,7 @@ def test_tune_never_opens_the_test_file(nothing_fits: Done):
 
 def test_a_budget_that_nothing_fits_fails_with_the_nearest_candidate(nothing_fits: Done):
     assert nothing_fits.code == 1
-    (line,) = [each for each in nothing_fits.output.splitlines() if "error: nothing fits the budget" in each]
+    line = next(each for each in nothing_fits.output.splitlines() if "error: nothing fits the budget" in each)
     assert "max_megabytes=0.001" in line
     assert "nearest" in line
 

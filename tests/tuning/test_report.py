@@ -290,7 +290,7 @@ def test_the_page_can_be_read_without_seeing_it():
 
 def test_where_the_search_is_recorded_is_named():
     words = page().words()
-    assert "MLflow run 5c0de0e0aa5f model models:/intent/7" in words
+    assert f"MLflow run5c0de0e0aa5f modelmodels:/intent/7 bundle, SHA-256{'1' * 64}" in words
 
 
 def test_the_file_is_written_whole_and_written_again(tmp_path: Path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,8 @@ def draws(**fields: Any) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
+    """Ray Tune draws from both of these."""
     np.random.seed(0)
-    import random
-
     random.seed(0)
 
 

@@ -34,7 +34,7 @@ def test_exactly_the_share_of_all_weights_becomes_zero(kind: str, share: float):
 def test_no_kept_weight_of_any_layer_is_smaller_than_a_pruned_one_of_any_other(share: float):
     model = encoder_classifier()
     with torch.no_grad():
-        model.encoder.get_submodule("encoder.layer.1.output.dense").weight.mul_(10)  # so that layers differ
+        linear_weights(model)["encoder.encoder.layer.1.output.dense"].mul_(10)  # so that layers differ
     before, after = linear_weights(model), linear_weights(prune(model, spec(share)))
     kept = torch.cat([before[name][weight != 0].abs() for name, weight in after.items()])
     pruned = torch.cat([before[name][weight == 0].abs() for name, weight in after.items()])

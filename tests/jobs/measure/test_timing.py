@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from tokenizers import Tokenizer
 
 from jobs.data.shop import messages
+from jobs.measure.contenders import Predictor
 from jobs.measure.timing import ROUNDS, WARM_UP, interleaved, texts_of_length
 from serving.runtime import Input
 from tests.tiny_shop import tokenizer
@@ -64,7 +65,7 @@ def test_a_length_that_no_text_can_have_is_refused(
         texts_of_length(texts, words, tokens, 50, pairs)
 
 
-def recorder(name: str, calls: list[tuple[str, str]]) -> Callable[[Sequence[Input]], list[str]]:
+def recorder(name: str, calls: list[tuple[str, str]]) -> Predictor:
     def predict(inputs: Sequence[Input]) -> list[str]:
         calls.append((name, "+".join(map(str, inputs))))
         return ["label"] * len(inputs)
@@ -96,7 +97,7 @@ def test_predictors_take_turns_in_every_round():
 def test_latencies_are_milliseconds_of_each_call(monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
 
-    def takes(seconds: list[float]) -> Callable[[Sequence[Input]], list[str]]:
+    def takes(seconds: list[float]) -> Predictor:
         def predict(inputs: Sequence[Input]) -> list[str]:
             now[0] += seconds[0]
             seconds.append(seconds.pop(0))
