@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -34,6 +35,10 @@ class Domain(Spec):
                 raise ValueError(f"loguniform: the low end {low} must be above 0")
             if kind == "quniform" and not 0 < getattr(self, kind)[2] <= high - low:
                 raise ValueError(f"quniform: the step {getattr(self, kind)[2]} does not fit between {low} and {high}")
+            if kind == "quniform" and not all(_is_multiple(end, getattr(self, kind)[2]) for end in (low, high)):
+                raise ValueError(
+                    f"quniform: {low} and {high} are not both multiples of the step {getattr(self, kind)[2]}"
+                )
         return self
 
     @property
@@ -49,6 +54,11 @@ class Domain(Spec):
         return [low, high - 1 if self.kind == "randint" else high]
 
 
+def _is_multiple(value: float, step: float) -> bool:
+    """As Ray Tune sees it, which refuses a range with other ends when the search starts."""
+    return math.isclose(value / step, round(value / step))
+
+
 class SearchSpec(Spec):
     """Which trials are run."""
 
@@ -60,7 +70,7 @@ class SearchSpec(Spec):
     scheduler: Literal["none"] = Field(
         default="none", description="early stopping of trials; none is the one kind so far"
     )
-    max_seconds: float | None = Field(default=None, gt=0, description="seconds after which no new trial starts")
+    max_seconds: float | None = Field(default=None, gt=0, description="seconds after which trials that still run are stopped, and no new one starts")
     seed: int = Field(default=0, ge=0, lt=2**32, description="same seed, same suggestions")
     space: dict[str, Domain] = Field(default_factory=dict, description="domains by dotted key, steps by their name")
 

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def _drop_notes(file: Path) -> None:
 
 
 def _longest(model: nn.Module) -> int:
-    config = model.encoder.config  # pyright: ignore[reportAttributeAccessIssue]
+    config: Any = model.encoder.config  # pyright: ignore[reportAttributeAccessIssue]
     offset = 2 if config.model_type in ("roberta", "xlm-roberta") else 0  # positions start after the padding id
     return getattr(config, "max_position_embeddings", 512) - offset
 

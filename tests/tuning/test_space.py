@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray import tune
 
 from tuning.space import param_space, plain
 from tuning.spec import Domain
@@ -49,6 +50,14 @@ def test_quniform_draws_multiples_of_its_step_up_to_both_ends():
     found = draws(quniform=[0.2, 1, 0.2])
     assert all(math.isclose(value / 0.2, round(value / 0.2)) for value in found)
     assert {round(value, 6) for value in found} == {0.2, 0.4, 0.6, 0.8, 1.0}
+
+
+@pytest.mark.parametrize("ends", [(0.1, 0.75, 0.1), (0.05, 0.7, 0.1)])
+def test_quniform_ends_that_ray_tune_would_refuse_are_refused_by_the_recipe(ends: tuple[float, float, float]):
+    with pytest.raises(ValueError, match="are not both multiples of the step"):
+        Domain(quniform=ends)
+    with pytest.raises(ValueError, match="divisible"):
+        tune.quniform(*ends)
 
 
 def test_randint_draws_whole_numbers_without_the_high_end():

@@ -37,7 +37,7 @@ class Taught:
         spec = self.recipe.teacher.model_copy(update={"pooling": "mean"})
         model = encoder.pretrained(spec, len(self.prepared.labels))
         with torch.no_grad():
-            model.encoder.get_input_embeddings().weight.mul_(50)  # words weigh more than their places
+            model.encoder.get_parameter("embeddings.word_embeddings.weight").mul_(50)  # words weigh more than places
             model.head.weight.normal_()
         write_reference(self.home / "teacher", model, self.prepared, "tiny", {}, {})
 
