@@ -70,7 +70,9 @@ class SearchSpec(Spec):
     scheduler: Literal["none"] = Field(
         default="none", description="early stopping of trials; none is the one kind so far"
     )
-    max_seconds: float | None = Field(default=None, gt=0, description="seconds after which trials that still run are stopped, and no new one starts")
+    max_seconds: float | None = Field(
+        default=None, gt=0, description="seconds after which trials that still run are stopped, and no new one starts"
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="same seed, same suggestions")
     space: dict[str, Domain] = Field(default_factory=dict, description="domains by dotted key, steps by their name")
 
