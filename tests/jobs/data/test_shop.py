@@ -115,4 +115,4 @@ def test_numbers_alone_hardly_tell_the_intent(splits):
 
 def test_unknown_split_is_refused_by_name():
     with pytest.raises(ValueError, match="dev"):
-        messages("dev")
+        messages("dev")  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Side-by-side measurements: `python -m benchmarks.<name>`, each row one JSON line on stdout."""
