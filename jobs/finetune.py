@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cluster import launch, session, tracking
 from configs.folder import digest_json
+from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.data.prepared import Prepared
 from jobs.prepare import output, prepare
@@ -39,6 +40,8 @@ def finetune(recipe: Recipe, prepared: Prepared, run_id: str | None = None) -> d
     """Train the teacher into <output>/teacher; returns the metrics of its best epoch."""
     from jobs.training.loop import train_loop
 
+    if recipe.teacher.bundle:
+        raise UsageError(f"teacher.bundle: {recipe.teacher.bundle}: finetune would write over it; leave it out")
     session.check_capacity(recipe.engine)
     folder, key = teacher_folder(recipe), teacher_key(recipe, prepared)
     config = {
