@@ -48,6 +48,8 @@ class Engine:
             config=_config(spec, self._world),
             dist_init_required=False,
         )
+        if self._world == 1:  # else every gradient is copied to a flat buffer and back, to be added to nothing
+            self._engine.enable_backward_allreduce = False
 
     @property
     def module(self) -> nn.Module:

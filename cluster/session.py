@@ -42,6 +42,8 @@ def connect() -> None:
     import ray
     import ray.data
 
+    from cluster.tracking import code_version
+
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS", "auto")
         _check_reachable(address)  # Ray itself retries a dead address for many minutes
@@ -50,6 +52,7 @@ def connect() -> None:
             runtime_env["env_vars"] = {"RAY_ADDRESS": address}
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # started by hand: nothing was uploaded yet
             runtime_env["working_dir"] = os.getcwd()
+            runtime_env.setdefault("env_vars", {})["SLIMCART_COMMIT"] = code_version()[1]  # the upload has no .git
         try:
             ray.init(address=address, runtime_env=runtime_env, logging_level=logging.WARNING)
         except ConnectionError as error:

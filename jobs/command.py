@@ -42,14 +42,20 @@ class Result:
         return "RESULT " + json.dumps({key: value for key, value in asdict(self).items() if value is not None})
 
 
-def main(run: Callable[[Recipe], Result], arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a verb as a command; never returns. Exit 0 done, 1 failed, 2 usage error."""
+def main(
+    run: Callable[[Recipe], Result], arguments: Sequence[str] | None = None, *, takes: Sequence[str] = ()
+) -> NoReturn:
+    """Run a verb as a command; never returns. Exit 0 done, 1 failed, 2 usage error.
+
+    `takes`: which of the fields `bundle` and `deploy`, that some verbs know, this one does not ignore.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         recipe = _recipe(sys.modules[run.__module__].__doc__ or "", sys.argv[1:] if arguments is None else arguments)
         if recipe is None:
             sys.exit(DONE)
+        _refuse_what_is_ignored(recipe, run.__module__, takes)
         result = run(recipe.on_driver(session.home(), Path.cwd()))
     except UsageError as error:
         _leave(USAGE, str(error))
@@ -60,6 +66,13 @@ def main(run: Callable[[Recipe], Result], arguments: Sequence[str] | None = None
         _leave(FAILED, f"{type(error).__name__}: {error}")
     print(result.line(), flush=True)
     sys.exit(DONE)
+
+
+def _refuse_what_is_ignored(recipe: Recipe, verb: str, takes: Sequence[str]) -> None:
+    verb = Path(sys.argv[0]).stem if verb == "__main__" else verb.rpartition(".")[2]
+    for name in ("bundle", "deploy"):
+        if name not in takes and (value := getattr(recipe, name)):
+            raise UsageError(f"{name}: {value!r}: {verb} does not take it; leave it out")
 
 
 def _leave(code: int, message: str) -> NoReturn:

@@ -168,4 +168,4 @@ def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Conte
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, takes=["bundle"])

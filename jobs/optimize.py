@@ -90,10 +90,6 @@ def _final_evaluation(recipe: Recipe, bundle: Path, run: tracking.Run) -> dict[s
 
 def check(recipe: Recipe) -> None:
     """Refuse now what would come out after an hour of training; the test file is not opened."""
-    if recipe.bundle is not None:
-        raise UsageError(
-            f"bundle: {recipe.bundle!r}: optimize makes its own; leave it out, or run jobs.evaluate or jobs.deploy"
-        )
     test = recipe.data.test
     if test and test.startswith("/") and not Path(test).is_file():
         raise UsageError(f"data.test: {test}: no such file")
@@ -104,4 +100,4 @@ def _skip(stage: str, reason: str) -> None:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, takes=["deploy"])

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster import session, tracking
 from configs.folder import commit, digest_json
+from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key
+from jobs.models.reference import read_reference, tokenizer_of
 from jobs.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 FORMAT = 1  # of the shards; raised with their columns, so that older folders are made anew
 
@@ -45,7 +50,10 @@ def prepare(recipe: Recipe) -> Prepared:
     train, train_digest = checked(recipe.data, "train")
     validation, validation_digest = checked(recipe.data, "validation")
     labels = classes(train, {"validation": validation}, recipe.data)
-    tokenizer = load_tokenizer(recipe.teacher.model)
+    if recipe.teacher.bundle:
+        labels, tokenizer = known_to(Path(recipe.teacher.bundle), labels)
+    else:
+        tokenizer = load_tokenizer(recipe.teacher.model)
     tokenizer.enable_truncation(recipe.data.max_length)
     fingerprints = {"train": train_digest, "validation": validation_digest}
     key = digest_json(
@@ -70,6 +78,17 @@ def prepare(recipe: Recipe) -> Prepared:
     log.info("tokenising %d training and %d validation rows, %d classes", len(train), len(validation), len(labels))
     commit(folder, MANIFEST, fill)
     return Prepared.open(folder)
+
+
+def known_to(teacher: Path, labels: list[str]) -> tuple[list[str], Tokenizer]:
+    """Classes in the order of a given teacher, and its tokenizer. Raises `UsageError` for a class it never learned."""
+    reference = read_reference(teacher, "python -m jobs.finetune")
+    if unknown := sorted(set(labels) - set(reference.labels)):
+        raise UsageError(
+            f"teacher.bundle: {teacher}: never learned the label {unknown[0]!r} of data.train ({len(unknown)} such "
+            "labels); fine-tune a teacher on these rows, or remove them"
+        )
+    return list(reference.labels), tokenizer_of(teacher, reference)
 
 
 def output(recipe: Recipe) -> str:

@@ -17,7 +17,7 @@ from configs.folder import digest_json
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, Prepared, has_key
 from jobs.finetune import teacher_folder
-from jobs.models.reference import read_reference
+from jobs.models.reference import check_fits, read_reference
 from jobs.prepare import output, prepare
 from jobs.recipe import Recipe
 from serving.bundle import bundle_digest
@@ -43,7 +43,7 @@ def teach(recipe: Recipe, prepared: Prepared) -> Path:
     from jobs.training.outputs import write_outputs
 
     folder, teacher = Path(output(recipe), "teacher_outputs"), teacher_folder(recipe)
-    read_reference(teacher, "python -m jobs.finetune")
+    check_fits(teacher, read_reference(teacher, "python -m jobs.finetune"), prepared)
     key = digest_json({"teacher": bundle_digest(teacher), "prepared": prepared.key})
     if has_key(folder, MANIFEST, key):
         log.info("teacher outputs are there already, unchanged: %s", folder)

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster import registry, session, tracking
+from cluster import quiet, registry, session, tracking
 from cluster.session import JobError
 from configs.folder import commit, digest_json, read_manifest, replace
 from jobs.command import Result, main
@@ -26,7 +26,6 @@ from jobs.data.prepared import MANIFEST, Prepared
 from jobs.distill import distill, student_key
 from jobs.finetune import teacher_folder
 from jobs.measure.fresh import measure_candidate
-from jobs.models.reference import read_reference
 from jobs.prepare import output, prepare
 from jobs.recipe import Recipe
 from jobs.tasks import classify
@@ -67,8 +66,7 @@ def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = N
 def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: tracking.Run) -> dict[str, Any]:
     """Search, choose, put the winner in its place and register it; returns the manifest of <output>/search."""
     session.check_capacity(recipe.engine)
-    teacher = teacher_folder(recipe)
-    teacher_metric = read_reference(teacher, "python -m jobs.finetune").metrics[f"validation_{classify.METRIC}"]
+    teacher_metric = taught(prepared, teacher_outputs)[classify.METRIC]
     trials_folder = Path(output(recipe), ".work", f"trials-{uuid.uuid4().hex[:8]}")
     objective = functools.partial(
         trial,
@@ -83,6 +81,17 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     choice = choose(trials, recipe.budget)
     for each in trials:
         log.info("trial %s %s", each.id, choice.reasons[each.id])
+    found: dict[str, Any] = {
+        "key": search_key(recipe, prepared),
+        "run_id": run.id,
+        "teacher_metric": teacher_metric,
+        "winner": None,
+        "trials": [asdict(each) | {"reason": choice.reasons[each.id]} for each in trials],
+    }
+    page = Path(output(recipe), "report.html")
+    if choice.winner is None:
+        report.write(page, recipe.name, found, recipe.budget)
+        run.artifact(page)
     winner = _winner(choice, trials, trials_folder)
     for name in ("student", "bundle"):
         replace(trials_folder / winner.id / name, Path(output(recipe), name))
@@ -91,19 +100,19 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         recipe.name, run, bundle, {"slimcart.bundle": bundle_digest(bundle), "slimcart.tune": run.id}, CHALLENGER
     )
     log.info("registered %s as %s", uri, CHALLENGER)
-    found = {
-        "key": search_key(recipe, prepared),
-        "run_id": run.id,
-        "model_uri": uri,
-        "bundle": bundle_digest(bundle),
-        "teacher_metric": teacher_metric,
-        "winner": asdict(winner),
-        "trials": [asdict(each) | {"reason": choice.reasons[each.id]} for each in trials],
-    }
+    found |= {"winner": asdict(winner), "model_uri": uri, "bundle": bundle_digest(bundle)}
     manifest = commit(Path(output(recipe), "search"), MANIFEST, lambda _: found)
-    report.write(Path(output(recipe), "report.html"), recipe.name, found, recipe.budget)
+    report.write(page, recipe.name, found, recipe.budget)
     shutil.rmtree(trials_folder, ignore_errors=True)
     return manifest
+
+
+def taught(prepared: Prepared, teacher_outputs: Path) -> dict[str, float]:
+    """The teacher's metrics on the validation rows of this recipe, from its stored logits."""
+    from jobs.training.outputs import read_outputs
+
+    predicted = read_outputs(teacher_outputs, "validation").argmax(-1)
+    return classify.metrics(predicted, prepared.examples("validation").labels)
 
 
 def trial(
@@ -134,7 +143,8 @@ def trial(
         run.tag(slimcart__trial=trial_id)
         distilled = distill(chosen, Prepared.open(Path(prepared)), Path(teacher_outputs), place / "student", run.id)
         bundle = place / "bundle"
-        compress(chosen, place / "student", bundle, {"run_id": run.id, "trial": trial_id, "values": values})
+        with quiet.at_work():
+            compress(chosen, place / "student", bundle, {"run_id": run.id, "trial": trial_id, "values": values})
         metrics = measure_candidate(chosen, bundle)
         metrics[METRIC] = metrics[f"validation_{classify.METRIC}"]
         metrics["retention"] = metrics[METRIC] / teacher_metric
@@ -148,7 +158,8 @@ def trial(
 
 def search_key(recipe: Recipe, prepared: Prepared) -> str:
     """Digest of what the search depends on."""
-    parts = {name: getattr(recipe, name).model_dump() for name in ("search", "budget", "export")}
+    parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("search", "budget", "export")}
+    parts["name"] = recipe.name  # of the model it is registered as
     parts["compression"] = [spec.model_dump() for spec in recipe.compression]
     return digest_json(parts | {"student": student_key(recipe, prepared, bundle_digest(teacher_folder(recipe)))})
 

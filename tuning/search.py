@@ -61,14 +61,18 @@ def search(objective: Objective, spec: SearchSpec, folder: Path) -> list[Trial]:
 
 
 def _algorithm(spec: SearchSpec, trials: int) -> Any:
-    """TPE after random draws for a quarter of the trials: with Ray's default of 20, a small search would be random."""
+    """TPE after random draws for a quarter of the trials: with Ray's default of 20, a small search would be random.
+
+    At least as many draws as trials run at once: asked before any result is in, TPE proposes near copies of what runs.
+    """
     if spec.algorithm == "random" or not spec.space:
         from ray.tune.search import BasicVariantGenerator
 
         return BasicVariantGenerator(random_state=spec.seed)
     from ray.tune.search.hyperopt import HyperOptSearch
 
-    return HyperOptSearch(n_initial_points=max(1, round(trials / 4)), random_state_seed=spec.seed)
+    initial = max(1, round(trials / 4), min(spec.concurrent, trials))
+    return HyperOptSearch(n_initial_points=initial, random_state_seed=spec.seed)
 
 
 def _narrator(trials: int) -> Any:

@@ -5,20 +5,17 @@ python -m jobs.measure.fresh < question.json > answer.json
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from cluster import quiet
 from cluster.session import JobError
 from configs.loader import Spec
 from jobs.data.spec import DataSpec
@@ -55,28 +52,19 @@ def ask(question: Question) -> dict[str, dict[str, float]]:
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
     environment.pop("OMP_WAIT_POLICY", None)  # pinned to a core of its own; waiting threads may spin
-    with _alone() if question.shapes else contextlib.nullcontext():
-        done = subprocess.run(
-            [sys.executable, "-m", "jobs.measure.fresh"],
-            input=question.model_dump_json(),
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=SECONDS,
-            check=False,
-        )
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.measure.fresh"],
+        input=question.model_dump_json(),
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=SECONDS,
+        check=False,
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise JobError(f"measuring {', '.join(each.name for each in question.contenders)} failed: {lines[-1]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """One latency measurement at a time on this machine; the system frees the lock when its holder dies."""
-    with open(Path(tempfile.gettempdir(), f"slimcart-measure-{os.getuid()}.lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
@@ -124,12 +112,14 @@ def answer(question: Question) -> dict[str, dict[str, float]]:
     results: dict[str, dict[str, Any]] = {}
     predictors = {}
     for contender in question.contenders:
-        started = time.perf_counter()
-        predictors[contender.name] = load(contender, question.data, question.threads)
-        results[contender.name] = {"load_s": time.perf_counter() - started}
+        with quiet.at_work():
+            started = time.perf_counter()
+            predictors[contender.name] = load(contender, question.data, question.threads)
+            results[contender.name] = {"load_s": time.perf_counter() - started}
     if question.score:
         for name, predict in predictors.items():
-            results[name] |= _score(predict, examples)
+            with quiet.at_work():
+                results[name] |= _score(predict, examples)
     if question.shapes:
         assert question.tokenizer is not None
         tokenizer = Tokenizer.from_file(question.tokenizer)
@@ -141,7 +131,9 @@ def answer(question: Question) -> dict[str, dict[str, float]]:
             inputs = texts_of_length(texts, tokenizer, tokens, TEXTS, pairs)
             batches = [[inputs[(start + row) % len(inputs)] for row in range(rows_)] for start in range(TEXTS)]
             calls = CALLS if rows_ == 1 else CALLS_OF_A_LARGE_BATCH
-            for name, latency in interleaved(predictors, batches, calls).items():
+            with quiet.measuring():
+                latencies = interleaved(predictors, batches, calls)
+            for name, latency in latencies.items():
                 results[name] |= {key((rows_, tokens), each): value for each, value in latency.items()}
     return results
 

@@ -11,6 +11,8 @@ from jobs.data.prepared import TOKENIZER, Prepared
 from serving.bundle import MANIFEST, Bundle, read_bundle, read_description, write_bundle
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from jobs.models.encoder import EncoderClassifier
 
 
@@ -59,6 +61,27 @@ def read_reference(folder: Path, made_by: str) -> Bundle:
     if bundle.runtime != "torch":
         raise FolderError(f"{folder}: an exported {bundle.runtime} bundle; a reference (safetensors) bundle is needed")
     return bundle
+
+
+def tokenizer_of(folder: Path, bundle: Bundle) -> Tokenizer:
+    """The bundle's tokenizer, without truncation."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / bundle.tokenizer))
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def check_fits(folder: Path, bundle: Bundle, prepared: Prepared) -> None:
+    """Raise `FolderError` where a teacher numbers classes or tokens otherwise than the rows: its logits would lie."""
+    from tokenizers import Tokenizer
+
+    if list(bundle.labels) != prepared.labels:
+        raise FolderError(f"{folder}: learned other classes than {prepared.folder} holds; run jobs.finetune again")
+    tokenizer = Tokenizer.from_file(str(prepared.folder / TOKENIZER))
+    tokenizer.no_truncation()
+    if tokenizer.to_str() != tokenizer_of(folder, bundle).to_str():
+        raise FolderError(f"{folder}: has another tokenizer than {prepared.folder}; run jobs.finetune again")
 
 
 def made_from(folder: Path, key: str) -> bool:

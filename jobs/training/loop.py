@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import torch
 import torch.distributed
 from torch import nn
 
-from cluster import checkpoint, engine, tracking
+from cluster import checkpoint, engine, quiet, tracking
 from cluster.engine import Batch, Engine
 from configs.loader import Spec
 from jobs.data.batches import collate, global_batches, shard
@@ -78,7 +79,8 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
             # by epoch, so that a resumed run drops out what the first would have; by rank, so that workers differ
             torch.manual_seed(recipe.seed + 1000 * (epoch + 1) + torch.distributed.get_rank())
             loss = _epoch(training, train, teacher_NC, epochs[epoch], recipe.engine.accumulation, pace)
-            metrics = evaluate(training.module, validation, training.device)
+            with quiet.at_work() if first else nullcontext():
+                metrics = evaluate(training.module, validation, training.device)
             metrics |= {"train_loss": loss, "tokens_per_second": pace.tokens_per_second}
             if (
                 progress["best"] is None
@@ -192,7 +194,8 @@ def _epoch(
                     teacher_NC[rows if len(rows) else batch[:1]].astype(np.float32)
                 )
             micro.append(part)
-        total += training.step(micro, len(batch))
+        with quiet.at_work() if rank == 0 else nullcontext():  # the other workers wait for this one anyway
+            total += training.step(micro, len(batch))
         pace.step(batch)
     return sum(engine.gather(total)) / len(batches)
 

@@ -146,6 +146,11 @@ def test_a_budget_that_nothing_fits_fails_with_the_nearest_candidate(nothing_fit
     assert "nearest" in line
 
 
+def test_a_search_without_a_winner_still_leaves_its_report(nothing_fits: Done, environment: dict[str, str]):
+    page = Path(environment["SLIMCART_HOME"], "way", "report.html").read_text(encoding="utf-8")
+    assert "No trial is inside the budget" in page
+
+
 def test_a_bundle_is_evaluated_on_a_file_the_project_has_never_seen(
     done: Done, environment: dict[str, str], recipe: Path, tmp_path: Path, shop_folder: Path
 ):

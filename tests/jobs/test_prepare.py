@@ -7,14 +7,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cluster import session
 from cluster.record import Cluster
-from configs.loader import load
+from configs.loader import UsageError, load
 from jobs.data.prepared import TOKENIZER, Prepared, PreparedSplit
-from jobs.prepare import prepare, summary
+from jobs.models.reference import write_reference
+from jobs.prepare import known_to, prepare, summary
 from jobs.recipe import Recipe
+from tests.tiny_models import encoder_classifier
 from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT
 
 SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")
@@ -83,6 +85,29 @@ def test_unchanged_rows_are_found_and_a_changed_row_makes_them_anew(shop: Shop, 
     examples = again.examples("train")
     changed, copied = (examples.ids[slice(*examples.offsets[row : row + 2])].tolist() for row in (7, 8))
     assert changed == copied
+
+
+def test_a_given_teacher_brings_its_tokenizer_and_the_order_of_its_classes(tmp_path: Path):
+    teacher = write_teacher(tmp_path, ["b", "c", "a", "d", "e"])
+    labels, tokenizer = known_to(teacher, ["a", "b"])
+    assert labels == ["b", "c", "a", "d", "e"]
+    assert tokenizer.encode("y x").ids == [1, 0]
+    assert tokenizer.truncation is None
+
+
+def test_a_class_that_a_given_teacher_never_learned_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"teacher\.bundle: .*: never learned the label 'z'"):
+        known_to(write_teacher(tmp_path, ["b", "c", "a", "d", "e"]), ["a", "z"])
+
+
+def write_teacher(folder: Path, labels: list[str]) -> Path:
+    tokenizer = Tokenizer(models.WordLevel({"x": 0, "y": 1}, "x"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.enable_truncation(4)
+    tokenizer.save(str(folder / TOKENIZER))
+    learned = Prepared(folder, {"key": "k", "labels": labels, "pairs": False, "max_length": 4})
+    write_reference(folder / "teacher", encoder_classifier(), learned, "tiny", {}, {})
+    return folder / "teacher"
 
 
 def times(folder: Path) -> Iterator[tuple[Path, int]]:

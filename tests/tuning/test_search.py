@@ -135,3 +135,13 @@ def test_random_search_draws_blindly():
     from ray.tune.search import BasicVariantGenerator
 
     assert isinstance(_algorithm(spec(algorithm="random"), 8), BasicVariantGenerator)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trials_that_start_side_by_side_are_no_copies_of_one_another(seed: int):
+    """With a single random draw TPE answers the second question by a neighbour of the first."""
+    asked = spec(trials=4, concurrent=2, seed=seed, space={"sparsity": {"uniform": [0, 1]}})
+    algorithm = _algorithm(asked, asked.trials)
+    algorithm.set_search_properties("score", "max", param_space(asked.space))
+    first, second = (algorithm.suggest(name)["sparsity"] for name in ("a", "b"))
+    assert abs(first - second) > 0.2

@@ -1,0 +1,81 @@
+import fcntl
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from cluster import quiet
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return []
+
+
+def start(events: list[str], name: str, kind) -> threading.Thread:
+    def body() -> None:
+        with kind():
+            events.append(f"{name} in")
+        events.append(f"{name} out")
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    return thread
+
+
+def wait_until_held(name: str) -> None:
+    """Until another open file holds the lock."""
+    path = next(Path(tempfile.gettempdir()).glob(f"*-{name}.lock"))
+    while True:
+        with open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+
+
+def test_two_steps_of_work_run_side_by_side(events: list[str]):
+    with quiet.at_work():
+        start(events, "other", quiet.at_work).join()
+    assert events == ["other in", "other out"]
+
+
+def test_work_waits_for_a_measurement(events: list[str]):
+    with quiet.measuring():
+        worker = start(events, "work", quiet.at_work)
+        measurer = start(events, "second measurement", quiet.measuring)
+        events.append("first measurement ends")
+    worker.join()
+    measurer.join()
+    assert events[0] == "first measurement ends"
+
+
+def test_a_measurement_goes_before_work_that_came_after_it(events: list[str]):
+    with quiet.at_work():
+        measurer = start(events, "measurement", quiet.measuring)
+        wait_until_held("turnstile")
+        worker = start(events, "work", quiet.at_work)
+        events.append("first work ends")
+    measurer.join()
+    worker.join()
+    assert events[:2] == ["first work ends", "measurement in"]
+
+
+def test_a_lock_ends_with_an_exception(events: list[str]):
+    with pytest.raises(ValueError, match="broken"), quiet.measuring():
+        raise ValueError("broken")
+    start(events, "work", quiet.at_work).join()
+    assert events == ["work in", "work out"]
+
+
+def test_a_link_in_the_place_of_a_lock_is_refused(events: list[str], tmp_path: Path):
+    with quiet.measuring():
+        pass
+    room = next(tmp_path.glob("*-room.lock"))
+    room.unlink()
+    room.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic"), quiet.measuring():
+        pass
+    assert not (tmp_path / "elsewhere").exists()

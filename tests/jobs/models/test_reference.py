@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models
+
+from configs.folder import FolderError
+from jobs.data.prepared import TOKENIZER, Prepared
+from jobs.models.reference import check_fits, read_reference, write_reference
+from tests.tiny_models import CLASSES, encoder_classifier
+
+LABELS = [f"intent {number}" for number in range(CLASSES)]
+
+
+def rows(folder: Path, labels: list[str], words: str = "a b c", max_length: int = 16) -> Prepared:
+    """A prepared folder as far as a reference bundle reads it."""
+    folder.mkdir()
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words.split())}, "a"))
+    tokenizer.enable_truncation(max_length)
+    tokenizer.save(str(folder / TOKENIZER))
+    return Prepared(folder, {"key": "k", "labels": labels, "pairs": False, "max_length": max_length})
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    """It learned from rows with `LABELS`."""
+    learned = rows(tmp_path / "learned", LABELS)
+    write_reference(tmp_path / "teacher", encoder_classifier(), learned, "tiny", {}, {})
+    return tmp_path / "teacher"
+
+
+def check(teacher: Path, prepared: Prepared) -> None:
+    check_fits(teacher, read_reference(teacher, "nobody"), prepared)
+
+
+def test_a_teacher_fits_rows_with_its_classes_and_tokens_at_any_length(teacher: Path, tmp_path: Path):
+    check(teacher, rows(tmp_path / "same", LABELS))
+    check(teacher, rows(tmp_path / "longer", LABELS, max_length=32))
+
+
+@pytest.mark.parametrize("labels", [LABELS[::-1], LABELS[:-1], [*LABELS, "one more"]], ids=["order", "fewer", "more"])
+def test_a_teacher_of_other_classes_is_refused(teacher: Path, tmp_path: Path, labels: list[str]):
+    with pytest.raises(FolderError, match="learned other classes"):
+        check(teacher, rows(tmp_path / "others", labels))
+
+
+def test_a_teacher_of_another_tokenizer_is_refused(teacher: Path, tmp_path: Path):
+    with pytest.raises(FolderError, match="has another tokenizer"):
+        check(teacher, rows(tmp_path / "others", LABELS, words="b a c"))
