@@ -70,7 +70,9 @@ class Recipe(Spec):
     serving: ServingSpec = Field(default_factory=ServingSpec, description="the endpoint")
     tracking: TrackingSpec = Field(default_factory=TrackingSpec, description="the record")
     bundle: str | None = Field(
-        default=None, min_length=1, description="bundle folder or models:/<name>@<alias>, for compress, evaluate, deploy"
+        default=None,
+        min_length=1,
+        description="bundle folder, or models:/<name>@<alias>; compress, evaluate, deploy",
     )
     deploy: bool = Field(default=False, description="optimize: also deploy the winner")
 

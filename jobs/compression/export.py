@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cluster.session import JobError
+from jobs.compression.attention import for_export
 
 OPSET = 20
 SAMPLE = (2, 9)  # rows and tokens of the traced example; both free afterwards
@@ -31,7 +32,7 @@ def export_onnx(model: nn.Module, inputs: Sequence[str], file: Path) -> None:
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=_longest(model))
     with _quiet(), torch.inference_mode():
         torch.onnx.export(
-            model,
+            for_export(model),
             (),
             str(file),
             kwargs=example,

@@ -35,12 +35,19 @@ class EncoderClassifier(nn.Module):
         """Logits [B, C] of token ids [B, L] under a mask [B, L] of ones and zeros."""
         types = {"token_type_ids": token_type_ids} if self.has_types and token_type_ids is not None else {}
         hidden_BLH = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
-        if self.pooling == "mean":
-            mask_BL1 = attention_mask.unsqueeze(-1).to(hidden_BLH.dtype)
-            pooled_BH = (hidden_BLH * mask_BL1).sum(1) / mask_BL1.sum(1)
-        else:
-            pooled_BH = hidden_BLH[:, 0]
-        return self.head(self.dropout(pooled_BH))
+        return self.head(self.dropout(pool(hidden_BLH, attention_mask, self.pooling)))
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Compute the activations of each layer again in the backward pass."""
+        self.encoder.gradient_checkpointing_enable()
+
+
+def pool(hidden_BLH: Tensor, mask_BL: Tensor, pooling: str) -> Tensor:
+    """One vector [B, H] of the token vectors under a mask: their `mean`, or the first (`cls`)."""
+    if pooling == "cls":
+        return hidden_BLH[:, 0]
+    mask_BL1 = mask_BL.unsqueeze(-1).to(hidden_BLH.dtype)
+    return (hidden_BLH * mask_BL1).sum(1) / mask_BL1.sum(1)
 
 
 def locate(model: str) -> str:

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jobs.compression.attention import for_export
+from tests.tiny_models import batch, encoder_classifier
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_the_rewritten_encoder_is_the_same_function(kind: str, pooling: str):
+    model = encoder_classifier(kind, pooling=pooling)
+    given = batch(4, 12)
+    with torch.inference_mode():
+        torch.testing.assert_close(for_export(model)(**given), model(**given), rtol=1e-4, atol=1e-5)
+
+
+def test_second_texts_keep_their_type():
+    model = encoder_classifier("bert")
+    given = batch(3, 9)
+    types = (torch.arange(9) >= 4).long().repeat(3, 1)
+    with torch.inference_mode():
+        answer = for_export(model)(**given, token_type_ids=types)
+        torch.testing.assert_close(answer, model(**given, token_type_ids=types), rtol=1e-4, atol=1e-5)
+        assert (answer - for_export(model)(**given)).abs().max() > 1e-3
+
+
+def test_the_model_itself_stays_as_it_was():
+    model = encoder_classifier("bert")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for_export(model)
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_queries_keys_and_values_are_one_product():
+    modules = for_export(encoder_classifier("bert", layers=1)).modules()
+    widths = [each.out_features for each in modules if isinstance(each, torch.nn.Linear)]
+    assert widths[0] == 3 * 32
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "modernbert"])
+def test_other_encoders_are_exported_as_they_are(kind: str):
+    model = encoder_classifier(kind)
+    assert for_export(model) is model
