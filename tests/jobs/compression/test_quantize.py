@@ -84,7 +84,7 @@ def test_weights_of_products_and_embeddings_are_stored_in_8_bits(files: Pair):
             assert stored[node.input[1]].data_type == TensorProto.INT8
     words = [each for each in graph.initializer if list(each.dims) == [VOCABULARY, 32]]
     assert [each.data_type for each in words] == [TensorProto.UINT8]
-    large = [each for each in graph.initializer if each.data_type == TensorProto.FLOAT and np.prod(each.dims) > 64]
+    large = [each for each in graph.initializer if each.data_type == TensorProto.FLOAT and np.prod(each.dims) > 96]
     assert not large
 
 
