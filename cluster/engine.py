@@ -1,14 +1,18 @@
 """Training steps on DeepSpeed; no other module imports it.
 
-The mathematics of a step does not depend on how many workers share it: the loss is the sum over examples divided
-by the number of examples in the global batch.
+One `step` in every mode: data parallel with ZeRO, pipeline, tensor parallel. The mathematics of a step does not
+depend on the layout: the loss is the sum over examples divided by the size of the global batch.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import io
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +22,24 @@ from torch import Tensor, nn
 
 from cluster.session import JobError
 from cluster.spec import EngineSpec
+from configs.loader import UsageError
 
 Batch = dict[str, Tensor]
-Loss = Callable[[nn.Module, Batch], Tensor]
+Loss = Callable[[Tensor, Batch], Tensor]
+Named = Iterable[tuple[str, nn.Parameter]]
+OptimizerFactory = Callable[[Named], torch.optim.Optimizer]
+ScheduleFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 TAG = "state"
+WEIGHT = "weight"  # of a batch, [B]: 1 for an example, 0 for a filler
+
+
+@dataclass(frozen=True)
+class Tied:
+    """A pipeline layer whose module another layer uses too: `forward(module, inputs)`; its gradients are added up."""
+
+    key: str
+    module: nn.Module
+    forward: Callable[[nn.Module, Any], Any]
 
 
 class Engine:
@@ -30,49 +48,97 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
+        inputs: Sequence[str],
         loss: Loss,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
+        optimizer: OptimizerFactory,
+        schedule: ScheduleFactory,
         spec: EngineSpec,
+        layers: Callable[[nn.Module], Sequence[nn.Module | Tied]] | None = None,
     ) -> None:
-        """`loss(model, batch)` gives one number per example, [B]; `schedule` moves once per global batch."""
-        self._loss = loss
+        """`model` takes the tensors `inputs` of a batch by name; `loss(outputs, batch)` gives one number a row, [B].
+
+        `schedule` moves once per global batch. `layers(model)` is the model as the list that a pipeline is cut from;
+        its first layer takes the tuple of `inputs`. Raises `UsageError` where this device or model cannot do `spec`.
+        """
+        self._inputs, self._loss, self._spec = tuple(inputs), loss, spec
         self._parts = spec.accumulation
         self._world = torch.distributed.get_world_size()
         self.device = torch.device("cuda", torch.cuda.current_device()) if spec.use_gpu else torch.device("cpu")
         deepspeed = _deepspeed()
+        _check_precision(spec)
+        self._names = {id(weight): name for name, weight in model.named_parameters()}
+        # Where this worker holds a part of the model, or holds it in 16 bits, `whole` fills a copy.
+        halved = spec.precision in ("bf16", "fp16")
+        split = spec.pipeline_stages > 1 or spec.tensor_parallel > 1 or self._splits_weights
+        self._whole = copy.deepcopy(model) if halved or split else None
+        self._pipeline = spec.pipeline_stages > 1
+        self._shape: list[torch.Size] = []
+        self._labels: list[str] = []
+        if self._pipeline:
+            if layers is None:
+                raise UsageError(f"engine.pipeline_stages: {spec.pipeline_stages}: this model is not known as layers")
+            model = self._cut(layers(model))
+        elif spec.activation_checkpointing:
+            model.gradient_checkpointing_enable()  # pyright: ignore[reportCallIssue]
+        made = optimizer(self._named(model))
+        if self._pipeline:
+            _even_out(made, model)
         self._engine, *_ = deepspeed.initialize(
             model=model.to(self.device),
-            optimizer=optimizer,
-            lr_scheduler=schedule,
+            optimizer=made,
+            lr_scheduler=schedule(made),
             config=_config(spec, self._world),
             dist_init_required=False,
         )
-        if self._world == 1:  # else every gradient is copied to a flat buffer and back, to be added to nothing
+        if self._world == 1 and not _stage(spec, 1):  # a copy to a flat buffer and back, to be added to nothing
             self._engine.enable_backward_allreduce = False
+        self.data_size = self._engine.dp_world_size
+        self.data_rank = torch.distributed.get_rank(self._engine.data_parallel_group)
 
     @property
     def module(self) -> nn.Module:
-        """The model itself, its weights current on every worker."""
+        """What this worker trains: the model, or the part of it that lies here."""
         return self._engine.module
 
-    def step(self, parts: Sequence[Batch], rows: int) -> float:
-        """One optimizer step on this worker's `accumulation` micro-batches of a global batch of `rows` examples.
+    @property
+    def skipped(self) -> int:
+        """Steps that fp16 left out because a gradient overflowed."""
+        return int(self._engine.skipped_steps)
 
-        A batch has `weight` [B]: 1 for an example, 0 for a filler. Returns the sum of this worker's losses divided
-        by `rows`; over the workers these add up to the mean loss. Raises `JobError` on a loss that is not finite.
+    @property
+    def _splits_weights(self) -> bool:
+        return _stage(self._spec, self._world) == 3
+
+    def step(self, parts: Sequence[Batch], size: float) -> float:
+        """One optimizer step on this worker's `accumulation` micro-batches of a global batch of `size`.
+
+        `size` is what the loss is divided by: examples, or target tokens. A batch has `weight` [B]: 1 for an example,
+        0 for a filler. Returns this worker's share of the mean loss; the shares of all workers add up to it.
+        Raises `JobError` on a loss that is not finite.
         """
+        # DeepSpeed divides by the number of micro-batches and averages over the data-parallel workers: undone here.
+        scale = self._parts * self.data_size / size
+        if self._pipeline:
+            return self._step_of_pipeline(parts, scale)
         total = 0.0
         for part in parts:
             batch = {name: tensor.to(self.device) for name, tensor in part.items()}
-            loss = (self._loss(self._engine, batch) * batch["weight"]).sum()
-            total += loss.item()
-            if not math.isfinite(total):
-                raise JobError(f"the loss became {total}; lower the learning rate or look for broken rows")
-            # DeepSpeed divides by the number of micro-batches and averages over workers; both are undone here
-            self._engine.backward(loss * (self._parts * self._world / rows))
+            outputs = self._engine(**{name: batch[name] for name in self._inputs})
+            loss = (self._loss(outputs, batch) * batch[WEIGHT]).sum()
+            total += _finite(loss.item())
+            self._engine.backward(loss * scale)
             self._engine.step()
-        return total / rows
+        return total / size * self.data_size / self._world  # workers that split a layer see the same loss
+
+    def whole(self) -> nn.Module:
+        """The model with its current weights, in float32 where it was built so, on every worker. All call it."""
+        if self._whole is None:
+            return self.module
+        target = dict(self._whole.named_parameters())
+        with torch.no_grad():
+            for name, weight in self._weights():
+                target[name].copy_(weight)
+        return self._whole.to(self.device).train(self.module.training)
 
     def save(self, folder: Path, progress: dict[str, Any]) -> None:
         """Everything a resumed run needs, from every worker into one folder. Holds pickles: private to the run."""
@@ -83,6 +149,82 @@ class Engine:
         _, state = self._engine.load_checkpoint(str(folder), tag=TAG)
         return state["progress"]  # among entries of DeepSpeed's own, which the next `save` must not write again
 
+    def _cut(self, layers: Sequence[nn.Module | Tied]) -> nn.Module:
+        """This worker's stage; the stages hold about equally many parameters."""
+        import deepspeed
+        from deepspeed.pipe import PipelineModule, TiedLayerSpec
+
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)  # takes the process group that is there
+        stages = self._spec.pipeline_stages
+        if stages > len(layers):
+            raise UsageError(
+                f"engine.pipeline_stages: {stages} stages, but the model has {len(layers)} layers to share"
+            )
+        specs = [
+            TiedLayerSpec(each.key, _Given, each.module, forward_fn=each.forward) if isinstance(each, Tied) else each
+            for each in layers
+        ]
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its seeds
+            return PipelineModule(
+                specs,
+                num_stages=stages,
+                loss_fn=self._loss_of_last_stage,
+                partition_method="parameters",
+                activation_checkpoint_interval=int(self._spec.activation_checkpointing),
+            )
+
+    def _step_of_pipeline(self, parts: Sequence[Batch], scale: float) -> float:
+        shape = [tensor.shape for tensor in parts[0].values()]
+        if shape != self._shape:
+            self._engine.reset_activation_shape()
+            self._shape = shape
+        self._labels = [name for name in parts[0] if name not in self._inputs]
+        micro = [
+            (tuple(part[name] for name in self._inputs), (*(part[name] for name in self._labels), torch.tensor(scale)))
+            for part in parts
+        ]
+        mean = self._engine.train_batch(iter(micro))
+        return _finite(mean.item()) / self._world
+
+    def _loss_of_last_stage(self, outputs: Tensor, labels: tuple[Tensor, ...]) -> Tensor:
+        *tensors, scale = labels
+        batch = dict(zip(self._labels, tensors, strict=True))
+        return (self._loss(outputs, batch) * batch[WEIGHT]).sum() * scale
+
+    def _named(self, model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+        return [(self._names[id(weight)], weight) for weight in model.parameters() if id(weight) in self._names]
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(name in the whole model, its current tensor) on every worker, one at a time. All call it."""
+        if self._pipeline:
+            yield from self._weights_of_stages()
+            return
+        from deepspeed.module_inject.layers import GatherReplacedLayerParams
+        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+
+        for path, module in self.module.named_modules():
+            own = list(module.parameters(recurse=False))
+            if not own:
+                continue
+            with contextlib.ExitStack() as gathered:
+                gathered.enter_context(GatheredParameters(own, enabled=self._splits_weights))
+                gathered.enter_context(GatherReplacedLayerParams(own, module, enabled=self._spec.tensor_parallel > 1))
+                for name, weight in module.named_parameters(recurse=False):
+                    yield f"{path}.{name}".lstrip("."), weight.detach()
+
+    def _weights_of_stages(self) -> Iterator[tuple[str, Tensor]]:
+        mine = {name: weight.detach() for name, weight in self._named(self.module)}
+        described = gather({name: (weight.shape, weight.dtype) for name, weight in mine.items()})
+        owners = {name: rank for rank in reversed(range(self._world)) for name in described[rank]}
+        for name in sorted(owners):
+            owner = owners[name]
+            shape, dtype = described[owner][name]
+            weight = mine[name] if name in mine else torch.empty(shape, dtype=dtype, device=self.device)
+            if owner != torch.distributed.get_rank():
+                weight = torch.empty_like(weight)
+            torch.distributed.broadcast(weight, src=owner)
+            yield name, weight
+
 
 def gather(value: Any) -> list[Any]:
     """Each worker's `value`, in the order of ranks, on every worker."""
@@ -91,18 +233,80 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def _config(spec: EngineSpec, world: int) -> dict[str, Any]:
+def _even_out(optimizer: torch.optim.Optimizer, stage: nn.Module) -> None:
+    """Give every stage the same parameter groups, of a zero where it has no weight of that kind.
+
+    DeepSpeed's norm of the gradient meets the other stages once for each group; one group more, and they wait for ever.
+    """
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    every = {repr(kind): kind for kinds in gather(own) for kind in kinds}
+    for number, missing in enumerate(sorted(every.keys() - set(map(repr, own)))):
+        filler = nn.Parameter(torch.zeros(1, device=next(stage.parameters()).device))
+        filler.ds_pipe_replicated = False  # pyright: ignore[reportAttributeAccessIssue]
+        stage.register_parameter(f"filler_{number}", filler)
+        optimizer.add_param_group({**every[missing], "params": [filler]})
+    optimizer.param_groups.sort(key=lambda group: repr({name: group[name] for name in group if name != "params"}))
+
+
+class _Given(nn.Module):
+    """What DeepSpeed takes for a module's type: hands out the module that is there."""
+
+    def __new__(cls, module: nn.Module) -> nn.Module:
+        return module
+
+
+def _finite(loss: float) -> float:
+    if not math.isfinite(loss):
+        raise JobError(f"the loss became {loss}; lower the learning rate or look for broken rows")
+    return loss
+
+
+def _check_precision(spec: EngineSpec) -> None:
+    from deepspeed.accelerator import get_accelerator
+
+    device: Any = get_accelerator()
+    if spec.precision == "fp16" and not device.is_fp16_supported():
+        name = device.device_name()
+        raise UsageError(f"engine.precision: 'fp16': this {name} device does not compute it; use bf16 or bf16_autocast")
+
+
+def _stage(spec: EngineSpec, world: int) -> int:
     # One worker has nothing to split; stage 1 would copy every gradient into a flat buffer (1.6x a MiniLM CPU step).
-    stage = spec.zero_stage if world > 1 else 0
-    return {
+    stage = spec.zero_stage if world > 1 or spec.offload != "none" else 0
+    # At stage 0 DeepSpeed adds up bfloat16 gradients as such, and clips each pipeline stage by its own norm.
+    return max(1, stage) if spec.precision == "bf16" or spec.pipeline_stages > 1 else stage
+
+
+def _config(spec: EngineSpec, world: int) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": _stage(spec, world)}
+    if spec.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if spec.offload == "all":
+        zero["offload_param"] = {"device": "cpu"}
+    config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # nominal: batches are counted in tokens and differ in rows
         "gradient_accumulation_steps": spec.accumulation,
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,  # its Adam is compiled while the job waits; torch's is used
         "gradient_clipping": spec.gradient_clipping,
         "torch_autocast": {"enabled": spec.precision == "bf16_autocast", "dtype": "bfloat16"},
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
+    if spec.precision == "bf16":
+        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    if spec.precision == "fp16":
+        config["fp16"] = {
+            "enabled": True,
+            "initial_scale_power": spec.loss_scale.initial_power,
+            "loss_scale_window": spec.loss_scale.window,
+            "min_loss_scale": spec.loss_scale.minimum,
+        }
+    if spec.pipeline_stages > 1:
+        config["pipeline"] = {"use_reentrant": False}  # the other kind wants a first input that needs a gradient
+    if spec.tensor_parallel > 1:
+        config["tensor_parallel"] = {"autotp_size": spec.tensor_parallel}
+    return config
 
 
 def _deepspeed() -> Any:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.loader import Spec
 
-Precision = Literal["fp32", "bf16_autocast"]
+Precision = Literal["fp32", "bf16", "bf16_autocast", "fp16"]
+
+
+class LossScaleSpec(Spec):
+    """Dynamic loss scaling of fp16 (Micikevicius et al. 2018, arXiv 1710.03740)."""
+
+    initial_power: int = Field(default=16, ge=0, le=32, description="the first scale is two to this power")
+    window: int = Field(default=1000, ge=1, description="steps without overflow after which the scale doubles")
+    minimum: float = Field(default=1.0, gt=0, description="the scale is never halved below this")
 
 
 class EngineSpec(Spec):
@@ -18,23 +26,68 @@ class EngineSpec(Spec):
     cpus_per_worker: int = Field(default=2, ge=1, description="CPU cores of a worker; its math threads follow")
     use_gpu: bool = Field(default=False, description="one GPU per worker (NCCL) instead of CPU cores (gloo)")
     precision: Precision = Field(
-        default="bf16_autocast", description="fp32, or fp32 weights with bfloat16 matrix products"
+        default="bf16_autocast",
+        description="fp32; bf16_autocast = fp32 weights with bfloat16 matrix products; bf16 or fp16 = 16-bit weights "
+        "beside fp32 ones in the optimizer",
     )
-    zero_stage: Literal[0, 1] = Field(
-        default=1, description="DeepSpeed ZeRO: 0 = none, 1 = optimizer state split over two workers or more"
+    loss_scale: LossScaleSpec = Field(default_factory=LossScaleSpec, description="dynamic loss scaling, fp16 only")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=1,
+        description="DeepSpeed ZeRO: what data-parallel workers split. 0 = nothing, 1 = optimizer state, "
+        "2 = and gradients, 3 = and weights",
     )
-    pipeline_stages: Literal[1] = Field(
-        default=1, description="pipeline depth; 1 = data parallel only, the one mode so far"
+    offload: Literal["none", "optimizer", "all"] = Field(
+        default="none", description="what ZeRO keeps in CPU memory: optimizer state, or (stage 3) weights as well"
     )
-    tensor_parallel: Literal[1] = Field(
-        default=1, description="ways a layer is split; 1 = not at all, the one mode so far"
+    pipeline_stages: int = Field(
+        default=1, ge=1, description="parts, one after the other, that layers are shared out to"
     )
+    tensor_parallel: int = Field(default=1, ge=1, description="ways each layer is split (DeepSpeed AutoTP)")
     tokens_per_batch: int = Field(default=512, ge=1, description="tokens in a global batch, padding included")
-    accumulation: int = Field(default=1, ge=1, description="micro-batches that make one global batch on each worker")
+    accumulation: int = Field(
+        default=1, ge=1, description="micro-batches of a global batch on each worker; a pipeline overlaps them"
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="compute activations again in the backward pass instead of keeping them"
+    )
     gradient_clipping: float = Field(
         default=1.0, ge=0, description="largest global L2 norm of the gradient; 0 = no limit"
     )
     max_failures: int = Field(default=3, ge=0, description="restarts after a worker died, from the last checkpoint")
+
+    @model_validator(mode="after")
+    def layout_is_possible(self) -> Self:
+        stages, ways = self.pipeline_stages, self.tensor_parallel
+        if stages > 1 and ways > 1:
+            raise ValueError(
+                f"pipeline_stages={stages} with tensor_parallel={ways}: DeepSpeed's AutoTP splits no pipeline; "
+                "set one of them to 1"
+            )
+        for name, parts in (("pipeline_stages", stages), ("tensor_parallel", ways)):
+            if self.workers % parts:
+                below, above = self.workers // parts * parts, -(-self.workers // parts) * parts
+                fits = " or ".join(str(each) for each in (below, above) if each)
+                raise ValueError(
+                    f"workers={self.workers} / {name}={parts} = {self.workers / parts:g} data-parallel copies, not a "
+                    f"whole number; use workers={fits}"
+                )
+        if stages > 1 and self.zero_stage > 1:
+            raise ValueError(
+                f"zero_stage={self.zero_stage} with pipeline_stages={stages}: a pipeline keeps its gradients until "
+                "all micro-batches are through; use zero_stage 0 or 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def offload_has_something_to_move(self) -> Self:
+        needed = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
+        if self.zero_stage < needed:
+            raise ValueError(f"offload={self.offload} needs zero_stage {needed} or more, got {self.zero_stage}")
+        if self.offload != "none" and self.pipeline_stages > 1:
+            raise ValueError(
+                f"offload={self.offload} with pipeline_stages={self.pipeline_stages}: not combined; drop one"
+            )
+        return self
 
 
 class TrackingSpec(Spec):

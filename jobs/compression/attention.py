@@ -55,8 +55,8 @@ class _MergedAttention(nn.Module):
             self.projection.weight[: self.width] *= self.size**-0.5
             self.projection.bias[: self.width] *= self.size**-0.5
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-        """The signature of the attention it replaces."""
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor, *rest: Any, **named: Any) -> tuple[Tensor, None]:
+        """As the attention it replaces; `rest` and `named` are for caches, which an encoder has none of."""
         rows, length, _ = hidden_states.shape
         merged = self.projection(hidden_states).view(rows, length, 3 * self.heads, self.size).transpose(1, 2)
         query, key, value = merged.split(self.heads, dim=1)  # [B, heads, L, d]

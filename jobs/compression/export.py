@@ -16,13 +16,14 @@ from torch import nn
 
 from cluster.session import JobError
 from jobs.compression.attention import for_export
+from jobs.models.encoder import EncoderClassifier
 
 OPSET = 20
 SAMPLE = (2, 9)  # rows and tokens of the traced example; both free afterwards
 TOLERANCE = 1e-3  # largest difference of a logit between torch and the exported file
 
 
-def export_onnx(model: nn.Module, inputs: Sequence[str], file: Path) -> None:
+def export_onnx(model: EncoderClassifier, inputs: Sequence[str], file: Path) -> None:
     """Write `model` as one ONNX file with int64 `inputs` [batch, length] and the output `logits` [batch, C].
 
     Raises `JobError` where the file does not answer like the model.

@@ -41,14 +41,14 @@ def shard(batch: np.ndarray, rank: int, world: int, parts: int) -> list[np.ndarr
     return [batch[rank * parts + part :: world * parts] for part in range(parts)]
 
 
-def collate(examples: Examples, rows: np.ndarray, length: int) -> dict[str, torch.Tensor]:
+def collate(examples: Examples, rows: np.ndarray, length: int, count: int = 1) -> dict[str, torch.Tensor]:
     """Tensors of some rows, padded to `length`: input_ids_BL, attention_mask_BL, token_type_ids_BL, label_B, weight_B.
 
-    Without rows it gives one blank row of weight 0, so that every rank can take part in every step.
+    Blank rows of weight 0 fill them up to `count`, so that every rank can take part in every step.
     """
     import torch
 
-    count = max(1, len(rows))
+    count = max(count, len(rows))
     ids = np.zeros((count, length), dtype=np.int64)
     types = np.zeros((count, length), dtype=np.int64)
     mask = np.zeros((count, length), dtype=np.int64)
@@ -58,7 +58,8 @@ def collate(examples: Examples, rows: np.ndarray, length: int) -> dict[str, torc
         ids[index, : end - start] = examples.ids[start:end]
         types[index, : end - start] = examples.types[start:end]
         mask[index, : end - start] = 1
-    labels = examples.labels[rows] if len(rows) else np.zeros(1, dtype=np.int64)
-    weight = np.full(count, float(len(rows) > 0), dtype=np.float32)
+    labels = np.zeros(count, dtype=np.int64)
+    labels[: len(rows)] = examples.labels[rows]
+    weight = (np.arange(count) < len(rows)).astype(np.float32)
     arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types, "label": labels, "weight": weight}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}

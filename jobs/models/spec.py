@@ -10,7 +10,7 @@ from configs.loader import Spec
 
 
 class OptimizerSpec(Spec):
-    """AdamW with linear warm-up and linear decay to zero; shared by teacher and student."""
+    """AdamW with linear warm-up and linear decay to zero, and the loss on labels; shared by teacher and student."""
 
     epochs: int = Field(default=5, ge=1, description="passes over the training rows")
     learning_rate: float = Field(default=2e-4, gt=0, description="peak learning rate of the encoder")
@@ -18,6 +18,12 @@ class OptimizerSpec(Spec):
     warmup: float = Field(default=0.06, ge=0, lt=1, description="share of all steps in which the rate rises")
     weight_decay: float = Field(
         default=0.01, ge=0, description="AdamW weight decay of matrices; norms and biases have none"
+    )
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the label's probability that is spread over all classes"
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="balanced = a rare class counts as much as a frequent one in the label loss"
     )
 
 

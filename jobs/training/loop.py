@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import time
@@ -16,7 +17,7 @@ import torch.distributed
 from torch import nn
 
 from cluster import checkpoint, engine, quiet, tracking
-from cluster.engine import Batch, Engine
+from cluster.engine import Engine, Named
 from configs.loader import Spec
 from jobs.data.batches import collate, global_batches, shard
 from jobs.data.prepared import Examples, Prepared
@@ -24,14 +25,17 @@ from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import write_reference
 from jobs.models.spec import OptimizerSpec
+from jobs.models.stages import encoder_layers
 from jobs.models.student import build_student
 from jobs.recipe import Recipe
 from jobs.tasks import classify
-from jobs.training.loss import distill_loss, label_loss
+from jobs.training.loss import balanced_weights, distill_loss, label_loss
 from jobs.training.outputs import read_outputs
+from jobs.training.spec import DistillationSpec
 from serving.runtime import cut
 
 SECONDS_BETWEEN_LINES = 10
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 EVALUATION_TOKENS = 4096  # a batch without gradients
 
 
@@ -65,8 +69,15 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         global_batches(train.lengths, recipe.seed, epoch, recipe.engine.tokens_per_batch)
         for epoch in range(spec.epochs)
     ]
-    optimizer, schedule = _optimizer(model, spec, sum(map(len, epochs)))
-    training = Engine(model, _loss(fit), optimizer, schedule, recipe.engine)
+    training = Engine(
+        model,
+        INPUTS,
+        _loss(fit, train.labels, len(prepared.labels)),
+        functools.partial(_optimizer, spec=spec),
+        functools.partial(_schedule, spec=spec, steps=sum(map(len, epochs))),
+        recipe.engine,
+        encoder_layers,
+    )
     work = Path(fit.work)
     progress = (checkpoint.restore(training, work) if recipe.engine.max_failures else None) or {
         "epoch": 0,
@@ -76,11 +87,13 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     pace = Pace(fit.role, spec.epochs, epochs, train.lengths, progress["epoch"], silent=not first)
     try:
         for epoch in range(progress["epoch"], spec.epochs):
-            # by epoch, so that a resumed run drops out what the first would have; by rank, so that workers differ
-            torch.manual_seed(recipe.seed + 1000 * (epoch + 1) + torch.distributed.get_rank())
+            # By epoch, so that a resumed run drops out what the first would have; workers with other rows differ,
+            # workers that split a layer do not.
+            torch.manual_seed(recipe.seed + 1000 * (epoch + 1) + training.data_rank)
             loss = _epoch(training, train, teacher_NC, epochs[epoch], recipe.engine.accumulation, pace)
             with quiet.at_work() if first else nullcontext():
-                metrics = evaluate(training.module, validation, training.device)
+                model = _module(training.whole())
+                metrics = evaluate(model, validation, training.device)
             metrics |= {"train_loss": loss, "tokens_per_second": pace.tokens_per_second}
             if (
                 progress["best"] is None
@@ -88,7 +101,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
             ):
                 progress["best"] = metrics | {"best_epoch": epoch + 1}
                 if first:
-                    _keep(training.module, work, epoch + 1)
+                    _keep(model, work, epoch + 1)
             progress["epoch"] = epoch + 1
             pace.epoch_done(epoch, metrics)
             if record:
@@ -100,7 +113,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         if record:
             record.close()
     if first:
-        best = _module(training.module)
+        best = model
         best.load_state_dict(_kept(work, int(progress["best"]["best_epoch"])))
         write_reference(
             Path(fit.target), best, prepared, recipe.name, progress["best"], {"key": fit.key, "role": fit.role}
@@ -130,7 +143,7 @@ def predict(model: nn.Module, examples: Examples, rows: np.ndarray, device: torc
     with torch.inference_mode():
         for chosen in cut(examples.lengths[rows].tolist(), EVALUATION_TOKENS):
             batch = collate(examples, rows[chosen], int(examples.lengths[rows[chosen]].max()))
-            logits_BC = model(**_inputs({name: tensor.to(device) for name, tensor in batch.items()}))
+            logits_BC = model(**{name: batch[name].to(device) for name in INPUTS})
             predicted[chosen] = logits_BC.argmax(-1).cpu().numpy()
     model.train(was_training)
     return predicted
@@ -143,33 +156,36 @@ def _model(fit: Fit, classes: int) -> tuple[EncoderClassifier, OptimizerSpec]:
     return build_student(encoder.load(Path(fit.teacher)), fit.recipe.student), fit.recipe.distillation
 
 
-def _loss(fit: Fit) -> engine.Loss:
-    if fit.role == "teacher":
-        return lambda model, batch: label_loss(model(**_inputs(batch)), batch["label"])
-    spec = fit.recipe.distillation
-    return lambda model, batch: distill_loss(model(**_inputs(batch)), batch["teacher_logits"], batch["label"], spec)
+def _loss(fit: Fit, labels: np.ndarray, classes: int) -> engine.Loss:
+    spec = fit.recipe.teacher if fit.role == "teacher" else fit.recipe.distillation
+    weight_C = balanced_weights(labels, classes) if spec.class_weights == "balanced" else None
+    if isinstance(spec, DistillationSpec):
+        return lambda logits_BC, batch: distill_loss(logits_BC, batch["teacher_logits"], batch["label"], spec, weight_C)
+    return lambda logits_BC, batch: label_loss(logits_BC, batch["label"], spec.label_smoothing, weight_C)
 
 
-def _inputs(batch: Batch) -> Batch:
-    return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+def _optimizer(named: Named, spec: OptimizerSpec) -> torch.optim.Optimizer:
+    """AdamW; head and encoder at their own rates, no decay on norms and biases."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, weight in named:
+        groups.setdefault((name.startswith("head."), weight.ndim > 1), []).append(weight)
+    rates = {False: spec.learning_rate, True: spec.head_learning_rate}
+    return torch.optim.AdamW(
+        [
+            {"params": weights, "lr": rates[head], "weight_decay": spec.weight_decay if matrix else 0.0}
+            for (head, matrix), weights in groups.items()
+        ],
+        fused=True,
+    )
 
 
-def _optimizer(
-    model: EncoderClassifier, spec: OptimizerSpec, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW; head and encoder at their own rates, no decay on norms and biases, linear warm-up and decay."""
+def _schedule(
+    optimizer: torch.optim.Optimizer, spec: OptimizerSpec, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear warm-up and decay to zero."""
     from transformers import get_linear_schedule_with_warmup
 
-    groups = []
-    for part, rate in ((model.encoder, spec.learning_rate), (model.head, spec.head_learning_rate)):
-        matrices = [weight for weight in part.parameters() if weight.ndim > 1]
-        vectors = [weight for weight in part.parameters() if weight.ndim <= 1]
-        groups += [
-            {"params": matrices, "lr": rate, "weight_decay": spec.weight_decay},
-            {"params": vectors, "lr": rate, "weight_decay": 0.0},
-        ]
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    return optimizer, get_linear_schedule_with_warmup(optimizer, int(steps * spec.warmup), steps)
+    return get_linear_schedule_with_warmup(optimizer, int(steps * spec.warmup), steps)
 
 
 def _epoch(
@@ -181,20 +197,21 @@ def _epoch(
     pace: Pace,
 ) -> float:
     """One pass; returns the mean over batches of the global loss."""
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    first, workers = torch.distributed.get_rank() == 0, training.data_size
     training.module.train()
     total = 0.0
     for batch in batches:
         length = int(examples.lengths[batch].max())  # of the global batch, the same on every worker
+        count = -(-len(batch) // (workers * parts))
         micro = []
-        for rows in shard(batch, rank, world, parts):
-            part = collate(examples, rows, length)
+        for rows in shard(batch, training.data_rank, workers, parts):
+            part = collate(examples, rows, length, count)
             if teacher_NC is not None:
-                part["teacher_logits"] = torch.from_numpy(
-                    teacher_NC[rows if len(rows) else batch[:1]].astype(np.float32)
-                )
+                logits = np.zeros((count, teacher_NC.shape[1]), dtype=np.float32)
+                logits[: len(rows)] = teacher_NC[rows]
+                part["teacher_logits"] = torch.from_numpy(logits)
             micro.append(part)
-        with quiet.at_work() if rank == 0 else nullcontext():  # the other workers wait for this one anyway
+        with quiet.at_work() if first else nullcontext():  # the other workers wait for this one anyway
             total += training.step(micro, len(batch))
         pace.step(batch)
     return sum(engine.gather(total)) / len(batches)

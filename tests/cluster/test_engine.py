@@ -114,13 +114,12 @@ def adam(fields: dict[str, Any], seed: int = 0) -> Engine:
 
 def build(fields: dict[str, Any], optimizer: Callable[[Any], torch.optim.Optimizer], seed: int = 0) -> Engine:
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
-    made = optimizer(model.parameters())
     return Engine(
-        model,
-        lambda network, batch: F.cross_entropy(network(batch["features"]), batch["label"], reduction="none"),
-        made,
-        torch.optim.lr_scheduler.LambdaLR(made, rate),
+        nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)),
+        ["input"],
+        lambda logits_BC, batch: F.cross_entropy(logits_BC.float(), batch["label"], reduction="none"),
+        lambda named: optimizer([weight for _, weight in named]),
+        lambda made: torch.optim.lr_scheduler.LambdaLR(made, rate),
         EngineSpec.model_validate(fields),
     )
 
@@ -131,7 +130,7 @@ def rate(done: int) -> float:
 
 def step(engine: Engine, index: int) -> float:
     """One step on this worker's share of a global batch; the mean loss over all workers."""
-    rank, world, parts = torch.distributed.get_rank(), torch.distributed.get_world_size(), engine._parts
+    rank, world, parts = engine.data_rank, engine.data_size, engine._parts
     shares = [share(index, rank * parts + part, world * parts) for part in range(parts)]
     return sum(gather(engine.step(shares, ROWS[index])))
 
@@ -141,8 +140,8 @@ def share(index: int, part: int, of: int) -> Batch:
     features = torch.randn(ROWS[index], 6, generator=rows)[part::of]
     label = torch.randint(3, (ROWS[index],), generator=rows)[part::of]
     if not len(label):
-        return {"features": torch.ones(1, 6), "label": torch.zeros(1, dtype=torch.long), "weight": torch.zeros(1)}
-    return {"features": features, "label": label, "weight": torch.ones(len(label))}
+        return {"input": torch.ones(1, 6), "label": torch.zeros(1, dtype=torch.long), "weight": torch.zeros(1)}
+    return {"input": features, "label": label, "weight": torch.ones(len(label))}
 
 
 def flat(model: nn.Module) -> Tensor:
@@ -156,7 +155,7 @@ def lose_on_the_second_worker(config: dict[str, Any]) -> None:
         with Path(config["starts"]).open("a") as notes:
             notes.write("start\n")
     part = share(0, rank, 2)
-    adam(PLAIN).step([part | {"features": part["features"] * (math.nan if rank else 1)}], ROWS[0])
+    adam(PLAIN).step([part | {"input": part["input"] * (math.nan if rank else 1)}], ROWS[0])
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,27 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
     "list for a mapping": ("name: a\nengine: [1]", ["engine: got [1]", "a mapping of fields is expected"]),
     "blank for a mapping": ("name: a\nengine:\n", ["engine: got None", "a mapping of fields is expected"]),
     "mapping for a list": ("name: a\ncompression: {step: export}", ["compression: got {'step': 'export'}", "list"]),
-    "choice that is none": ("name: a\nengine: {precision: fp16}", ["engine.precision: got 'fp16'", "'bf16_autocast'"]),
+    "choice that is none": ("name: a\nengine: {precision: fp8}", ["engine.precision: got 'fp8'", "'bf16_autocast'"]),
+    "stages that workers do not fill": (
+        "name: a\nengine: {workers: 3, pipeline_stages: 2}",
+        ["engine: workers=3 / pipeline_stages=2 = 1.5 data-parallel copies", "use workers=2 or 4"],
+    ),
+    "ways that workers do not fill": (
+        "name: a\nengine: {tensor_parallel: 2}",
+        ["engine: workers=1 / tensor_parallel=2 = 0.5 data-parallel copies", "use workers=2"],
+    ),
+    "pipeline with split gradients": (
+        "name: a\nengine: {workers: 2, pipeline_stages: 2, zero_stage: 3}",
+        ["engine: zero_stage=3 with pipeline_stages=2", "use zero_stage 0 or 1"],
+    ),
+    "pipeline of split layers": (
+        "name: a\nengine: {workers: 4, pipeline_stages: 2, tensor_parallel: 2}",
+        ["engine: pipeline_stages=2 with tensor_parallel=2", "set one of them to 1"],
+    ),
+    "offload of what is not split off": (
+        "name: a\nengine: {offload: all}",
+        ["engine: offload=all needs zero_stage 3 or more, got 1"],
+    ),
     "unknown task": ("name: a\ntask: generat", ["task: got 'generat'", "'classify'"]),
     "no name": ("seed: 1", ["name: missing", "give a value"]),
     "name in capitals": ("name: Intent", ["name: got 'Intent'", "match pattern"]),

@@ -34,10 +34,22 @@ ONE_WORKER = {
     "worse at last": CALM,
     "crash before a checkpoint": [*CALM, "engine.max_failures=1"],
     "never killed": ["engine.max_failures=1"],
+    "bf16 weights": ["teacher.dropout=0", "engine.precision=bf16"],
+    "activations computed twice": [*CALM, "engine.activation_checkpointing=true"],
+    "offloaded": [*CALM, "engine.zero_stage=3", "engine.offload=all"],
 }
+PAIR = [*CALM, "engine.workers=2"]
 TWO_WORKERS = {
-    "zero 0": [*CALM, "engine.workers=2", "engine.zero_stage=0"],
-    "zero 1": [*CALM, "engine.workers=2", "engine.zero_stage=1"],
+    **{f"zero {stage}": [*PAIR, f"engine.zero_stage={stage}"] for stage in range(4)},
+    "zero 3 accumulated": [*PAIR, "engine.zero_stage=3", "engine.accumulation=2"],
+    "pipeline": [*PAIR, "engine.pipeline_stages=2", "engine.zero_stage=0"],
+    "pipeline accumulated": [*PAIR, "engine.pipeline_stages=2", "engine.accumulation=4"],
+    "pipeline, activations computed twice": [
+        *PAIR,
+        "engine.pipeline_stages=2",
+        "engine.activation_checkpointing=true",
+    ],
+    "tensor": [*PAIR, "engine.tensor_parallel=2"],
 }
 ACCURACIES = {
     "worse at last": [0.5, 0.9, 0.2],
@@ -158,8 +170,9 @@ def test_training_learns(one: dict[str, Facts]):
     assert one["plain"]["best"]["validation_accuracy"] > 0.25  # of five classes, equally many rows
 
 
-def test_accumulation_changes_nothing(one: dict[str, Facts]):
-    assert one["accumulated"]["curve"] == pytest.approx(one["plain"]["curve"], rel=1e-4)
+@pytest.mark.parametrize("mode", ["accumulated", "activations computed twice", "offloaded"])
+def test_how_a_step_is_computed_changes_nothing(one: dict[str, Facts], mode: str):
+    assert one[mode]["curve"] == pytest.approx(one["plain"]["curve"], rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", TWO_WORKERS)
@@ -174,9 +187,10 @@ def test_two_workers_hold_the_same_weights_after_every_epoch(two: dict[str, Fact
     assert all(first == second for first, second in two[mode]["heads"])
 
 
-def test_bf16_autocast_learns_nearly_the_same(one: dict[str, Facts]):
-    assert one["bf16"]["curve"] != one["plain"]["curve"]
-    assert one["bf16"]["curve"] == pytest.approx(one["plain"]["curve"], rel=0.05)
+@pytest.mark.parametrize("mode", ["bf16", "bf16 weights"])
+def test_bf16_learns_nearly_the_same(one: dict[str, Facts], mode: str):
+    assert one[mode]["curve"] != one["plain"]["curve"]
+    assert one[mode]["curve"] == pytest.approx(one["plain"]["curve"], rel=0.05)
 
 
 def test_the_bundle_holds_the_best_epoch_not_the_last(shop: Shop, one: dict[str, Facts]):

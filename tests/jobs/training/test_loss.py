@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jobs.training.loss import distill_loss, label_loss
+from jobs.training.loss import balanced_weights, distill_loss, label_loss
 from jobs.training.spec import DistillationSpec
 
 
@@ -96,3 +97,27 @@ def test_half_precision_logits_are_computed_in_float32():
 def test_a_certain_teacher_and_a_certain_wrong_student_cost_a_finite_loss():
     loss_B = distill_loss(torch.tensor([[200.0, -200.0]]), torch.tensor([[-200.0, 200.0]]), LABELS[:1], spec(1, 1, 1.0))
     assert torch.isfinite(loss_B).all()
+
+
+def test_smoothed_labels_are_a_mixture_of_the_label_and_all_classes():
+    logits_BC, smoothing = logits(), 0.2
+    target_BC = (1 - smoothing) * F.one_hot(LABELS, 4) + smoothing / 4
+    expected_B = -(target_BC * F.log_softmax(logits_BC, dim=-1)).sum(-1)
+    torch.testing.assert_close(label_loss(logits_BC, LABELS, smoothing), expected_B)
+
+
+def test_balanced_classes_weigh_alike_and_one_example_in_the_mean():
+    labels = np.array([0] * 6 + [1] * 3 + [3])
+    weight_C = balanced_weights(labels, 4)
+    weight_N = weight_C.numpy()[labels]
+    assert weight_N.mean() == pytest.approx(1)
+    assert [weight_N[labels == each].sum() for each in (0, 1, 3)] == pytest.approx([10 / 3] * 3)
+
+
+def test_an_example_of_a_rare_class_counts_more_in_teacher_and_student():
+    weight_C = torch.tensor([1.0, 1.0, 1.0, 5.0])
+    logits_BC = logits()
+    plain_B, weighted_B = label_loss(logits_BC, LABELS), label_loss(logits_BC, LABELS, weight_C=weight_C)
+    torch.testing.assert_close(weighted_B / plain_B, weight_C[LABELS])
+    only_labels = spec(0.0, 1.0)
+    torch.testing.assert_close(distill_loss(logits_BC, logits_BC, LABELS, only_labels, weight_C), weighted_B)
