@@ -20,10 +20,10 @@ export PIP_ROOT_USER_ACTION := ignore
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint test up down status demo bench clean
+.PHONY: help install lint test test-parallel up down status demo bench clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target what; do
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target what; do
 		printf '%-14s %s\n' "$$target" "$$what"
 	done
 
@@ -51,6 +51,9 @@ test: install  ## lint, then all tests; fails where any of them does
 	$(MAKE) lint || status=1
 	.venv/bin/python -m pytest -q || status=1
 	exit $$status
+
+test-parallel: install  ## the tests with four training workers (about two minutes)
+	@.venv/bin/python -m pytest -q -m parallel
 
 up: install  ## start Ray and MLflow on this machine; then: source .slimcart/env
 	@.venv/bin/python -m cluster.local up --state "$(STATE)"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ KNOWN = (UsageError, JobError, FolderError)
 log = logging.getLogger(__name__)
 
 
-def fit(train_loop: Callable[[dict[str, Any]], Any], config: dict[str, Any], spec: EngineSpec, folder: Path) -> Any:
+def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path) -> Any:
     """Run `train_loop(config)` on every worker; plain values in, rank 0's return value out.
 
+    `train_loop` is named "module:function", so that only the workers spend the seconds that its imports take.
     `folder` is for Ray's own notes. The group waits for cores that other jobs hold; what the cluster could never hold
     `session.check_capacity` refuses before. Raises `JobError` with the first worker's reason, or the `UsageError` that
     a worker met.
@@ -51,8 +53,8 @@ def fit(train_loop: Callable[[dict[str, Any]], Any], config: dict[str, Any], spe
     if not spec.use_gpu:
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     trainer = TorchTrainer(
-        train_loop,
-        train_loop_config=config,
+        _on_worker,
+        train_loop_config={"train_loop": train_loop, "config": config},
         scaling_config=ScalingConfig(
             num_workers=spec.workers,
             use_gpu=spec.use_gpu,
@@ -71,6 +73,11 @@ def fit(train_loop: Callable[[dict[str, Any]], Any], config: dict[str, Any], spe
         return trainer.fit().return_value
     except TrainingFailedError as error:
         raise _cause(error) from error
+
+
+def _on_worker(told: dict[str, Any]) -> Any:
+    module, _, name = told["train_loop"].partition(":")
+    return getattr(importlib.import_module(module), name)(told["config"])
 
 
 def _cause(error: Exception) -> Exception:

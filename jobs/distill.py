@@ -13,7 +13,7 @@ from cluster import launch, session, tracking
 from configs.folder import digest_json
 from jobs.command import Result, main
 from jobs.data.prepared import Prepared
-from jobs.finetune import teacher_folder
+from jobs.finetune import TRAIN_LOOP, teacher_folder
 from jobs.models.reference import read_reference
 from jobs.prepare import output, prepare
 from jobs.recipe import Recipe
@@ -41,8 +41,6 @@ def distill(
     recipe: Recipe, prepared: Prepared, teacher_outputs: Path, folder: Path, run_id: str | None = None
 ) -> dict[str, float]:
     """Train the student into `folder`; returns the metrics of its best epoch."""
-    from jobs.training.loop import train_loop
-
     session.check_capacity(recipe.engine)
     teacher = teacher_folder(recipe)
     read_reference(teacher, "python -m jobs.finetune")
@@ -59,7 +57,7 @@ def distill(
         "key": key,
         "run_id": run_id,
     }
-    return launch.fit(train_loop, config, recipe.engine, work / "ray")
+    return launch.fit(TRAIN_LOOP, config, recipe.engine, work / "ray")
 
 
 def student_key(recipe: Recipe, prepared: Prepared, teacher: str) -> str:

@@ -18,6 +18,8 @@ from jobs.data.prepared import Prepared
 from jobs.prepare import output, prepare
 from jobs.recipe import Recipe
 
+TRAIN_LOOP = "jobs.training.loop:train_loop"
+
 log = logging.getLogger(__name__)
 
 
@@ -38,8 +40,6 @@ def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = N
 
 def finetune(recipe: Recipe, prepared: Prepared, run_id: str | None = None) -> dict[str, float]:
     """Train the teacher into <output>/teacher; returns the metrics of its best epoch."""
-    from jobs.training.loop import train_loop
-
     if recipe.teacher.bundle:
         raise UsageError(f"teacher.bundle: {recipe.teacher.bundle}: finetune would write over it; leave it out")
     session.check_capacity(recipe.engine)
@@ -53,7 +53,7 @@ def finetune(recipe: Recipe, prepared: Prepared, run_id: str | None = None) -> d
         "key": key,
         "run_id": run_id,
     }
-    return launch.fit(train_loop, config, recipe.engine, Path(output(recipe), ".work", "ray"))
+    return launch.fit(TRAIN_LOOP, config, recipe.engine, Path(output(recipe), ".work", "ray"))
 
 
 def teacher_folder(recipe: Recipe) -> Path:

@@ -44,12 +44,14 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 def prepare(recipe: Recipe) -> Prepared:
     """The prepared rows of a recipe, made or found. Raises `UsageError` for a bad row before any worker starts."""
     from jobs.data.tokenise import checked, classes, write_shards
-    from jobs.models.encoder import load_tokenizer
+    from jobs.models.encoder import grades_of, load_tokenizer
 
     folder = Path(output(recipe), "prepared")
     train, train_digest = checked(recipe.data, "train")
     validation, validation_digest = checked(recipe.data, "validation")
     labels = classes(train, {"validation": validation}, recipe.data)
+    if recipe.teacher.head == "grades":
+        grades_of(labels)  # refused now, not by the first worker
     if recipe.teacher.bundle:
         labels, tokenizer = known_to(Path(recipe.teacher.bundle), labels)
     else:

@@ -20,13 +20,14 @@ from tests.tiny_shop import write_encoder, write_recipe, write_rows
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A Ray head and an MLflow server of two CPUs, with a home of their own."""
+def cluster(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A Ray head and an MLflow server of two CPUs (four for `-m parallel`), with a home of their own."""
+    cpus = 4 if request.config.option.markexpr == "parallel" else 2
     state = tmp_path_factory.mktemp("cluster") / "state"
     with pytest.MonkeyPatch.context() as patch:
         for name in FOREIGN:
             patch.delenv(name, raising=False)
-        started = local.up(state, cpus=2, dashboard_port=free_port(8500), mlflow_port=free_port(9000))
+        started = local.up(state, cpus=cpus, dashboard_port=free_port(8500), mlflow_port=free_port(9000))
     yield started
     local.down(state)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,18 @@ WEIGHTS = "model.safetensors"
 class EncoderClassifier(nn.Module):
     """Token vectors of an encoder, pooled to one, dropped out, and scored for C classes."""
 
-    def __init__(self, encoder: PreTrainedModel, pooling: str, classes: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, encoder: PreTrainedModel, pooling: str, classes: int | Sequence[float], dropout: float = 0.0
+    ) -> None:
+        """`classes`: how many, or the numbers that they stand for (see `GradeHead`)."""
         super().__init__()
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # pyright: ignore[reportArgumentType] - BERT's tanh layer over CLS: trained for another task, unused here
         self.encoder = encoder
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(encoder.config.hidden_size, classes)
+        width = encoder.config.hidden_size
+        self.head: Any = nn.Linear(width, classes) if isinstance(classes, int) else GradeHead(width, classes)
         self.has_types = getattr(encoder.config, "type_vocab_size", 0) > 1
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -37,9 +43,32 @@ class EncoderClassifier(nn.Module):
         hidden_BLH = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
         return self.head(self.dropout(pool(hidden_BLH, attention_mask, self.pooling)))
 
+    @property
+    def classes(self) -> int | list[float]:
+        """How many classes, or the numbers that they stand for."""
+        return self.head.grades.tolist() if isinstance(self.head, GradeHead) else self.head.out_features
+
     def gradient_checkpointing_enable(self) -> None:
         """Compute the activations of each layer again in the backward pass."""
         self.encoder.gradient_checkpointing_enable()
+
+
+class GradeHead(nn.Module):
+    """One score for ordered classes: the logit of a class is minus the square of its distance from the score.
+
+    So the nearest grade is the answer, and minus the logit of the label is the squared error of a linear regression.
+    """
+
+    def __init__(self, width: int, grades: Sequence[float]) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1)
+        nn.init.constant_(self.score.bias, sum(grades) / len(grades))
+        self.register_buffer("grades", torch.tensor(grades, dtype=torch.float32))
+        self.grades: Tensor
+
+    def forward(self, pooled_BH: Tensor) -> Tensor:
+        """Logits [B, C] of the grades."""
+        return -((self.score(pooled_BH) - self.grades) ** 2)
 
 
 def pool(hidden_BLH: Tensor, mask_BL: Tensor, pooling: str) -> Tensor:
@@ -81,13 +110,26 @@ def load_tokenizer(model: str) -> Any:
     return tokenizer
 
 
-def pretrained(spec: TeacherSpec, classes: int) -> EncoderClassifier:
+def grades_of(labels: Sequence[str]) -> list[float]:
+    """The numbers that class names stand for. Raises `UsageError` for a name that is no number."""
+    for label in labels:
+        try:
+            if math.isfinite(float(label)):
+                continue
+        except ValueError:
+            pass
+        raise UsageError(f"teacher.head: 'grades' needs labels that are numbers; {label!r} is none; use classes")
+    return [float(label) for label in labels]
+
+
+def pretrained(spec: TeacherSpec, labels: Sequence[str]) -> EncoderClassifier:
     """The encoder of `spec.model` in float32 under a new head; the loader never runs code from the model."""
     found = locate(spec.model)
     try:
         encoder = AutoModel.from_pretrained(found, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"teacher.model: {spec.model}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    classes = grades_of(labels) if spec.head == "grades" else len(labels)
     return EncoderClassifier(encoder, pooling_of(found, spec.pooling), classes, spec.dropout)
 
 
@@ -121,11 +163,14 @@ def load(folder: Path, dropout: float = 0.0) -> EncoderClassifier:
 
     config = AutoConfig.from_pretrained(folder)
     weights = load_file(folder / WEIGHTS)
-    model = from_config(config, config.classifier_pooling, len(weights["head.bias"]), dropout)
+    classes = weights["head.grades"].tolist() if "head.grades" in weights else len(weights["head.bias"])
+    model = from_config(config, config.classifier_pooling, classes, dropout)
     model.load_state_dict(weights)
     return model.eval()
 
 
-def from_config(config: PreTrainedConfig, pooling: str, classes: int, dropout: float) -> EncoderClassifier:
+def from_config(
+    config: PreTrainedConfig, pooling: str, classes: int | Sequence[float], dropout: float
+) -> EncoderClassifier:
     """An encoder with new weights."""
     return EncoderClassifier(AutoModel.from_config(config, dtype=torch.float32), pooling, classes, dropout)

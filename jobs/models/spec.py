@@ -43,6 +43,11 @@ class TeacherSpec(OptimizerSpec):
         description="how token vectors become one; auto asks the model's 1_Pooling/config.json, else cls",
     )
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout before the head")
+    head: Literal["classes", "grades"] = Field(
+        default="classes",
+        description="grades = labels are numbers in order: one score is learned by least squares, the nearest label "
+        "is the answer; students follow",
+    )
 
 
 class StudentSpec(Spec):

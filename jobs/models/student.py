@@ -32,7 +32,7 @@ def build_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClass
     for name in DROPOUTS:  # the teacher's outputs are noise enough
         if hasattr(config, name):
             setattr(config, name, spec.dropout)
-    student = from_config(config, teacher.pooling, teacher.head.out_features, spec.dropout)
+    student = from_config(config, teacher.pooling, teacher.classes, spec.dropout)
     path = LAYERS.get(config.model_type)
     if path is None:
         raise UsageError(f"student.layers: no layers known for {config.model_type!r}; known: {', '.join(LAYERS)}")

@@ -18,7 +18,7 @@ from torch import nn
 
 from cluster import checkpoint, engine, quiet, tracking
 from cluster.engine import Engine, Named
-from configs.loader import Spec
+from configs.loader import Spec, UsageError
 from jobs.data.batches import collate, global_batches, shard
 from jobs.data.prepared import Examples, Prepared
 from jobs.models import encoder
@@ -29,7 +29,7 @@ from jobs.models.stages import encoder_layers
 from jobs.models.student import build_student
 from jobs.recipe import Recipe
 from jobs.tasks import classify
-from jobs.training.loss import balanced_weights, distill_loss, label_loss
+from jobs.training.loss import balanced_weights, distill_loss, grade_loss, label_loss
 from jobs.training.outputs import read_outputs
 from jobs.training.spec import DistillationSpec
 from serving.runtime import cut
@@ -57,13 +57,13 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     """Train, evaluate each epoch, keep the best epoch, write it as a reference bundle; returns its metrics."""
     import ray.train
 
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    logging.root.setLevel(logging.WARNING)  # Ray tells every report; its loggers are named by file, not by package
     fit = Fit.model_validate(config)
     recipe, first = fit.recipe, torch.distributed.get_rank() == 0
     prepared = Prepared.open(Path(fit.prepared))
     train, validation = prepared.examples("train"), prepared.examples("validation")
     torch.manual_seed(recipe.seed)
-    model, spec = _model(fit, len(prepared.labels))
+    model, spec = _model(fit, prepared.labels)
     teacher_NC = None if fit.teacher_outputs is None else read_outputs(Path(fit.teacher_outputs), "train")
     epochs = [
         global_batches(train.lengths, recipe.seed, epoch, recipe.engine.tokens_per_batch)
@@ -72,7 +72,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     training = Engine(
         model,
         INPUTS,
-        _loss(fit, train.labels, len(prepared.labels)),
+        _loss(model, spec, train.labels, len(prepared.labels)),
         functools.partial(_optimizer, spec=spec),
         functools.partial(_schedule, spec=spec, steps=sum(map(len, epochs))),
         recipe.engine,
@@ -149,18 +149,24 @@ def predict(model: nn.Module, examples: Examples, rows: np.ndarray, device: torc
     return predicted
 
 
-def _model(fit: Fit, classes: int) -> tuple[EncoderClassifier, OptimizerSpec]:
+def _model(fit: Fit, labels: list[str]) -> tuple[EncoderClassifier, OptimizerSpec]:
     if fit.role == "teacher":
-        return encoder.pretrained(fit.recipe.teacher, classes), fit.recipe.teacher
+        return encoder.pretrained(fit.recipe.teacher, labels), fit.recipe.teacher
     assert fit.teacher is not None
     return build_student(encoder.load(Path(fit.teacher)), fit.recipe.student), fit.recipe.distillation
 
 
-def _loss(fit: Fit, labels: np.ndarray, classes: int) -> engine.Loss:
-    spec = fit.recipe.teacher if fit.role == "teacher" else fit.recipe.distillation
+def _loss(model: EncoderClassifier, spec: OptimizerSpec, labels: np.ndarray, classes: int) -> engine.Loss:
+    graded = not isinstance(model.classes, int)
+    if graded and spec.label_smoothing:
+        raise UsageError(f"label_smoothing={spec.label_smoothing:g}: a squared error to a grade has none; use 0")
     weight_C = balanced_weights(labels, classes) if spec.class_weights == "balanced" else None
     if isinstance(spec, DistillationSpec):
-        return lambda logits_BC, batch: distill_loss(logits_BC, batch["teacher_logits"], batch["label"], spec, weight_C)
+        return lambda logits_BC, batch: distill_loss(
+            logits_BC, batch["teacher_logits"], batch["label"], spec, weight_C, graded
+        )
+    if graded:
+        return lambda logits_BC, batch: grade_loss(logits_BC, batch["label"], weight_C)
     return lambda logits_BC, batch: label_loss(logits_BC, batch["label"], spec.label_smoothing, weight_C)
 
 

@@ -19,6 +19,12 @@ def label_loss(logits_BC: Tensor, label_B: Tensor, smoothing: float = 0.0, weigh
     return loss_B if weight_C is None else loss_B * weight_C.to(loss_B.device)[label_B]
 
 
+def grade_loss(logits_BC: Tensor, label_B: Tensor, weight_C: Tensor | None = None) -> Tensor:
+    """Squared error of the score of a `GradeHead`, [B]; its class counts `weight_C` times."""
+    loss_B = -logits_BC.float().gather(1, label_B.unsqueeze(1)).squeeze(1)
+    return loss_B if weight_C is None else loss_B * weight_C.to(loss_B.device)[label_B]
+
+
 def balanced_weights(labels: np.ndarray, classes: int) -> Tensor:
     """Weights [C] in inverse proportion to how often a class occurs; over `labels` [N] their mean is 1.
 
@@ -29,9 +35,14 @@ def balanced_weights(labels: np.ndarray, classes: int) -> Tensor:
 
 
 def distill_loss(
-    student_BC: Tensor, teacher_BC: Tensor, label_B: Tensor, spec: DistillationSpec, weight_C: Tensor | None = None
+    student_BC: Tensor,
+    teacher_BC: Tensor,
+    label_B: Tensor,
+    spec: DistillationSpec,
+    weight_C: Tensor | None = None,
+    graded: bool = False,
 ) -> Tensor:
-    """T^2 KL(teacher || student) at temperature T, plus cross-entropy, weighted; [B].
+    """T^2 KL(teacher || student) at temperature T, plus cross-entropy (squared error where `graded`), weighted; [B].
 
     Hinton, Vinyals, Dean 2015 (arXiv 1503.02531): T^2 keeps the gradient's size as T changes.
     """
@@ -43,5 +54,8 @@ def distill_loss(
         log_target=True,
     )
     kl_B = kl_BC.sum(-1) * temperature**2
-    cross_entropy_B = label_loss(student_BC, label_B, spec.label_smoothing, weight_C)
-    return spec.weights.kl * kl_B + spec.weights.cross_entropy * cross_entropy_B
+    if graded:
+        label_loss_B = grade_loss(student_BC, label_B, weight_C)
+    else:
+        label_loss_B = label_loss(student_BC, label_B, spec.label_smoothing, weight_C)
+    return spec.weights.kl * kl_B + spec.weights.cross_entropy * label_loss_B

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cluster import checkpoint, launch, session
-from cluster.engine import Batch, Engine, gather
+from cluster.engine import Batch, Engine, _check_precision, gather
 from cluster.record import Cluster
 from cluster.session import JobError
 from cluster.spec import EngineSpec
 from configs.folder import FolderError
+from configs.loader import UsageError
 
 ROWS = (7, 4, 1, 6, 8, 5)  # of the global batches; where there is one, the second worker gets a filler
 CLIP = 0.05
@@ -173,7 +174,7 @@ def two(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Facts:
 def fit(workers: int, config: dict[str, Any], folder: Path) -> Facts:
     session.connect()
     spec = EngineSpec(workers=workers, cpus_per_worker=1, max_failures=0)
-    return launch.fit(observe, config | {"folder": str(folder / "checkpoints")}, spec, folder / "ray")
+    return launch.fit(f"{__name__}:observe", config | {"folder": str(folder / "checkpoints")}, spec, folder / "ray")
 
 
 @pytest.fixture(params=[1, 2])
@@ -244,6 +245,25 @@ def test_a_loss_that_is_not_finite_ends_the_job_in_one_line_and_is_not_tried_aga
     starts = tmp_path / "starts"
     spec = EngineSpec(workers=2, cpus_per_worker=1, max_failures=3)
     with pytest.raises(JobError) as failed:
-        launch.fit(lose_on_the_second_worker, {"starts": str(starts)}, spec, tmp_path / "ray")
+        launch.fit(f"{__name__}:lose_on_the_second_worker", {"starts": str(starts)}, spec, tmp_path / "ray")
     assert str(failed.value) == "the loss became nan; lower the learning rate or look for broken rows"
     assert starts.read_text() == "start\n"
+
+
+@pytest.mark.parametrize(("computes", "precision"), [(False, "bf16"), (True, "fp16")])
+def test_a_precision_that_the_device_computes_is_taken(monkeypatch: pytest.MonkeyPatch, computes: bool, precision: str):
+    device(monkeypatch, computes)
+    _check_precision(EngineSpec.model_validate({"precision": precision}))
+
+
+def test_fp16_on_a_device_without_it_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch):
+    device(monkeypatch, False)
+    with pytest.raises(UsageError, match=r"^engine\.precision: 'fp16': this cpu device does not compute it; use bf16"):
+        _check_precision(EngineSpec(precision="fp16"))
+
+
+def device(monkeypatch: pytest.MonkeyPatch, computes_fp16: bool) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(type(get_accelerator()), "is_fp16_supported", lambda self: computes_fp16)

@@ -144,4 +144,4 @@ def test_trials_that_start_side_by_side_are_no_copies_of_one_another(seed: int):
     algorithm = _algorithm(asked, asked.trials)
     algorithm.set_search_properties("score", "max", param_space(asked.space))
     first, second = (algorithm.suggest(name)["sparsity"] for name in ("a", "b"))
-    assert abs(first - second) > 0.2
+    assert abs(first - second) > 0.12  # of a range of 1

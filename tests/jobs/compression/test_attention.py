@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from jobs.compression.attention import for_export
+from jobs.models.encoder import EncoderClassifier
 from tests.tiny_models import batch, encoder_classifier
 
 
@@ -38,6 +39,13 @@ def test_queries_keys_and_values_are_one_product():
     modules = for_export(encoder_classifier("bert", layers=1)).modules()
     widths = [each.out_features for each in modules if isinstance(each, torch.nn.Linear)]
     assert widths[0] == 3 * 32
+
+
+def test_a_graded_encoder_keeps_its_grades():
+    model = EncoderClassifier(encoder_classifier("bert").encoder, "mean", [1.0, 2.0, 4.0]).eval()
+    given = batch(4, 12)
+    with torch.inference_mode():
+        torch.testing.assert_close(for_export(model)(**given), model(**given), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "modernbert"])

@@ -80,11 +80,51 @@ def test_the_same_model_is_saved_as_the_same_bytes(tmp_path: Path):
 
 def test_a_pretrained_folder_gets_a_new_head_and_keeps_its_weights(tiny_teacher: Path):
     spec = TeacherSpec(model=str(tiny_teacher))
-    model, again = (encoder.pretrained(spec, 7) for _ in range(2))
+    model, again = (encoder.pretrained(spec, list("abcdefg")) for _ in range(2))
     assert model.head.out_features == 7
     assert model.dropout.p == spec.dropout
     kept = [name for name, weight in model.state_dict().items() if torch.equal(weight, again.state_dict()[name])]
     assert set(model.state_dict()) - set(kept) == {"head.weight", "head.bias"}
+
+
+GRADES = [1.0, 2.0, 4.0]
+
+
+def graded() -> encoder.EncoderClassifier:
+    torch.manual_seed(0)
+    model = encoder_classifier()
+    return encoder.EncoderClassifier(model.encoder, "mean", GRADES).eval()
+
+
+def test_a_graded_model_answers_the_grade_nearest_to_its_score():
+    model = graded()
+    head, pooled_BH = model.head, 30 * torch.randn(200, 32)
+    score_B = head.score(pooled_BH)[:, 0]
+    nearest_B = (score_B[:, None] - torch.tensor(GRADES)).abs().argmin(1)
+    assert set(nearest_B.tolist()) == {0, 1, 2}
+    assert torch.equal(head(pooled_BH).argmax(1), nearest_B)
+
+
+def test_a_new_graded_model_starts_in_the_middle_of_its_grades():
+    assert graded().head.score.bias.item() == pytest.approx(sum(GRADES) / 3)
+
+
+def test_a_graded_model_is_read_as_it_was_saved(tmp_path: Path):
+    model = graded()
+    encoder.save(model, tmp_path)
+    again = encoder.load(tmp_path)
+    assert again.classes == GRADES
+    with torch.inference_mode():
+        torch.testing.assert_close(again(**batch(3, 7)), model(**batch(3, 7)))
+
+
+def test_grades_are_the_numbers_of_the_labels(tiny_teacher: Path):
+    spec = TeacherSpec(model=str(tiny_teacher), head="grades")
+    assert encoder.pretrained(spec, ["1", "2.5", "4"]).classes == [1.0, 2.5, 4.0]
+    with pytest.raises(UsageError, match=r"teacher\.head: 'grades' needs labels that are numbers; 'refund' is none"):
+        encoder.pretrained(spec, ["1", "refund"])
+    with pytest.raises(UsageError, match="'nan' is none"):
+        encoder.grades_of(["1", "nan"])
 
 
 @pytest.mark.parametrize(
@@ -147,7 +187,7 @@ def test_folders_and_hub_ids_stay_as_they_are():
 
 
 def test_a_folder_without_a_model_is_a_usage_error(tmp_path: Path):
-    for refused in (encoder.load_tokenizer, lambda model: encoder.pretrained(TeacherSpec(model=model), 2)):
+    for refused in (encoder.load_tokenizer, lambda model: encoder.pretrained(TeacherSpec(model=model), ["a", "b"])):
         with pytest.raises(UsageError, match=r"teacher\.model") as error:
             refused(str(tmp_path))
         assert len(str(error.value).splitlines()) == 1

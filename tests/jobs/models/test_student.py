@@ -128,3 +128,11 @@ def test_an_encoder_whose_layers_are_unknown_is_a_usage_error():
     config = AlbertConfig(vocab_size=60, embedding_size=16, hidden_size=32, num_attention_heads=2, intermediate_size=64)
     with pytest.raises(UsageError, match="'albert'; known: bert, roberta"):
         build_student(EncoderClassifier(AlbertModel(config), "mean", 3), StudentSpec(layers=1))
+
+
+def test_a_student_of_a_graded_teacher_is_graded():
+    base = encoder_classifier()
+    teacher = EncoderClassifier(base.encoder, "mean", [0.0, 1.0, 2.0]).eval()
+    student = build_student(teacher, StudentSpec(layers=1))
+    assert student.classes == [0.0, 1.0, 2.0]
+    torch.testing.assert_close(student.head.state_dict(), teacher.head.state_dict())

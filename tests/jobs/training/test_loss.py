@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jobs.training.loss import balanced_weights, distill_loss, label_loss
+from jobs.training.loss import balanced_weights, distill_loss, grade_loss, label_loss
 from jobs.training.spec import DistillationSpec
 
 
@@ -121,3 +121,14 @@ def test_an_example_of_a_rare_class_counts_more_in_teacher_and_student():
     torch.testing.assert_close(weighted_B / plain_B, weight_C[LABELS])
     only_labels = spec(0.0, 1.0)
     torch.testing.assert_close(distill_loss(logits_BC, logits_BC, LABELS, only_labels, weight_C), weighted_B)
+
+
+def test_the_loss_of_a_grade_is_the_squared_error_of_the_score():
+    score_B, grades_C = torch.tensor([0.5, 2.0, 3.5]), torch.tensor([1.0, 2.0, 4.0])
+    label_B = torch.tensor([0, 2, 2])
+    logits_BC = -((score_B[:, None] - grades_C) ** 2)
+    torch.testing.assert_close(grade_loss(logits_BC, label_B), (score_B - grades_C[label_B]) ** 2)
+    torch.testing.assert_close(
+        distill_loss(logits_BC, logits_BC, label_B, spec(0.5, 0.5, 2.0), graded=True),
+        0.5 * (score_B - grades_C[label_B]) ** 2,
+    )

@@ -35,7 +35,7 @@ class Taught:
     def new_teacher(self, seed: int) -> None:
         torch.manual_seed(seed)
         spec = self.recipe.teacher.model_copy(update={"pooling": "mean"})
-        model = encoder.pretrained(spec, len(self.prepared.labels))
+        model = encoder.pretrained(spec, self.prepared.labels)
         with torch.no_grad():
             model.encoder.get_parameter("embeddings.word_embeddings.weight").mul_(50)  # words weigh more than places
             model.head.weight.normal_()

@@ -1,0 +1,133 @@
+"""Training steps: what batches by tokens and mixed precision gain. One process, both cores.
+
+    SLIMCART_DATA=<folder> python -m benchmarks.training
+
+Fine-tunes the packaged MiniLM on rows of intent_banking77 and review_rating_en, each side with a model of its own, in
+turns; the figure is rows per second over the same rows.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed
+import torch.nn.functional as F
+
+from benchmarks._compare import compare, missing, seconds
+from cluster.engine import Engine
+from cluster.launch import WORKER_ENVIRONMENT
+from cluster.spec import EngineSpec
+from jobs.data.batches import collate, global_batches
+from jobs.data.prepared import Examples
+from jobs.data.source import rows
+from jobs.data.spec import DataSpec
+from jobs.data.tokenise import tokenise
+from jobs.models import encoder
+from jobs.models.spec import TeacherSpec
+from jobs.training.loop import INPUTS
+
+TOKENS_PER_BATCH = 512
+BAR_MIXED = 1.3
+ROWS_A_ROUND = {"intent_banking77": 256, "review_rating_en": 48}
+SETS = {  # columns, tokens that the peer pads to, bars against padding to these and against padding per random batch
+    "intent_banking77": ("text", "label", 64, 2.5, 1.15),
+    "review_rating_en": ("text", "recommended", 256, 2.0, 1.15),
+}
+
+
+class Rows:
+    """Some rows of a set, tokenised, and three ways to cut them into batches of (rows, padded length)."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        import pyarrow as pa
+
+        text, label, self.longest, *_ = SETS[name]
+        data = DataSpec(train=str(folder / name / "train.jsonl.gz"), text=text, label=label)
+        generator = np.random.default_rng(0)
+        every = list(rows(data, "train"))
+        chosen = [every[index] for index in generator.choice(len(every), ROWS_A_ROUND[name], replace=False)]
+        self.labels = sorted({row.label for row in every})
+        tokenizer = encoder.load_tokenizer(TeacherSpec().model)
+        tokenizer.enable_truncation(self.longest)
+        table = pa.table(
+            {
+                "split": ["train"] * len(chosen),
+                "row": list(range(len(chosen))),
+                "text": [row.text for row in chosen],
+                "pair": pa.array([None] * len(chosen), pa.string()),
+                "label": [row.label for row in chosen],
+            }
+        )
+        self.examples = Examples.from_table(tokenise(table, tokenizer.to_str(), self.labels))
+
+    def by_tokens(self) -> list[tuple[np.ndarray, int]]:
+        """What slimcart does."""
+        lengths = self.examples.lengths
+        batches = global_batches(lengths, 0, 0, TOKENS_PER_BATCH)
+        return [(batch, int(lengths[batch].max())) for batch in batches]
+
+    def at_random(self, pad_to: int | None = None) -> list[tuple[np.ndarray, int]]:
+        """Equally many rows in each batch, as many batches as by tokens; padded to `pad_to`, else to the longest."""
+        lengths = self.examples.lengths
+        order = np.random.default_rng(1).permutation(len(lengths))
+        parts = np.array_split(order, len(self.by_tokens()))
+        return [(part, pad_to or int(lengths[part].max())) for part in parts]
+
+
+class Side:
+    """A model under training; each call trains over all batches and returns rows per second."""
+
+    def __init__(self, data: Rows, batches: list[tuple[np.ndarray, int]], precision: str = "bf16_autocast") -> None:
+        torch.manual_seed(0)
+        self.data, self.batches = data, batches
+        self.engine = Engine(
+            encoder.pretrained(TeacherSpec(), data.labels),
+            INPUTS,
+            lambda logits_BC, batch: F.cross_entropy(logits_BC.float(), batch["label"], reduction="none"),
+            lambda named: torch.optim.AdamW([weight for _, weight in named], lr=1e-5, fused=True),
+            lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+            EngineSpec.model_validate({"precision": precision, "zero_stage": 0}),
+        )
+
+    def __call__(self) -> float:
+        return len(self.data.examples) / seconds(self._epoch)
+
+    def _epoch(self) -> None:
+        self.engine.module.train()
+        for batch, length in self.batches:
+            self.engine.step([collate(self.data.examples, batch, length)], len(batch))
+
+
+def main() -> int:
+    """Measure all rows."""
+    if missing_here := {name: value for name, value in WORKER_ENVIRONMENT.items() if os.environ.get(name) != value}:
+        # As training workers run; some of these are read when a process starts.
+        again = [sys.executable, "-m", "benchmarks.training"]
+        os.execve(sys.executable, again, {**os.environ, **missing_here})  # noqa: S606
+    os.environ |= {"LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    folder, unit = os.environ.get("SLIMCART_DATA"), "rows/s"
+    for name, (_, _, longest, bar_padded, bar_random) in SETS.items():
+        names = [
+            f"{name}: batches by tokens / random batches, {how}" for how in (f"padded to {longest}", "padded each")
+        ]
+        mixed = f"{name}: bf16 autocast / fp32"
+        if not folder:
+            for each, bar in zip([*names, mixed], (bar_padded, bar_random, BAR_MIXED), strict=True):
+                missing(each, unit, "SLIMCART_DATA is not set", bar)
+            continue
+        data, peer = Rows(Path(folder), name), f"the same loop, torch {torch.__version__}"
+        ours = Side(data, data.by_tokens())
+        compare(names[0], unit, ours, Side(data, data.at_random(longest)), peer, bar_padded)
+        compare(names[1], unit, ours, Side(data, data.at_random()), peer, bar_random)
+        compare(mixed, unit, ours, Side(data, data.by_tokens(), "fp32"), peer, BAR_MIXED)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
