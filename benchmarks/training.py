@@ -24,12 +24,10 @@ from cluster.launch import WORKER_ENVIRONMENT
 from cluster.spec import EngineSpec
 from jobs.data.batches import collate, global_batches
 from jobs.data.prepared import Examples
-from jobs.data.source import rows
 from jobs.data.spec import DataSpec
-from jobs.data.tokenise import tokenise
+from jobs.data.tokenise import checked, classes, tokenise
 from jobs.models import encoder
 from jobs.models.spec import TeacherSpec
-from jobs.training.loop import INPUTS
 
 TOKENS_PER_BATCH = 512
 BAR_MIXED = 1.3
@@ -44,26 +42,14 @@ class Rows:
     """Some rows of a set, tokenised, and three ways to cut them into batches of (rows, padded length)."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        import pyarrow as pa
-
         text, label, self.longest, *_ = SETS[name]
         data = DataSpec(train=str(folder / name / "train.jsonl.gz"), text=text, label=label)
-        generator = np.random.default_rng(0)
-        every = list(rows(data, "train"))
-        chosen = [every[index] for index in generator.choice(len(every), ROWS_A_ROUND[name], replace=False)]
-        self.labels = sorted({row.label for row in every})
+        table, _ = checked(data, "train")
+        self.labels = classes(table, {}, data)
         tokenizer = encoder.load_tokenizer(TeacherSpec().model)
         tokenizer.enable_truncation(self.longest)
-        table = pa.table(
-            {
-                "split": ["train"] * len(chosen),
-                "row": list(range(len(chosen))),
-                "text": [row.text for row in chosen],
-                "pair": pa.array([None] * len(chosen), pa.string()),
-                "label": [row.label for row in chosen],
-            }
-        )
-        self.examples = Examples.from_table(tokenise(table, tokenizer.to_str(), self.labels))
+        chosen = np.random.default_rng(0).choice(len(table), ROWS_A_ROUND[name], replace=False)
+        self.examples = Examples.from_table(tokenise(table.take(chosen), tokenizer.to_str(), self.labels))
 
     def by_tokens(self) -> list[tuple[np.ndarray, int]]:
         """What slimcart does."""
@@ -87,7 +73,7 @@ class Side:
         self.data, self.batches = data, batches
         self.engine = Engine(
             encoder.pretrained(TeacherSpec(), data.labels),
-            INPUTS,
+            encoder.INPUTS,
             lambda logits_BC, batch: F.cross_entropy(logits_BC.float(), batch["label"], reduction="none"),
             lambda named: torch.optim.AdamW([weight for _, weight in named], lr=1e-5, fused=True),
             lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
@@ -111,8 +97,9 @@ def main() -> int:
         os.execve(sys.executable, again, {**os.environ, **missing_here})  # noqa: S606
     os.environ |= {"LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(os.cpu_count() or 1)
-    meeting = Path(tempfile.mkdtemp(), "processes")
-    torch.distributed.init_process_group("gloo", init_method=meeting.as_uri(), rank=0, world_size=1)
+    with tempfile.TemporaryDirectory() as meeting:
+        store = Path(meeting, "store").as_uri()
+        torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
     folder, unit = os.environ.get("SLIMCART_DATA"), "rows/s"
     for name, (_, _, longest, bar_padded, bar_random) in SETS.items():
         names = [

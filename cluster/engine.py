@@ -12,7 +12,6 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +32,6 @@ TAG = "state"
 WEIGHT = "weight"  # of a batch, [B]: 1 for an example, 0 for a filler
 
 
-@dataclass(frozen=True)
-class Tied:
-    """A pipeline layer whose module another layer uses too: `forward(module, inputs)`; its gradients are added up."""
-
-    key: str
-    module: nn.Module
-    forward: Callable[[nn.Module, Any], Any]
-
-
 class Engine:
     """A model under training on this worker; every worker makes the same calls."""
 
@@ -53,7 +43,7 @@ class Engine:
         optimizer: OptimizerFactory,
         schedule: ScheduleFactory,
         spec: EngineSpec,
-        layers: Callable[[nn.Module], Sequence[nn.Module | Tied]] | None = None,
+        layers: Callable[[nn.Module], Sequence[nn.Module]] | None = None,
     ) -> None:
         """`model` takes the tensors `inputs` of a batch by name; `loss(outputs, batch)` gives one number a row, [B].
 
@@ -101,11 +91,6 @@ class Engine:
         return self._engine.module
 
     @property
-    def skipped(self) -> int:
-        """Steps that fp16 left out because a gradient overflowed."""
-        return int(self._engine.skipped_steps)
-
-    @property
     def _splits_weights(self) -> bool:
         return _stage(self._spec, self._world) == 3
 
@@ -149,10 +134,10 @@ class Engine:
         _, state = self._engine.load_checkpoint(str(folder), tag=TAG)
         return state["progress"]  # among entries of DeepSpeed's own, which the next `save` must not write again
 
-    def _cut(self, layers: Sequence[nn.Module | Tied]) -> nn.Module:
+    def _cut(self, layers: Sequence[nn.Module]) -> nn.Module:
         """This worker's stage; the stages hold about equally many parameters."""
         import deepspeed
-        from deepspeed.pipe import PipelineModule, TiedLayerSpec
+        from deepspeed.pipe import PipelineModule
 
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)  # takes the process group that is there
         stages = self._spec.pipeline_stages
@@ -160,13 +145,9 @@ class Engine:
             raise UsageError(
                 f"engine.pipeline_stages: {stages} stages, but the model has {len(layers)} layers to share"
             )
-        specs = [
-            TiedLayerSpec(each.key, _Given, each.module, forward_fn=each.forward) if isinstance(each, Tied) else each
-            for each in layers
-        ]
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its seeds
             return PipelineModule(
-                specs,
+                layers,
                 num_stages=stages,
                 loss_fn=self._loss_of_last_stage,
                 partition_method="parameters",
@@ -216,12 +197,12 @@ class Engine:
         mine = {name: weight.detach() for name, weight in self._named(self.module)}
         described = gather({name: (weight.shape, weight.dtype) for name, weight in mine.items()})
         owners = {name: rank for rank in reversed(range(self._world)) for name in described[rank]}
-        for name in sorted(owners):
-            owner = owners[name]
-            shape, dtype = described[owner][name]
-            weight = mine[name] if name in mine else torch.empty(shape, dtype=dtype, device=self.device)
-            if owner != torch.distributed.get_rank():
-                weight = torch.empty_like(weight)
+        for name, owner in sorted(owners.items()):
+            if owner == torch.distributed.get_rank():
+                weight = mine[name]
+            else:
+                shape, dtype = described[owner][name]
+                weight = torch.empty(shape, dtype=dtype, device=self.device)
             torch.distributed.broadcast(weight, src=owner)
             yield name, weight
 
@@ -238,21 +219,18 @@ def _even_out(optimizer: torch.optim.Optimizer, stage: nn.Module) -> None:
 
     DeepSpeed's norm of the gradient meets the other stages once for each group; one group more, and they wait for ever.
     """
-    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    own = [_kind(group) for group in optimizer.param_groups]
     every = {repr(kind): kind for kinds in gather(own) for kind in kinds}
     for number, missing in enumerate(sorted(every.keys() - set(map(repr, own)))):
         filler = nn.Parameter(torch.zeros(1, device=next(stage.parameters()).device))
         filler.ds_pipe_replicated = False  # pyright: ignore[reportAttributeAccessIssue]
         stage.register_parameter(f"filler_{number}", filler)
         optimizer.add_param_group({**every[missing], "params": [filler]})
-    optimizer.param_groups.sort(key=lambda group: repr({name: group[name] for name in group if name != "params"}))
+    optimizer.param_groups.sort(key=lambda group: repr(_kind(group)))
 
 
-class _Given(nn.Module):
-    """What DeepSpeed takes for a module's type: hands out the module that is there."""
-
-    def __new__(cls, module: nn.Module) -> nn.Module:
-        return module
+def _kind(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
 
 
 def _finite(loss: float) -> float:

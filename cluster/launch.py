@@ -20,7 +20,6 @@ WORKER_ENVIRONMENT = {
     # cores with one busy neighbour.
     "OMP_WAIT_POLICY": "PASSIVE",
     # A step allocates and frees the same large blocks; glibc would give each back to the system and fault it in again.
-    # With the two-core MiniLM student of configs/intent.yaml: 29,000 page faults a step and 1.3x the time.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 36),  # bytes
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line of a worker twice

@@ -17,7 +17,7 @@ from configs.folder import commit, digest_json
 from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key
-from jobs.models.reference import read_reference, tokenizer_of
+from jobs.models.reference import read_reference, read_tokenizer
 from jobs.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def known_to(teacher: Path, labels: list[str]) -> tuple[list[str], Tokenizer]:
             f"teacher.bundle: {teacher}: never learned the label {unknown[0]!r} of data.train ({len(unknown)} such "
             "labels); fine-tune a teacher on these rows, or remove them"
         )
-    return list(reference.labels), tokenizer_of(teacher, reference)
+    return list(reference.labels), read_tokenizer(teacher / reference.tokenizer)
 
 
 def output(recipe: Recipe) -> str:

@@ -18,6 +18,7 @@ from jobs.models.spec import TeacherSpec
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class EncoderClassifier(nn.Module):
@@ -39,9 +40,16 @@ class EncoderClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Logits [B, C] of token ids [B, L] under a mask [B, L] of ones and zeros."""
+        return self.answer(self.tokens(input_ids, attention_mask, token_type_ids), attention_mask)
+
+    def tokens(self, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Token vectors [B, L, H]; `mask` in any form that the encoder takes."""
         types = {"token_type_ids": token_type_ids} if self.has_types and token_type_ids is not None else {}
-        hidden_BLH = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
-        return self.head(self.dropout(pool(hidden_BLH, attention_mask, self.pooling)))
+        return self.encoder(input_ids=input_ids, attention_mask=mask, **types).last_hidden_state
+
+    def answer(self, hidden_BLH: Tensor, mask_BL: Tensor) -> Tensor:
+        """Logits [B, C] of token vectors."""
+        return self.head(self.dropout(pool(hidden_BLH, mask_BL, self.pooling)))
 
     @property
     def classes(self) -> int | list[float]:
@@ -112,14 +120,15 @@ def load_tokenizer(model: str) -> Any:
 
 def grades_of(labels: Sequence[str]) -> list[float]:
     """The numbers that class names stand for. Raises `UsageError` for a name that is no number."""
+    grades = []
     for label in labels:
         try:
-            if math.isfinite(float(label)):
-                continue
+            grades.append(float(label))
         except ValueError:
-            pass
-        raise UsageError(f"teacher.head: 'grades' needs labels that are numbers; {label!r} is none; use classes")
-    return [float(label) for label in labels]
+            grades.append(math.nan)
+        if not math.isfinite(grades[-1]):
+            raise UsageError(f"teacher.head: 'grades' needs labels that are numbers; {label!r} is none; use classes")
+    return grades
 
 
 def pretrained(spec: TeacherSpec, labels: Sequence[str]) -> EncoderClassifier:

@@ -63,24 +63,21 @@ def read_reference(folder: Path, made_by: str) -> Bundle:
     return bundle
 
 
-def tokenizer_of(folder: Path, bundle: Bundle) -> Tokenizer:
-    """The bundle's tokenizer, without truncation."""
+def read_tokenizer(file: Path) -> Tokenizer:
+    """A saved tokenizer, without truncation."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / bundle.tokenizer))
+    tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
     return tokenizer
 
 
 def check_fits(folder: Path, bundle: Bundle, prepared: Prepared) -> None:
     """Raise `FolderError` where a teacher numbers classes or tokens otherwise than the rows: its logits would lie."""
-    from tokenizers import Tokenizer
-
     if list(bundle.labels) != prepared.labels:
         raise FolderError(f"{folder}: learned other classes than {prepared.folder} holds; run jobs.finetune again")
-    tokenizer = Tokenizer.from_file(str(prepared.folder / TOKENIZER))
-    tokenizer.no_truncation()
-    if tokenizer.to_str() != tokenizer_of(folder, bundle).to_str():
+    known, given = (read_tokenizer(file) for file in (folder / bundle.tokenizer, prepared.folder / TOKENIZER))
+    if known.to_str() != given.to_str():
         raise FolderError(f"{folder}: has another tokenizer than {prepared.folder}; run jobs.finetune again")
 
 

@@ -22,20 +22,19 @@ from configs.loader import Spec, UsageError
 from jobs.data.batches import collate, global_batches, shard
 from jobs.data.prepared import Examples, Prepared
 from jobs.models import encoder
-from jobs.models.encoder import EncoderClassifier
+from jobs.models.encoder import INPUTS, EncoderClassifier
 from jobs.models.reference import write_reference
 from jobs.models.spec import OptimizerSpec
 from jobs.models.stages import encoder_layers
 from jobs.models.student import build_student
 from jobs.recipe import Recipe
 from jobs.tasks import classify
-from jobs.training.loss import balanced_weights, distill_loss, grade_loss, label_loss
+from jobs.training.loss import balanced_weights, distill_loss, label_loss
 from jobs.training.outputs import read_outputs
 from jobs.training.spec import DistillationSpec
 from serving.runtime import cut
 
 SECONDS_BETWEEN_LINES = 10
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 EVALUATION_TOKENS = 4096  # a batch without gradients
 
 
@@ -113,10 +112,9 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         if record:
             record.close()
     if first:
-        best = model
-        best.load_state_dict(_kept(work, int(progress["best"]["best_epoch"])))
+        model.load_state_dict(_kept(work, int(progress["best"]["best_epoch"])))
         write_reference(
-            Path(fit.target), best, prepared, recipe.name, progress["best"], {"key": fit.key, "role": fit.role}
+            Path(fit.target), model, prepared, recipe.name, progress["best"], {"key": fit.key, "role": fit.role}
         )
         shutil.rmtree(work, ignore_errors=True)
     torch.distributed.barrier()
@@ -165,9 +163,7 @@ def _loss(model: EncoderClassifier, spec: OptimizerSpec, labels: np.ndarray, cla
         return lambda logits_BC, batch: distill_loss(
             logits_BC, batch["teacher_logits"], batch["label"], spec, weight_C, graded
         )
-    if graded:
-        return lambda logits_BC, batch: grade_loss(logits_BC, batch["label"], weight_C)
-    return lambda logits_BC, batch: label_loss(logits_BC, batch["label"], spec.label_smoothing, weight_C)
+    return lambda logits_BC, batch: label_loss(logits_BC, batch["label"], spec.label_smoothing, weight_C, graded)
 
 
 def _optimizer(named: Named, spec: OptimizerSpec) -> torch.optim.Optimizer:

@@ -10,19 +10,27 @@ from torch import Tensor
 from jobs.training.spec import DistillationSpec
 
 
-def label_loss(logits_BC: Tensor, label_B: Tensor, smoothing: float = 0.0, weight_C: Tensor | None = None) -> Tensor:
-    """Cross-entropy of each example, [B]; its class counts `weight_C` times.
+def label_loss(
+    logits_BC: Tensor,
+    label_B: Tensor,
+    smoothing: float = 0.0,
+    weight_C: Tensor | None = None,
+    graded: bool = False,
+) -> Tensor:
+    """Cross-entropy of each example (`grade_loss` where `graded`), [B]; its class counts `weight_C` times.
 
     Label smoothing: Szegedy et al. 2016, arXiv 1512.00567, section 7.
     """
-    loss_B = F.cross_entropy(logits_BC.float(), label_B, reduction="none", label_smoothing=smoothing)
+    if graded:
+        loss_B = grade_loss(logits_BC, label_B)
+    else:
+        loss_B = F.cross_entropy(logits_BC.float(), label_B, reduction="none", label_smoothing=smoothing)
     return loss_B if weight_C is None else loss_B * weight_C.to(loss_B.device)[label_B]
 
 
-def grade_loss(logits_BC: Tensor, label_B: Tensor, weight_C: Tensor | None = None) -> Tensor:
-    """Squared error of the score of a `GradeHead`, [B]; its class counts `weight_C` times."""
-    loss_B = -logits_BC.float().gather(1, label_B.unsqueeze(1)).squeeze(1)
-    return loss_B if weight_C is None else loss_B * weight_C.to(loss_B.device)[label_B]
+def grade_loss(logits_BC: Tensor, label_B: Tensor) -> Tensor:
+    """Squared error of the score of a `GradeHead`, [B]."""
+    return -logits_BC.float().gather(1, label_B.unsqueeze(1)).squeeze(1)
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> Tensor:
@@ -54,8 +62,5 @@ def distill_loss(
         log_target=True,
     )
     kl_B = kl_BC.sum(-1) * temperature**2
-    if graded:
-        label_loss_B = grade_loss(student_BC, label_B, weight_C)
-    else:
-        label_loss_B = label_loss(student_BC, label_B, spec.label_smoothing, weight_C)
+    label_loss_B = label_loss(student_BC, label_B, spec.label_smoothing, weight_C, graded)
     return spec.weights.kl * kl_B + spec.weights.cross_entropy * label_loss_B

@@ -62,11 +62,12 @@ class Teach:
         import pyarrow
         import torch
 
+        from jobs.models.encoder import INPUTS
+
         examples = Examples.from_table(table)
         batch = collate(examples, np.arange(len(examples)), int(examples.lengths.max()))
-        names = ("input_ids", "attention_mask", "token_type_ids")
         with torch.inference_mode():
-            logits_BC = self.model(**{name: batch[name].to(self.device) for name in names}).cpu().numpy()
+            logits_BC = self.model(**{name: batch[name].to(self.device) for name in INPUTS}).cpu().numpy()
         flat = pyarrow.array(logits_BC.astype(np.float16).ravel(), pyarrow.float16())
         return pyarrow.table(
             {

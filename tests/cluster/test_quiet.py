@@ -25,6 +25,12 @@ def start(events: list[str], name: str, kind) -> threading.Thread:
     return thread
 
 
+def waits(thread: threading.Thread) -> bool:
+    """Whether it is still there when a thread that nothing holds up would long be gone."""
+    thread.join(0.3)
+    return thread.is_alive()
+
+
 def wait_until_held(name: str) -> None:
     """Until another open file holds the lock."""
     path = next(Path(tempfile.gettempdir()).glob(f"*-{name}.lock"))
@@ -46,6 +52,8 @@ def test_work_waits_for_a_measurement(events: list[str]):
     with quiet.measuring():
         worker = start(events, "work", quiet.at_work)
         measurer = start(events, "second measurement", quiet.measuring)
+        assert waits(worker)
+        assert waits(measurer)
         events.append("first measurement ends")
     worker.join()
     measurer.join()
@@ -57,6 +65,7 @@ def test_a_measurement_goes_before_work_that_came_after_it(events: list[str]):
         measurer = start(events, "measurement", quiet.measuring)
         wait_until_held("turnstile")
         worker = start(events, "work", quiet.at_work)
+        assert waits(worker)
         events.append("first work ends")
     measurer.join()
     worker.join()

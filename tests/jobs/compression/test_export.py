@@ -120,7 +120,7 @@ def test_a_file_that_answers_unlike_the_model_is_refused(
 
     def tampering(model: torch.nn.Module, arguments: tuple[Any, ...], file: str, **options: Any) -> None:
         written = onnx.load(exported.file)
-        head = next(each for each in written.graph.initializer if each.name == "head.bias")
+        head = next(each for each in written.graph.initializer if each.name.endswith("head.bias"))
         head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) + np.float32(wrong), head.name))
         onnx.save(written, file)
 
