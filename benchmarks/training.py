@@ -25,7 +25,7 @@ from cluster.spec import EngineSpec
 from jobs.data.batches import collate, global_batches
 from jobs.data.prepared import Examples
 from jobs.data.spec import DataSpec
-from jobs.data.tokenise import checked, classes, tokenise
+from jobs.data.tokenise import checked, classes, tokenise_classes
 from jobs.models import encoder
 from jobs.models.spec import TeacherSpec
 
@@ -49,7 +49,7 @@ class Rows:
         tokenizer = encoder.load_tokenizer(TeacherSpec().model)
         tokenizer.enable_truncation(self.longest)
         chosen = np.random.default_rng(0).choice(len(table), ROWS_A_ROUND[name], replace=False)
-        self.examples = Examples.from_table(tokenise(table.take(chosen), tokenizer.to_str(), self.labels))
+        self.examples = Examples.from_table(tokenise_classes(table.take(chosen), tokenizer.to_str(), self.labels))
 
     def by_tokens(self) -> list[tuple[np.ndarray, int]]:
         """What slimcart does."""

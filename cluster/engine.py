@@ -12,6 +12,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,18 @@ TAG = "state"
 WEIGHT = "weight"  # of a batch, [B]: 1 for an example, 0 for a filler
 
 
+@dataclass(frozen=True)
+class Tied:
+    """A layer of a pipeline whose `weight` another layer with the same `key` uses too; their stages keep it equal."""
+
+    key: str
+    module: nn.Module
+    forward: Callable[[nn.Module, Any], Any]
+
+
+Layers = Sequence[nn.Module | Tied]
+
+
 class Engine:
     """A model under training on this worker; every worker makes the same calls."""
 
@@ -43,7 +56,7 @@ class Engine:
         optimizer: OptimizerFactory,
         schedule: ScheduleFactory,
         spec: EngineSpec,
-        layers: Callable[[nn.Module], Sequence[nn.Module]] | None = None,
+        layers: Callable[[nn.Module], Layers] | None = None,
     ) -> None:
         """`model` takes the tensors `inputs` of a batch by name; `loss(outputs, batch)` gives one number a row, [B].
 
@@ -115,6 +128,10 @@ class Engine:
             self._engine.step()
         return total / size * self.data_size / self._world  # workers that split a layer see the same loss
 
+    def facts(self) -> dict[str, float]:
+        """What of the steps so far belongs among the metrics: with fp16, those that an overflow left out."""
+        return {"overflows": self._engine.skipped_steps} if self._spec.precision == "fp16" else {}
+
     def whole(self) -> nn.Module:
         """The model with its current weights, in float32 where it was built so, on every worker. All call it."""
         if self._whole is None:
@@ -122,7 +139,8 @@ class Engine:
         target = dict(self._whole.named_parameters())
         with torch.no_grad():
             for name, weight in self._weights():
-                target[name].copy_(weight)
+                if name in target:  # not the second name of a weight that two layers share
+                    target[name].copy_(weight)
         return self._whole.to(self.device).train(self.module.training)
 
     def save(self, folder: Path, progress: dict[str, Any]) -> None:
@@ -134,10 +152,20 @@ class Engine:
         _, state = self._engine.load_checkpoint(str(folder), tag=TAG)
         return state["progress"]  # among entries of DeepSpeed's own, which the next `save` must not write again
 
-    def _cut(self, layers: Sequence[nn.Module]) -> nn.Module:
+    def _cut(self, layers: Layers) -> nn.Module:
         """This worker's stage; the stages hold about equally many parameters."""
         import deepspeed
-        from deepspeed.pipe import PipelineModule
+        from deepspeed.pipe import PipelineModule, TiedLayerSpec
+
+        class Given(TiedLayerSpec):
+            """Builds what is there already."""
+
+            def __init__(self, layer: Tied) -> None:
+                super().__init__(layer.key, nn.Module, forward_fn=layer.forward)
+                self._module = layer.module
+
+            def build(self, log: bool = False) -> nn.Module:
+                return self._module
 
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)  # takes the process group that is there
         stages = self._spec.pipeline_stages
@@ -147,7 +175,7 @@ class Engine:
             )
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its seeds
             return PipelineModule(
-                layers,
+                [Given(layer) if isinstance(layer, Tied) else layer for layer in layers],
                 num_stages=stages,
                 loss_fn=self._loss_of_last_stage,
                 partition_method="parameters",

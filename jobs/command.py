@@ -20,6 +20,7 @@ from cluster.session import JobError
 from configs.folder import FolderError
 from configs.loader import UsageError, describe, load
 from jobs.recipe import Recipe
+from jobs.tasks.table import TASKS
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -43,11 +44,16 @@ class Result:
 
 
 def main(
-    run: Callable[[Recipe], Result], arguments: Sequence[str] | None = None, *, takes: Sequence[str] = ()
+    run: Callable[[Recipe], Result],
+    arguments: Sequence[str] | None = None,
+    *,
+    takes: Sequence[str] = (),
+    tasks: Sequence[str] = tuple(TASKS),
 ) -> NoReturn:
     """Run a verb as a command; never returns. Exit 0 done, 1 failed, 2 usage error.
 
-    `takes`: which of the fields `bundle` and `deploy`, that some verbs know, this one does not ignore.
+    `takes`: which of the fields `bundle` and `deploy`, that some verbs know, this one does not ignore. `tasks`: those
+    that it can do.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -55,7 +61,7 @@ def main(
         recipe = _recipe(sys.modules[run.__module__].__doc__ or "", sys.argv[1:] if arguments is None else arguments)
         if recipe is None:
             sys.exit(DONE)
-        _refuse_what_is_ignored(recipe, run.__module__, takes)
+        _refuse_what_is_ignored(recipe, run.__module__, takes, tasks)
         result = run(recipe.on_driver(session.home(), Path.cwd()))
     except UsageError as error:
         _leave(USAGE, str(error))
@@ -68,8 +74,11 @@ def main(
     sys.exit(DONE)
 
 
-def _refuse_what_is_ignored(recipe: Recipe, verb: str, takes: Sequence[str]) -> None:
+def _refuse_what_is_ignored(recipe: Recipe, verb: str, takes: Sequence[str], tasks: Sequence[str]) -> None:
     verb = Path(sys.argv[0]).stem if verb == "__main__" else verb.rpartition(".")[2]
+    if recipe.task not in tasks:
+        able = "prepare, finetune, teach, distill and evaluate do"
+        raise UsageError(f"task: {recipe.task!r}: {verb} exports no such model yet; {able}")
     for name in ("bundle", "deploy"):
         if name not in takes and (value := getattr(recipe, name)):
             raise UsageError(f"{name}: {value!r}: {verb} does not take it; leave it out")

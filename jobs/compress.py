@@ -65,4 +65,4 @@ def compress(recipe: Recipe, student: Path, folder: Path, provenance: Mapping[st
 
 
 if __name__ == "__main__":
-    main(run, takes=["bundle"])
+    main(run, takes=["bundle"], tasks=["classify"])

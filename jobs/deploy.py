@@ -96,4 +96,4 @@ def smoke(uri: str, folder: Path, bundle: Bundle) -> None:
 
 
 if __name__ == "__main__":
-    main(run, takes=["bundle"])
+    main(run, takes=["bundle"], tasks=["classify"])

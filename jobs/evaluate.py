@@ -27,6 +27,7 @@ from jobs.measure.contenders import Contender
 from jobs.measure.fresh import BUDGET_SHAPE, Question, ask
 from jobs.prepare import output
 from jobs.recipe import Recipe
+from jobs.tasks.table import TASKS
 from serving.bundle import MANIFEST as BUNDLE
 from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle
 
@@ -50,9 +51,15 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 
 
 def locate(recipe: Recipe) -> Path:
-    """The folder of the bundle under evaluation: `bundle`, fetched where it is a model URI, else <output>/bundle."""
+    """The folder of the bundle under evaluation: `bundle`, fetched where it is a model URI, else <output>/bundle.
+
+    Decoders are not exported so far: of them it is <output>/student, or the teacher where there is no student.
+    """
     if recipe.bundle is None:
-        return Path(output(recipe), "bundle")
+        if recipe.task == "classify":
+            return Path(output(recipe), "bundle")
+        student = Path(output(recipe), "student")
+        return student if (student / BUNDLE).exists() else teacher_folder(recipe)
     if recipe.bundle.startswith("models:"):
         return registry.fetch(*registry.resolve(recipe.bundle), BUNDLE)
     return Path(recipe.bundle)
@@ -68,29 +75,36 @@ def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
     fingerprint = check_test_rows(recipe, description)
     contenders = _contenders(recipe, bundle, description)
     key = evaluation_key(recipe, contenders, fingerprint)
-    shapes = list(
-        dict.fromkeys([BUDGET_SHAPE, *((b, n) for n in recipe.export.lengths for b in recipe.export.batches)])
-    )
-    common = {"data": recipe.data, "split": "test"}
+    task = TASKS[recipe.task]
+    common = {"task": recipe.task, "data": recipe.data, "split": "test"}
     answers: dict[str, dict[str, float]] = {}
     for contender in contenders:
         log.info("scoring %s on %s", contender.name, recipe.data.test)
         answers |= ask(Question(contenders=[contender], **common))
-    log.info("timing %s in turns", ", ".join(answers))
-    latencies = ask(
-        Question(
-            contenders=contenders, score=False, shapes=shapes, tokenizer=str(bundle / description.tokenizer), **common
+    shapes: list[tuple[int, int]] = []
+    if recipe.task == "classify":  # how long a generated text takes depends on the text: rows_per_second says it
+        shapes = list(
+            dict.fromkeys([BUDGET_SHAPE, *((b, n) for n in recipe.export.lengths for b in recipe.export.batches)])
         )
-    )
+        log.info("timing %s in turns", ", ".join(answers))
+        latencies = ask(
+            Question(
+                contenders=contenders,
+                score=False,
+                shapes=shapes,
+                tokenizer=str(bundle / description.tokenizer),
+                **common,
+            )
+        )
+        answers = {name: answer | latencies[name] for name, answer in answers.items()}
     for contender in contenders:
-        answers[contender.name] |= latencies[contender.name]
         if contender.folder:
             answers[contender.name]["bytes"] = bundle_bytes(read_bundle(Path(contender.folder)))
     teacher = TEACHER if TEACHER in answers else None
     metrics = table.flat(answers)
     if teacher:
-        metrics |= table.ratios(answers, WINNER, TEACHER, shapes)
-    text = table.markdown(answers, teacher, [BUDGET_SHAPE, (16, 32)] if (16, 32) in shapes else [BUDGET_SHAPE])
+        metrics |= table.ratios(answers, WINNER, TEACHER, shapes, task)
+    text = table.markdown(answers, teacher, [shape for shape in (BUDGET_SHAPE, (16, 32)) if shape in shapes], task)
     found = {
         "key": key,
         "fingerprint": fingerprint,
@@ -111,6 +125,8 @@ def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
 
 def check_test_rows(recipe: Recipe, bundle: Bundle) -> str:
     """Fingerprint of the test rows, after their checks. Refuses a file whose labels the bundle does not know."""
+    if bundle.task != recipe.task:
+        raise UsageError(f"task: {recipe.task!r}: the bundle is for task {bundle.task!r}")
     known, seen, digest = set(bundle.labels), set(), []
     if bundle.pairs != (recipe.data.text_pair is not None):
         wanted = (
@@ -122,7 +138,7 @@ def check_test_rows(recipe: Recipe, bundle: Bundle) -> str:
     for row in rows(recipe.data, "test"):
         seen.add(row.label)
         digest.append(row)
-    unknown = sorted(seen - known)
+    unknown = sorted(seen - known) if known else []
     if unknown and not seen & known:
         raise UsageError(
             f"data.test: {recipe.data.test}: none of its labels ({unknown[0]!r}, ...) is one of the bundle's"
@@ -152,16 +168,23 @@ def evaluated_already(recipe: Recipe, bundle: Path) -> dict[str, Any] | None:
 
 
 def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Contender]:
-    """Linear baseline, teacher, student, winner: those that belong to this bundle."""
+    """Baseline without a model, teacher, student, winner: those that belong to this bundle."""
     own = recipe.bundle is None
-    found = [Contender(name="tfidf_svm", kind="linear")] if own else []
+    baseline = (
+        Contender(name="tfidf_svm", kind="linear")
+        if recipe.task == "classify"
+        else Contender(name="nearest_row", kind="nearest")
+    )
+    found = [baseline] if own else []
     teacher = teacher_folder(recipe)
-    if (teacher / BUNDLE).exists() and set(read_bundle(teacher).labels) == set(description.labels):
+    if teacher == bundle:
+        pass  # it is under evaluation itself
+    elif (teacher / BUNDLE).exists() and set(read_bundle(teacher).labels) == set(description.labels):
         found.append(Contender(name=TEACHER, kind="reference", folder=str(teacher)))
     elif recipe.teacher.bundle:
         raise FolderError(f"{teacher}: no teacher bundle with the labels of {bundle}")
     student = Path(output(recipe), "student")
-    if own and (student / BUNDLE).exists():
+    if own and student != bundle and (student / BUNDLE).exists():
         found.append(Contender(name="student", kind="reference", folder=str(student)))
     kind = "reference" if description.runtime == "torch" else "bundle"
     return [*found, Contender(name=WINNER, kind=kind, folder=str(bundle))]

@@ -100,4 +100,4 @@ def _skip(stage: str, reason: str) -> None:
 
 
 if __name__ == "__main__":
-    main(run, takes=["deploy"])
+    main(run, takes=["deploy"], tasks=["classify"])

@@ -8,22 +8,28 @@ The test rows are not opened here; only the final evaluation reads them.
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster import session, tracking
 from configs.folder import commit, digest_json
 from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key
+from jobs.data.spec import DataSpec
 from jobs.models.reference import read_reference, read_tokenizer
+from jobs.models.spec import NEW
 from jobs.recipe import Recipe
+from jobs.tasks.generate import prompt
 
 if TYPE_CHECKING:
+    import pyarrow
     from tokenizers import Tokenizer
 
-FORMAT = 1  # of the shards; raised with their columns, so that older folders are made anew
+FORMAT = 2  # of the shards; raised with their columns, so that older folders are made anew
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +49,50 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 
 def prepare(recipe: Recipe) -> Prepared:
     """The prepared rows of a recipe, made or found. Raises `UsageError` for a bad row before any worker starts."""
-    from jobs.data.tokenise import checked, classes, write_shards
-    from jobs.models.encoder import grades_of, load_tokenizer
+    from jobs.data.tokenise import checked, write_shards
 
     folder = Path(output(recipe), "prepared")
     train, train_digest = checked(recipe.data, "train")
     validation, validation_digest = checked(recipe.data, "validation")
+    plan = (_classes if recipe.task == "classify" else _completions)(recipe, train, validation)
+    fingerprints = {"train": train_digest, "validation": validation_digest}
+    key = digest_json({"format": FORMAT, "fingerprints": fingerprints, **plan.key})
+    if has_key(folder, MANIFEST, key):
+        log.info("prepared rows are there already, unchanged: %s", folder)
+        return Prepared.open(folder)
+
+    def fill(aside: Path) -> dict[str, Any]:
+        tokenizer, tokenise = plan.make()
+        tokenizer.save(str(aside / TOKENIZER))
+        write_shards([train, validation], aside / ROWS, tokenise)
+        return {
+            "key": key,
+            "task": recipe.task,
+            "fingerprints": fingerprints,
+            "labels": plan.labels,
+            "max_length": recipe.data.max_length,
+            "pairs": recipe.data.text_pair is not None,
+            "rows": {"train": len(train), "validation": len(validation)},
+        } | plan.facts
+
+    log.info("tokenising %d training and %d validation rows", len(train), len(validation))
+    commit(folder, MANIFEST, fill)
+    return Prepared.open(folder)
+
+
+class Plan(NamedTuple):
+    """How the rows of a task become tokens."""
+
+    key: dict[str, Any]  # what the tokens depend on beside the rows
+    make: Callable[[], tuple[Tokenizer, Callable[[pyarrow.Table], pyarrow.Table]]]
+    labels: list[str]
+    facts: dict[str, Any]  # further entries of the manifest
+
+
+def _classes(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Plan:
+    from jobs.data.tokenise import classes, tokenise_classes
+    from jobs.models.encoder import grades_of, load_tokenizer
+
     labels = classes(train, {"validation": validation}, recipe.data)
     if recipe.teacher.head == "grades":
         grades_of(labels)  # refused now, not by the first worker
@@ -57,29 +101,55 @@ def prepare(recipe: Recipe) -> Prepared:
     else:
         tokenizer = load_tokenizer(recipe.teacher.model)
     tokenizer.enable_truncation(recipe.data.max_length)
-    fingerprints = {"train": train_digest, "validation": validation_digest}
-    key = digest_json(
-        {"format": FORMAT, "fingerprints": fingerprints, "tokenizer": tokenizer.to_str(), "labels": labels}
-    )
-    if has_key(folder, MANIFEST, key):
-        log.info("prepared rows are there already, unchanged: %s", folder)
-        return Prepared.open(folder)
+    tokenise = functools.partial(tokenise_classes, tokenizer_json=tokenizer.to_str(), labels=labels)
+    return Plan({"tokenizer": tokenizer.to_str(), "labels": labels}, lambda: (tokenizer, tokenise), labels, {})
 
-    def fill(aside: Path) -> dict[str, Any]:
-        tokenizer.save(str(aside / TOKENIZER))
-        write_shards([train, validation], aside / ROWS, tokenizer.to_str(), labels)
-        return {
-            "key": key,
-            "fingerprints": fingerprints,
-            "labels": labels,
-            "max_length": recipe.data.max_length,
-            "pairs": recipe.data.text_pair is not None,
-            "rows": {"train": len(train), "validation": len(validation)},
-        }
 
-    log.info("tokenising %d training and %d validation rows, %d classes", len(train), len(validation), len(labels))
-    commit(folder, MANIFEST, fill)
-    return Prepared.open(folder)
+def _completions(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Plan:
+    from jobs.data.tokenise import END, tokenise_completions, train_tokenizer
+    from jobs.models.decoder import end_of
+    from jobs.models.encoder import load_tokenizer
+
+    data, teacher = recipe.data, recipe.teacher
+    if teacher.bundle:
+        reference = read_reference(Path(teacher.bundle), "python -m jobs.finetune")
+        tokenizer, end = read_tokenizer(Path(teacher.bundle) / reference.tokenizer), end_of(teacher.bundle)
+        source = tokenizer.to_str()
+    elif teacher.model.startswith(NEW):
+        tokenizer, end = None, 0
+        source = f"{teacher.new.vocabulary} tokens learned from the training rows"
+    else:
+        tokenizer, end = load_tokenizer(teacher.model), end_of(teacher.model)
+        source = tokenizer.to_str()
+
+    def make() -> tuple[Tokenizer, Callable[[pyarrow.Table], pyarrow.Table]]:
+        made = tokenizer or train_tokenizer(_texts(train), teacher.new.vocabulary)
+        assert tokenizer or made.token_to_id(END) == end
+        tokenise = functools.partial(
+            tokenise_completions, tokenizer_json=made.to_str(), end=end, max_length=data.max_length
+        )
+        _refuse_long_prompts({"train": train, "validation": validation}, made, data)
+        return made, tokenise
+
+    key = {"tokenizer": source, "task": "generate", "max_length": data.max_length, "packing": data.packing}
+    return Plan(key, make, [], {"end": end, "packing": data.packing})
+
+
+def _texts(table: pyarrow.Table) -> Iterator[str]:
+    for name in ("text", "pair", "label"):
+        yield from (text for text in table[name].to_pylist() if text is not None)
+
+
+def _refuse_long_prompts(tables: dict[str, pyarrow.Table], tokenizer: Tokenizer, data: DataSpec) -> None:
+    """A prompt that leaves no room for a completion is no example of one."""
+    for split, table in tables.items():
+        prompts = list(map(prompt, table["text"].to_pylist(), table["pair"].to_pylist()))
+        for number, found in enumerate(tokenizer.encode_batch(prompts, add_special_tokens=False), 1):
+            if len(found) >= data.max_length:
+                raise UsageError(
+                    f"data.max_length: {data.max_length}: the prompt of row {number} of data.{split} alone has "
+                    f"{len(found)} tokens; raise it, or remove the row"
+                )
 
 
 def known_to(teacher: Path, labels: list[str]) -> tuple[list[str], Tokenizer]:
@@ -100,8 +170,8 @@ def output(recipe: Recipe) -> str:
 
 
 def summary(prepared: Prepared) -> dict[str, float]:
-    """Rows, classes and tokens, as metrics."""
-    metrics: dict[str, float] = {"classes": len(prepared.labels)}
+    """Rows, classes (if there are any) and tokens, as metrics."""
+    metrics: dict[str, float] = {"classes": len(prepared.labels)} if prepared.labels else {}
     for split in ("train", "validation"):
         examples = prepared.examples(split)
         metrics |= {f"{split}_rows": len(examples), f"{split}_tokens": len(examples.ids)}

@@ -14,13 +14,19 @@ from cluster.spec import EngineSpec, TrackingSpec
 from configs.loader import Spec, UsageError, assign
 from jobs.compression.spec import ExportSpec, ExportStep, PruneSpec, QuantizeSpec, Step
 from jobs.data.spec import DataSpec
-from jobs.models.spec import StudentSpec, TeacherSpec
+from jobs.models.spec import NEW, StudentSpec, TeacherSpec
 from jobs.training.spec import DistillationSpec
 from serving.spec import ServingSpec, service_name
 from tuning.spec import BudgetSpec, SearchSpec
 
 SEARCHABLE = ("student", "distillation", "compression")  # what a trial does; the rest is done once, before it
 AFTER_EXPORT = (QuantizeSpec,)
+
+HEAD = ("head_learning_rate", "class_weights")
+FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {  # what a task does not use, by section
+    "classify": {"data": ("packing",), "distillation": ("stored_tokens",)},
+    "generate": {"teacher": (*HEAD, "pooling", "dropout", "head"), "distillation": HEAD},
+}
 
 HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?(@[\w.-]+)?$")
 DATA_FILE = re.compile(r"\.(jsonl|ndjson|json|csv|parquet)(\.gz)?$")
@@ -51,8 +57,9 @@ class Recipe(Spec):
     """One YAML file, resolved."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64, description="names the model, lower case")
-    task: Literal["classify"] = Field(
-        default="classify", description="classify: a text, or a pair of texts, into classes"
+    task: Literal["classify", "generate"] = Field(
+        default="classify",
+        description="classify: a text, or a pair of texts, into classes; generate: a text from a prompt or attributes",
     )
     output: str | None = Field(
         default=None, min_length=1, description="folder of results, under $SLIMCART_HOME; default: name"
@@ -82,6 +89,17 @@ class Recipe(Spec):
         if output and "://" in output:
             raise ValueError(f"{output!r}: outputs lie on a mounted file system so far; give a folder")
         return output
+
+    @model_validator(mode="after")
+    def nothing_belongs_to_another_task(self) -> Self:
+        if self.task == "classify" and self.teacher.model.startswith(NEW):
+            raise ValueError(f"teacher.model: {self.teacher.model!r} is for task generate; classify needs an encoder")
+        for name, fields in FOREIGN[self.task].items():
+            section = getattr(self, name)
+            for field in fields:
+                if (value := getattr(section, field)) != getattr(type(section)(), field):
+                    raise ValueError(f"{name}.{field}: {value!r}: task {self.task!r} does not use it; leave it out")
+        return self
 
     @model_validator(mode="after")
     def steps_are_in_an_order_that_works(self) -> Self:

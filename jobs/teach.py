@@ -1,4 +1,4 @@
-"""Run the teacher once over the prepared rows and store its logits.
+"""Run the teacher once over the prepared rows and store what it says of them.
 
     ray job submit --working-dir . -- python -m jobs.teach --config configs/intent.yaml
 
@@ -44,13 +44,14 @@ def teach(recipe: Recipe, prepared: Prepared) -> Path:
 
     folder, teacher = Path(output(recipe), "teacher_outputs"), teacher_folder(recipe)
     check_fits(teacher, read_reference(teacher, "python -m jobs.finetune"), prepared)
-    key = digest_json({"teacher": bundle_digest(teacher), "prepared": prepared.key})
+    stored = recipe.distillation.stored_tokens if recipe.task == "generate" else None
+    key = digest_json({"teacher": bundle_digest(teacher), "prepared": prepared.key, "stored_tokens": stored})
     if has_key(folder, MANIFEST, key):
         log.info("teacher outputs are there already, unchanged: %s", folder)
         return folder
     log.info("the teacher runs once over %s rows", prepared.manifest["rows"])
     session.check_capacity(recipe.engine)
-    write_outputs(folder, teacher, prepared, key, recipe.engine.cpus_per_worker, int(recipe.engine.use_gpu))
+    write_outputs(folder, teacher, prepared, key, recipe.engine.cpus_per_worker, int(recipe.engine.use_gpu), stored)
     return folder
 
 

@@ -109,9 +109,9 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
 
 def taught(prepared: Prepared, teacher_outputs: Path) -> dict[str, float]:
     """The teacher's metrics on the validation rows of this recipe, from its stored logits."""
-    from jobs.training.outputs import read_outputs
+    from jobs.training.outputs import read_logits
 
-    predicted = read_outputs(teacher_outputs, "validation").argmax(-1)
+    predicted = read_logits(teacher_outputs, "validation").argmax(-1)
     return classify.metrics(predicted, prepared.examples("validation").labels)
 
 
@@ -189,4 +189,4 @@ def _winner(choice: Choice, trials: list[Trial], folder: Path) -> Trial:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, tasks=["classify"])

@@ -44,8 +44,8 @@ class Bundle(_Frozen):
 
     format_version: Literal[1] = FORMAT_VERSION
     name: str = Field(min_length=1)
-    task: Literal["classify"]
-    labels: list[str] = Field(min_length=2, description="in the order of the model's outputs")
+    task: Literal["classify", "generate"]
+    labels: list[str] = Field(default_factory=list, description="classify: in the order of the model's outputs")
     runtime: Literal["onnxruntime", "torch"]
     model: str = Field(min_length=1, description="file of the weights")
     inputs: list[str] = Field(min_length=1, description="names of the graph's inputs, int64 [batch, length]")
@@ -58,6 +58,10 @@ class Bundle(_Frozen):
 
     @model_validator(mode="after")
     def names_fit(self) -> Self:
+        if (len(self.labels) < 2) == (self.task == "classify"):
+            raise ValueError(
+                f"task {self.task!r} with {len(self.labels)} labels; classify has two or more, generate none"
+            )
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels repeat; each output needs its own label")
         if unknown := sorted(set(self.inputs) - set(INPUT_NAMES)):

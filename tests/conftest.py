@@ -16,7 +16,7 @@ import pytest
 from cluster import local
 from cluster.record import Cluster
 from tests.processes import FOREIGN, free_port
-from tests.tiny_shop import write_encoder, write_recipe, write_rows
+from tests.tiny_shop import write_completions, write_encoder, write_recipe, write_rows
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +60,9 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shop_folder(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) -> Path:
-    """train.jsonl, validation.jsonl, test.jsonl of five intents, and recipe.yaml that names them and the teacher."""
+    """train.jsonl, validation.jsonl, test.jsonl of five intents, and recipe.yaml completions.yaml."""
     folder = tmp_path_factory.mktemp("shop")
     write_rows(folder)
     write_recipe(folder, tiny_teacher)
+    write_completions(folder)
     return folder

@@ -1,4 +1,4 @@
-"""Encoders of random weights, 32 wide, that a test makes in milliseconds."""
+"""Encoders and decoders of random weights, 32 wide, that a test makes in milliseconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from transformers import (
     RobertaConfig,
 )
 
+from jobs.models.decoder import Decoder, from_config, new_config
 from jobs.models.encoder import EncoderClassifier
+from jobs.models.spec import NewModelSpec
 
 CLASSES = 5
 VOCABULARY = 60
@@ -54,6 +56,27 @@ def encoder_classifier(kind: str = "bert", layers: int = 2, pooling: str = "mean
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
     return model.eval()
+
+
+def decoder(kind: str, layers: int = 2, tied: bool = True, vocabulary: int = VOCABULARY, seed: int = 0) -> Decoder:
+    """In eval mode; the token 3 ends a text."""
+    torch.manual_seed(seed)
+    model = from_config(
+        new_config(kind, NewModelSpec(layers=layers, hidden=32, heads=2, tied=tied), vocabulary, POSITIONS, 3)
+    )
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return model.eval()
+
+
+def packed(lengths: list[list[int]], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Token ids and positions [B, L] of rows that hold texts of so many tokens, and padding of one token each."""
+    longest = max(map(sum, lengths))
+    rows = [[place for length in row for place in range(length)] for row in lengths]
+    positions = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    ids = torch.randint(5, VOCABULARY, positions.shape, generator=torch.Generator().manual_seed(seed))
+    return {"input_ids": ids, "position_ids": positions}
 
 
 def batch(rows: int, tokens: int, seed: int = 0) -> dict[str, torch.Tensor]:

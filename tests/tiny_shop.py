@@ -43,6 +43,23 @@ def write_recipe(folder: Path, teacher: Path) -> Path:
     return path
 
 
+def write_completions(folder: Path) -> Path:
+    """completions.yaml: of the same rows, the text out of its intent's name, by a decoder of new weights."""
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe |= {"name": "tiny-completions", "task": "generate"}
+    recipe["data"] |= {"text": "label", "label": "text", "max_length": 64}
+    recipe["teacher"] = {
+        "model": "new:llama",
+        "new": {"layers": 3, "hidden": 32, "heads": 2, "vocabulary": 400},
+        "epochs": 2,
+        "learning_rate": 5e-3,
+    }
+    del recipe["distillation"]["head_learning_rate"]
+    path = folder / "completions.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return path
+
+
 def write_encoder(folder: Path, layers: int = 3) -> Path:
     """A BERT of random weights, 32 wide, and its tokenizer, as `transformers` saves them."""
     import torch

@@ -23,7 +23,7 @@ class Examples:
     """N examples without padding; tokens of row i are `ids[offsets[i]:offsets[i + 1]]`."""
 
     ids: np.ndarray  # [tokens] int32
-    types: np.ndarray  # [tokens] int8: 1 in the second text of a pair
+    types: np.ndarray  # [tokens] int8: 1 in the second text of a pair, or in what is to be generated
     offsets: np.ndarray  # [N + 1] int64
     labels: np.ndarray  # [N] int64
 
@@ -46,6 +46,14 @@ class Examples:
     def lengths(self) -> np.ndarray:
         """Tokens of each example, [N]."""
         return self.offsets[1:] - self.offsets[:-1]
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Tokens of type 1 of each example, [N]."""
+        import numpy as np
+
+        before = np.concatenate([[0], np.cumsum(self.types, dtype=np.int64)])
+        return before[self.offsets[1:]] - before[self.offsets[:-1]]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,7 +78,7 @@ class Prepared:
 
     @property
     def labels(self) -> list[str]:
-        """Class names, in the order of the label numbers."""
+        """Class names, in the order of the label numbers; none where texts are generated."""
         return self.manifest["labels"]
 
     def examples(self, split: PreparedSplit) -> Examples:

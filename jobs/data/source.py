@@ -21,12 +21,19 @@ HUB_ID = re.compile(r"^(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w.-]+))?$")
 LONGEST_LINE_BYTES = 10 << 20
 
 
+Slots = tuple[tuple[str, str], ...]
+
+
 class Row(NamedTuple):
-    """One example; `pair` is None unless the recipe names a second text column."""
+    """One example; `pair` is None unless the recipe names a second text column.
+
+    `label` is the class, or the text to generate. `slots` are the names and values of attributes among the inputs.
+    """
 
     text: str
     pair: str | None
     label: str
+    slots: Slots = ()
 
 
 def rows(data: DataSpec, split: Split) -> Iterator[Row]:
@@ -37,8 +44,9 @@ def rows(data: DataSpec, split: Split) -> Iterator[Row]:
     found = False
     for where, record in _records(source, split):
         found = True
-        pair = None if data.text_pair is None else _text(record, data.text_pair, where)
-        yield Row(_text(record, data.text, where), pair, _label(record, data.label, where))
+        text, slots = _input(record, data.text, where)
+        pair, more = (None, ()) if data.text_pair is None else _input(record, data.text_pair, where)
+        yield Row(text, pair, _label(record, data.label, where), slots + more)
     if not found:
         raise UsageError(f"data.{split}: {source}: holds no rows")
 
@@ -166,8 +174,24 @@ def _value(record: dict[str, Any], column: str, where: str) -> Any:
     return value
 
 
-def _text(record: dict[str, Any], column: str, where: str) -> str:
+def _input(record: dict[str, Any], column: str, where: str) -> tuple[str, Slots]:
+    """A text as it is; attributes, an object or a list of [name, value], as `name: value; name: value`."""
     value = _value(record, column, where)
+    if not isinstance(value, dict | list):
+        return _text(value, column, where), ()
+    slots = []
+    for each in value.items() if isinstance(value, dict) else value:
+        match each:
+            case (str() as name, str() | int() | float() as said) if not isinstance(said, bool):
+                slots.append((_text(name, column, where), _whole(str(said), column, where)))
+            case _:
+                raise UsageError(
+                    f"{where}: column {column!r}: an attribute is a name with a text or a number; write true as 'yes'"
+                )
+    return _text("; ".join(f"{name}: {said}" for name, said in slots), column, where), tuple(slots)
+
+
+def _text(value: Any, column: str, where: str) -> str:
     if not isinstance(value, str):
         raise UsageError(f"{where}: column {column!r} holds a {type(value).__name__}; text is expected")
     if not value.strip():

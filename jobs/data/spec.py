@@ -20,7 +20,17 @@ class DataSpec(Spec):
     test: str | None = Field(
         default=EMBEDDED, min_length=1, description="source of the rows opened once, by the final evaluation"
     )
-    text: str = Field(default="text", min_length=1, description="column of the text")
+    text: str = Field(
+        default="text",
+        min_length=1,
+        description="column of the text, or of attributes: an object, or a list of [name, value]",
+    )
     text_pair: str | None = Field(default=None, description="column of the second text, for pairs")
-    label: str = Field(default="label", min_length=1, description="column of the class")
-    max_length: int = Field(default=64, ge=4, le=8192, description="tokens kept of a text, special tokens included")
+    label: str = Field(default="label", min_length=1, description="column of the class, or of the text to generate")
+    max_length: int = Field(
+        default=64, ge=4, le=8192, description="tokens kept of a text (of prompt and completion), special ones included"
+    )
+    packing: bool = Field(
+        default=True,
+        description="generate: texts share rows of max_length tokens, none sees another, little is padding",
+    )

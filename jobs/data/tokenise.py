@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.loader import UsageError
 from jobs.data.source import Split, rows
 from jobs.data.spec import DataSpec
+from jobs.tasks.generate import prompt
 
 if TYPE_CHECKING:
     import pyarrow
+    from tokenizers import Tokenizer
 
 ROWS_PER_BLOCK = 20_000
 ROWS_PER_CALL = 4096
 MOST_CLASSES = 10_000
+END = "<|endoftext|>"  # of the tokenizers that are trained here
 
 
 def checked(data: DataSpec, split: Split) -> tuple[pyarrow.Table, str]:
@@ -64,16 +66,16 @@ def classes(train: pyarrow.Table, others: dict[str, pyarrow.Table], data: DataSp
     return known
 
 
-def write_shards(tables: Sequence[pyarrow.Table], folder: Path, tokenizer_json: str, labels: list[str]) -> None:
+def write_shards(
+    tables: Sequence[pyarrow.Table], folder: Path, tokenise: Callable[[pyarrow.Table], pyarrow.Table]
+) -> None:
     """Tokenise with Ray Data into Parquet files: split, row, input_ids, type_ids, length, label (number)."""
     import ray.data
 
     blocks = [block for table in tables for block in _blocks(table)]
-    ray.data.from_arrow(blocks).map_batches(
-        functools.partial(tokenise, tokenizer_json=tokenizer_json, labels=labels),
-        batch_format="pyarrow",
-        batch_size=ROWS_PER_CALL,
-    ).write_parquet(str(folder))
+    ray.data.from_arrow(blocks).map_batches(tokenise, batch_format="pyarrow", batch_size=ROWS_PER_CALL).write_parquet(
+        str(folder)
+    )
 
 
 def _blocks(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
@@ -81,9 +83,8 @@ def _blocks(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
         yield table.slice(start, ROWS_PER_BLOCK).combine_chunks()
 
 
-def tokenise(table: pyarrow.Table, tokenizer_json: str, labels: list[str]) -> pyarrow.Table:
+def tokenise_classes(table: pyarrow.Table, tokenizer_json: str, labels: list[str]) -> pyarrow.Table:
     """The rows with their tokens and label numbers; the text itself is not kept. Runs in Ray Data's workers."""
-    import pyarrow
     from tokenizers import Tokenizer
 
     texts: list[Any] = table["text"].to_pylist()
@@ -91,13 +92,64 @@ def tokenise(table: pyarrow.Table, tokenizer_json: str, labels: list[str]) -> py
         texts = list(zip(texts, table["pair"].to_pylist(), strict=True))
     encodings = Tokenizer.from_str(tokenizer_json).encode_batch(texts)
     number = {label: index for index, label in enumerate(labels)}
+    return _tokenised(
+        table,
+        [each.ids for each in encodings],
+        [each.type_ids for each in encodings],
+        [number[label] for label in table["label"].to_pylist()],
+    )
+
+
+def tokenise_completions(table: pyarrow.Table, tokenizer_json: str, end: int, max_length: int) -> pyarrow.Table:
+    """Prompt, completion and the token `end`, cut to `max_length`; type 1 marks what is to be generated."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    prompts = [
+        prompt(text, pair) for text, pair in zip(table["text"].to_pylist(), table["pair"].to_pylist(), strict=True)
+    ]
+    before, after = (
+        [each.ids for each in tokenizer.encode_batch(texts, add_special_tokens=False)]
+        for texts in (prompts, table["label"].to_pylist())
+    )
+    return _tokenised(
+        table,
+        [[*first, *second, end][:max_length] for first, second in zip(before, after, strict=True)],
+        [
+            ([0] * len(first) + [1] * (len(second) + 1))[:max_length]
+            for first, second in zip(before, after, strict=True)
+        ],
+        [0] * len(table),
+    )
+
+
+def _tokenised(table: pyarrow.Table, ids: list[list[int]], types: list[list[int]], numbers: list[int]) -> pyarrow.Table:
+    import pyarrow
+
     return pyarrow.table(
         {
             "split": table["split"],
             "row": table["row"],
-            "input_ids": pyarrow.array([each.ids for each in encodings], pyarrow.list_(pyarrow.int32())),
-            "type_ids": pyarrow.array([each.type_ids for each in encodings], pyarrow.list_(pyarrow.int8())),
-            "length": pyarrow.array([len(each) for each in encodings], pyarrow.int32()),
-            "label": pyarrow.array([number[label] for label in table["label"].to_pylist()], pyarrow.int32()),
+            "input_ids": pyarrow.array(ids, pyarrow.list_(pyarrow.int32())),
+            "type_ids": pyarrow.array(types, pyarrow.list_(pyarrow.int8())),
+            "length": pyarrow.array([len(each) for each in ids], pyarrow.int32()),
+            "label": pyarrow.array(numbers, pyarrow.int32()),
         }
     )
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """Byte-level BPE of at most `vocabulary` tokens; `END` ends a text (Radford et al. 2019, section 2.2)."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    made: Any = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(texts, trainer)
+    return made

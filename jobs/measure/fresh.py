@@ -21,6 +21,7 @@ from configs.loader import Spec
 from jobs.data.spec import DataSpec
 from jobs.measure.contenders import Contender
 from jobs.recipe import Recipe
+from jobs.tasks.table import TASKS, named
 
 BUDGET_SHAPE = (1, 32)  # batch and tokens at which `budget.max_p95_ms` holds
 CALLS = 300
@@ -32,6 +33,7 @@ SECONDS = 3600
 class Question(Spec):
     """What a fresh process is asked."""
 
+    task: str = "classify"
     data: DataSpec
     split: Literal["validation", "test"]
     contenders: list[Contender]
@@ -119,7 +121,7 @@ def answer(question: Question) -> dict[str, dict[str, float]]:
     if question.score:
         for name, predict in predictors.items():
             with quiet.at_work():
-                results[name] |= _score(predict, examples)
+                results[name] |= _score(question.task, predict, examples)
     if question.shapes:
         assert question.tokenizer is not None
         tokenizer = Tokenizer.from_file(question.tokenizer)
@@ -138,21 +140,14 @@ def answer(question: Question) -> dict[str, dict[str, float]]:
     return results
 
 
-def _score(predict: Any, examples: list[Any]) -> dict[str, float]:
+def _score(task: str, predict: Any, examples: list[Any]) -> dict[str, float]:
     import resource
-
-    import numpy as np
-
-    from jobs.tasks import classify
 
     inputs = [row.text if row.pair is None else (row.text, row.pair) for row in examples]
     started = time.perf_counter()
     predicted = predict(inputs)
     seconds = time.perf_counter() - started
-    names = {label: index for index, label in enumerate(sorted({*predicted, *(row.label for row in examples)}))}
-    numbers = np.array([names[label] for label in predicted])
-    expected = np.array([names[row.label] for row in examples])
-    return classify.metrics(numbers, expected) | {
+    return named(TASKS[task].score)(predicted, examples) | {
         "rows": len(examples),
         "rows_per_second": len(examples) / seconds,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # kB on Linux

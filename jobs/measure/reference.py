@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from jobs.models import encoder
-from jobs.models.reference import read_reference
+from jobs.measure.contenders import Predictor
+from jobs.models import decoder, encoder
+from jobs.models.reference import read_reference, read_tokenizer
+from jobs.tasks.generate import prompt
 from serving.bundle import Bundle
-from serving.runtime import TOKENS_PER_BATCH, Classifier
+from serving.runtime import TOKENS_PER_BATCH, Classifier, Input, cut
 
 
 class TorchSession:
@@ -33,3 +36,37 @@ def load_reference(folder: Path, threads: int = 1) -> Classifier:
     bundle: Bundle = read_reference(folder, "python -m jobs.finetune")
     session: Any = TorchSession(folder)
     return Classifier(bundle, session, Tokenizer.from_file(str(folder / bundle.tokenizer)), TOKENS_PER_BATCH)
+
+
+def load_generator(folder: Path, threads: int = 1) -> Predictor:
+    """The decoder in `folder`: prompts in, greedy completions out, in order."""
+    torch.set_num_threads(threads)
+    bundle = read_reference(folder, "python -m jobs.finetune")
+    lm: Any = decoder.load(folder).lm
+    tokenizer, end = read_tokenizer(folder / bundle.tokenizer), decoder.end_of(str(folder))
+
+    def generate(inputs: Sequence[Input]) -> list[str]:
+        prompts = [prompt(each, None) if isinstance(each, str) else prompt(*each) for each in inputs]
+        encoded = [each.ids for each in tokenizer.encode_batch(prompts, add_special_tokens=False)]
+        texts = [""] * len(encoded)
+        for chosen in cut([len(ids) for ids in encoded], TOKENS_PER_BATCH):
+            longest = max(len(encoded[index]) for index in chosen)
+            shape = (len(chosen), longest)
+            ids_BL, mask_BL = torch.full(shape, end), torch.zeros(shape, dtype=torch.long)
+            for row, index in enumerate(chosen):
+                ids_BL[row, longest - len(encoded[index]) :] = torch.tensor(encoded[index])
+                mask_BL[row, longest - len(encoded[index]) :] = 1
+            with torch.inference_mode():
+                made = lm.generate(
+                    input_ids=ids_BL,
+                    attention_mask=mask_BL,
+                    max_length=max(bundle.max_length, longest + 1),
+                    do_sample=False,
+                    eos_token_id=end,
+                    pad_token_id=end,
+                )
+            for index, ids in zip(chosen, made[:, longest:].tolist(), strict=True):
+                texts[index] = tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
+        return texts
+
+    return generate

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from jobs.measure.fresh import key
-from jobs.tasks import classify
+from jobs.tasks.table import Task
 
+HEADS = {"macro_f1": "macro-F1", "bleu": "BLEU", "rouge_l": "ROUGE-L", "slot_error_rate": "slot error rate"}
 Answer = Mapping[str, Mapping[str, float]]
 
 
-def ratios(answers: Answer, winner: str, teacher: str, shapes: Sequence[tuple[int, int]]) -> dict[str, float]:
+def ratios(
+    answers: Answer, winner: str, teacher: str, shapes: Sequence[tuple[int, int]], task: Task
+) -> dict[str, float]:
     """How the winner compares with the teacher: retention, times faster at each shape (p50), times smaller."""
     ours, theirs = answers[winner], answers[teacher]
-    found = {"retention": ours[classify.METRIC] / theirs[classify.METRIC]}
+    found = {"retention": ours[task.metric] / theirs[task.metric]}
     for shape in shapes:
         name = key(shape, "p50_ms")
         found[f"speedup_{name.removesuffix('_p50_ms')}"] = theirs[name] / ours[name]
@@ -27,16 +30,17 @@ def flat(answers: Answer) -> dict[str, float]:
     return {f"{name}_{each}": value for name, metrics in answers.items() for each, value in metrics.items()}
 
 
-def markdown(answers: Answer, teacher: str | None, shapes: Sequence[tuple[int, int]]) -> str:
+def markdown(answers: Answer, teacher: str | None, shapes: Sequence[tuple[int, int]], task: Task) -> str:
     """One row per contender; ratios are against the teacher, where there is one."""
-    heads = ["model", classify.METRIC, "macro-F1", "kept"]
+    shown = [name for name in (task.metric, *task.shown) if any(name in each for each in answers.values())]
+    heads = ["model", *(HEADS.get(name, name) for name in shown), "kept"]
     for batch, tokens in shapes:
         heads += [f"p50 / p95 ms, batch {batch}, {tokens} tokens", "faster"]
     lines = [_row([*heads, "MB", "smaller"]), _row(["---"] * (len(heads) + 2))]
     base = answers[teacher] if teacher else {}
     for name, metrics in answers.items():
-        cells = [name, f"{metrics[classify.METRIC]:.4f}", f"{metrics['macro_f1']:.4f}"]
-        cells.append(_share(metrics.get(classify.METRIC), base.get(classify.METRIC)))
+        cells = [name, *(f"{metrics[each]:.4f}" for each in shown)]
+        cells.append(_share(metrics.get(task.metric), base.get(task.metric)))
         for shape in shapes:
             p50, p95 = metrics[key(shape, "p50_ms")], metrics[key(shape, "p95_ms")]
             cells += [f"{p50:.2f} / {p95:.2f}", _times(base.get(key(shape, "p50_ms")), p50)]

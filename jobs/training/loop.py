@@ -14,28 +14,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cluster import checkpoint, engine, quiet, tracking
 from cluster.engine import Engine, Named
-from configs.loader import Spec, UsageError
-from jobs.data.batches import collate, global_batches, shard
-from jobs.data.prepared import Examples, Prepared
-from jobs.models import encoder
-from jobs.models.encoder import INPUTS, EncoderClassifier
+from configs.loader import Spec
+from jobs.data.prepared import Prepared
 from jobs.models.reference import write_reference
 from jobs.models.spec import OptimizerSpec
-from jobs.models.stages import encoder_layers
-from jobs.models.student import build_student
 from jobs.recipe import Recipe
-from jobs.tasks import classify
-from jobs.training.loss import balanced_weights, distill_loss, label_loss
-from jobs.training.outputs import read_outputs
-from jobs.training.spec import DistillationSpec
-from serving.runtime import cut
+from jobs.tasks.table import TASKS, named
+from jobs.training.task import TrainingTask
 
 SECONDS_BETWEEN_LINES = 10
-EVALUATION_TOKENS = 4096  # a batch without gradients
 
 
 class Fit(Spec):
@@ -60,22 +52,19 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     fit = Fit.model_validate(config)
     recipe, first = fit.recipe, torch.distributed.get_rank() == 0
     prepared = Prepared.open(Path(fit.prepared))
-    train, validation = prepared.examples("train"), prepared.examples("validation")
     torch.manual_seed(recipe.seed)
-    model, spec = _model(fit, prepared.labels)
-    teacher_NC = None if fit.teacher_outputs is None else read_outputs(Path(fit.teacher_outputs), "train")
-    epochs = [
-        global_batches(train.lengths, recipe.seed, epoch, recipe.engine.tokens_per_batch)
-        for epoch in range(spec.epochs)
-    ]
+    spec = recipe.teacher if fit.role == "teacher" else recipe.distillation
+    task: TrainingTask = named(TASKS[recipe.task].training)(prepared, _path(fit.teacher_outputs))
+    model = task.teacher(recipe) if fit.role == "teacher" else task.student(Path(fit.teacher or ""), recipe)
+    epochs = [task.epoch(recipe.seed, epoch, recipe.engine) for epoch in range(spec.epochs)]
     training = Engine(
         model,
-        INPUTS,
-        _loss(model, spec, train.labels, len(prepared.labels)),
+        task.inputs,
+        task.loss(model, spec),
         functools.partial(_optimizer, spec=spec),
         functools.partial(_schedule, spec=spec, steps=sum(map(len, epochs))),
         recipe.engine,
-        encoder_layers,
+        task.layers,
     )
     work = Path(fit.work)
     progress = (checkpoint.restore(training, work) if recipe.engine.max_failures else None) or {
@@ -83,26 +72,24 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         "best": None,
     }
     record = tracking.MetricLog(fit.run_id) if first and fit.run_id else None
-    pace = Pace(fit.role, spec.epochs, epochs, train.lengths, progress["epoch"], silent=not first)
+    pace = Pace(fit.role, spec.epochs, epochs, task.lengths, progress["epoch"], silent=not first)
+    ranked = f"validation_{task.ranked}"
     try:
         for epoch in range(progress["epoch"], spec.epochs):
             # By epoch, so that a resumed run drops out what the first would have; workers with other rows differ,
             # workers that split a layer do not.
             torch.manual_seed(recipe.seed + 1000 * (epoch + 1) + training.data_rank)
-            loss = _epoch(training, train, teacher_NC, epochs[epoch], recipe.engine.accumulation, pace)
+            loss = _epoch(training, task, epochs[epoch], recipe.engine.accumulation, pace)
             with quiet.at_work() if first else nullcontext():
-                model = _module(training.whole())
-                metrics = evaluate(model, validation, training.device)
-            metrics |= {"train_loss": loss, "tokens_per_second": pace.tokens_per_second}
-            if (
-                progress["best"] is None
-                or metrics[f"validation_{classify.METRIC}"] >= progress["best"][f"validation_{classify.METRIC}"]
-            ):
+                model = training.whole()
+                metrics = evaluate(task, model, training.device)
+            metrics |= {"train_loss": loss, "tokens_per_second": pace.tokens_per_second, **training.facts()}
+            if progress["best"] is None or metrics[ranked] >= progress["best"][ranked]:
                 progress["best"] = metrics | {"best_epoch": epoch + 1}
                 if first:
                     _keep(model, work, epoch + 1)
             progress["epoch"] = epoch + 1
-            pace.epoch_done(epoch, metrics)
+            pace.epoch_done(epoch, metrics, task.ranked)
             if record:
                 record.log(metrics, step=epoch + 1)
             if recipe.engine.max_failures and epoch + 1 < spec.epochs:
@@ -112,7 +99,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         if record:
             record.close()
     if first:
-        model.load_state_dict(_kept(work, int(progress["best"]["best_epoch"])))
+        model.load_state_dict(load_file(_best(work, int(progress["best"]["best_epoch"]))))
         write_reference(
             Path(fit.target), model, prepared, recipe.name, progress["best"], {"key": fit.key, "role": fit.role}
         )
@@ -121,49 +108,18 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     return progress["best"]
 
 
-def evaluate(model: nn.Module, examples: Examples, device: torch.device) -> dict[str, float]:
-    """Metrics of `model` in float32 over all examples, which the workers share; equal on every worker."""
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    mine = np.arange(len(examples))[rank::world]
-    predicted = predict(_module(model), examples, mine, device)
-    gathered = engine.gather((mine, predicted))
-    everywhere = np.empty(len(examples), dtype=np.int64)
-    for rows, numbers in gathered:
-        everywhere[rows] = numbers
-    return {f"validation_{name}": value for name, value in classify.metrics(everywhere, examples.labels).items()}
-
-
-def predict(model: nn.Module, examples: Examples, rows: np.ndarray, device: torch.device) -> np.ndarray:
-    """Class numbers of some rows, [len(rows)]."""
-    predicted = np.empty(len(rows), dtype=np.int64)
+def evaluate(task: TrainingTask, model: nn.Module, device: torch.device) -> dict[str, float]:
+    """The task's metrics on the validation rows, by names that say so."""
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        for chosen in cut(examples.lengths[rows].tolist(), EVALUATION_TOKENS):
-            batch = collate(examples, rows[chosen], int(examples.lengths[rows[chosen]].max()))
-            logits_BC = model(**{name: batch[name].to(device) for name in INPUTS})
-            predicted[chosen] = logits_BC.argmax(-1).cpu().numpy()
+        metrics = task.evaluate(model, device)
     model.train(was_training)
-    return predicted
+    return {f"validation_{name}": value for name, value in metrics.items()}
 
 
-def _model(fit: Fit, labels: list[str]) -> tuple[EncoderClassifier, OptimizerSpec]:
-    if fit.role == "teacher":
-        return encoder.pretrained(fit.recipe.teacher, labels), fit.recipe.teacher
-    assert fit.teacher is not None
-    return build_student(encoder.load(Path(fit.teacher)), fit.recipe.student), fit.recipe.distillation
-
-
-def _loss(model: EncoderClassifier, spec: OptimizerSpec, labels: np.ndarray, classes: int) -> engine.Loss:
-    graded = not isinstance(model.classes, int)
-    if graded and spec.label_smoothing:
-        raise UsageError(f"label_smoothing={spec.label_smoothing:g}: a squared error to a grade has none; use 0")
-    weight_C = balanced_weights(labels, classes) if spec.class_weights == "balanced" else None
-    if isinstance(spec, DistillationSpec):
-        return lambda logits_BC, batch: distill_loss(
-            logits_BC, batch["teacher_logits"], batch["label"], spec, weight_C, graded
-        )
-    return lambda logits_BC, batch: label_loss(logits_BC, batch["label"], spec.label_smoothing, weight_C, graded)
+def _path(folder: str | None) -> Path | None:
+    return None if folder is None else Path(folder)
 
 
 def _optimizer(named: Named, spec: OptimizerSpec) -> torch.optim.Optimizer:
@@ -190,60 +146,35 @@ def _schedule(
     return get_linear_schedule_with_warmup(optimizer, int(steps * spec.warmup), steps)
 
 
-def _epoch(
-    training: Engine,
-    examples: Examples,
-    teacher_NC: np.ndarray | None,
-    batches: Sequence[np.ndarray],
-    parts: int,
-    pace: Pace,
-) -> float:
+def _epoch(training: Engine, task: TrainingTask, batches: Sequence[np.ndarray], parts: int, pace: Pace) -> float:
     """One pass; returns the mean over batches of the global loss."""
-    first, workers = torch.distributed.get_rank() == 0, training.data_size
+    first = torch.distributed.get_rank() == 0
     training.module.train()
     total = 0.0
     for batch in batches:
-        length = int(examples.lengths[batch].max())  # of the global batch, the same on every worker
-        count = -(-len(batch) // (workers * parts))
-        micro = []
-        for rows in shard(batch, training.data_rank, workers, parts):
-            part = collate(examples, rows, length, count)
-            if teacher_NC is not None:
-                logits = np.zeros((count, teacher_NC.shape[1]), dtype=np.float32)
-                logits[: len(rows)] = teacher_NC[rows]
-                part["teacher_logits"] = torch.from_numpy(logits)
-            micro.append(part)
+        micro, size = task.parts(batch, training.data_rank, training.data_size, parts)
         with quiet.at_work() if first else nullcontext():  # the other workers wait for this one anyway
-            total += training.step(micro, len(batch))
+            total += training.step(micro, size)
         pace.step(batch)
     return sum(engine.gather(total)) / len(batches)
 
 
 def _keep(model: nn.Module, work: Path, epoch: int) -> None:
-    """By epoch: a run resumed from a checkpoint before this one goes on with the best that the checkpoint names."""
-    from safetensors.torch import save_file
+    """By epoch: a run resumed from a checkpoint before this one goes on with the best that the checkpoint names.
 
+    Every weight is copied, as safetensors takes none that shares its memory with another.
+    """
     work.mkdir(parents=True, exist_ok=True)
     aside = work / ".best.safetensors.partial"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in _module(model).state_dict().items()}, aside)
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, aside)
     aside.replace(_best(work, epoch))
     for old in sorted(work.glob("best-*"))[: -checkpoint.KEPT - 1]:
         old.unlink()
 
 
-def _kept(work: Path, epoch: int) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(_best(work, epoch))
-
-
 def _best(work: Path, epoch: int) -> Path:
     return work / f"best-{epoch:04d}.safetensors"
-
-
-def _module(model: nn.Module) -> EncoderClassifier:
-    assert isinstance(model, EncoderClassifier)
-    return model
 
 
 class Pace:
@@ -266,10 +197,11 @@ class Pace:
             self._spoke = now
             self._say(f"step {self._steps}/{self._total}")
 
-    def epoch_done(self, epoch: int, metrics: dict[str, float]) -> None:
-        """One epoch is done and evaluated."""
+    def epoch_done(self, epoch: int, metrics: dict[str, float], ranked: str) -> None:
+        """One epoch is done and evaluated; `ranked` is the metric to tell."""
         if not self._silent:
-            shown = f"loss {metrics['train_loss']:.4f}, validation accuracy {metrics['validation_accuracy']:.4f}"
+            value = metrics[f"validation_{ranked}"]
+            shown = f"loss {metrics['train_loss']:.4f}, validation {ranked.replace('_', ' ')} {value:.4f}"
             self._say(f"epoch {epoch + 1}/{self._epochs}: {shown}")
 
     @property

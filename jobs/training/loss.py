@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jobs.data.batches import NO_TARGET
 from jobs.training.spec import DistillationSpec
 
 
@@ -64,3 +67,56 @@ def distill_loss(
     kl_B = kl_BC.sum(-1) * temperature**2
     label_loss_B = label_loss(student_BC, label_B, spec.label_smoothing, weight_C, graded)
     return spec.weights.kl * kl_B + spec.weights.cross_entropy * label_loss_B
+
+
+def completion_loss(logits_BLV: Tensor, target_BL: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each row's tokens to generate, added up, [B]."""
+    logits_NV, target_N = at_targets(logits_BLV, target_BL)
+    return _by_row(F.cross_entropy(logits_NV, target_N, reduction="none", label_smoothing=smoothing), target_BL)
+
+
+def distill_completion_loss(
+    student_BLV: Tensor, target_BL: Tensor, ids_BLK: Tensor, log_probs_BLK: Tensor, spec: DistillationSpec
+) -> Tensor:
+    """T^2 KL(teacher || student) at temperature T and cross-entropy, weighted, added up over each row's tokens, [B].
+
+    Token-level distillation (Kim and Rush 2016, arXiv 1606.07947, section 3.1) with `truncated_kl`.
+    """
+    student_NV, target_N = at_targets(student_BLV, target_BL)
+    wanted_BL = target_BL != NO_TARGET
+    kl_N = truncated_kl(student_NV, ids_BLK[wanted_BL], log_probs_BLK[wanted_BL].float(), spec.temperature)
+    label_loss_N = F.cross_entropy(student_NV, target_N, reduction="none", label_smoothing=spec.label_smoothing)
+    loss_N = spec.weights.kl * spec.temperature**2 * kl_N + spec.weights.cross_entropy * label_loss_N
+    return _by_row(loss_N, target_BL)
+
+
+def truncated_kl(student_NV: Tensor, ids_NK: Tensor, log_probs_NK: Tensor, temperature: float) -> Tensor:
+    """KL(teacher || student) of logits [N, V], [N], from the teacher's K likeliest tokens and their log-probabilities.
+
+    All other tokens together are one more outcome, so at temperature 1 this is a lower bound of the whole KL and its
+    minimum is the teacher; at other temperatures the teacher's rest is taken to be spread evenly over them.
+    """
+    others = student_NV.shape[1] - ids_NK.shape[1]
+    log_q_NK = F.log_softmax(student_NV / temperature, dim=-1).gather(1, ids_NK)
+    log_p_NK = log_probs_NK / temperature
+    if others:
+        each_N1 = _log_rest(log_probs_NK) - math.log(others)
+        log_p_NK = torch.cat([log_p_NK, each_N1 / temperature + math.log(others)], dim=1)
+        log_q_NK = torch.cat([log_q_NK, _log_rest(log_q_NK)], dim=1)
+    return F.kl_div(log_q_NK, F.log_softmax(log_p_NK, dim=-1), reduction="none", log_target=True).sum(-1)
+
+
+def at_targets(logits_BLV: Tensor, target_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """Float32 logits [N, V] at the tokens to generate, and these tokens [N]."""
+    wanted_BL = target_BL != NO_TARGET
+    return logits_BLV[wanted_BL].float(), target_BL[wanted_BL]
+
+
+def _log_rest(log_probs_NK: Tensor) -> Tensor:
+    """Log of what probabilities leave of 1, [N, 1]; a millionth at least."""
+    return torch.log1p(-log_probs_NK.exp().sum(1, keepdim=True).clamp(max=1 - 1e-6))
+
+
+def _by_row(loss_N: Tensor, target_BL: Tensor) -> Tensor:
+    row_N = (target_BL != NO_TARGET).nonzero()[:, 0]
+    return loss_N.new_zeros(len(target_BL)).index_add(0, row_N, loss_N)

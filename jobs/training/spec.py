@@ -29,3 +29,6 @@ class DistillationSpec(OptimizerSpec):
     learning_rate: float = Field(default=3e-4, gt=0, description="peak learning rate of the encoder")
     temperature: float = Field(default=4.0, gt=0, description="softens both distributions in the KL term")
     weights: ObjectiveWeights = Field(default_factory=ObjectiveWeights, description="terms of the loss")
+    stored_tokens: int = Field(
+        default=32, ge=1, description="generate: how many of the teacher's likeliest tokens are stored for each place"
+    )

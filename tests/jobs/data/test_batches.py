@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.data.batches import collate, global_batches, shard
+from jobs.data.batches import (
+    NO_TARGET,
+    collate,
+    collate_packs,
+    global_batches,
+    pack,
+    packed_batches,
+    shard,
+)
 from jobs.data.prepared import Examples
 
 LENGTHS = np.random.default_rng(0).integers(3, 41, size=1000)
@@ -113,3 +121,37 @@ def test_loss_and_gradient_are_the_same_however_a_batch_is_split(world: int, par
     (got,) = torch.autograd.grad(split, weights)
     torch.testing.assert_close(split, whole)
     torch.testing.assert_close(got, expected)
+
+
+def test_packed_batches_hold_every_row_once_and_about_the_budget_of_tokens():
+    batches = packed_batches(LENGTHS, seed=1, epoch=2, tokens_per_batch=500)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(LENGTHS)))
+    tokens = [int(LENGTHS[batch].sum()) for batch in batches]
+    assert max(tokens) < 500 + LENGTHS.max()
+    assert np.mean(tokens[:-1]) == pytest.approx(500, rel=0.02)
+    again, other = (packed_batches(LENGTHS, 1, epoch, 500) for epoch in (2, 3))
+    assert as_lists(again) == as_lists(batches) != as_lists(other)
+
+
+def test_packs_hold_every_row_once_and_never_too_many_tokens():
+    packs = pack(LENGTHS, 64)
+    assert sorted(row for rows in packs for row in rows) == list(range(len(LENGTHS)))
+    sizes = [int(LENGTHS[rows].sum()) for rows in packs]
+    assert max(sizes) <= 64
+    assert len(packs) <= 1.03 * LENGTHS.sum() / 64
+
+
+def test_a_row_longer_than_a_pack_is_one_of_its_own():
+    assert pack(np.array([3, 9, 2]), 5) == [[1], [0, 2]]
+    assert pack(np.array([3, 2]), 0) == [[0], [1]]
+
+
+def test_a_packed_row_starts_positions_anew_and_aims_at_the_next_token_of_what_is_to_be_generated():
+    three = examples([3, 2, 4])  # the last token of each is to be generated
+    batch = collate_packs(three, [np.array([0, 1]), np.array([2])], 6, count=3)
+    assert batch["input_ids"].tolist() == [[0, 1, 2, 100, 101, 0], [200, 201, 202, 203, 0, 0], [0] * 6]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 0], [0] * 6]
+    no = NO_TARGET
+    assert batch["target"].tolist() == [[no, 2, no, 101, no, no], [no, no, 203, no, no, no], [no] * 6]
+    assert batch["weight"].tolist() == [1, 1, 0]
+    assert [int((batch["target"][row] != no).sum()) for row in range(2)] == [three.targets[:2].sum(), three.targets[2]]

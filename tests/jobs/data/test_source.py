@@ -310,3 +310,26 @@ def test_the_hub_is_asked_for_the_revision_and_its_faults_are_one_line(monkeypat
 def test_a_hub_id_without_the_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert "pip install 'slimcart[hub]'" in refusal("owner/name")
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "slots"),
+    [
+        ({"name": "Apollo", "inch": 40}, "name: Apollo; inch: 40", (("name", "Apollo"), ("inch", "40"))),
+        ([["name", "Apollo"], ["inch", 40]], "name: Apollo; inch: 40", (("name", "Apollo"), ("inch", "40"))),
+        ("name: Apollo", "name: Apollo", ()),
+    ],
+)
+def test_attributes_are_an_object_or_a_list_and_become_a_text(tmp_path: Path, value: Any, text: str, slots: Any):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"text": value, "label": "a"}) + "\n")
+    (row,) = rows(DataSpec(train=str(file)), "train")
+    assert (row.text, row.slots) == (text, slots)
+
+
+@pytest.mark.parametrize("value", [{"name": None}, {"name": True}, {"name": ["a"]}, ["name"], [["a", "b", "c"]]])
+def test_an_attribute_that_is_none_is_refused(tmp_path: Path, value: Any):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"text": value, "label": "a"}) + "\n")
+    with pytest.raises(UsageError, match=r"line 1: column 'text': an attribute is a name with a text or a number"):
+        list(rows(DataSpec(train=str(file)), "train"))

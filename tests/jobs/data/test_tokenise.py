@@ -12,7 +12,15 @@ from configs.folder import commit
 from configs.loader import UsageError
 from jobs.data.prepared import MANIFEST, ROWS, Examples, Prepared, has_key
 from jobs.data.spec import DataSpec
-from jobs.data.tokenise import _blocks, checked, classes, tokenise
+from jobs.data.tokenise import (
+    END,
+    _blocks,
+    checked,
+    classes,
+    tokenise_classes,
+    tokenise_completions,
+    train_tokenizer,
+)
 from tests.tiny_shop import tokenizer
 
 TEXTS = ["where is my order", "refund it please, now", "cancel"]
@@ -93,7 +101,7 @@ def test_more_classes_than_could_be_meant_are_refused(monkeypatch: pytest.Monkey
 
 def test_tokens_are_those_of_the_tokenizer_alone_cut_to_its_length(words: Tokenizer):
     words.enable_truncation(5)
-    made = tokenise(table(TEXTS, ["a", "b", "a"]), words.to_str(), ["a", "b"])
+    made = tokenise_classes(table(TEXTS, ["a", "b", "a"]), words.to_str(), ["a", "b"])
     assert made["input_ids"].to_pylist() == [words.encode(text).ids for text in TEXTS]
     assert max(made["length"].to_pylist()) <= 5
     assert made["label"].to_pylist() == [0, 1, 0]
@@ -102,7 +110,7 @@ def test_tokens_are_those_of_the_tokenizer_alone_cut_to_its_length(words: Tokeni
 
 
 def test_pairs_are_told_apart_by_type(words: Tokenizer):
-    made = tokenise(table(["order"], ["a"], ["refund"]), words.to_str(), ["a", "b"])
+    made = tokenise_classes(table(["order"], ["a"], ["refund"]), words.to_str(), ["a", "b"])
     expected = words.encode("order", "refund")
     assert made["input_ids"].to_pylist() == [expected.ids]
     assert made["type_ids"].to_pylist() == [expected.type_ids]
@@ -118,7 +126,7 @@ def test_blocks_hold_every_row_once_in_order(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("start", [0, 1, 3])
 def test_examples_are_the_tokens_of_a_table_even_of_a_slice(words: Tokenizer, start: int):
-    made = tokenise(table(TEXTS, ["a", "b", "a"]), words.to_str(), ["a", "b"])
+    made = tokenise_classes(table(TEXTS, ["a", "b", "a"]), words.to_str(), ["a", "b"])
     examples = Examples.from_table(made.slice(start))
     assert len(examples) == 3 - start
     assert examples.lengths.tolist() == made["length"].to_pylist()[start:]
@@ -132,7 +140,7 @@ def test_examples_are_the_tokens_of_a_table_even_of_a_slice(words: Tokenizer, st
 def test_examples_of_several_shards_come_back_in_the_order_of_the_rows(tmp_path: Path, words: Tokenizer):
     import pyarrow.parquet
 
-    made = tokenise(table(TEXTS, ["a", "b", "a"]), words.to_str(), ["a", "b"])
+    made = tokenise_classes(table(TEXTS, ["a", "b", "a"]), words.to_str(), ["a", "b"])
 
     def fill(aside: Path) -> dict[str, object]:
         (aside / ROWS).mkdir()
@@ -153,3 +161,33 @@ def test_a_folder_of_other_inputs_a_damaged_one_and_none_have_no_key(tmp_path: P
     assert not has_key(tmp_path / "prepared", MANIFEST, "other")
     (tmp_path / "prepared" / MANIFEST).write_text('{"key": "k"')
     assert not has_key(tmp_path / "prepared", MANIFEST, "k")
+
+
+def test_a_trained_tokenizer_gives_every_text_back_and_keeps_its_end_for_itself():
+    made = train_tokenizer([*TEXTS, "Größe 38"], 320)
+    assert made.get_vocab_size() <= 320
+    assert made.token_to_id(END) == 0
+    for text in (*TEXTS, "Größe 38", "never seen: ☃"):
+        assert made.decode(made.encode(text).ids) == text
+        assert 0 not in made.encode(text).ids
+
+
+def test_completions_follow_their_prompt_and_are_marked():
+    words = train_tokenizer(TEXTS, 320)
+    made = tokenise_completions(table(["refund", "cancel"], ["yes", "no"], ["now", "it"]), words.to_str(), 0, 40)
+    for row, (prompt, completion) in enumerate([("refund\nnow\n", "yes"), ("cancel\nit\n", "no")]):
+        ids, types = made["input_ids"][row].as_py(), made["type_ids"][row].as_py()
+        split = types.index(1)
+        assert (words.decode(ids[:split]), words.decode(ids[split:-1]), ids[-1]) == (prompt, completion, 0)
+        assert types == sorted(types)
+        assert made["length"][row].as_py() == len(ids)
+
+
+def test_a_completion_that_is_too_long_is_cut():
+    words = train_tokenizer(TEXTS, 320)
+    whole = tokenise_completions(table(["cancel"], ["refund it please"]), words.to_str(), 0, 40)
+    cut = tokenise_completions(
+        table(["cancel"], ["refund it please"]), words.to_str(), 0, len(whole["input_ids"][0]) - 2
+    )
+    assert cut["input_ids"][0].as_py() == whole["input_ids"][0].as_py()[:-2]
+    assert cut["type_ids"][0].as_py()[-1] == 1

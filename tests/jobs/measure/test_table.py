@@ -6,8 +6,10 @@ import pytest
 
 from jobs.measure.fresh import BUDGET_SHAPE, key
 from jobs.measure.table import flat, markdown, ratios
+from jobs.tasks.table import TASKS
 
 LARGE = (16, 32)
+CLASSIFY = TASKS["classify"]
 
 
 def answer(accuracy: float, p50: float, size: float | None = None) -> dict[str, float]:
@@ -33,7 +35,7 @@ def test_latencies_are_named_by_batch_tokens_and_percentile():
 
 
 def test_ratios_are_the_share_kept_and_how_many_times_faster_and_smaller():
-    assert ratios(ANSWERS, "winner", "teacher", [BUDGET_SHAPE, LARGE]) == {
+    assert ratios(ANSWERS, "winner", "teacher", [BUDGET_SHAPE, LARGE], CLASSIFY) == {
         "retention": pytest.approx(0.95 / 0.96),
         "speedup_batch1_tokens32": 16.0,
         "speedup_batch16_tokens32": 16.0,
@@ -42,11 +44,11 @@ def test_ratios_are_the_share_kept_and_how_many_times_faster_and_smaller():
 
 
 def test_a_model_compared_with_itself_is_one_of_each():
-    assert set(ratios(ANSWERS, "teacher", "teacher", [BUDGET_SHAPE]).values()) == {1.0}
+    assert set(ratios(ANSWERS, "teacher", "teacher", [BUDGET_SHAPE], CLASSIFY).values()) == {1.0}
 
 
 def test_without_sizes_nothing_is_said_about_them():
-    assert "times_smaller" not in ratios(ANSWERS, "tfidf_svm", "teacher", [BUDGET_SHAPE])
+    assert "times_smaller" not in ratios(ANSWERS, "tfidf_svm", "teacher", [BUDGET_SHAPE], CLASSIFY)
 
 
 def test_flat_metrics_are_numbers_by_contender_and_metric():
@@ -58,7 +60,7 @@ def test_flat_metrics_are_numbers_by_contender_and_metric():
 
 
 def test_the_table_has_a_row_for_each_contender_compared_with_the_teacher():
-    head, line, *body = markdown(ANSWERS, "teacher", [BUDGET_SHAPE, LARGE]).splitlines()
+    head, line, *body = markdown(ANSWERS, "teacher", [BUDGET_SHAPE, LARGE], CLASSIFY).splitlines()
     assert [cells(row)[0] for row in body] == list(ANSWERS)
     assert {len(cells(row)) for row in (head, line, *body)} == {10}
     assert set(cells(line)) == {"---"}
@@ -78,6 +80,13 @@ def test_the_table_has_a_row_for_each_contender_compared_with_the_teacher():
 
 
 def test_without_a_teacher_nothing_is_compared():
-    body = markdown(ANSWERS, None, [BUDGET_SHAPE]).splitlines()[2:]
+    body = markdown(ANSWERS, None, [BUDGET_SHAPE], CLASSIFY).splitlines()[2:]
     assert not [row for row in body if "x |" in row or "%" in row]
     assert cells(body[2])[1] == "0.9500"
+
+
+def test_generators_are_compared_by_the_metrics_of_their_task_without_latencies():
+    answers = {"teacher": {"bleu": 40.0, "rouge_l": 60.0}, "winner": {"bleu": 39.0, "rouge_l": 59.0, "bytes": 1e6}}
+    head, _, _, winner = markdown(answers, "teacher", [], TASKS["generate"]).splitlines()
+    assert cells(head) == ["model", "BLEU", "ROUGE-L", "kept", "MB", "smaller"]
+    assert cells(winner) == ["winner", "39.0000", "59.0000", "97.5%", "1.0", ""]

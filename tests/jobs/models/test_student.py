@@ -10,7 +10,7 @@ from configs.loader import UsageError
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.spec import StudentSpec
-from jobs.models.student import LAYERS, build_student, choose_layers
+from jobs.models.student import LAYERS, choose_layers, encoder_student
 from tests.tiny_models import batch, encoder_classifier
 
 KINDS = ["bert", "roberta", "distilbert", "modernbert"]
@@ -54,7 +54,7 @@ def test_layers_that_the_teacher_does_not_have_are_refused(asked: int | list[int
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_student_has_the_teachers_embeddings_head_and_chosen_layers(kind: str, layers: int | list[int]):
     teacher = encoder_classifier(kind, layers=4)
-    student = build_student(teacher, StudentSpec(layers=layers))
+    student = encoder_student(teacher, StudentSpec(layers=layers))
     path, ours, theirs = f"encoder.{LAYERS[kind]}.", student.state_dict(), teacher.state_dict()
     assert student.encoder.config.num_hidden_layers == 2
     for name, weight in ours.items():
@@ -67,7 +67,7 @@ def test_a_student_has_the_teachers_embeddings_head_and_chosen_layers(kind: str,
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_student_answers_like_the_teacher_without_the_other_layers(kind: str):
     teacher, given = encoder_classifier(kind, layers=4), batch(3, 12)
-    student = build_student(teacher, StudentSpec(layers=[0, 2, 1])).eval()
+    student = encoder_student(teacher, StudentSpec(layers=[0, 2, 1])).eval()
     with torch.inference_mode():
         whole_BC = teacher(**given)
         layers = teacher.encoder.get_submodule(LAYERS[kind])
@@ -82,14 +82,17 @@ def test_a_student_answers_like_the_teacher_without_the_other_layers(kind: str):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_student_of_all_layers_is_the_teacher(kind: str):
     teacher, given = encoder_classifier(kind, layers=3, pooling="cls"), batch(3, 12)
-    student = build_student(teacher, StudentSpec(layers=3)).eval()
+    student = encoder_student(teacher, StudentSpec(layers=3)).eval()
     with torch.inference_mode():
         assert torch.equal(student(**given), teacher(**given))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_student_answers_as_before(kind: str, tmp_path: Path):
-    student, given = build_student(encoder_classifier(kind, layers=4), StudentSpec(layers=[0, 3])).eval(), batch(3, 30)
+    student, given = (
+        encoder_student(encoder_classifier(kind, layers=4), StudentSpec(layers=[0, 3])).eval(),
+        batch(3, 30),
+    )
     encoder.save(student, tmp_path)
     with torch.inference_mode():
         assert torch.equal(encoder.load(tmp_path)(**given), student(**given))
@@ -98,7 +101,7 @@ def test_a_saved_student_answers_as_before(kind: str, tmp_path: Path):
 def test_training_the_student_leaves_the_teacher_alone():
     teacher = encoder_classifier(layers=3)
     before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
-    student = build_student(teacher, StudentSpec(layers=2))
+    student = encoder_student(teacher, StudentSpec(layers=2))
     with torch.no_grad():
         for weight in student.parameters():
             weight.zero_()
@@ -111,7 +114,7 @@ def test_a_students_dropout_is_its_own():
     rates = {
         dropout: {
             module.p
-            for module in build_student(teacher, StudentSpec(layers=2, dropout=dropout)).modules()
+            for module in encoder_student(teacher, StudentSpec(layers=2, dropout=dropout)).modules()
             if isinstance(module, torch.nn.Dropout)
         }
         for dropout in (0.0, 0.2)
@@ -121,18 +124,18 @@ def test_a_students_dropout_is_its_own():
 
 def test_a_layer_that_cannot_be_the_first_is_a_usage_error():
     with pytest.raises(UsageError, match=r"student\.layers: \[1, 2\]: .*keep layer 0 first"):
-        build_student(encoder_classifier("modernbert", layers=3), StudentSpec(layers=[1, 2]))
+        encoder_student(encoder_classifier("modernbert", layers=3), StudentSpec(layers=[1, 2]))
 
 
 def test_an_encoder_whose_layers_are_unknown_is_a_usage_error():
     config = AlbertConfig(vocab_size=60, embedding_size=16, hidden_size=32, num_attention_heads=2, intermediate_size=64)
     with pytest.raises(UsageError, match="'albert'; known: bert, roberta"):
-        build_student(EncoderClassifier(AlbertModel(config), "mean", 3), StudentSpec(layers=1))
+        encoder_student(EncoderClassifier(AlbertModel(config), "mean", 3), StudentSpec(layers=1))
 
 
 def test_a_student_of_a_graded_teacher_is_graded():
     base = encoder_classifier()
     teacher = EncoderClassifier(base.encoder, "mean", [0.0, 1.0, 2.0]).eval()
-    student = build_student(teacher, StudentSpec(layers=1))
+    student = encoder_student(teacher, StudentSpec(layers=1))
     assert student.classes == [0.0, 1.0, 2.0]
     torch.testing.assert_close(student.head.state_dict(), teacher.head.state_dict())

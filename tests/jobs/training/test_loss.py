@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jobs.training.loss import balanced_weights, distill_loss, grade_loss, label_loss
+from jobs.data.batches import NO_TARGET
+from jobs.training.loss import (
+    balanced_weights,
+    completion_loss,
+    distill_completion_loss,
+    distill_loss,
+    grade_loss,
+    label_loss,
+    truncated_kl,
+)
 from jobs.training.spec import DistillationSpec
 
 
@@ -132,3 +142,57 @@ def test_the_loss_of_a_grade_is_the_squared_error_of_the_score():
         distill_loss(logits_BC, logits_BC, label_B, spec(0.5, 0.5, 2.0), graded=True),
         0.5 * (score_B - grades_C[label_B]) ** 2,
     )
+
+
+def test_a_completions_loss_is_the_cross_entropy_of_its_tokens_by_row():
+    logits_BLV = logits(12, 7).reshape(3, 4, 7).requires_grad_()
+    target_BL = torch.tensor([[NO_TARGET, 2, 3, NO_TARGET], [NO_TARGET] * 4, [1, 1, 1, 1]])
+    loss_B = completion_loss(logits_BLV, target_BL)
+    expected = [
+        F.cross_entropy(logits_BLV[0, 1:3], target_BL[0, 1:3], reduction="sum"),
+        torch.tensor(0.0),
+        F.cross_entropy(logits_BLV[2], target_BL[2], reduction="sum"),
+    ]
+    torch.testing.assert_close(loss_B, torch.stack(expected))
+    loss_B.sum().backward()
+    assert logits_BLV.grad is not None
+    assert not logits_BLV.grad[1].any()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_with_all_tokens_stored_the_kl_is_the_whole_one(temperature: float):
+    student_NV, teacher_NV = logits(5, 9, seed=0), logits(5, 9, seed=1)
+    best = F.log_softmax(teacher_NV, dim=-1).topk(9)
+    whole_N = F.kl_div(
+        *(F.log_softmax(each / temperature, dim=-1) for each in (student_NV, teacher_NV)),
+        reduction="none",
+        log_target=True,
+    ).sum(-1)
+    torch.testing.assert_close(truncated_kl(student_NV, best.indices, best.values, temperature), whole_N)
+
+
+def test_with_few_tokens_stored_the_kl_is_a_lower_bound_that_more_tokens_raise():
+    student_NV, teacher_NV = logits(50, 30, seed=0), logits(50, 30, seed=1)
+    log_p_NV = F.log_softmax(teacher_NV, dim=-1)
+    found = [truncated_kl(student_NV, *reversed(log_p_NV.topk(stored)), 1.0) for stored in (1, 5, 20, 30)]
+    for fewer_N, more_N in itertools.pairwise(found):
+        assert (fewer_N <= more_N + 1e-5).all()
+    assert (found[0] >= 0).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("stored", [3, 20])
+def test_a_student_that_says_what_the_teacher_says_has_no_kl(stored: int, temperature: float):
+    teacher_NV = torch.cat([logits(6, 3), torch.full((6, 17), -2.0)], dim=1)  # an even rest, as it is taken to be
+    log_p = F.log_softmax(teacher_NV, dim=-1).topk(stored)
+    kl_N = truncated_kl(teacher_NV + 5, log_p.indices, log_p.values, temperature)
+    torch.testing.assert_close(kl_N, torch.zeros(6), atol=1e-5, rtol=0)
+
+
+def test_distillation_of_completions_weighs_kl_and_cross_entropy_at_the_targets():
+    student_BLV, target_BL = logits(8, 6).reshape(2, 4, 6), torch.tensor([[1, 2, NO_TARGET, 0], [NO_TARGET] * 4])
+    best = F.log_softmax(logits(8, 6, seed=1).reshape(2, 4, 6), dim=-1).topk(4)
+    loss_B = distill_completion_loss(student_BLV, target_BL, best.indices, best.values, spec(0.75, 0.25, 2.0))
+    kl_N = truncated_kl(student_BLV[0, [0, 1, 3]], best.indices[0, [0, 1, 3]], best.values[0, [0, 1, 3]], 2.0)
+    expected = 0.75 * 4 * kl_N.sum() + 0.25 * completion_loss(student_BLV, target_BL)[0]
+    torch.testing.assert_close(loss_B, torch.stack([expected, torch.tensor(0.0)]))

@@ -2,24 +2,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
 
 from cluster import session
 from cluster.record import Cluster
-from configs.folder import FolderError
+from configs.folder import FolderError, commit
 from configs.loader import load
-from jobs.data.batches import collate
-from jobs.data.prepared import MANIFEST, ROWS, Prepared, PreparedSplit
+from jobs.data.batches import NO_TARGET, collate, collate_packs
+from jobs.data.prepared import MANIFEST, ROWS, Examples, Prepared, PreparedSplit
+from jobs.data.tokenise import tokenise_completions, train_tokenizer
+from jobs.models import decoder as decoders
 from jobs.models import encoder
 from jobs.models.reference import write_reference
 from jobs.prepare import prepare
 from jobs.recipe import Recipe
 from jobs.teach import teach
-from jobs.training.outputs import read_outputs
+from jobs.training.outputs import TeachTokens, TokenOutputs, read_logits
+from tests.tiny_models import POSITIONS, decoder
 
+PROMPTS = [("red shoe", "a shoe in red"), ("blue hat", "hats, blue ones, for you"), ("tea", "tea")]
 SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")
 
 
@@ -70,7 +79,7 @@ def folder(taught: Taught) -> Path:
 
 def assert_stored_equals_online(taught: Taught, folder: Path) -> None:
     for split in SPLITS:
-        stored, online = read_outputs(folder, split), taught.online(split)
+        stored, online = read_logits(folder, split), taught.online(split)
         assert stored.dtype == np.float16
         np.testing.assert_allclose(stored.astype(np.float32), online, rtol=2e-3, atol=2e-3)
         assert online.std(0).min() > 0.2  # rows differ, so that an order lost would show
@@ -90,18 +99,66 @@ def test_outputs_of_the_same_teacher_and_rows_are_found_not_made_again(taught: T
     assert list(times(folder)) == before
 
 
-def test_damaged_outputs_are_refused_by_name_and_a_new_teacher_replaces_them(taught: Taught, folder: Path):
-    shard = next((folder / ROWS).glob("*.parquet"))
-    shard.write_bytes(shard.read_bytes()[:-1])
-    assert taught.teach() == folder
-    with pytest.raises(FolderError, match=rf"{shard.name}: \d+ bytes, the manifest says"):
-        read_outputs(folder, "train")
+def test_a_new_teacher_is_asked_anew(taught: Taught, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[Path] = []
+    monkeypatch.setattr("jobs.training.outputs.write_outputs", lambda folder, *rest: asked.append(folder))
+    taught.teach()
+    assert asked == []
     taught.new_teacher(seed=1)
     assert taught.teach() == folder
-    assert_stored_equals_online(taught, folder)
+    assert asked == [folder]
+
+
+def test_damaged_outputs_are_refused_by_name(taught: Taught, folder: Path):
+    shard = next((folder / ROWS).glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(FolderError, match=rf"{shard.name}: \d+ bytes, the manifest says"):
+        read_logits(folder, "train")
 
 
 def test_outputs_without_a_manifest_do_not_exist(taught: Taught, folder: Path, tmp_path: Path):
     (tmp_path / ROWS).mkdir()
     with pytest.raises(FolderError, match=MANIFEST):
-        read_outputs(tmp_path, "train")
+        read_logits(tmp_path, "train")
+
+
+@pytest.fixture(scope="module")
+def words() -> Tokenizer:
+    return train_tokenizer([text for prompt in PROMPTS for text in prompt], 300)
+
+
+def completions(words: Tokenizer) -> pa.Table:
+    prompts, texts = zip(*PROMPTS, strict=True)
+    table = {"split": ["train"] * len(prompts), "row": range(len(prompts)), "text": prompts, "label": texts}
+    table["pair"] = pa.nulls(len(prompts), pa.string())
+    return tokenise_completions(pa.table(table), words.to_str(), end=0, max_length=POSITIONS)
+
+
+@pytest.mark.parametrize("stored", [4, 1000])
+def test_the_likeliest_tokens_of_a_decoder_are_stored_for_every_place(words: Tokenizer, stored: int, tmp_path: Path):
+    table = completions(words)
+    teacher = decoder("llama", vocabulary=words.get_vocab_size())
+    decoders.save(teacher, tmp_path / "teacher")
+    told = TeachTokens(str(tmp_path / "teacher"), 1, stored)(table)
+
+    def fill(aside: Path) -> dict[str, Any]:
+        (aside / ROWS).mkdir()
+        shuffled = told.take([2, 0, 1])
+        pq.write_table(shuffled, aside / ROWS / "0.parquet")
+        return {}
+
+    commit(tmp_path / "outputs", MANIFEST, fill)
+    outputs = TokenOutputs.read(tmp_path / "outputs", "train")
+    examples = Examples.from_table(table)
+    packs = [np.array([1, 0]), np.array([2])]
+    batch = collate_packs(examples, packs, int(examples.lengths[:2].sum()))
+    beside = outputs.beside(batch["target"], packs)
+    wanted = batch["target"] != NO_TARGET
+    with torch.inference_mode():
+        logits_NV = teacher(batch["input_ids"], batch["position_ids"])[wanted]
+    best = F.log_softmax(logits_NV, dim=-1).topk(min(stored, words.get_vocab_size()))
+    assert beside["teacher_ids"].shape[-1] == best.indices.shape[-1]
+    torch.testing.assert_close(beside["teacher_log_probs"][wanted], best.values, rtol=2e-3, atol=2e-3)
+    if stored == 4:
+        assert torch.equal(beside["teacher_ids"][wanted], best.indices)
+    assert not beside["teacher_log_probs"][~wanted].any()

@@ -1,0 +1,105 @@
+"""A causal language model, from pretrained weights, from new ones, or from a reference bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from configs.loader import UsageError
+from jobs.models.encoder import locate
+from jobs.models.spec import NEW, NewModelSpec, TeacherSpec
+
+INPUTS = ("input_ids", "position_ids")
+
+
+class Decoder(nn.Module):
+    """Scores of the next token at every place of a row; a row may hold several texts, one after the other."""
+
+    def __init__(self, lm: PreTrainedModel) -> None:
+        super().__init__()
+        self.lm = lm
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Logits [B, L, V] of token ids [B, L]; a position of 0 starts a text, which sees nothing before it."""
+        return self.lm(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that are scored, V."""
+        return self.lm.get_output_embeddings().weight.shape[0]  # pyright: ignore[reportOptionalMemberAccess]
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Compute the activations of each layer again in the backward pass."""
+        self.lm.gradient_checkpointing_enable()
+
+
+def pretrained(spec: TeacherSpec, vocabulary: int, max_length: int, end: int) -> Decoder:
+    """The model of `spec.model` in float32, or a new one for `vocabulary` tokens of which `end` ends a text.
+
+    The loader never runs code from the model. Raises `UsageError` where it cannot be loaded or is too short.
+    """
+    if spec.model.startswith(NEW):
+        return from_config(new_config(spec.model.removeprefix(NEW), spec.new, vocabulary, max_length, end))
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(locate(spec.model), dtype=torch.float32, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"teacher.model: {spec.model}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    longest = getattr(lm.config, "max_position_embeddings", max_length)
+    if longest < max_length:
+        raise UsageError(f"data.max_length: {max_length}: {spec.model} takes {longest} tokens at most")
+    return Decoder(lm)
+
+
+def end_of(model: str) -> int:
+    """The token that ends a text, of a model or bundle folder or a Hub id. Raises `UsageError` where it has none."""
+    try:
+        end = AutoConfig.from_pretrained(locate(model), trust_remote_code=False).eos_token_id
+    except (OSError, ValueError) as error:
+        raise UsageError(f"teacher.model: {model}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    if isinstance(end, list):
+        end = end[0]
+    if end is None:
+        raise UsageError(f"teacher.model: {model}: its config names no eos_token_id, so no text would ever end")
+    return end
+
+
+def new_config(kind: str, spec: NewModelSpec, vocabulary: int, max_length: int, end: int) -> PreTrainedConfig:
+    """Of a decoder of the given sizes; its feed-forward layers are 4 times as wide (8/3 where they are gated)."""
+    common: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "max_position_embeddings": max_length,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "tie_word_embeddings": spec.tied,
+    }
+    if kind == "gpt2":
+        return AutoConfig.for_model("gpt2", n_embd=spec.hidden, n_layer=spec.layers, n_head=spec.heads, **common)
+    return AutoConfig.for_model(
+        kind,
+        hidden_size=spec.hidden,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=spec.heads,
+        intermediate_size=-(-8 * spec.hidden // 3 // 32) * 32,
+        **common,
+    )
+
+
+def from_config(config: PreTrainedConfig) -> Decoder:
+    """A decoder with new weights."""
+    return Decoder(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+
+
+def save(model: Decoder, folder: Path) -> None:
+    """As an ordinary transformers folder, in float32, for `load`."""
+    lm: Any = model.lm
+    lm.to(device="cpu", dtype=torch.float32).save_pretrained(folder)
+
+
+def load(folder: Path) -> Decoder:
+    """The model that `save` wrote, in float32 and eval mode."""
+    return Decoder(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)).eval()

@@ -1,0 +1,73 @@
+"""Generation: a text that follows from a prompt, or from attributes."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from jobs.data.source import Row, Slots
+
+WORDS = re.compile(r"\w+|[^\w\s]")
+UNSAYABLE = frozenset({"true", "false", "yes", "no", "none", "dontcare", "dont_care", "?", ""})
+
+
+def prompt(text: str, pair: str | None) -> str:
+    """What the model reads before it writes; the completion starts on a new line."""
+    return f"{text}\n" if pair is None else f"{text}\n{pair}\n"
+
+
+def score(predicted: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
+    """BLEU and ROUGE-L, 0 to 100; for rows with attributes their slot error rate, and that of the references.
+
+    Rows with the same prompt are one another's references. BLEU: Papineni et al. 2002, as sacrebleu computes it;
+    ROUGE-L: Lin 2004, the best F over the references.
+    """
+    import sacrebleu
+    from rouge_score.rouge_scorer import RougeScorer
+
+    by_prompt: defaultdict[tuple[str, str | None], list[str]] = defaultdict(list)
+    for row in rows:
+        if row.label not in by_prompt[row.text, row.pair]:
+            by_prompt[row.text, row.pair].append(row.label)
+    references = [by_prompt[row.text, row.pair] for row in rows]
+    most = max(map(len, references))
+    streams = [[each[index] if index < len(each) else None for each in references] for index in range(most)]
+    scorer = RougeScorer(["rougeL"])
+    rouge = [
+        scorer.score_multi(each, text)["rougeL"].fmeasure for each, text in zip(references, predicted, strict=True)
+    ]
+    found = {
+        "bleu": sacrebleu.corpus_bleu(list(predicted), streams).score,  # pyright: ignore[reportArgumentType] - None is "no such reference"
+        "rouge_l": 100 * sum(rouge) / len(rouge),
+    }
+    if any(row.slots for row in rows):
+        known = {slot for row in rows for slot in row.slots}
+        found["slot_error_rate"] = slot_error_rate(predicted, [row.slots for row in rows], known)
+        found["reference_slot_error_rate"] = slot_error_rate(
+            [row.label for row in rows], [row.slots for row in rows], known
+        )
+    return found
+
+
+def slot_error_rate(texts: Sequence[str], slots: Sequence[Slots], known: Iterable[tuple[str, str]]) -> float:
+    """(missing + wrong) / asked, over all texts: values that a text lacks, and values that it was not asked to say.
+
+    Wen et al. 2015 (arXiv 1508.01745), section 5.1, on plain text: a value is said where its words stand in a row,
+    letter case apart. Values that stand for a sentence (`UNSAYABLE`) are not looked for; a value of `known` counts as
+    wrong only where it has several words, so that no chance word is one.
+    """
+    asked = missing = wrong = 0
+    telling = {words for _, value in known if (words := _words(value)).count(" ") > 2}
+    for text, own in zip(texts, slots, strict=True):
+        said, wanted = _words(text), [_words(value) for _, value in own if value.lower() not in UNSAYABLE]
+        asked += len(wanted)
+        missing += sum(words not in said for words in wanted)
+        told = "".join(wanted)
+        wrong += sum(words in said and words not in told for words in telling)
+    return (missing + wrong) / asked if asked else 0.0
+
+
+def _words(text: str) -> str:
+    """Lower case, a space around every word and mark: what it holds is found as a substring."""
+    return f" {' '.join(WORDS.findall(text.lower()))} "

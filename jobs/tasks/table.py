@@ -1,0 +1,31 @@
+"""The tasks there are. A new one is a file beside this, one in jobs/training, and a line here."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Task:
+    """What jobs ask of a task; functions and classes are named "module:name" and imported when they are used."""
+
+    metric: str  # on validation and test rows: what budgets, retention and the choice of a winner go by
+    shown: tuple[str, ...]  # further metrics of the comparison
+    score: str  # (predictions, rows) -> metrics by name
+    training: str  # the `jobs.training.task.TrainingTask` that workers make
+
+
+TASKS = {
+    "classify": Task("accuracy", ("macro_f1",), "jobs.tasks.classify:score", "jobs.training.classify:Classify"),
+    "generate": Task(
+        "bleu", ("rouge_l", "slot_error_rate"), "jobs.tasks.generate:score", "jobs.training.generate:Generate"
+    ),
+}
+
+
+def named(text: str) -> Any:
+    """What `text`, "module:name", stands for."""
+    module, _, name = text.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,63 @@
+"""What the train loop asks of a task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from cluster.engine import Batch, Layers, Loss
+from cluster.spec import EngineSpec
+from jobs.data.prepared import Prepared
+from jobs.models.spec import OptimizerSpec
+from jobs.recipe import Recipe
+
+EVALUATION_TOKENS = 4096  # a batch without gradients
+
+
+class TrainingTask(Protocol):
+    """One task on one worker, over the training and validation rows."""
+
+    inputs: tuple[str, ...]  # tensors of a batch that the model takes
+    ranked: str  # the metric, larger is better, by which the best epoch is chosen
+    lengths: np.ndarray  # tokens of each training row, [N]
+
+    def __init__(self, prepared: Prepared, teacher_outputs: Path | None) -> None:
+        """With `teacher_outputs`, a folder, batches hold what the teacher said."""
+        ...
+
+    def teacher(self, recipe: Recipe) -> nn.Module:
+        """The model that is fine-tuned."""
+        ...
+
+    def student(self, teacher: Path, recipe: Recipe) -> nn.Module:
+        """What learns from the teacher in a reference bundle."""
+        ...
+
+    def layers(self, model: nn.Module) -> Layers:
+        """The model as a pipeline is cut from it."""
+        ...
+
+    def loss(self, model: nn.Module, spec: OptimizerSpec) -> Loss:
+        """One number for each row of a batch, [B]."""
+        ...
+
+    def epoch(self, seed: int, epoch: int, engine: EngineSpec) -> list[np.ndarray]:
+        """The global batches of an epoch, as training rows: the same on every worker and for every layout."""
+        ...
+
+    def parts(self, batch: np.ndarray, rank: int, workers: int, parts: int) -> tuple[list[Batch], float]:
+        """(a worker's micro-batches of a global batch, all of one shape; what the whole batch's loss is divided by)."""
+        ...
+
+    def evaluate(self, model: Any, device: torch.device) -> dict[str, float]:
+        """Metrics of the model on the validation rows, which the workers share; equal on every worker."""
+        ...
+
+
+def my_rows(count: int) -> np.ndarray:
+    """The rows of `count` that this worker evaluates."""
+    return np.arange(count)[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
