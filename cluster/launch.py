@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -48,6 +49,8 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
             if isinstance(cause := _first(worker_exceptions.values()), KNOWN):
                 raise cause
 
+    # How often Ray looks at the workers: every report of an epoch waits for its next look, and so does the end.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     environment = dict(WORKER_ENVIRONMENT)
     if not spec.use_gpu:
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}

@@ -20,14 +20,16 @@ from tests.tiny_shop import write_completions, write_encoder, write_recipe, writ
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A Ray head and an MLflow server of two CPUs (four for `-m parallel`), with a home of their own."""
-    cpus = 4 if request.config.option.markexpr == "parallel" else 2
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Ray head and an MLflow server with a home of their own.
+
+    Ray counts four CPUs wherever it runs: four tiny workers, or three tiny trials, fit side by side.
+    """
     state = tmp_path_factory.mktemp("cluster") / "state"
     with pytest.MonkeyPatch.context() as patch:
         for name in FOREIGN:
             patch.delenv(name, raising=False)
-        started = local.up(state, cpus=cpus, dashboard_port=free_port(8500), mlflow_port=free_port(9000))
+        started = local.up(state, cpus=4, dashboard_port=free_port(8500), mlflow_port=free_port(9000))
     yield started
     local.down(state)
 

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
 import pytest
 from ray.exceptions import RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 
+from cluster import launch, session
 from cluster.launch import _cause
+from cluster.record import Cluster
 from cluster.session import JobError
+from cluster.spec import EngineSpec
 from configs.folder import FolderError
 from configs.loader import UsageError
 
@@ -30,3 +38,15 @@ def test_an_unknown_error_is_one_line_with_its_type():
     assert isinstance(found, JobError)
     assert str(found) == "training failed: ValueError: bad axis"
     assert str(_cause(WorkerGroupError("failed", {0: KeyError()}))) == "training failed: KeyError: "
+
+
+def die(config: dict[str, Any]) -> None:
+    """Runs on the worker."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_without_restarts_is_an_error_of_one_line(on_cluster: Cluster, tmp_path: Path):
+    session.connect()
+    with pytest.raises(JobError, match=r"^training failed: .+$") as failed:
+        launch.fit(f"{__name__}:die", {}, EngineSpec(cpus_per_worker=1, max_failures=0), tmp_path)
+    assert "\n" not in str(failed.value)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
+import threading
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -22,7 +28,7 @@ def recipe(shop_folder: Path) -> Path:
     tree["engine"] |= {"cpus_per_worker": 2, "max_failures": 1}
     tree["search"] = {
         "trials": 3,
-        "concurrent": 2,
+        "concurrent": 3,
         "space": {
             "student.layers": {"choice": [[0], [0, 2]]},
             "distillation.temperature": {"uniform": [1, 5]},
@@ -39,8 +45,27 @@ def port() -> int:
     return free_port(9500)
 
 
+class Asked(http.server.SimpleHTTPRequestHandler):
+    """Serves the test file and notes when it is asked for."""
+
+    times: ClassVar[list[float]] = []
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the standard library
+        self.times.append(time.time())
+
+
 @pytest.fixture(scope="module")
-def done(environment: dict[str, str], recipe: Path, shop_folder: Path, port: int) -> Done:
+def served_rows(shop_folder: Path) -> Iterator[str]:
+    """The URL of the test file."""
+    handler = functools.partial(Asked, directory=str(shop_folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/test.jsonl"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def done(environment: dict[str, str], recipe: Path, served_rows: str, port: int) -> Done:
     """`optimize` with a test file that only its last stage may open, then deployed."""
     ended = submit(
         environment,
@@ -49,12 +74,45 @@ def done(environment: dict[str, str], recipe: Path, shop_folder: Path, port: int
         str(recipe),
         "output=way",
         "deploy=true",
+        f"data.test={served_rows}",
         f"serving.port={port}",
         "serving.service=tiny",
         timeout=500,
     )
     assert ended.code == 0, ended.output[-4000:]
     return ended
+
+
+@pytest.fixture(scope="module")
+def unseen(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that no job has read."""
+    rows = [json.loads(line) for line in (shop_folder / "validation.jsonl").read_text().splitlines()]
+    file = tmp_path_factory.mktemp("unseen") / "unseen.csv"
+    file.write_text("text,label\n" + "".join(f'"{row["text"].replace(chr(34), "")}",{row["label"]}\n' for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def later(done: Done, environment: dict[str, str], recipe: Path, served_rows: str, unseen: Path) -> dict[str, Done]:
+    """Two jobs side by side: the same recipe again, and an evaluation of its winner on a file of its own."""
+    assert done.result is not None
+    bundle, teacher = done.result["bundle"], Path(done.result["output"], "teacher")
+    jobs = {
+        "again": ["jobs.optimize", "output=way", f"data.test={served_rows}"],
+        "evaluate": [
+            *("jobs.evaluate", f"bundle={bundle}", f"data.test={unseen}", f"teacher.bundle={teacher}"),
+            "output=elsewhere",
+        ],
+    }
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        ends = {
+            name: pool.submit(submit, environment, module, "--config", str(recipe), *overrides)
+            for name, (module, *overrides) in jobs.items()
+        }
+        found = {name: end.result() for name, end in ends.items()}
+    for ended in found.values():
+        assert ended.code == 0, ended.output[-4000:]
+    return found
 
 
 def test_the_result_line_names_everything_that_was_made(done: Done, cluster: Cluster):
@@ -108,71 +166,25 @@ def test_the_endpoint_answers_in_order_and_names_the_model(done: Done):
     assert sum(answer["predictions"][0]["scores"].values()) == pytest.approx(1, abs=1e-3)
 
 
-def test_the_same_output_again_runs_no_finished_stage(done: Done, environment: dict[str, str], recipe: Path):
-    again = submit(environment, "jobs.optimize", "--config", str(recipe), "output=way")
-    assert again.code == 0, again.output[-4000:]
+def test_the_test_file_is_not_opened_before_the_final_evaluation(done: Done, cluster: Cluster):
+    (evaluate,) = [run for run in _runs(cluster) if _tag(run, "slimcart.job") == "evaluate"]
+    assert Asked.times
+    assert min(Asked.times) * 1000 >= evaluate["info"]["start_time"]
+
+
+def test_the_same_output_again_runs_no_finished_stage(done: Done, later: dict[str, Done]):
     for stage in ("finetune", "tune", "evaluate"):
-        assert f"{stage}: not run again" in again.output
+        assert f"{stage}: not run again" in later["again"].output
     assert done.result is not None
-    assert again.result is not None
-    assert again.result["metrics"] == done.result["metrics"]
+    assert later["again"].result is not None
+    assert later["again"].result["metrics"] == done.result["metrics"]
 
 
-@pytest.fixture(scope="module")
-def nothing_fits(done: Done, environment: dict[str, str], recipe: Path) -> Done:
-    """A search whose only candidate is too large, and whose test file does not exist."""
-    return submit(
-        environment,
-        "jobs.tune",
-        "--config",
-        str(recipe),
-        "output=way",
-        "data.test=/nonexistent/test.jsonl",
-        "search.trials=1",
-        "distillation.epochs=1",
-        "budget.max_megabytes=0.001",
-    )
-
-
-def test_tune_never_opens_the_test_file(nothing_fits: Done):
-    assert "done (1 of 1)" in nothing_fits.output
-    assert "/nonexistent" not in nothing_fits.output.split("error:")[-1]
-
-
-def test_a_budget_that_nothing_fits_fails_with_the_nearest_candidate(nothing_fits: Done):
-    assert nothing_fits.code == 1
-    line = next(each for each in nothing_fits.output.splitlines() if "error: nothing fits the budget" in each)
-    assert "max_megabytes=0.001" in line
-    assert "nearest" in line
-
-
-def test_a_search_without_a_winner_still_leaves_its_report(nothing_fits: Done, environment: dict[str, str]):
-    page = Path(environment["SLIMCART_HOME"], "way", "report.html").read_text(encoding="utf-8")
-    assert "No trial is inside the budget" in page
-
-
-def test_a_bundle_is_evaluated_on_a_file_the_project_has_never_seen(
-    done: Done, environment: dict[str, str], recipe: Path, tmp_path: Path, shop_folder: Path
-):
-    assert done.result is not None
-    rows = [json.loads(line) for line in (shop_folder / "validation.jsonl").read_text().splitlines()]
-    file = tmp_path / "unseen.csv"
-    file.write_text("text,label\n" + "".join(f'"{row["text"].replace(chr(34), "")}",{row["label"]}\n' for row in rows))
-    ended = submit(
-        environment,
-        "jobs.evaluate",
-        "--config",
-        str(recipe),
-        f"bundle={done.result['bundle']}",
-        f"data.test={file}",
-        f"teacher.bundle={Path(done.result['output'], 'teacher')}",
-        "output=elsewhere",
-    )
-    assert ended.code == 0, ended.output[-4000:]
-    assert ended.result is not None
-    metrics = ended.result["metrics"]
+def test_a_bundle_is_evaluated_on_a_file_the_project_has_never_seen(later: dict[str, Done], unseen: Path):
+    assert later["evaluate"].result is not None
+    metrics = later["evaluate"].result["metrics"]
     assert metrics["retention"] == pytest.approx(metrics["winner_accuracy"] / metrics["teacher_accuracy"])
-    assert metrics["winner_rows"] == len(rows)
+    assert metrics["winner_rows"] == unseen.read_text().count("\n") - 1
 
 
 def _runs(cluster: Cluster) -> list[dict[str, Any]]:

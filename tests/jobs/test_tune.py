@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from cluster import session, tracking
+from cluster.record import Cluster
 from cluster.session import JobError
 from configs.folder import commit
 from configs.loader import merge
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.recipe import Recipe
-from jobs.tune import _winner, found_already, search_key
+from jobs.tune import _winner, found_already, search_key, tune
 from serving.bundle import bundle_digest, with_metrics
 from tests.serving.tiny import write_tiny_bundle
 from tuning.pareto import Trial, choose
@@ -82,6 +84,23 @@ def test_a_finished_search_is_found_until_its_inputs_or_its_bundle_change(recipe
     assert found_already(changed(recipe, {"budget": {"min_retention": 0.5}}), PREPARED) is None
     with_metrics(tmp_path / "bundle", {"accuracy": 0.1})
     assert found_already(recipe, PREPARED) is None
+
+
+def test_a_search_without_a_winner_names_the_nearest_and_still_leaves_its_report(
+    recipe: Recipe, tmp_path: Path, on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+):
+    recipe = changed(recipe, {"budget": {"max_megabytes": 0.001}})
+    monkeypatch.setattr("jobs.tune.search", lambda *_: [Trial("a", {}, GOOD)])
+    monkeypatch.setattr("jobs.tune.taught", lambda *_: {"accuracy": 0.9})
+    monkeypatch.setattr(session, "check_capacity", lambda _: None)
+    with (
+        tracking.run("tune", experiment="tune", recipe={}) as run,
+        pytest.raises(JobError, match=r"nothing fits the budget; the nearest is trial a, .*max_megabytes=0\.001"),
+    ):
+        tune(recipe, PREPARED, tmp_path, run)
+    assert "No trial is inside the budget" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "search").exists()
+    assert not (tmp_path / "bundle").exists()
 
 
 def winner(*trials: Trial) -> Trial:

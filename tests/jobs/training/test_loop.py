@@ -20,7 +20,6 @@ import torch.nn.functional as F
 import jobs.finetune
 from cluster import checkpoint, engine, launch, session
 from cluster.record import Cluster
-from cluster.session import JobError
 from cluster.spec import EngineSpec
 from configs.folder import commit
 from configs.loader import load
@@ -60,14 +59,19 @@ ONE_WORKER = {
 PIPELINE = ["engine.pipeline_stages=2", "engine.accumulation=2"]
 TENSOR = ["engine.tensor_parallel=2"]
 PAIR = ["engine.workers=2"]
-TWO_WORKERS = {
-    **{f"encoder, zero {stage}": [*CALM, *PAIR, f"engine.zero_stage={stage}"] for stage in range(4)},
-    "encoder, pipeline": [*CALM, *PAIR, "engine.pipeline_stages=2", "engine.accumulation=4"],
+TWO_WORKERS = {  # one for each mechanism; the two-worker modes of test_engine beside it
+    **{f"encoder, zero {stage}": [*CALM, *PAIR, f"engine.zero_stage={stage}"] for stage in (2, 3)},
     "student, pipeline": [*CALM, *PAIR, *PIPELINE],
     "decoder, pipeline": [*FP32, *PAIR, *PIPELINE],
+    "decoder, tensor": [*FP32, *PAIR, *TENSOR],  # last: what DeepSpeed keeps of it no other mode can use
+}
+TWO_WORKERS_MORE = {
+    **{f"encoder, zero {stage}": [*CALM, *PAIR, f"engine.zero_stage={stage}"] for stage in (0, 1)},
+    "decoder, zero 3": [*FP32, *PAIR, "engine.zero_stage=3"],
+    "encoder, pipeline": [*CALM, *PAIR, "engine.pipeline_stages=2", "engine.accumulation=4"],
     "decoder student, pipeline": [*FP32, *PAIR, *PIPELINE],
-    "encoder, tensor": [*CALM, *PAIR, *TENSOR],  # these last: what DeepSpeed keeps of them no other mode can use
-    "decoder, tensor": [*FP32, *PAIR, *TENSOR],
+    "encoder, tensor": [*CALM, *PAIR, *TENSOR],
+    "decoder student, tensor": [*FP32, *PAIR, *TENSOR],
 }
 FOUR = ["engine.workers=4"]
 FOUR_WORKERS = {
@@ -266,6 +270,11 @@ def two(shop: Shop) -> dict[str, Facts]:
 
 
 @pytest.fixture(scope="module")
+def two_more(shop: Shop) -> dict[str, Facts]:
+    return shop.observe(2, TWO_WORKERS_MORE)
+
+
+@pytest.fixture(scope="module")
 def four(shop: Shop) -> dict[str, Facts]:
     return shop.observe(4, FOUR_WORKERS)
 
@@ -293,6 +302,12 @@ def test_two_workers_learn_what_one_does(one: dict[str, Facts], two: dict[str, F
 
 
 @pytest.mark.parallel
+@pytest.mark.parametrize("mode", TWO_WORKERS_MORE)
+def test_two_workers_learn_what_one_does_in_more_modes(one: dict[str, Facts], two_more: dict[str, Facts], mode: str):
+    assert_alike(two_more[mode], one[reference_of(mode)])
+
+
+@pytest.mark.parallel
 @pytest.mark.parametrize("mode", FOUR_WORKERS)
 def test_four_workers_learn_what_one_does(one: dict[str, Facts], four: dict[str, Facts], mode: str):
     assert_alike(four[mode], one[reference_of(mode)])
@@ -302,8 +317,8 @@ def assert_alike(seen: Facts, reference: Facts) -> None:
     """Losses by epoch, the choice of the best and the head of that model."""
     assert seen["curve"] == pytest.approx(reference["curve"], rel=1e-4)
     assert seen["best"]["best_epoch"] == reference["best"]["best_epoch"]
-    for name in ("validation_accuracy", "validation_log_likelihood"):
-        assert seen["best"].get(name) == pytest.approx(reference["best"].get(name), rel=1e-4)
+    (metric,) = seen["best"].keys() & {"validation_accuracy", "validation_log_likelihood"}
+    assert seen["best"][metric] == pytest.approx(reference["best"][metric], rel=1e-4)
     for heads, (expected, *_) in zip(seen["heads"], reference["heads"], strict=True):
         assert heads[0] == pytest.approx(expected, rel=1e-2, abs=1e-3)
 
@@ -357,12 +372,3 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_model(
         encoder.load(folder) for folder in (teacher_folder(recipe), shop.teacher("encoder, never killed"))
     )
     torch.testing.assert_close(made.state_dict(), reference.state_dict(), rtol=1e-4, atol=1e-5)
-
-
-def test_a_killed_worker_without_restarts_is_an_error_of_one_line(shop: Shop, monkeypatch: pytest.MonkeyPatch):
-    recipe = shop.recipe("lost", [])
-    monkeypatch.setattr(jobs.finetune, "TRAIN_LOOP", f"{__name__}:train_and_be_killed_once")
-    with pytest.raises(JobError, match=r"^training failed: .+$") as failed:
-        finetune(recipe, shop.prepared)
-    assert "\n" not in str(failed.value)
-    assert not teacher_folder(recipe).exists()

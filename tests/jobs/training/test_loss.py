@@ -163,18 +163,16 @@ def test_a_completions_loss_is_the_cross_entropy_of_its_tokens_by_row():
 def test_with_all_tokens_stored_the_kl_is_the_whole_one(temperature: float):
     student_NV, teacher_NV = logits(5, 9, seed=0), logits(5, 9, seed=1)
     best = F.log_softmax(teacher_NV, dim=-1).topk(9)
-    whole_N = F.kl_div(
-        *(F.log_softmax(each / temperature, dim=-1) for each in (student_NV, teacher_NV)),
-        reduction="none",
-        log_target=True,
-    ).sum(-1)
+    log_q_NV, log_p_NV = (F.log_softmax(each / temperature, dim=-1) for each in (student_NV, teacher_NV))
+    whole_N = F.kl_div(log_q_NV, log_p_NV, reduction="none", log_target=True).sum(-1)
     torch.testing.assert_close(truncated_kl(student_NV, best.indices, best.values, temperature), whole_N)
 
 
 def test_with_few_tokens_stored_the_kl_is_a_lower_bound_that_more_tokens_raise():
     student_NV, teacher_NV = logits(50, 30, seed=0), logits(50, 30, seed=1)
     log_p_NV = F.log_softmax(teacher_NV, dim=-1)
-    found = [truncated_kl(student_NV, *reversed(log_p_NV.topk(stored)), 1.0) for stored in (1, 5, 20, 30)]
+    best = [log_p_NV.topk(stored) for stored in (1, 5, 20, 30)]
+    found = [truncated_kl(student_NV, each.indices, each.values, 1.0) for each in best]
     for fewer_N, more_N in itertools.pairwise(found):
         assert (fewer_N <= more_N + 1e-5).all()
     assert (found[0] >= 0).all()
