@@ -22,15 +22,17 @@ from benchmarks._compare import compare, missing, seconds
 from cluster.engine import Engine
 from cluster.launch import WORKER_ENVIRONMENT
 from cluster.spec import EngineSpec
-from jobs.data.batches import collate, global_batches
+from jobs.data.batches import collate, global_batches, shard
 from jobs.data.prepared import Examples
 from jobs.data.spec import DataSpec
 from jobs.data.tokenise import checked, classes, tokenise_classes
 from jobs.models import encoder
 from jobs.models.spec import TeacherSpec
+from jobs.models.stages import encoder_layers
 
 TOKENS_PER_BATCH = 512
 BAR_MIXED = 1.3
+MIXED, WHOLE = (EngineSpec(precision=precision, zero_stage=0) for precision in ("bf16_autocast", "fp32"))
 ROWS_A_ROUND = {"intent_banking77": 256, "review_rating_en": 48}
 SETS = {  # columns, tokens that the peer pads to, bars against padding to these and against padding per random batch
     "intent_banking77": ("text", "label", 64, 2.5, 1.15),
@@ -41,20 +43,20 @@ SETS = {  # columns, tokens that the peer pads to, bars against padding to these
 class Rows:
     """Some rows of a set, tokenised, and three ways to cut them into batches of (rows, padded length)."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, rows: int | None = None) -> None:
         text, label, self.longest, *_ = SETS[name]
         data = DataSpec(train=str(folder / name / "train.jsonl.gz"), text=text, label=label)
         table, _ = checked(data, "train")
         self.labels = classes(table, {}, data)
         tokenizer = encoder.load_tokenizer(TeacherSpec().model)
         tokenizer.enable_truncation(self.longest)
-        chosen = np.random.default_rng(0).choice(len(table), ROWS_A_ROUND[name], replace=False)
+        chosen = np.random.default_rng(0).choice(len(table), rows or ROWS_A_ROUND[name], replace=False)
         self.examples = Examples.from_table(tokenise_classes(table.take(chosen), tokenizer.to_str(), self.labels))
 
-    def by_tokens(self) -> list[tuple[np.ndarray, int]]:
+    def by_tokens(self, tokens_per_batch: int = TOKENS_PER_BATCH) -> list[tuple[np.ndarray, int]]:
         """What slimcart does."""
         lengths = self.examples.lengths
-        batches = global_batches(lengths, 0, 0, TOKENS_PER_BATCH)
+        batches = global_batches(lengths, 0, 0, tokens_per_batch)
         return [(batch, int(lengths[batch].max())) for batch in batches]
 
     def at_random(self, pad_to: int | None = None) -> list[tuple[np.ndarray, int]]:
@@ -68,25 +70,33 @@ class Rows:
 class Side:
     """A model under training; each call trains over all batches and returns rows per second."""
 
-    def __init__(self, data: Rows, batches: list[tuple[np.ndarray, int]], precision: str = "bf16_autocast") -> None:
+    def __init__(self, data: Rows, batches: list[tuple[np.ndarray, int]], spec: EngineSpec = MIXED) -> None:
         torch.manual_seed(0)
-        self.data, self.batches = data, batches
+        self.data, self.batches, self.parts = data, batches, spec.accumulation
         self.engine = Engine(
             encoder.pretrained(TeacherSpec(), data.labels),
             encoder.INPUTS,
             lambda logits_BC, batch: F.cross_entropy(logits_BC.float(), batch["label"], reduction="none"),
             lambda named: torch.optim.AdamW([weight for _, weight in named], lr=1e-5, fused=True),
             lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
-            EngineSpec.model_validate({"precision": precision, "zero_stage": 0}),
+            spec,
+            encoder_layers,
         )
 
     def __call__(self) -> float:
-        return len(self.data.examples) / seconds(self._epoch)
+        return len(self.data.examples) / self.seconds()
+
+    def seconds(self) -> float:
+        """How long one pass takes."""
+        return seconds(self._epoch)
 
     def _epoch(self) -> None:
-        self.engine.module.train()
+        engine, examples = self.engine, self.data.examples
+        engine.module.train()
         for batch, length in self.batches:
-            self.engine.step([collate(self.data.examples, batch, length)], len(batch))
+            count = -(-len(batch) // (engine.data_size * self.parts))
+            shares = shard(batch, engine.data_rank, engine.data_size, self.parts)
+            engine.step([collate(examples, rows, length, count) for rows in shares], len(batch))
 
 
 def main() -> int:
@@ -114,7 +124,7 @@ def main() -> int:
         ours = Side(data, data.by_tokens())
         compare(names[0], unit, ours, Side(data, data.at_random(longest)), peer, bar_padded)
         compare(names[1], unit, ours, Side(data, data.at_random()), peer, bar_random)
-        compare(mixed, unit, ours, Side(data, data.by_tokens(), "fp32"), peer, BAR_MIXED)
+        compare(mixed, unit, ours, Side(data, data.by_tokens(), WHOLE), peer, BAR_MIXED)
     return 0
 
 

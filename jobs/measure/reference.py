@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from jobs.models import decoder, encoder
 from jobs.models.reference import read_reference, read_tokenizer
 from jobs.tasks.generate import prompt
 from serving.bundle import Bundle
-from serving.runtime import TOKENS_PER_BATCH, Classifier, Input, cut
+from serving.runtime import TOKENS_PER_BATCH, Classifier, Input
 
 
 class TorchSession:
@@ -48,25 +49,24 @@ def load_generator(folder: Path, threads: int = 1) -> Predictor:
     def generate(inputs: Sequence[Input]) -> list[str]:
         prompts = [prompt(each, None) if isinstance(each, str) else prompt(*each) for each in inputs]
         encoded = [each.ids for each in tokenizer.encode_batch(prompts, add_special_tokens=False)]
+        by_length: defaultdict[int, list[int]] = defaultdict(list)  # so that none is padded, and each has its own room
+        for index, ids in enumerate(encoded):
+            by_length[len(ids)].append(index)
         texts = [""] * len(encoded)
-        for chosen in cut([len(ids) for ids in encoded], TOKENS_PER_BATCH):
-            longest = max(len(encoded[index]) for index in chosen)
-            shape = (len(chosen), longest)
-            ids_BL, mask_BL = torch.full(shape, end), torch.zeros(shape, dtype=torch.long)
-            for row, index in enumerate(chosen):
-                ids_BL[row, longest - len(encoded[index]) :] = torch.tensor(encoded[index])
-                mask_BL[row, longest - len(encoded[index]) :] = 1
-            with torch.inference_mode():
-                made = lm.generate(
-                    input_ids=ids_BL,
-                    attention_mask=mask_BL,
-                    max_length=max(bundle.max_length, longest + 1),
-                    do_sample=False,
-                    eos_token_id=end,
-                    pad_token_id=end,
-                )
-            for index, ids in zip(chosen, made[:, longest:].tolist(), strict=True):
-                texts[index] = tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
+        for length, alike in by_length.items():
+            for start in range(0, len(alike), rows := max(1, TOKENS_PER_BATCH // length)):
+                chosen = alike[start : start + rows]
+                with torch.inference_mode():
+                    made = lm.generate(
+                        input_ids=torch.tensor([encoded[index] for index in chosen]),
+                        attention_mask=torch.ones(len(chosen), length, dtype=torch.long),
+                        max_length=max(bundle.max_length, length + 1),
+                        do_sample=False,
+                        eos_token_id=end,
+                        pad_token_id=end,
+                    )
+                for index, ids in zip(chosen, made[:, length:].tolist(), strict=True):
+                    texts[index] = tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
         return texts
 
     return generate

@@ -110,6 +110,26 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
         ["engine: offload=all needs zero_stage 3 or more, got 1"],
     ),
     "unknown task": ("name: a\ntask: generat", ["task: got 'generat'", "'classify'"]),
+    "field of another task": (
+        "name: a\ntask: generate\nteacher: {pooling: mean}",
+        ["teacher.pooling: 'mean'", "task 'generate' does not use it"],
+    ),
+    "decoder for classes": (
+        "name: a\nteacher: {model: new:llama}",
+        ["teacher.model: 'new:llama' is for task generate"],
+    ),
+    "new model of no kind": (
+        "name: a\ntask: generate\nteacher: {model: new:bert}",
+        ["teacher: model='new:bert': no new model 'bert'", "one of gpt2, llama, qwen2"],
+    ),
+    "sizes of what has its own": (
+        "name: a\ntask: generate\nteacher: {model: folder, new: {layers: 2}}",
+        ["teacher: new: model='folder' has sizes of its own", "leave out new"],
+    ),
+    "heads that do not share": (
+        "name: a\ntask: generate\nteacher: {model: new:gpt2, new: {hidden: 30, heads: 4}}",
+        ["teacher.new: hidden=30 / heads=4", "an even whole number is needed"],
+    ),
     "no name": ("seed: 1", ["name: missing", "give a value"]),
     "name in capitals": ("name: Intent", ["name: got 'Intent'", "match pattern"]),
     "two lines in a value": ('name: "a\\nb"', ["name: got 'a\\nb'", "match pattern"]),

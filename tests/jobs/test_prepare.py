@@ -112,3 +112,27 @@ def write_teacher(folder: Path, labels: list[str]) -> Path:
 
 def times(folder: Path) -> Iterator[tuple[Path, int]]:
     return ((path, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*")))
+
+
+@pytest.fixture(scope="module")
+def completions(shop: Shop) -> Prepared:
+    file = shop.rows / "completions.yaml"
+    return prepare(load(Recipe, file, ["output=completions"]).on_driver(shop.rows.parent / "home", shop.rows))
+
+
+def test_completions_are_tokenised_by_a_tokenizer_of_their_own(shop: Shop, completions: Prepared):
+    tokenizer = Tokenizer.from_file(str(completions.folder / TOKENIZER))
+    examples, rows = completions.examples("validation"), shop.read("validation")
+    for number in (0, len(rows) - 1):
+        ids = examples.ids[examples.offsets[number] : examples.offsets[number + 1]].tolist()
+        assert tokenizer.decode(ids[:-1]) == f"{rows[number]['label']}\n{rows[number]['text']}"
+        assert ids[-1] == completions.manifest["end"]
+    assert (completions.labels, completions.manifest["task"]) == ([], "generate")
+    assert "classes" not in summary(completions)
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_by_its_row(shop: Shop):
+    overrides = ["output=short", "data.text=text", "data.label=label", "data.max_length=12"]
+    recipe = load(Recipe, shop.rows / "completions.yaml", overrides)
+    with pytest.raises(UsageError, match=r"data.max_length: 12: the prompt of row \d+ of data.train alone has \d+ tok"):
+        prepare(recipe.on_driver(shop.rows.parent / "home", shop.rows))

@@ -42,6 +42,14 @@ def test_the_linear_baseline_reads_both_texts_of_a_pair(tmp_path: Path):
     assert predict([("what is it", "much fire"), ("what is it", "much ice")]) == ["hot", "cold"]
 
 
+def test_the_nearest_row_answers_with_its_own_text(tmp_path: Path):
+    rows = [{"text": {"name": name, "type": "tv"}, "label": f"{name} is a tv"} for name in ("Apollo", "Hermes")]
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predict = load(Contender(name="n", kind="nearest"), DataSpec(train=str(file)), 1)
+    assert predict(["name: Hermes; type: radio", "name: Apollo; type: tv"]) == ["Hermes is a tv", "Apollo is a tv"]
+
+
 def test_joined_is_one_text_of_what_there_is():
     assert joined("one") == "one"
     assert joined(("one", None)) == "one"
