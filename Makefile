@@ -51,7 +51,7 @@ lint: install  ## ruff and pyright
 test: install  ## lint, then all tests; fails where any of them does
 	@status=0 log=$$(mktemp)
 	$(MAKE) lint > "$$log" 2>&1 & lint=$$!  # beside the tests, which often leave a core free
-	.venv/bin/python -m pytest -q || status=1
+	.venv/bin/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder || status=1
 	wait $$lint || { status=1; echo "make lint failed:" >&2; }
 	cat "$$log"
 	rm "$$log"

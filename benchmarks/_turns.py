@@ -1,7 +1,7 @@
 """Worker groups that train when they are told to, so that groups of several kinds take turns.
 
-A group is started by torchrun or by Ray Train and stays; `Turn` asks it for one pass over its batches. They talk through
-files in a folder: `go-<n>` asks, `done-<n>` answers with seconds, `stop` ends.
+A group is started by torchrun or by Ray Train and stays; `Turn` asks it for one pass over its batches. They talk
+through files in a folder: `go-<n>` asks, `done-<n>` answers with seconds, `stop` ends.
 """
 
 from __future__ import annotations

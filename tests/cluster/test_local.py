@@ -22,6 +22,7 @@ import pytest
 from cluster import local, servers
 from cluster.ports import RAY_WORKER_PORTS, is_free
 from cluster.processes import listening, lives, members
+from tests.processes import free_port
 
 RAY = Path(sys.executable).with_name("ray")
 PATIENCE_SECONDS = 60
@@ -58,7 +59,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         for name in ("SLIMCART_HOME", "SLIMCART_STATE", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
             patch.delenv(name, raising=False)
         patch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # another cluster that the shell talks to
-        taken_port = free_port()
+        taken_port = free_port(8300)
         other.bind(("127.0.0.1", taken_port))
         other.listen()
         with contextlib.redirect_stdout(said):
@@ -70,14 +71,14 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
 
 
 @pytest.fixture
-def cluster(started: Started) -> local.Cluster:
+def own(started: Started) -> local.Cluster:
     return started.cluster
 
 
-def test_first_submission_works_and_its_job_knows_home_and_tracking(cluster: local.Cluster):
+def test_first_submission_works_and_its_job_knows_home_and_tracking(own: local.Cluster):
     code = "import os, sys; print(os.environ['SLIMCART_HOME'], os.environ['MLFLOW_TRACKING_URI'], sys.prefix)"
-    output = ray_cli(cluster, "job", "submit", "--", "python", "-c", code)
-    assert f"{cluster.state / 'home'} {cluster.mlflow_url} {sys.prefix}" in output
+    output = ray_cli(own, "job", "submit", "--", "python", "-c", code)
+    assert f"{own.state / 'home'} {own.mlflow_url} {sys.prefix}" in output
 
 
 def test_taken_port_is_named_and_another_one_used(started: Started):
@@ -86,79 +87,79 @@ def test_taken_port_is_named_and_another_one_used(started: Started):
     assert started.said == f"port {started.taken_port} is taken, the Ray dashboard gets {got}\n"
 
 
-def test_ports_stay_clear_of_the_workers_range(cluster: local.Cluster):
-    ports = list(cluster.ports.model_dump().values())
+def test_ports_stay_clear_of_the_workers_range(own: local.Cluster):
+    ports = list(own.ports.model_dump().values())
     assert len(set(ports)) == len(ports)
     assert not set(ports) & set(RAY_WORKER_PORTS)
 
 
-def test_every_socket_is_on_loopback_while_a_job_runs(cluster: local.Cluster, tmp_path: Path):
-    worker, _ = start_busy_job(cluster, tmp_path)
-    processes = processes_of(cluster)
+def test_every_socket_is_on_loopback_while_a_job_runs(own: local.Cluster, tmp_path: Path):
+    worker, _ = start_busy_job(own, tmp_path)
+    processes = processes_of(own)
     assert worker in {process.pid for process in processes}
     sockets = listening(processes)
     assert {address.removeprefix("::ffff:") for address, _ in sockets} <= {"127.0.0.1", "::1"}
-    assert set(cluster.ports.model_dump().values()) <= {port for _, port in sockets}
+    assert set(own.ports.model_dump().values()) <= {port for _, port in sockets}
 
 
-def test_shell_file_leads_a_driver_to_the_cluster(cluster: local.Cluster):
+def test_shell_file_leads_a_driver_to_the_cluster(own: local.Cluster):
     driver = "import ray; ray.init(log_to_driver=False); print('nodes', len(ray.nodes()))"
-    command = f". '{cluster.state / 'env'}' && '{sys.executable}' -c \"{driver}\""
+    command = f". '{own.state / 'env'}' && '{sys.executable}' -c \"{driver}\""
     assert "nodes 1" in run(["sh", "-c", command], dict(os.environ))
 
 
-def test_token_and_state_are_for_their_owner_only(cluster: local.Cluster):
-    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in private_paths(cluster)}
+def test_token_and_state_are_for_their_owner_only(own: local.Cluster):
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in private_paths(own)}
     assert set(modes.values()) == {0o700, 0o600}
     assert all(mode == (0o700 if path.is_dir() else 0o600) for path, mode in modes.items())
 
 
-def test_token_is_in_no_other_file_and_no_command_line(cluster: local.Cluster):
-    token = cluster.token_path.read_text()
-    files = [path for path in cluster.state.rglob("*") if path.is_file() and path != cluster.token_path]
+def test_token_is_in_no_other_file_and_no_command_line(own: local.Cluster):
+    token = own.token_path.read_text()
+    files = [path for path in own.state.rglob("*") if path.is_file() and path != own.token_path]
     assert not [path for path in files if token.encode() in path.read_bytes()]
-    assert token not in " ".join(command_lines(cluster))
+    assert token not in " ".join(command_lines(own))
 
 
-def test_dashboard_answers_only_with_the_token(cluster: local.Cluster):
-    token = cluster.token_path.read_text()
-    assert get(cluster.ports.dashboard, "/api/jobs/") in (401, 403)
-    assert get(cluster.ports.dashboard, "/api/jobs/", {"Authorization": "Bearer wrong"}) in (401, 403)
-    assert get(cluster.ports.dashboard, "/api/jobs/", {"Authorization": f"Bearer {token}"}) == 200
+def test_dashboard_answers_only_with_the_token(own: local.Cluster):
+    token = own.token_path.read_text()
+    assert get(own.ports.dashboard, "/api/jobs/") in (401, 403)
+    assert get(own.ports.dashboard, "/api/jobs/", {"Authorization": "Bearer wrong"}) in (401, 403)
+    assert get(own.ports.dashboard, "/api/jobs/", {"Authorization": f"Bearer {token}"}) == 200
 
 
 @pytest.mark.parametrize("host", ["attacker.example", "10.attacker.example:{port}", "127.0.0.1"])
-def test_mlflow_refuses_a_foreign_host_header(cluster: local.Cluster, host: str):
-    port = cluster.ports.mlflow
+def test_mlflow_refuses_a_foreign_host_header(own: local.Cluster, host: str):
+    port = own.ports.mlflow
     assert get(port, "/", {"Host": host.format(port=port)}) == 403
     assert get(port, "/", {"Host": f"localhost:{port}"}) == 200
 
 
-def test_second_up_starts_nothing(cluster: local.Cluster):
-    assert local.up(cluster.state) == cluster
-    assert [line.running for line in local.status(cluster.state)] == [True, True]
+def test_second_up_starts_nothing(own: local.Cluster):
+    assert local.up(own.state) == own
+    assert [line.running for line in local.status(own.state)] == [True, True]
 
 
-def test_up_replaces_only_the_part_that_died(cluster: local.Cluster):
-    assert cluster.mlflow
-    os.kill(cluster.mlflow.pid, 9)
-    wait_for(lambda: not local.status(cluster.state)[1].running)
-    again = local.up(cluster.state)
-    assert again.ray == cluster.ray
-    assert again.mlflow != cluster.mlflow
-    assert again.mlflow_url == cluster.mlflow_url
+def test_up_replaces_only_the_part_that_died(own: local.Cluster):
+    assert own.mlflow
+    os.kill(own.mlflow.pid, 9)
+    wait_for(lambda: not local.status(own.state)[1].running)
+    again = local.up(own.state)
+    assert again.ray == own.ray
+    assert again.mlflow != own.mlflow
+    assert again.mlflow_url == own.mlflow_url
 
 
-def test_stale_record_and_killed_head_are_survived_beside_another_cluster(cluster: local.Cluster, tmp_path: Path):
+def test_stale_record_and_killed_head_are_survived_beside_another_cluster(own: local.Cluster, tmp_path: Path):
     """The record names a pid that belongs to somebody else by now; ending this cluster spares both neighbours."""
     state = tmp_path / "state"
     state.mkdir()
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as stranger:
         part = local.Part(pid=stranger.pid, created=1.0, marker="0" * 16)
-        stale = cluster.model_copy(update={"state": state, "temp": tmp_path / "gone", "ray": part, "mlflow": part})
+        stale = own.model_copy(update={"state": state, "temp": tmp_path / "gone", "ray": part, "mlflow": part})
         (state / "cluster.json").write_text(stale.model_dump_json())
         try:
-            second = local.up(state, cpus=1, dashboard_port=free_port(), mlflow_port=free_port(6000))
+            second = local.up(state, cpus=1, dashboard_port=free_port(8300), mlflow_port=free_port(6000))
             assert second.ray and second.mlflow
             assert stranger.pid not in (second.ray.pid, second.mlflow.pid)
             processes = processes_of(second)
@@ -169,11 +170,11 @@ def test_stale_record_and_killed_head_are_survived_beside_another_cluster(cluste
         finally:
             local.down(state)
             stranger.kill()
-    assert [line.running for line in local.status(cluster.state)] == [True, True]
+    assert [line.running for line in local.status(own.state)] == [True, True]
 
 
-def test_down_leaves_no_process_no_port_and_no_temporary_folder(cluster: local.Cluster, tmp_path: Path):
-    current = local.load(cluster.state)
+def test_down_leaves_no_process_no_port_and_no_temporary_folder(own: local.Cluster, tmp_path: Path):
+    current = local.load(own.state)
     assert current
     _, orphan = start_busy_job(current, tmp_path)
     processes = processes_of(current)
@@ -196,7 +197,7 @@ def test_start_that_fails_shows_its_log_and_leaves_nothing(tmp_path: Path, monke
     start = servers.start
     monkeypatch.setattr(servers, "start", lambda name, cluster: begun.append(start(name, cluster)) or begun[-1])
     with pytest.raises(local.ClusterError, match=r"^ray ended while starting.*(?s:.*)no room for the object store"):
-        local.up(tmp_path / "state", dashboard_port=free_port(), mlflow_port=free_port(6000))
+        local.up(tmp_path / "state", dashboard_port=free_port(8300), mlflow_port=free_port(6000))
     assert len(begun) == 2
     assert not [process for part in begun for process in members(part)]
     assert local.load(tmp_path / "state") is None
@@ -224,11 +225,11 @@ def test_status_and_down_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == "nothing was running\n"
 
 
-def test_serve_applications_are_shown_with_their_urls(cluster: local.Cluster, monkeypatch: pytest.MonkeyPatch):
+def test_serve_applications_are_shown_with_their_urls(own: local.Cluster, monkeypatch: pytest.MonkeyPatch):
     answer = b"""{"http_options": {"host": "0.0.0.0", "port": 8000},
                   "applications": {"intent": {"route_prefix": "/v1/intent"}, "inner": {"route_prefix": null}}}"""
     monkeypatch.setattr(servers, "_get", lambda *_, **__: answer)
-    assert servers.services_of(cluster) == {"intent": "http://127.0.0.1:8000/v1/intent"}
+    assert servers.services_of(own) == {"intent": "http://127.0.0.1:8000/v1/intent"}
 
 
 def private_paths(cluster: local.Cluster) -> list[Path]:
@@ -278,8 +279,3 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
-
-
-def free_port(start: int = 8300) -> int:
-    """One outside Ray's worker range, and outside the kernel's ephemeral ports, which anyone may get meanwhile."""
-    return next(port for port in range(start, 10000) if is_free(port))

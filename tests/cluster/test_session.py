@@ -123,7 +123,7 @@ def test_a_process_joins_the_cluster_once_and_counts_its_cpus(on_cluster: Cluste
     node = ray.get_runtime_context().get_node_id()
     session.connect()
     assert ray.get_runtime_context().get_node_id() == node
-    assert ray.cluster_resources()["CPU"] == 2
-    session.check_capacity(engine(workers=2, cpus_per_worker=1))
-    with pytest.raises(UsageError, match="workers=3 x 1 CPU = 3 CPU, the cluster has 2"):
-        session.check_capacity(engine(workers=3, cpus_per_worker=1))
+    assert ray.cluster_resources()["CPU"] == 4
+    session.check_capacity(engine(workers=4, cpus_per_worker=1))
+    with pytest.raises(UsageError, match="workers=5 x 1 CPU = 5 CPU, the cluster has 4"):
+        session.check_capacity(engine(workers=5, cpus_per_worker=1))

@@ -14,6 +14,7 @@ from cluster.record import Cluster
 from serving.deployment import DeployError, application, deploy, package_code, undeploy
 from serving.runtime import load_bundle
 from serving.spec import ServingSpec
+from tests.processes import free_port
 from tests.serving.tiny import LABELS, write_tiny_bundle
 
 TEXTS = ["where is my order", "", "refund now", "please cancel it", "unheard words"]
@@ -68,7 +69,7 @@ class Shop:
 @pytest.fixture(scope="module")
 def shop(dashboard: Dashboard, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     folder = tmp_path_factory.mktemp("deployment")
-    spec = ServingSpec.model_validate({"port": free_port(), "graceful_shutdown_timeout_s": 5})
+    spec = ServingSpec.model_validate({"port": free_port(9700), "graceful_shutdown_timeout_s": 5})
     return Shop(dashboard, spec, folder, package_code(folder / "code"))
 
 
@@ -76,12 +77,6 @@ def shop(dashboard: Dashboard, tmp_path_factory: pytest.TempPathFactory) -> Shop
 def endpoint(shop: Shop) -> str:
     """Version 1 of the service `intent`."""
     return shop.deploy(shop.application("intent", shop.bundle("one", seed=1), "1"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def ask(endpoint: str, texts: list[str]) -> dict:
@@ -233,7 +228,7 @@ def test_serve_listens_on_loopback_only(shop: Shop, endpoint: str):
 
 
 def test_another_port_is_refused_while_serve_runs(shop: Shop, endpoint: str):
-    elsewhere = shop.spec.model_copy(update={"port": free_port()})
+    elsewhere = shop.spec.model_copy(update={"port": free_port(9700)})
     made = shop.application("intent", shop.bundle("one", seed=1), "1")
     with pytest.raises(DeployError, match=rf"already listens on 127\.0\.0\.1:{shop.spec.port}"):
         deploy(shop.dashboard.url, shop.dashboard.headers, elsewhere, made, shop.folder)
