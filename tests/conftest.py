@@ -19,16 +19,12 @@ from tests.processes import FOREIGN, free_port
 from tests.tiny_shop import write_completions, write_encoder, write_recipe, write_rows
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest chooses in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What `--dist loadgroup` keeps in one process: all that needs the cluster, which begins first, else a file."""
-
-    def needs_cluster(item: pytest.Item) -> bool:
-        return "cluster" in getattr(item, "fixturenames", ())
-
-    items.sort(key=needs_cluster, reverse=True)
+    """`-m cluster` chooses what needs the cluster below."""
     for item in items:
-        group = "cluster" if needs_cluster(item) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.cluster)
 
 
 @pytest.fixture(scope="session")

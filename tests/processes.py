@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -55,9 +54,5 @@ def run(command: list[str], environment: Mapping[str, str], folder: Path = ROOT,
 
 
 def free_port(start: int) -> int:
-    """A port outside Ray's worker range, and outside the kernel's ephemeral ports, which anyone may get meanwhile.
-
-    Processes of pytest-xdist look from places of their own: a port that is free now is taken a little later.
-    """
-    own = 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    return next(port for port in range(start + own, 10000) if is_free(port))
+    """A port outside Ray's worker range, and outside the kernel's ephemeral ports, which anyone may get meanwhile."""
+    return next(port for port in range(start, 10000) if is_free(port))
