@@ -178,8 +178,8 @@ def fit(workers: int, config: dict[str, Any], folder: Path) -> Facts:
 
 
 @pytest.fixture(params=[1, 2])
-def workers(request: pytest.FixtureRequest) -> Facts:
-    return request.getfixturevalue({1: "one", 2: "two"}[request.param])
+def workers(request: pytest.FixtureRequest, one: Facts, two: Facts) -> Facts:
+    return {1: one, 2: two}[request.param]
 
 
 @pytest.mark.parametrize("mode", ["clipped", "accumulated", "zero 1", "zero 1 accumulated"])
