@@ -1,9 +1,9 @@
 """Worker groups against one another: Ray Train and torchrun, pipeline stages, data parallel workers. Two cores.
 
-    SLIMCART_DATA=<folder> python -m benchmarks.layouts
+    SLIMCART_DATA=<folder> python -m benchmarks.layouts [ray] [data] [pipeline]
 
 Fine-tunes the packaged MiniLM on rows of intent_banking77 in float32; groups take turns, and the figure is rows per
-second over the same rows.
+second over the same rows. Without a name all rows are measured.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import ray
 import torch
 
 from benchmarks._compare import compare, missing
@@ -21,60 +20,77 @@ from benchmarks._turns import Turn
 from cluster import local, session
 from cluster.spec import EngineSpec
 
-ROWS = 256
 STAGES = 2
 MICRO_BATCHES = (4, 8, 16)
-TOKENS = 256  # of a micro-batch
-BAR_RAY, BAR_PIPELINE, BAR_DATA = 0.95, 0.85, 0.9
-NAMES = {
-    "ray": "one worker of 2 threads: Ray Train / torchrun",
-    "data": "two data-parallel workers of 1 thread / one process of 2 threads",
-} | {m: f"{STAGES} pipeline stages of 1 thread / one process of 1 thread, of {m} micro-batches" for m in MICRO_BATCHES}
+MICRO_TOKENS = 256
+UNIT, PEER = "rows/s", f"torchrun of torch {torch.__version__}"
 
 
-def spec(threads: int, parts: int = 1, **fields: int) -> EngineSpec:
-    """Of `parts` micro-batches."""
-    tokens = {"tokens_per_batch": TOKENS * max(parts, 2), "accumulation": parts}
-    return EngineSpec.model_validate(
-        {"precision": "fp32", "cpus_per_worker": threads, "max_failures": 0, **tokens, **fields}
-    )
-
-
-def main() -> int:
-    """Measure all rows."""
-    data, unit = os.environ.get("SLIMCART_DATA"), "rows/s"
-    if not data:
-        for name in NAMES.values():
-            missing(name, unit, "SLIMCART_DATA is not set", BAR_PIPELINE if "pipeline" in name else BAR_DATA)
-        return 0
+def main(chosen: list[str]) -> int:
+    """Measure all rows, or the chosen ones."""
+    data = os.environ.get("SLIMCART_DATA")
     os.environ |= {"RAY_worker_niceness": "0"}  # torchrun's processes are not nice
-    peer = f"torchrun of torch {torch.__version__}"
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-
-        def versus(key: str | int, ours: Turn, theirs: Turn, bar: float, ideal: float = 1.0) -> None:
-            compare(NAMES[key], unit, lambda: ours() / ideal, theirs, peer, bar)
-            ours.stop()
-            theirs.stop()
-
-        started = local.up(place / "state")
-        os.environ |= started.environment()
-        try:
-            session.connect()
-            one = spec(2)
-            ours = Turn(place / "ray", data, ROWS, one, by_ray=True)
-            versus("ray", ours, Turn(place / "run", data, ROWS, one), BAR_RAY)
-            ray.shutdown()
-        finally:
-            local.down(place / "state")
-        two = Turn(place / "two", data, ROWS, spec(1, workers=2))
-        versus("data", two, Turn(place / "threads", data, ROWS, spec(2)), BAR_DATA)
-        for m in MICRO_BATCHES:
-            ideal = STAGES * m / (m + STAGES - 1)
-            stages = Turn(place / f"stages{m}", data, ROWS, spec(1, m, workers=STAGES, pipeline_stages=STAGES))
-            versus(m, stages, Turn(place / f"whole{m}", data, ROWS, spec(1, m)), BAR_PIPELINE, ideal)
+        for name, measure in {"ray": ray, "data": data_parallel, "pipeline": pipeline}.items():
+            if not chosen or name in chosen:
+                measure(Path(scratch), data)
     return 0
 
 
+def ray(place: Path, data: str | None) -> None:
+    """A worker that Ray Train started against one that torchrun started."""
+    name, bar, whole = "one worker of 2 threads: Ray Train / torchrun", 0.95, spec(2, 512)
+    if not data:
+        missing(name, UNIT, "SLIMCART_DATA is not set", bar)
+        return
+    started = local.up(place / "state")
+    os.environ |= started.environment()
+    from ray import shutdown  # Ray reads some of these once
+
+    try:
+        session.connect()
+        ours = Turn(place / "ray", data, 256, whole, by_ray=True)
+        versus(name, ours, Turn(place / "torchrun", data, 256, whole), bar)
+        shutdown()
+    finally:
+        local.down(place / "state")
+
+
+def data_parallel(place: Path, data: str | None) -> None:
+    """Two workers against threads, with batches worth splitting: each step exchanges all gradients and weights."""
+    name, bar = "two data-parallel workers of 1 thread / one process of 2 threads", 0.9
+    if not data:
+        missing(name, UNIT, "SLIMCART_DATA is not set", bar)
+        return
+    two = Turn(place / "two", data, 640, spec(1, 4096, workers=2))
+    versus(name, two, Turn(place / "threads", data, 640, spec(2, 4096)), bar)
+
+
+def pipeline(place: Path, data: str | None) -> None:
+    """Two stages against one process that does as many micro-batches one after the other."""
+    for m in MICRO_BATCHES:
+        name, bar = f"{STAGES} pipeline stages of 1 thread / one process of 1 thread, of {m} micro-batches", 0.85
+        if not data:
+            missing(name, UNIT, "SLIMCART_DATA is not set", bar)
+            continue
+        micro = {"tokens": MICRO_TOKENS * m, "accumulation": m}
+        stages = Turn(place / f"stages{m}", data, 320, spec(1, **micro, workers=STAGES, pipeline_stages=STAGES))
+        ideal = STAGES * m / (m + STAGES - 1)
+        versus(f"{name}, / {ideal:.2f}", stages, Turn(place / f"whole{m}", data, 320, spec(1, **micro)), bar, ideal)
+
+
+def spec(threads: int, tokens: int, **fields: int) -> EngineSpec:
+    """In float32."""
+    fields |= {"cpus_per_worker": threads, "tokens_per_batch": tokens, "max_failures": 0}
+    return EngineSpec.model_validate({"precision": "fp32", **fields})
+
+
+def versus(name: str, ours: Turn, theirs: Turn, bar: float, ideal: float = 1.0) -> None:
+    """Our rows per second, divided by what is ideal, against theirs; ends both groups."""
+    compare(name, UNIT, lambda: ours() / ideal, theirs, PEER, bar)
+    ours.stop()
+    theirs.stop()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

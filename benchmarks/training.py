@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,13 +30,25 @@ from jobs.models import encoder
 from jobs.models.spec import TeacherSpec
 from jobs.models.stages import encoder_layers
 
-TOKENS_PER_BATCH = 512
 BAR_MIXED = 1.3
 MIXED, WHOLE = (EngineSpec(precision=precision, zero_stage=0) for precision in ("bf16_autocast", "fp32"))
-ROWS_A_ROUND = {"intent_banking77": 256, "review_rating_en": 48}
-SETS = {  # columns, tokens that the peer pads to, bars against padding to these and against padding per random batch
-    "intent_banking77": ("text", "label", 64, 2.5, 1.15),
-    "review_rating_en": ("text", "recommended", 256, 2.0, 1.15),
+
+
+class Set(NamedTuple):
+    """A data set and how it is trained on."""
+
+    text: str
+    label: str
+    longest: int  # tokens that the peer pads to
+    tokens_per_batch: int
+    rows: int  # of a round
+    bar_padded: float  # against padding to `longest`
+    bar_random: float  # against padding per random batch
+
+
+SETS = {
+    "intent_banking77": Set("text", "label", 64, 512, 256, 2.5, 1.15),
+    "review_rating_en": Set("text", "recommended", 256, 2048, 64, 2.0, 1.15),
 }
 
 
@@ -43,19 +56,19 @@ class Rows:
     """Some rows of a set, tokenised, and three ways to cut them into batches of (rows, padded length)."""
 
     def __init__(self, folder: Path, name: str, rows: int | None = None) -> None:
-        text, label, self.longest, *_ = SETS[name]
-        data = DataSpec(train=str(folder / name / "train.jsonl.gz"), text=text, label=label)
+        self.set = SETS[name]
+        data = DataSpec(train=str(folder / name / "train.jsonl.gz"), text=self.set.text, label=self.set.label)
         table, _ = checked(data, "train")
         self.labels = classes(table, {}, data)
         tokenizer = encoder.load_tokenizer(TeacherSpec().model)
-        tokenizer.enable_truncation(self.longest)
-        chosen = np.random.default_rng(0).choice(len(table), rows or ROWS_A_ROUND[name], replace=False)
+        tokenizer.enable_truncation(self.set.longest)
+        chosen = np.random.default_rng(0).choice(len(table), rows or self.set.rows, replace=False)
         self.examples = Examples.from_table(tokenise_classes(table.take(chosen), tokenizer.to_str(), self.labels))
 
-    def by_tokens(self, tokens_per_batch: int = TOKENS_PER_BATCH) -> list[tuple[np.ndarray, int]]:
+    def by_tokens(self, tokens_per_batch: int | None = None) -> list[tuple[np.ndarray, int]]:
         """What slimcart does."""
         lengths = self.examples.lengths
-        batches = global_batches(lengths, 0, 0, tokens_per_batch)
+        batches = global_batches(lengths, 0, 0, tokens_per_batch or self.set.tokens_per_batch)
         return [(batch, int(lengths[batch].max())) for batch in batches]
 
     def at_random(self, pad_to: int | None = None) -> list[tuple[np.ndarray, int]]:
@@ -106,21 +119,22 @@ def main() -> int:
         os.execve(sys.executable, again, {**os.environ, **missing_here})  # noqa: S606
     os.environ |= {"LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(os.cpu_count() or 1)
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    store = torch.distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage] - public in torch's reference
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     folder, unit = os.environ.get("SLIMCART_DATA"), "rows/s"
-    for name, (_, _, longest, bar_padded, bar_random) in SETS.items():
+    for name, each in SETS.items():
         names = [
-            f"{name}: batches by tokens / random batches, {how}" for how in (f"padded to {longest}", "padded each")
+            f"{name}: batches by tokens / random batches, {how}" for how in (f"padded to {each.longest}", "padded each")
         ]
         mixed = f"{name}: bf16 autocast / fp32"
         if not folder:
-            for each, bar in zip([*names, mixed], (bar_padded, bar_random, BAR_MIXED), strict=True):
-                missing(each, unit, "SLIMCART_DATA is not set", bar)
+            for row, bar in zip([*names, mixed], (each.bar_padded, each.bar_random, BAR_MIXED), strict=True):
+                missing(row, unit, "SLIMCART_DATA is not set", bar)
             continue
         data, peer = Rows(Path(folder), name), f"the same loop, torch {torch.__version__}"
         ours = Side(data, data.by_tokens())
-        compare(names[0], unit, ours, Side(data, data.at_random(longest)), peer, bar_padded)
-        compare(names[1], unit, ours, Side(data, data.at_random()), peer, bar_random)
+        compare(names[0], unit, ours, Side(data, data.at_random(each.longest)), peer, each.bar_padded)
+        compare(names[1], unit, ours, Side(data, data.at_random()), peer, each.bar_random)
         compare(mixed, unit, ours, Side(data, data.by_tokens(), WHOLE), peer, BAR_MIXED)
     return 0
 

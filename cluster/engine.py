@@ -40,6 +40,7 @@ class Tied:
     key: str
     module: nn.Module
     forward: Callable[[nn.Module, Any], Any]
+    multiplies: bool  # whether `forward` multiplies by the weight; else it looks rows up
 
 
 Layers = Sequence[nn.Module | Tied]
@@ -153,7 +154,7 @@ class Engine:
         return state["progress"]  # among entries of DeepSpeed's own, which the next `save` must not write again
 
     def _cut(self, layers: Layers) -> nn.Module:
-        """This worker's stage; the stages hold about equally many parameters."""
+        """This worker's stage; the stages multiply by about equally many parameters."""
         import deepspeed
         from deepspeed.pipe import PipelineModule, TiedLayerSpec
 
@@ -167,6 +168,12 @@ class Engine:
             def build(self, log: bool = False) -> nn.Module:
                 return self._module
 
+        class Balanced(PipelineModule):
+            """DeepSpeed itself counts the embedding table too: half of a small model, and next to no work."""
+
+            def _count_layer_params(self) -> list[int]:
+                return list(map(_multiplied, layers))
+
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)  # takes the process group that is there
         stages = self._spec.pipeline_stages
         if stages > len(layers):
@@ -174,7 +181,7 @@ class Engine:
                 f"engine.pipeline_stages: {stages} stages, but the model has {len(layers)} layers to share"
             )
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its seeds
-            return PipelineModule(
+            return Balanced(
                 [Given(layer) if isinstance(layer, Tied) else layer for layer in layers],
                 num_stages=stages,
                 loss_fn=self._loss_of_last_stage,
@@ -259,6 +266,14 @@ def _even_out(optimizer: torch.optim.Optimizer, stage: nn.Module) -> None:
 
 def _kind(group: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name != "params"}
+
+
+def _multiplied(layer: nn.Module | Tied) -> int:
+    """Parameters that a layer multiplies by; tables that are looked up are none."""
+    if isinstance(layer, Tied):
+        return sum(weight.numel() for weight in layer.module.parameters()) if layer.multiplies else 0
+    computing = (module for module in layer.modules() if not isinstance(module, nn.Embedding))
+    return sum(weight.numel() for module in computing for weight in module.parameters(recurse=False))
 
 
 def _finite(loss: float) -> float:

@@ -40,7 +40,7 @@ class EngineSpec(Spec):
         default="none", description="what ZeRO keeps in CPU memory: optimizer state, or (stage 3) weights as well"
     )
     pipeline_stages: int = Field(
-        default=1, ge=1, description="parts, one after the other, that layers are shared out to"
+        default=1, ge=1, description="parts, one after the other, of about equal work, that layers go to"
     )
     tensor_parallel: int = Field(default=1, ge=1, description="ways each layer is split (DeepSpeed AutoTP)")
     tokens_per_batch: int = Field(default=512, ge=1, description="tokens in a global batch, padding included")

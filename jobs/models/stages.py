@@ -40,7 +40,7 @@ def decoder_layers(model: nn.Module) -> Layers:
         inner = [_RotaryBlock(block, body, number) for number, block in enumerate(blocks)]
         inner.append(_Norm(body.norm))
     if tokens.weight is scores.weight:  # pyright: ignore[reportOptionalMemberAccess]
-        return [Tied("tokens", tokens, _look_up), *inner, Tied("tokens", tokens, _score)]
+        return [Tied("tokens", tokens, _look_up, False), *inner, Tied("tokens", tokens, _score, True)]
     return [_Tokens(tokens), *inner, scores]  # pyright: ignore[reportReturnType]
 
 

@@ -53,20 +53,40 @@ def distill_loss(
     weight_C: Tensor | None = None,
     graded: bool = False,
 ) -> Tensor:
-    """T^2 KL(teacher || student) at temperature T, plus cross-entropy (squared error where `graded`), weighted; [B].
+    """Divergences from the teacher plus cross-entropy (squared error where `graded`), weighted, [B]."""
+    log_q_BC, log_p_BC = (F.log_softmax(each.float() / spec.temperature, dim=-1) for each in (student_BC, teacher_BC))
+    label_loss_B = label_loss(student_BC, label_B, spec.label_smoothing, weight_C, graded)
+    return divergences(log_q_BC, log_p_BC, spec) + spec.weights.cross_entropy * label_loss_B
+
+
+def divergences(log_q_NC: Tensor, log_p_NC: Tensor, spec: DistillationSpec) -> Tensor:
+    """T^2 times the weighted divergences of softened log-probabilities of the student (q) and the teacher (p), [N].
 
     Hinton, Vinyals, Dean 2015 (arXiv 1503.02531): T^2 keeps the gradient's size as T changes.
     """
-    temperature = spec.temperature
-    kl_BC = F.kl_div(
-        F.log_softmax(student_BC.float() / temperature, dim=-1),
-        F.log_softmax(teacher_BC.float() / temperature, dim=-1),
-        reduction="none",
-        log_target=True,
-    )
-    kl_B = kl_BC.sum(-1) * temperature**2
-    label_loss_B = label_loss(student_BC, label_B, spec.label_smoothing, weight_C, graded)
-    return spec.weights.kl * kl_B + spec.weights.cross_entropy * label_loss_B
+    weights, total_N = spec.weights, log_q_NC.new_zeros(len(log_q_NC))
+    if weights.kl:
+        total_N = total_N + weights.kl * kl(log_p_NC, log_q_NC)
+    if weights.reverse_kl:
+        total_N = total_N + weights.reverse_kl * kl(log_q_NC, log_p_NC)
+    if weights.jensen_shannon:
+        total_N = total_N + weights.jensen_shannon * jensen_shannon(log_p_NC, log_q_NC, spec.teacher_share)
+    return total_N * spec.temperature**2
+
+
+def kl(log_p_NC: Tensor, log_q_NC: Tensor) -> Tensor:
+    """KL(p || q) of log-probabilities, [N]."""
+    return F.kl_div(log_q_NC, log_p_NC, reduction="none", log_target=True).sum(-1)
+
+
+def jensen_shannon(log_p_NC: Tensor, log_q_NC: Tensor, share: float) -> Tensor:
+    """share KL(p || m) + (1 - share) KL(q || m) with m = share p + (1 - share) q, of log-probabilities, [N].
+
+    Agarwal et al. 2024 (GKD, arXiv 2306.13649, equation 1): towards share 0 it leans to KL(p || q), towards 1 to the
+    reverse.
+    """
+    log_m_NC = torch.logaddexp(log_p_NC + math.log(share), log_q_NC + math.log1p(-share))
+    return share * kl(log_p_NC, log_m_NC) + (1 - share) * kl(log_q_NC, log_m_NC)
 
 
 def completion_loss(logits_BLV: Tensor, target_BL: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -78,23 +98,23 @@ def completion_loss(logits_BLV: Tensor, target_BL: Tensor, smoothing: float = 0.
 def distill_completion_loss(
     student_BLV: Tensor, target_BL: Tensor, ids_BLK: Tensor, log_probs_BLK: Tensor, spec: DistillationSpec
 ) -> Tensor:
-    """T^2 KL(teacher || student) at temperature T and cross-entropy, weighted, added up over each row's tokens, [B].
+    """Divergences from the teacher and cross-entropy, weighted, added up over each row's tokens, [B].
 
-    Token-level distillation (Kim and Rush 2016, arXiv 1606.07947, section 3.1) with `truncated_kl`.
+    Token-level distillation: Kim and Rush 2016, arXiv 1606.07947, section 3.1.
     """
     student_NV, target_N = at_targets(student_BLV, target_BL)
     wanted_BL = target_BL != NO_TARGET
-    kl_N = truncated_kl(student_NV, ids_BLK[wanted_BL], log_probs_BLK[wanted_BL].float(), spec.temperature)
+    outcomes = truncated(student_NV, ids_BLK[wanted_BL], log_probs_BLK[wanted_BL].float(), spec.temperature)
     label_loss_N = F.cross_entropy(student_NV, target_N, reduction="none", label_smoothing=spec.label_smoothing)
-    loss_N = spec.weights.kl * spec.temperature**2 * kl_N + spec.weights.cross_entropy * label_loss_N
-    return _by_row(loss_N, target_BL)
+    return _by_row(divergences(*outcomes, spec) + spec.weights.cross_entropy * label_loss_N, target_BL)
 
 
-def truncated_kl(student_NV: Tensor, ids_NK: Tensor, log_probs_NK: Tensor, temperature: float) -> Tensor:
-    """KL(teacher || student) of logits [N, V], [N], from the teacher's K likeliest tokens and their log-probabilities.
+def truncated(student_NV: Tensor, ids_NK: Tensor, log_probs_NK: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Softened log-probabilities of student and teacher over the teacher's K likeliest tokens and one more, [N, K + 1].
 
-    All other tokens together are one more outcome, so at temperature 1 this is a lower bound of the whole KL and its
-    minimum is the teacher; at other temperatures the teacher's rest is taken to be spread evenly over them.
+    That one is all other tokens together, so at temperature 1 a divergence of the two is a lower bound of that over
+    all tokens, and least where the student is the teacher; at other temperatures the teacher's rest is taken to be
+    spread evenly over them. Where K = V there are no others: [N, V].
     """
     others = student_NV.shape[1] - ids_NK.shape[1]
     log_q_NK = F.log_softmax(student_NV / temperature, dim=-1).gather(1, ids_NK)
@@ -103,7 +123,7 @@ def truncated_kl(student_NV: Tensor, ids_NK: Tensor, log_probs_NK: Tensor, tempe
         each_N1 = _log_rest(log_probs_NK) - math.log(others)
         log_p_NK = torch.cat([log_p_NK, each_N1 / temperature + math.log(others)], dim=1)
         log_q_NK = torch.cat([log_q_NK, _log_rest(log_q_NK)], dim=1)
-    return F.kl_div(log_q_NK, F.log_softmax(log_p_NK, dim=-1), reduction="none", log_target=True).sum(-1)
+    return log_q_NK, F.log_softmax(log_p_NK, dim=-1)
 
 
 def at_targets(logits_BLV: Tensor, target_BL: Tensor) -> tuple[Tensor, Tensor]:

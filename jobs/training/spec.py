@@ -14,12 +14,17 @@ class ObjectiveWeights(Spec):
     """Share of each term in the distillation loss."""
 
     kl: float = Field(default=0.9, ge=0, description="KL from the teacher at `temperature`, times temperature squared")
+    reverse_kl: float = Field(default=0.0, ge=0, description="KL from the student to the teacher, likewise")
+    jensen_shannon: float = Field(
+        default=0.0, ge=0, description="generalised Jensen-Shannon divergence by `teacher_share`, likewise"
+    )
     cross_entropy: float = Field(default=0.1, ge=0, description="cross-entropy with the label")
 
     @model_validator(mode="after")
     def something_is_learned(self) -> Self:
-        if self.kl + self.cross_entropy == 0:
-            raise ValueError("kl=0 and cross_entropy=0 leave nothing to learn; raise one of them")
+        if not any(self.model_dump().values()):
+            terms = " and ".join(f"{name}=0" for name in type(self).model_fields)
+            raise ValueError(f"{terms} leave nothing to learn; raise one of them")
         return self
 
 
@@ -27,7 +32,10 @@ class DistillationSpec(OptimizerSpec):
     """How the student learns from the stored teacher outputs (Hinton et al. 2015, arXiv 1503.02531)."""
 
     learning_rate: float = Field(default=3e-4, gt=0, description="peak learning rate of the encoder")
-    temperature: float = Field(default=4.0, gt=0, description="softens both distributions in the KL term")
+    temperature: float = Field(default=4.0, gt=0, description="softens both distributions in the divergences")
+    teacher_share: float = Field(
+        default=0.5, gt=0, lt=1, description="share of the teacher in the mixture of the Jensen-Shannon divergence"
+    )
     weights: ObjectiveWeights = Field(default_factory=ObjectiveWeights, description="terms of the loss")
     stored_tokens: int = Field(
         default=32, ge=1, description="generate: how many of the teacher's likeliest tokens are stored for each place"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cluster import checkpoint, launch, session
-from cluster.engine import Batch, Engine, _check_precision, gather
+from cluster.engine import Batch, Engine, Tied, _check_precision, _multiplied, gather
 from cluster.record import Cluster
 from cluster.session import JobError
 from cluster.spec import EngineSpec
@@ -209,6 +209,14 @@ def test_a_gradient_is_never_longer_than_the_clipping_norm(workers: Facts):
     assert min(free) > 2 * CLIP
     assert clipped == pytest.approx([CLIP] * len(ROWS), rel=1e-3)
     assert workers["plain"]["losses"] != pytest.approx(workers["clipped"]["losses"], rel=1e-3)
+
+
+def test_a_table_that_is_looked_up_is_no_work_for_a_stage():
+    table, norm = nn.Embedding(100, 4), nn.LayerNorm(4)
+    looked_up, scored = (
+        Tied("tokens", table, lambda module, hidden: hidden, multiplies) for multiplies in (False, True)
+    )
+    assert [_multiplied(each) for each in (nn.Sequential(table, norm), looked_up, scored)] == [8, 0, 400]
 
 
 def test_gradients_are_equally_long_with_one_worker_and_two(one: Facts, two: Facts):

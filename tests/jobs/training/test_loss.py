@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
 from jobs.data.batches import NO_TARGET
@@ -16,15 +17,22 @@ from jobs.training.loss import (
     distill_completion_loss,
     distill_loss,
     grade_loss,
+    jensen_shannon,
+    kl,
     label_loss,
-    truncated_kl,
+    truncated,
 )
 from jobs.training.spec import DistillationSpec
 
 
-def spec(kl: float = 1.0, cross_entropy: float = 0.0, temperature: float = 1.0) -> DistillationSpec:
-    weights = {"kl": kl, "cross_entropy": cross_entropy}
+def spec(kl: float = 1.0, cross_entropy: float = 0.0, temperature: float = 1.0, **others: float) -> DistillationSpec:
+    weights = {"kl": kl, "cross_entropy": cross_entropy} | others
     return DistillationSpec.model_validate({"temperature": temperature, "weights": weights})
+
+
+def truncated_kl(student_NV: Tensor, ids_NK: Tensor, log_probs_NK: Tensor, temperature: float) -> Tensor:
+    log_q, log_p = truncated(student_NV, ids_NK, log_probs_NK, temperature)
+    return kl(log_p, log_q)
 
 
 def logits(rows: int = 6, classes: int = 4, seed: int = 0) -> Tensor:
@@ -61,6 +69,45 @@ def test_the_divergence_is_from_the_teacher_to_the_student():
     teacher_C, student_C = (torch.softmax(each[0], -1) for each in (teacher_BC, student_BC))
     expected = float((teacher_C * (teacher_C / student_C).log()).sum())
     assert distill_loss(student_BC, teacher_BC, torch.tensor([0]), spec()).tolist() == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_jensen_shannon_is_what_scipy_and_its_definition_say(share: float):
+    log_p, log_q = (F.log_softmax(logits(seed=seed).double(), dim=-1) for seed in (0, 1))
+    p, q = log_p.exp(), log_q.exp()
+    mixture = share * p + (1 - share) * q
+    expected_N = (share * p * (p / mixture).log() + (1 - share) * q * (q / mixture).log()).sum(-1)
+    torch.testing.assert_close(jensen_shannon(log_p, log_q, share), expected_N)
+    if share == 0.5:
+        assert expected_N.sqrt().tolist() == pytest.approx([jensenshannon(*rows) for rows in zip(p, q, strict=True)])
+
+
+def test_jensen_shannon_leans_to_either_divergence():
+    """Agarwal et al. 2024, section 3: divided by its share, at both ends."""
+    log_p, log_q = (F.log_softmax(logits(seed=seed).double(), dim=-1) for seed in (0, 1))
+    torch.testing.assert_close(jensen_shannon(log_p, log_q, 1e-6) / 1e-6, kl(log_p, log_q), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(jensen_shannon(log_p, log_q, 1 - 1e-6) / 1e-6, kl(log_q, log_p), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("term", ["kl", "reverse_kl", "jensen_shannon"])
+def test_terms_add_up_by_their_weights_and_pull_towards_the_teacher(term: str):
+    student_BC, teacher_BC = logits(seed=0).requires_grad_(), logits(seed=1)
+    calm: dict[str, float] = {"kl": 0.0, "temperature": 2.0}
+    alone, both = spec(**calm | {term: 1.0}), spec(**calm | {term: 3.0, "cross_entropy": 0.5})
+    alone_B = distill_loss(student_BC, teacher_BC, LABELS, alone)
+    both_B = distill_loss(student_BC, teacher_BC, LABELS, both)
+    torch.testing.assert_close(both_B, 3 * alone_B + 0.5 * label_loss(student_BC, LABELS))
+    alone_B.sum().backward()
+    assert student_BC.grad is not None
+    nearer_BC = student_BC.detach() - 0.01 * student_BC.grad
+    assert (distill_loss(nearer_BC, teacher_BC, LABELS, alone) < alone_B).all()
+    torch.testing.assert_close(distill_loss(teacher_BC, teacher_BC, LABELS, alone), torch.zeros(6))
+
+
+def test_reverse_kl_weighs_by_the_student():
+    log_p, log_q = (F.log_softmax(logits(seed=seed), dim=-1) for seed in (1, 0))
+    found_B = distill_loss(logits(seed=0), logits(seed=1), LABELS, spec(kl=0.0, reverse_kl=1.0))
+    torch.testing.assert_close(found_B, (log_q.exp() * (log_q - log_p)).sum(-1))
 
 
 def test_the_loss_of_an_example_does_not_depend_on_the_others():
@@ -106,6 +153,9 @@ def test_half_precision_logits_are_computed_in_float32():
 
 def test_a_certain_teacher_and_a_certain_wrong_student_cost_a_finite_loss():
     loss_B = distill_loss(torch.tensor([[200.0, -200.0]]), torch.tensor([[-200.0, 200.0]]), LABELS[:1], spec(1, 1, 1.0))
+    assert torch.isfinite(loss_B).all()
+    others = spec(0.0, reverse_kl=1.0, jensen_shannon=1.0)
+    loss_B = distill_loss(torch.tensor([[200.0, -200.0]]), torch.tensor([[-200.0, 200.0]]), LABELS[:1], others)
     assert torch.isfinite(loss_B).all()
 
 
