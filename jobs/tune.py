@@ -67,6 +67,8 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     """Search, choose, put the winner in its place and register it; returns the manifest of <output>/search."""
     session.check_capacity(recipe.engine)
     teacher_metric = taught(prepared, teacher_outputs)[classify.METRIC]
+    if not teacher_metric:
+        raise JobError("the teacher is right on none of the validation rows: its students would have nothing to keep")
     trials_folder = Path(output(recipe), ".work", f"trials-{uuid.uuid4().hex[:8]}")
     objective = functools.partial(
         trial,

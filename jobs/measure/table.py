@@ -14,9 +14,12 @@ Answer = Mapping[str, Mapping[str, float]]
 def ratios(
     answers: Answer, winner: str, teacher: str, shapes: Sequence[tuple[int, int]], task: Task
 ) -> dict[str, float]:
-    """How the winner compares with the teacher: retention, times faster at each shape (p50), times smaller."""
+    """How the winner compares with the teacher: retention, times faster at each shape (p50), times smaller.
+
+    There is no retention of a metric that is 0.
+    """
     ours, theirs = answers[winner], answers[teacher]
-    found = {"retention": ours[task.metric] / theirs[task.metric]}
+    found = {"retention": ours[task.metric] / theirs[task.metric]} if theirs[task.metric] else {}
     for shape in shapes:
         name = key(shape, "p50_ms")
         found[f"speedup_{name.removesuffix('_p50_ms')}"] = theirs[name] / ours[name]

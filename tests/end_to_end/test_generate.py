@@ -28,7 +28,7 @@ def test_training_gives_a_bundle_for_the_task(jobs: dict[str, Done], verb: str):
     assert result is not None
     bundle = read_bundle(Path(result["bundle"]))
     assert (bundle.task, bundle.labels, bundle.runtime) == ("generate", [], "torch")
-    assert 0 <= result["metrics"]["validation_bleu"] <= 100
+    assert result["metrics"]["validation_perplexity"] > 1
 
 
 def test_student_and_teacher_are_measured_beside_the_nearest_row(jobs: dict[str, Done]):
@@ -37,5 +37,5 @@ def test_student_and_teacher_are_measured_beside_the_nearest_row(jobs: dict[str,
     metrics = result["metrics"]
     for contender in ("nearest_row", "teacher", "winner"):
         assert 0 <= metrics[f"{contender}_bleu"] <= 100
-        assert 0 <= metrics[f"{contender}_rouge_l"] <= 1
+        assert 0 <= metrics[f"{contender}_rouge_l"] <= 100
     assert metrics["winner_bytes"] < metrics["teacher_bytes"]

@@ -47,6 +47,11 @@ def test_a_model_compared_with_itself_is_one_of_each():
     assert set(ratios(ANSWERS, "teacher", "teacher", [BUDGET_SHAPE], CLASSIFY).values()) == {1.0}
 
 
+def test_nothing_is_kept_of_a_metric_that_is_0():
+    answers = {**ANSWERS, "teacher": {**ANSWERS["teacher"], "accuracy": 0.0}}
+    assert "retention" not in ratios(answers, "winner", "teacher", [BUDGET_SHAPE], CLASSIFY)
+
+
 def test_without_sizes_nothing_is_said_about_them():
     assert "times_smaller" not in ratios(ANSWERS, "tfidf_svm", "teacher", [BUDGET_SHAPE], CLASSIFY)
 

@@ -74,17 +74,17 @@ TWO_WORKERS_MORE = {
     "decoder student, tensor": [*FP32, *PAIR, *TENSOR],
 }
 FOUR = ["engine.workers=4"]
-FOUR_WORKERS = {
+FOUR_WORKERS = {  # whole models, then pipelines, then split layers: in one process DeepSpeed keeps some of it
     "encoder, zero 3 accumulated": [*CALM, *FOUR, "engine.zero_stage=3", "engine.accumulation=2"],
     "student, zero 3": [*CALM, *FOUR, "engine.zero_stage=3"],
+    **{f"decoder, zero {stage}": [*FP32, *FOUR, f"engine.zero_stage={stage}"] for stage in range(4)},
+    "decoder student, zero 3": [*FP32, *FOUR, "engine.zero_stage=3", "engine.accumulation=2"],
     "encoder, pipeline, activations computed twice": [
         *(*CALM, *FOUR, "engine.pipeline_stages=2", "engine.activation_checkpointing=true")
     ],
     "encoder, pipeline": [*CALM, *FOUR, *PIPELINE],
     "student, pipeline": [*CALM, *FOUR, *PIPELINE],
     "encoder, four stages": [*CALM, *FOUR, "engine.pipeline_stages=4", "engine.accumulation=4"],
-    **{f"decoder, zero {stage}": [*FP32, *FOUR, f"engine.zero_stage={stage}"] for stage in range(4)},
-    "decoder student, zero 3": [*FP32, *FOUR, "engine.zero_stage=3", "engine.accumulation=2"],
     "decoder, pipeline": [*FP32, *FOUR, *PIPELINE],
     "decoder student, pipeline": [*FP32, *FOUR, *PIPELINE],
     "encoder, tensor": [*CALM, *FOUR, *TENSOR, "engine.zero_stage=1"],
