@@ -60,7 +60,7 @@ test: install  ## lint and all tests; fails where any of them does
 	rm -r "$$logs"
 	exit $$status
 
-test-parallel: install  ## the tests with four training workers (about two minutes)
+test-parallel: install  ## the long tests, most with four training workers (about eight minutes)
 	@.venv/bin/python -m pytest -q -m parallel
 
 up: install  ## start Ray and MLflow on this machine; then: source .slimcart/env
