@@ -22,7 +22,7 @@ from cluster.spec import EngineSpec
 
 STAGES = 2
 MICRO_BATCHES = (4, 8, 16)
-MICRO_TOKENS = 256
+MICRO_TOKENS = 512  # enough work that what each micro-batch costs besides does not count
 UNIT, PEER = "rows/s", f"torchrun of torch {torch.__version__}"
 
 
@@ -74,9 +74,9 @@ def pipeline(place: Path, data: str | None) -> None:
             missing(name, UNIT, "SLIMCART_DATA is not set", bar)
             continue
         micro = {"tokens": MICRO_TOKENS * m, "accumulation": m}
-        stages = Turn(place / f"stages{m}", data, 320, spec(1, **micro, workers=STAGES, pipeline_stages=STAGES))
+        stages = Turn(place / f"stages{m}", data, 640, spec(1, **micro, workers=STAGES, pipeline_stages=STAGES))
         ideal = STAGES * m / (m + STAGES - 1)
-        versus(f"{name}, / {ideal:.2f}", stages, Turn(place / f"whole{m}", data, 320, spec(1, **micro)), bar, ideal)
+        versus(f"{name}, / {ideal:.2f}", stages, Turn(place / f"whole{m}", data, 640, spec(1, **micro)), bar, ideal)
 
 
 def spec(threads: int, tokens: int, **fields: int) -> EngineSpec:
