@@ -16,8 +16,8 @@ BENCHMARKS = $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
-# What a shell may hold about another environment or another cluster is not ours.
-unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
+# What a shell may hold about another environment or another cluster is not ours; what is imported is compiled once.
+unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install lint test test-parallel up down status demo bench clean
@@ -36,9 +36,8 @@ install: .venv/installed  ## make .venv with the versions of requirements.lock (
 		$(PYTHON) -m venv .venv || { echo "on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	fi
 	echo "installing requirements.lock into .venv (some minutes)"
-	# The lock names everything, so nothing is resolved. pip compiles on one core; here all of them do.
+	# The lock names everything, so nothing is resolved. Most of what is installed is never imported, hence not compiled.
 	.venv/bin/python -m pip install -qq --no-deps --no-compile -r requirements.lock
-	.venv/bin/python -m compileall -q -j 0 -x '/tests?/' .venv/lib > /dev/null || true
 	.venv/bin/python -m pip install -qq --no-deps --no-build-isolation -e .
 	touch $@
 
