@@ -23,8 +23,7 @@ class ObjectiveWeights(Spec):
     @model_validator(mode="after")
     def something_is_learned(self) -> Self:
         if not any(self.model_dump().values()):
-            terms = " and ".join(f"{name}=0" for name in type(self).model_fields)
-            raise ValueError(f"{terms} leave nothing to learn; raise one of them")
+            raise ValueError(f"{', '.join(type(self).model_fields)} are all 0: nothing is learned; raise one of them")
         return self
 
 

@@ -195,7 +195,7 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "nothing to learn": (
         "name: a\ndistillation: {weights: {kl: 0, cross_entropy: 0}}",
-        ["distillation.weights: kl=0 and cross_entropy=0", "raise one"],
+        ["distillation.weights: kl, reverse_kl,", "are all 0", "raise one"],
     ),
     "output in a bucket": ("name: a\noutput: s3://bucket/x", ["output: 's3://bucket/x'", "give a folder"]),
     "key given twice": ("name: a\nname: b", ["line 2: the key 'name' is given twice", "keep one"]),
