@@ -47,16 +47,19 @@ lint: install  ## ruff and pyright
 	.venv/bin/pyright --project pyproject.toml || status=1
 	exit $$status
 
-# What needs the shared cluster leaves a core free most of the time: the other tests and lint run beside it.
+# What needs the shared cluster leaves a core free most of the time: the other tests and then lint run beside it.
 test: install  ## lint and all tests; fails where any of them does
-	@status=0 logs=$$(mktemp -d)
-	$(MAKE) lint > "$$logs/lint" 2>&1 & lint=$$!
-	.venv/bin/python -m pytest -q -m "not cluster and not parallel" > "$$logs/rest" 2>&1 & rest=$$!
+	@status=0 log=$$(mktemp)
+	{
+		rest=0
+		.venv/bin/python -m pytest -q -m "not cluster and not parallel" || rest=1
+		$(MAKE) lint || { rest=1; echo "make lint failed"; }
+		exit $$rest
+	} > "$$log" 2>&1 & beside=$$!
 	.venv/bin/python -m pytest -q -m "cluster and not parallel" || status=1
-	wait $$rest || status=1
-	wait $$lint || { status=1; echo "make lint failed:" >&2; }
-	cat "$$logs/rest" "$$logs/lint"
-	rm -r "$$logs"
+	wait $$beside || status=1
+	cat "$$log"
+	rm "$$log"
 	exit $$status
 
 test-parallel: install  ## the long tests, most with four training workers (about eight minutes)
