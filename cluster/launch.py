@@ -39,6 +39,7 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
     `session.check_capacity` refuses before. Raises `JobError` with the first worker's reason, or the `UsageError` that
     a worker met.
     """
+    import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
     from ray.train.torch import TorchTrainer
 
@@ -51,6 +52,8 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
 
     # How often Ray looks at the workers: every report of an epoch waits for its next look, and so does the end.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if len(ray.nodes()) == 1:  # no node to move to when this one is taken away, so no process that watches for it
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     environment = dict(WORKER_ENVIRONMENT)
     if not spec.use_gpu:
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}

@@ -10,6 +10,8 @@ from pathlib import Path
 # Ray reads these two once, when it is imported; the rest of a cluster's environment may come later.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # no test asks the Hub
+# Two test runs share the cores: math threads that spin while they wait made one test 100x slower.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import pytest
 

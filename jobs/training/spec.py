@@ -33,7 +33,10 @@ class DistillationSpec(OptimizerSpec):
     learning_rate: float = Field(default=3e-4, gt=0, description="peak learning rate of the encoder")
     temperature: float = Field(default=4.0, gt=0, description="softens both distributions in the divergences")
     teacher_share: float = Field(
-        default=0.5, gt=0, lt=1, description="share of the teacher in the mixture of the Jensen-Shannon divergence"
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="share of the teacher in the mixture of the Jensen-Shannon divergence, where that has a weight",
     )
     weights: ObjectiveWeights = Field(default_factory=ObjectiveWeights, description="terms of the loss")
     stored_tokens: int = Field(

@@ -103,6 +103,15 @@ def test_a_search_without_a_winner_names_the_nearest_and_still_leaves_its_report
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_teacher_that_is_never_right_has_no_students(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("jobs.tune.taught", lambda *_: {"accuracy": 0.0})
+    monkeypatch.setattr(session, "check_capacity", lambda _: None)
+    with pytest.raises(JobError, match=r"^the teacher is right on none of the validation rows: "):
+        tune(recipe, PREPARED, tmp_path, Any)  # pyright: ignore[reportArgumentType] - no run is begun
+
+
 def winner(*trials: Trial) -> Trial:
     return _winner(choose(trials, BudgetSpec(max_p95_ms=5)), list(trials), Path("/work"))
 
