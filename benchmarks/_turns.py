@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cluster import launch
 from cluster.launch import WORKER_ENVIRONMENT
 from cluster.spec import EngineSpec
@@ -29,7 +31,7 @@ class Turn:
 
     def __init__(self, folder: Path, data: str, rows: int, spec: EngineSpec, by_ray: bool = False) -> None:
         folder.mkdir()
-        self._folder, self._rows, self._turns = folder, rows, 0
+        self._folder, self._turns = folder, 0
         told = {"folder": str(folder), "data": data, "rows": rows, "spec": spec.model_dump()}
         if by_ray:
             arguments = ("benchmarks._turns:work", told, spec, folder / "ray")
@@ -47,7 +49,7 @@ class Turn:
     def __call__(self) -> float:
         self._turns += 1
         (self._folder / f"go-{self._turns}").touch()
-        return self._rows / float(_await(self._folder / f"done-{self._turns}").read_text())
+        return float(_await(self._folder / f"done-{self._turns}").read_text())
 
     def stop(self) -> None:
         """End the group."""
@@ -64,16 +66,21 @@ def work(told: dict[str, Any]) -> None:
     folder, spec = Path(told["folder"]), EngineSpec.model_validate(told["spec"])
     torch.set_num_threads(spec.cpus_per_worker)
     data = Rows(Path(told["data"]), "intent_banking77", told["rows"])
-    side = Side(data, data.by_tokens(spec.tokens_per_batch), spec)
+    side = Side(data, full(data.by_tokens(spec.tokens_per_batch), spec.tokens_per_batch), spec)
     turn = 0
     while True:
         turn += 1
         if _await(folder / f"go-{turn}", folder / "stop").name == "stop":
             return
-        seconds = side.seconds()
+        rows_per_second = side()
         torch.distributed.barrier()
         if torch.distributed.get_rank() == 0:
-            write_synced(folder / f"done-{turn}", str(seconds))
+            write_synced(folder / f"done-{turn}", str(rows_per_second))
+
+
+def full(batches: list[tuple[np.ndarray, int]], tokens: int) -> list[tuple[np.ndarray, int]]:
+    """Without the batches that the ends of a window leave small: they would cost a round as much as full ones."""
+    return [(rows, length) for rows, length in batches if len(rows) * length > 0.8 * tokens]
 
 
 def _await(*paths: Path) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from cluster.spec import EngineSpec
 
 STAGES = 2
 MICRO_BATCHES = (4, 8, 16)
+ROWS = 640
 MICRO_TOKENS = 512  # enough work that what each micro-batch costs besides does not count
 UNIT, PEER = "rows/s", f"torchrun of torch {torch.__version__}"
 
@@ -62,21 +64,34 @@ def data_parallel(place: Path, data: str | None) -> None:
     if not data:
         missing(name, UNIT, "SLIMCART_DATA is not set", bar)
         return
-    two = Turn(place / "two", data, 640, spec(1, 4096, workers=2))
-    versus(name, two, Turn(place / "threads", data, 640, spec(2, 4096)), bar)
+    two = Turn(place / "two", data, ROWS, spec(1, 4096, workers=2))
+    versus(name, two, Turn(place / "threads", data, ROWS, spec(2, 4096)), bar)
 
 
 def pipeline(place: Path, data: str | None) -> None:
-    """Two stages against one process that does as many micro-batches one after the other."""
+    """Two stages against one process that does as many micro-batches one after the other, alone or beside another."""
     for m in MICRO_BATCHES:
         name, bar = f"{STAGES} pipeline stages of 1 thread / one process of 1 thread, of {m} micro-batches", 0.85
+        ideal = STAGES * m / (m + STAGES - 1)
+        beside = f"{name}, while another does the same"
         if not data:
-            missing(name, UNIT, "SLIMCART_DATA is not set", bar)
+            for each in (name, beside):
+                missing(each, UNIT, "SLIMCART_DATA is not set", bar)
             continue
         micro = {"tokens": MICRO_TOKENS * m, "accumulation": m}
-        stages = Turn(place / f"stages{m}", data, 640, spec(1, **micro, workers=STAGES, pipeline_stages=STAGES))
-        ideal = STAGES * m / (m + STAGES - 1)
-        versus(f"{name}, / {ideal:.2f}", stages, Turn(place / f"whole{m}", data, 640, spec(1, **micro)), bar, ideal)
+        stages = Turn(place / f"stages{m}", data, ROWS, spec(1, **micro, workers=STAGES, pipeline_stages=STAGES))
+        one, other = (Turn(place / f"whole{m}{each}", data, ROWS, spec(1, **micro)) for each in "ab")
+        shown = f", / {ideal:.2f}"
+        compare(name + shown, UNIT, lambda: stages() / ideal, one, PEER, bar)  # noqa: B023 - called at once
+        compare(beside + shown, UNIT, lambda: stages() / ideal, lambda: both(one, other), PEER, bar)  # noqa: B023
+        for group in (stages, one, other):
+            group.stop()
+
+
+def both(one: Turn, other: Turn) -> float:
+    """Rows per second of a process while another one keeps the second core busy: caches and memory are shared."""
+    with ThreadPoolExecutor(2) as pool:
+        return sum(pool.map(lambda turn: turn(), (one, other))) / 2
 
 
 def spec(threads: int, tokens: int, **fields: int) -> EngineSpec:
@@ -85,9 +100,9 @@ def spec(threads: int, tokens: int, **fields: int) -> EngineSpec:
     return EngineSpec.model_validate({"precision": "fp32", **fields})
 
 
-def versus(name: str, ours: Turn, theirs: Turn, bar: float, ideal: float = 1.0) -> None:
-    """Our rows per second, divided by what is ideal, against theirs; ends both groups."""
-    compare(name, UNIT, lambda: ours() / ideal, theirs, PEER, bar)
+def versus(name: str, ours: Turn, theirs: Turn, bar: float) -> None:
+    """Our rows per second against theirs; ends both groups."""
+    compare(name, UNIT, ours, theirs, PEER, bar)
     ours.stop()
     theirs.stop()
 

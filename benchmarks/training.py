@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed
 import torch.nn.functional as F
 
 from benchmarks._compare import compare, missing, seconds
+from benchmarks._process import alone
 from cluster.engine import Engine
-from cluster.launch import WORKER_ENVIRONMENT
 from cluster.spec import EngineSpec
 from jobs.data.batches import collate, global_batches, shard
 from jobs.data.prepared import Examples
@@ -96,11 +95,7 @@ class Side:
         )
 
     def __call__(self) -> float:
-        return len(self.data.examples) / self.seconds()
-
-    def seconds(self) -> float:
-        """How long one pass takes."""
-        return seconds(self._epoch)
+        return sum(len(rows) for rows, _ in self.batches) / seconds(self._epoch)
 
     def _epoch(self) -> None:
         engine, examples = self.engine, self.data.examples
@@ -113,14 +108,7 @@ class Side:
 
 def main() -> int:
     """Measure all rows."""
-    if missing_here := {name: value for name, value in WORKER_ENVIRONMENT.items() if os.environ.get(name) != value}:
-        # As training workers run; some of these are read when a process starts.
-        again = [sys.executable, "-m", "benchmarks.training"]
-        os.execve(sys.executable, again, {**os.environ, **missing_here})  # noqa: S606
-    os.environ |= {"LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
-    torch.set_num_threads(os.cpu_count() or 1)
-    store = torch.distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage] - public in torch's reference
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    alone("benchmarks.training")
     folder, unit = os.environ.get("SLIMCART_DATA"), "rows/s"
     for name, each in SETS.items():
         names = [

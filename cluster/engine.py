@@ -25,7 +25,7 @@ from cluster.spec import EngineSpec
 from configs.loader import UsageError
 
 Batch = dict[str, Tensor]
-Loss = Callable[[Tensor, Batch], Tensor]
+Loss = Callable[[Any, Batch], Tensor]
 Named = Iterable[tuple[str, nn.Parameter]]
 OptimizerFactory = Callable[[Named], torch.optim.Optimizer]
 ScheduleFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
@@ -103,6 +103,10 @@ class Engine:
     def module(self) -> nn.Module:
         """What this worker trains: the model, or the part of it that lies here."""
         return self._engine.module
+
+    def minimise(self, loss: Loss) -> None:
+        """Go on with another loss; every worker at the same step."""
+        self._loss = loss
 
     @property
     def _splits_weights(self) -> bool:

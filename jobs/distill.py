@@ -17,8 +17,7 @@ from jobs.finetune import TRAIN_LOOP, teacher_folder
 from jobs.models.reference import read_reference
 from jobs.prepare import output, prepare
 from jobs.recipe import Recipe
-from jobs.teach import teach
-from serving.bundle import bundle_digest
+from jobs.teach import lessons, taught_by, teach
 
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
@@ -27,7 +26,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         "distill", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
         session.connect()
-        prepared = prepare(recipe)
+        prepared = lessons(recipe, prepare(recipe))
         run.tag(slimcart__data=prepared.key)
         outputs = teach(recipe, prepared)
         folder = Path(output(recipe), "student")
@@ -44,7 +43,7 @@ def distill(
     session.check_capacity(recipe.engine)
     teacher = teacher_folder(recipe)
     read_reference(teacher, "python -m jobs.finetune")
-    key = student_key(recipe, prepared, bundle_digest(teacher))
+    key = student_key(recipe, prepared)
     work = folder.parent / ".work"
     config = {
         "recipe": recipe.model_dump(),
@@ -60,14 +59,14 @@ def distill(
     return launch.fit(TRAIN_LOOP, config, recipe.engine, work / "ray")
 
 
-def student_key(recipe: Recipe, prepared: Prepared, teacher: str) -> str:
-    """Digest of what the student depends on; `teacher` is the digest of the teacher's bundle."""
+def student_key(recipe: Recipe, prepared: Prepared) -> str:
+    """Digest of what the student depends on."""
     return digest_json(
         {
             "prepared": prepared.key,
-            "teacher": teacher,
+            "teachers": taught_by(recipe),
             "student": recipe.student.model_dump(),
-            "distillation": recipe.distillation.model_dump(),
+            "distillation": recipe.distillation.model_dump(exclude={"further_teachers"}),
             "engine": recipe.engine.model_dump(exclude={"max_failures"}),
             "seed": recipe.seed,
         }

@@ -24,8 +24,11 @@ AFTER_EXPORT = (QuantizeSpec,)
 
 HEAD = ("head_learning_rate", "class_weights")
 FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {  # what a task does not use, by section
-    "classify": {"data": ("packing",), "distillation": ("stored_tokens",)},
-    "generate": {"teacher": (*HEAD, "pooling", "dropout", "head"), "distillation": HEAD},
+    "classify": {"data": ("packing",), "distillation": ("stored_tokens", "stored_draws", "targets")},
+    "generate": {
+        "teacher": (*HEAD, "pooling", "dropout", "head"),
+        "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
+    },
 }
 
 HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?(@[\w.-]+)?$")
@@ -102,6 +105,18 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def objectives_see_what_they_compare(self) -> Self:
+        reasons = {
+            "task 'generate' compares logits alone": self.task == "generate",
+            "a pipeline gives logits alone": self.engine.pipeline_stages > 1,
+            "workers that split a layer hold a part of its vectors": self.engine.tensor_parallel > 1,
+        }
+        for name, weight in self.distillation.inside.items():
+            if reason := next((reason for reason, holds in reasons.items() if holds), None):
+                raise ValueError(f"distillation.weights.{name}: {weight:g}: {reason}; use 0 here")
+        return self
+
+    @model_validator(mode="after")
     def steps_are_in_an_order_that_works(self) -> Self:
         kinds = [each.step for each in self.compression]
         if kinds.count("export") != 1:
@@ -165,9 +180,14 @@ class Recipe(Spec):
             "model": absolute(self.teacher.model, folder),
             "bundle": absolute(self.teacher.bundle, folder, may_be_id=False),
         }
+        further = [
+            each.model_copy(update={"bundle": absolute(each.bundle, folder, may_be_id=False)})
+            for each in self.distillation.further_teachers
+        ]
         return self.model_copy(
             update={
                 "output": str(home / output),
+                "distillation": self.distillation.model_copy(update={"further_teachers": further}),
                 "data": self.data.model_copy(update=data),
                 "teacher": self.teacher.model_copy(update=teacher),
                 "bundle": absolute(self.bundle, folder, may_be_id=False),

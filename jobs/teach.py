@@ -2,24 +2,28 @@
 
     ray job submit --working-dir . -- python -m jobs.teach --config configs/intent.yaml
 
-Writes <output>/teacher_outputs; every student and every trial reads them. Done again only when the teacher or the
-rows changed.
+Writes <output>/teacher_outputs; every student and every trial reads them. Done again only when a teacher, the rows
+or what the objectives need changed; interrupted, it goes on with the parts that are there.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from cluster import session, tracking
-from configs.folder import digest_json
+from cluster.session import JobError
+from configs.folder import FolderError, digest_json, verify
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, Prepared, has_key
 from jobs.finetune import teacher_folder
 from jobs.models.reference import check_fits, read_reference
 from jobs.prepare import output, prepare
 from jobs.recipe import Recipe
+from jobs.training.spec import INSIDE, Taught, Wanted
 from serving.bundle import bundle_digest
 
 log = logging.getLogger(__name__)
@@ -29,7 +33,7 @@ def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = N
     """The job: one MLflow run around `teach`."""
     with tracking.run("teach", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent) as run:
         session.connect()
-        prepared = prepared or prepare(recipe)
+        prepared = lessons(recipe, prepared or prepare(recipe))
         run.tag(slimcart__data=prepared.key)
         started = time.monotonic()
         folder = teach(recipe, prepared)
@@ -38,21 +42,96 @@ def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = N
     return Result("teach", run.id, str(folder), metrics)
 
 
-def teach(recipe: Recipe, prepared: Prepared) -> Path:
-    """The folder of the teacher's outputs for `prepared`, made or found."""
-    from jobs.training.outputs import write_outputs
+def lessons(recipe: Recipe, prepared: Prepared) -> Prepared:
+    """The rows that students learn from: those prepared, or as the teacher completes them, in <output>/completions."""
+    if recipe.distillation.targets == "rows":
+        return prepared
+    return Prepared.open(_ask(recipe, prepared, Path(output(recipe), "completions"), Wanted(completions=True)))
 
-    folder, teacher = Path(output(recipe), "teacher_outputs"), teacher_folder(recipe)
-    check_fits(teacher, read_reference(teacher, "python -m jobs.finetune"), prepared)
-    stored = recipe.distillation.stored_tokens if recipe.task == "generate" else None
-    key = digest_json({"teacher": bundle_digest(teacher), "prepared": prepared.key, "stored_tokens": stored})
-    if has_key(folder, MANIFEST, key):
-        log.info("teacher outputs are there already, unchanged: %s", folder)
-        return folder
-    log.info("the teacher runs once over %s rows", prepared.manifest["rows"])
-    session.check_capacity(recipe.engine)
-    write_outputs(folder, teacher, prepared, key, recipe.engine.cpus_per_worker, int(recipe.engine.use_gpu), stored)
+
+def teach(recipe: Recipe, prepared: Prepared) -> Path:
+    """The folder of the teachers' outputs for `prepared`, made or found."""
+    return _ask(recipe, prepared, Path(output(recipe), "teacher_outputs"), wanted_of(recipe))
+
+
+def _ask(recipe: Recipe, prepared: Prepared, folder: Path, wanted: Wanted) -> Path:
+    """Let the teachers make `folder`, or find it made; two jobs at once make it once."""
+    from filelock import FileLock
+
+    from jobs.training.teaching import write_outputs
+
+    for teacher in teachers(recipe):
+        made_by = "python -m jobs.finetune"
+        check_fits(Path(teacher.folder), read_reference(Path(teacher.folder), made_by), prepared)
+    key = digest_json({"teachers": taught_by(recipe), "prepared": prepared.key, "wanted": wanted.model_dump()})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if has_key(folder, MANIFEST, key):
+            try:
+                verify(folder, MANIFEST)
+            except FolderError as error:
+                log.warning("%s is made again: %s", folder.name, error)
+            else:
+                log.info("%s is there already, unchanged: %s", folder.name, folder)
+                return folder
+        log.info("the teacher runs once over %s rows", prepared.manifest["rows"])
+        _check_room(wanted, recipe, prepared)
+        engine = recipe.engine
+        session.check_capacity(engine)
+        write_outputs(folder, teachers(recipe), prepared, key, wanted, engine.cpus_per_worker, gpus=int(engine.use_gpu))
     return folder
+
+
+def teachers(recipe: Recipe) -> list[Taught]:
+    """The recipe's own teacher, then the further ones."""
+    further = [Taught(each.bundle, each.weight) for each in recipe.distillation.further_teachers]
+    return [Taught(str(teacher_folder(recipe)), 1.0), *further]
+
+
+def taught_by(recipe: Recipe) -> list[tuple[str, float]]:
+    """What a student's teachers are: the digest of each one's bundle, and its weight."""
+    return [(bundle_digest(Path(folder)), weight) for folder, weight in teachers(recipe)]
+
+
+def wanted_of(recipe: Recipe) -> Wanted:
+    """What the recipe's objectives need of the teacher, and those that its search may choose."""
+    spec = recipe.distillation
+    if recipe.task == "generate":
+        return Wanted(tokens=spec.stored_tokens, draws=spec.stored_draws)
+    inside = set(spec.inside) | {
+        key.rpartition(".")[2] for key in recipe.search.space if key.startswith("distillation.weights.")
+    }
+    wanted = inside.intersection(INSIDE)
+    if not wanted:
+        return Wanted()
+    from jobs.models.inside import place
+
+    count = _config(teacher_folder(recipe)).num_hidden_layers
+    hidden = [*(spec.hidden_layers if "hidden" in wanted else []), *([-1] if "cosine" in wanted else [])]
+    return Wanted(
+        hidden_layers=sorted({place(layer, count, "hidden_layers") for layer in hidden}),
+        relation_layer=place(spec.relation_layer, count, "relation_layer") if "relations" in wanted else None,
+    )
+
+
+def _check_room(wanted: Wanted, recipe: Recipe, prepared: Prepared) -> None:
+    """Say what vectors will take before they are computed; raise `JobError` where the disk has no such room."""
+    vectors = len(wanted.hidden_layers) + 3 * (wanted.relation_layer is not None)
+    if not vectors:
+        return
+    tokens = sum(int(prepared.examples(split).lengths.sum()) for split in ("train", "validation"))
+    width = _config(teacher_folder(recipe)).hidden_size
+    needed, free = 2 * tokens * vectors * width, shutil.disk_usage(prepared.folder).free
+    words = f"{tokens} tokens x {vectors} vectors x {width} x 2 bytes = {needed / 1e6:.0f} MB"
+    if needed > free:
+        raise JobError(f"teacher outputs: {words}, but {prepared.folder} has room for {free / 1e6:.0f} MB")
+    log.info("what objectives compare inside the teacher is stored too: %s", words)
+
+
+def _config(teacher: Path) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(teacher, trust_remote_code=False)
 
 
 if __name__ == "__main__":

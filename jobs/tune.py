@@ -24,7 +24,6 @@ from jobs.command import Result, main
 from jobs.compress import compress
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.distill import distill, student_key
-from jobs.finetune import teacher_folder
 from jobs.measure.fresh import measure_candidate
 from jobs.prepare import output, prepare
 from jobs.recipe import Recipe
@@ -163,7 +162,7 @@ def search_key(recipe: Recipe, prepared: Prepared) -> str:
     parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("search", "budget", "export")}
     parts["name"] = recipe.name  # of the model it is registered as
     parts["compression"] = [spec.model_dump() for spec in recipe.compression]
-    return digest_json(parts | {"student": student_key(recipe, prepared, bundle_digest(teacher_folder(recipe)))})
+    return digest_json(parts | {"student": student_key(recipe, prepared)})
 
 
 def found_already(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:

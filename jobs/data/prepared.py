@@ -86,11 +86,13 @@ class Prepared:
         return Examples.from_table(rows_of(self.folder / ROWS, split))
 
 
-def rows_of(folder: Path, split: PreparedSplit) -> pyarrow.Table:
-    """The rows of one split from the Parquet shards in `folder`, in their original order."""
+def rows_of(folder: Path, split: PreparedSplit, columns: list[str] | None = None) -> pyarrow.Table:
+    """The rows of one split from the Parquet shards in `folder`, in their original order; all columns or some."""
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(folder, filters=[("split", "==", split)]).sort_by("row").combine_chunks()
+    wanted = None if columns is None else ["row", *columns]
+    table = pyarrow.parquet.read_table(folder, columns=wanted, filters=[("split", "==", split)])
+    return table.sort_by("row").combine_chunks()
 
 
 def has_key(folder: Path, manifest_name: str, key: str) -> bool:

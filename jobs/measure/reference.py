@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,30 +42,12 @@ def load_generator(folder: Path, threads: int = 1) -> Predictor:
     """The decoder in `folder`: prompts in, greedy completions out, in order."""
     torch.set_num_threads(threads)
     bundle = read_reference(folder, "python -m jobs.finetune")
-    lm: Any = decoder.load(folder).lm
+    model = decoder.load(folder)
     tokenizer, end = read_tokenizer(folder / bundle.tokenizer), decoder.end_of(str(folder))
 
     def generate(inputs: Sequence[Input]) -> list[str]:
         prompts = [prompt(each, None) if isinstance(each, str) else prompt(*each) for each in inputs]
         encoded = [each.ids for each in tokenizer.encode_batch(prompts, add_special_tokens=False)]
-        by_length: defaultdict[int, list[int]] = defaultdict(list)  # so that none is padded, and each has its own room
-        for index, ids in enumerate(encoded):
-            by_length[len(ids)].append(index)
-        texts = [""] * len(encoded)
-        for length, alike in by_length.items():
-            for start in range(0, len(alike), rows := max(1, TOKENS_PER_BATCH // length)):
-                chosen = alike[start : start + rows]
-                with torch.inference_mode():
-                    made = lm.generate(
-                        input_ids=torch.tensor([encoded[index] for index in chosen]),
-                        attention_mask=torch.ones(len(chosen), length, dtype=torch.long),
-                        max_length=max(bundle.max_length, length + 1),
-                        do_sample=False,
-                        eos_token_id=end,
-                        pad_token_id=end,
-                    )
-                for index, ids in zip(chosen, made[:, length:].tolist(), strict=True):
-                    texts[index] = tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
-        return texts
+        return [tokenizer.decode(ids) for ids in decoder.complete(model, encoded, bundle.max_length, end)]
 
     return generate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from configs.loader import UsageError
 from jobs.models.encoder import locate
 from jobs.models.spec import NEW, NewModelSpec, TeacherSpec
+from serving.runtime import TOKENS_PER_BATCH
 
 INPUTS = ("input_ids", "position_ids")
 
@@ -92,6 +95,33 @@ def new_config(kind: str, spec: NewModelSpec, vocabulary: int, max_length: int, 
 def from_config(config: PreTrainedConfig) -> Decoder:
     """A decoder with new weights."""
     return Decoder(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+
+
+def complete(model: Decoder, prompts: Sequence[list[int]], max_length: int, end: int) -> list[list[int]]:
+    """Greedy completions of prompts (token ids), in order, without the `end`; a text has `max_length` tokens at most.
+
+    Prompts of one length are completed together, so that none is padded.
+    """
+    lm: Any = model.lm
+    by_length: defaultdict[int, list[int]] = defaultdict(list)
+    for index, ids in enumerate(prompts):
+        by_length[len(ids)].append(index)
+    completed: list[list[int]] = [[]] * len(prompts)
+    for length, alike in by_length.items():
+        for start in range(0, len(alike), rows := max(1, TOKENS_PER_BATCH // length)):
+            chosen = alike[start : start + rows]
+            with torch.inference_mode():
+                made = lm.generate(
+                    input_ids=torch.tensor([prompts[index] for index in chosen], device=lm.device),
+                    attention_mask=torch.ones(len(chosen), length, dtype=torch.long, device=lm.device),
+                    max_length=max(max_length, length + 1),
+                    do_sample=False,
+                    eos_token_id=end,
+                    pad_token_id=end,
+                )
+            for index, ids in zip(chosen, made[:, length:].tolist(), strict=True):
+                completed[index] = ids[: ids.index(end)] if end in ids else ids
+    return completed
 
 
 def save(model: Decoder, folder: Path) -> None:

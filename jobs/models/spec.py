@@ -29,6 +29,10 @@ class OptimizerSpec(Spec):
         default="none", description="balanced = a rare class counts as much as a frequent one in the label loss"
     )
 
+    def during(self, epoch: int) -> Self:
+        """What holds in an epoch, counted from 0."""
+        return self
+
 
 class NewModelSpec(Spec):
     """Sizes of a decoder that starts from new weights, and of the tokenizer that is trained for it."""

@@ -16,13 +16,14 @@ from jobs.data.batches import collate, global_batches, shard
 from jobs.data.prepared import Examples, Prepared
 from jobs.models import encoder
 from jobs.models.encoder import INPUTS, EncoderClassifier
+from jobs.models.inside import Inside, Observed, place
 from jobs.models.spec import OptimizerSpec
 from jobs.models.stages import encoder_layers
 from jobs.models.student import encoder_student
 from jobs.recipe import Recipe
 from jobs.tasks import classify
-from jobs.training.loss import balanced_weights, distill_loss, label_loss
-from jobs.training.outputs import read_logits
+from jobs.training.loss import balanced_weights, distill_loss, inside_loss, label_loss
+from jobs.training.outputs import Vectors, hidden_column, read_logits, relations_column
 from jobs.training.spec import DistillationSpec
 from jobs.training.task import EVALUATION_TOKENS, my_rows
 from serving.runtime import cut
@@ -37,34 +38,72 @@ class Classify:
     def __init__(self, prepared: Prepared, teacher_outputs: Path | None) -> None:
         self._classes = prepared.labels
         self._train, self._validation = prepared.examples("train"), prepared.examples("validation")
+        self._outputs = teacher_outputs
         self._teacher_NC = None if teacher_outputs is None else read_logits(teacher_outputs, "train")
+        self._vectors: dict[str, list[Vectors]] = {}  # of the teacher, by name in a batch
         self.lengths = self._train.lengths
 
     def teacher(self, recipe: Recipe) -> EncoderClassifier:
         """Pretrained, with a new head."""
         return encoder.pretrained(recipe.teacher, self._classes)
 
-    def student(self, teacher: Path, recipe: Recipe) -> EncoderClassifier:
-        """Some of the teacher's layers."""
-        return encoder_student(encoder.load(teacher), recipe.student)
+    def student(self, teacher: Path, recipe: Recipe) -> nn.Module:
+        """Some of the teacher's layers; where objectives compare more than logits, as `Observed`."""
+        taught = encoder.load(teacher)
+        student = encoder_student(taught, recipe.student)
+        spec = recipe.distillation
+        if not spec.inside:
+            return student
+        config = taught.encoder.config
+        if "relations" in spec.inside:
+            for width in (config.hidden_size, student.encoder.config.hidden_size):
+                if width % spec.relation_heads:
+                    raise UsageError(
+                        f"distillation.relation_heads: {spec.relation_heads}: does not divide a width of {width}"
+                    )
+        self._read_vectors(spec, config.num_hidden_layers)
+        layers = len(spec.hidden_layers) if "hidden" in spec.inside else 0
+        return Observed(student, layers, "cosine" in spec.inside, "relations" in spec.inside, config.hidden_size)
+
+    def _read_vectors(self, spec: DistillationSpec, count: int) -> None:
+        assert self._outputs is not None
+        hidden = [*(spec.hidden_layers if "hidden" in spec.inside else []), *([-1] if "cosine" in spec.inside else [])]
+        names = {"teacher_hidden": [hidden_column(place(layer, count, "hidden_layers")) for layer in hidden]}
+        if "relations" in spec.inside:
+            names["teacher_relations"] = [relations_column(place(spec.relation_layer, count, "relation_layer"))]
+        self._vectors = {
+            name: Vectors.read(self._outputs, "train", columns) for name, columns in names.items() if columns
+        }
+
+    def result(self, model: nn.Module) -> nn.Module:
+        """The student alone."""
+        return model.student if isinstance(model, Observed) else model
 
     def layers(self, model: nn.Module) -> Layers:
         """Of the encoder and its head."""
         return encoder_layers(model)
 
     def loss(self, model: nn.Module, spec: OptimizerSpec) -> Loss:
-        """Cross-entropy or squared error; for students with the KL from the teacher."""
-        assert isinstance(model, EncoderClassifier)
-        graded = not isinstance(model.classes, int)
+        """Cross-entropy or squared error; for students with the differences from the teacher."""
+        classifier = self.result(model)
+        assert isinstance(classifier, EncoderClassifier)
+        graded = not isinstance(classifier.classes, int)
         if graded and spec.label_smoothing:
             raise UsageError(f"label_smoothing={spec.label_smoothing:g}: a squared error to a grade has none; use 0")
         balanced = spec.class_weights == "balanced"
         weight_C = balanced_weights(self._train.labels, len(self._classes)) if balanced else None
-        if isinstance(spec, DistillationSpec):
-            return lambda logits_BC, batch: distill_loss(
-                logits_BC, batch["teacher_logits"], batch["label"], spec, weight_C, graded
+        if not isinstance(spec, DistillationSpec):
+            return lambda logits_BC, batch: label_loss(
+                logits_BC, batch["label"], spec.label_smoothing, weight_C, graded
             )
-        return lambda logits_BC, batch: label_loss(logits_BC, batch["label"], spec.label_smoothing, weight_C, graded)
+
+        def of_logits(logits_BC: torch.Tensor, batch: Batch) -> torch.Tensor:
+            return distill_loss(logits_BC, batch["teacher_logits"], batch["label"], spec, weight_C, graded)
+
+        def of_all(seen: Inside, batch: Batch) -> torch.Tensor:
+            return of_logits(seen.logits_BC, batch) + inside_loss(seen, batch, spec)
+
+        return of_all if isinstance(model, Observed) else of_logits
 
     def epoch(self, seed: int, epoch: int, engine: EngineSpec) -> list[np.ndarray]:
         """Rows of like length together."""
@@ -81,6 +120,9 @@ class Classify:
                 logits = np.zeros((count, self._teacher_NC.shape[1]), dtype=np.float32)
                 logits[: len(rows)] = self._teacher_NC[rows]
                 part["teacher_logits"] = torch.from_numpy(logits)
+            for name, vectors in self._vectors.items():
+                padded = [torch.from_numpy(each.padded(rows, length, count)) for each in vectors]
+                part[name] = torch.cat(padded, dim=-1)
             micro.append(part)
         return micro, len(batch)
 

@@ -28,6 +28,7 @@ from jobs.tasks.table import TASKS, named
 from jobs.training.task import TrainingTask
 
 SECONDS_BETWEEN_LINES = 10
+FRESH = ("head.", "projections.", "last.")  # weights that no pretraining has seen
 
 
 class Fit(Spec):
@@ -60,7 +61,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     training = Engine(
         model,
         task.inputs,
-        task.loss(model, spec),
+        task.loss(model, spec.during(0)),
         functools.partial(_optimizer, spec=spec),
         functools.partial(_schedule, spec=spec, steps=sum(map(len, epochs))),
         recipe.engine,
@@ -74,20 +75,22 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     record = tracking.MetricLog(fit.run_id) if first and fit.run_id else None
     pace = Pace(fit.role, spec.epochs, epochs, task.lengths, progress["epoch"], silent=not first)
     ranked = f"validation_{task.ranked}"
+    trained = task.result(model)
     try:
         for epoch in range(progress["epoch"], spec.epochs):
             # By epoch, so that a resumed run drops out what the first would have; workers with other rows differ,
             # workers that split a layer do not.
             torch.manual_seed(recipe.seed + 1000 * (epoch + 1) + training.data_rank)
+            training.minimise(task.loss(model, spec.during(epoch)))
             loss = _epoch(training, task, epochs[epoch], recipe.engine.accumulation, pace)
             with quiet.at_work() if first else nullcontext():
-                model = training.whole()
-                metrics = evaluate(task, model, training.device)
+                trained = task.result(training.whole())
+                metrics = evaluate(task, trained, training.device)
             metrics |= {"train_loss": loss, "tokens_per_second": pace.tokens_per_second, **training.facts()}
             if progress["best"] is None or metrics[ranked] >= progress["best"][ranked]:
                 progress["best"] = metrics | {"best_epoch": epoch + 1}
                 if first:
-                    _keep(model, work, epoch + 1)
+                    _keep(trained, work, epoch + 1)
             progress["epoch"] = epoch + 1
             pace.epoch_done(epoch, metrics, task.ranked)
             if record:
@@ -99,9 +102,9 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         if record:
             record.close()
     if first:
-        model.load_state_dict(load_file(_best(work, int(progress["best"]["best_epoch"]))))
+        trained.load_state_dict(load_file(_best(work, int(progress["best"]["best_epoch"]))))
         write_reference(
-            Path(fit.target), model, prepared, recipe.name, progress["best"], {"key": fit.key, "role": fit.role}
+            Path(fit.target), trained, prepared, recipe.name, progress["best"], {"key": fit.key, "role": fit.role}
         )
         shutil.rmtree(work, ignore_errors=True)
     torch.distributed.barrier()
@@ -123,10 +126,10 @@ def _path(folder: str | None) -> Path | None:
 
 
 def _optimizer(named: Named, spec: OptimizerSpec) -> torch.optim.Optimizer:
-    """AdamW; head and encoder at their own rates, no decay on norms and biases."""
+    """AdamW; what is new and the encoder at their own rates, no decay on norms and biases."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, weight in named:
-        groups.setdefault((name.startswith("head."), weight.ndim > 1), []).append(weight)
+        groups.setdefault((name.removeprefix("student.").startswith(FRESH), weight.ndim > 1), []).append(weight)
     rates = {False: spec.learning_rate, True: spec.head_learning_rate}
     return torch.optim.AdamW(
         [

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jobs.data.batches import NO_TARGET
+from jobs.models.inside import Inside
 from jobs.training.spec import DistillationSpec
 
 
@@ -74,6 +75,65 @@ def divergences(log_q_NC: Tensor, log_p_NC: Tensor, spec: DistillationSpec) -> T
     return total_N * spec.temperature**2
 
 
+def inside_loss(seen: Inside, batch: dict[str, Tensor], spec: DistillationSpec) -> Tensor:
+    """Weighted differences inside: token vectors, relations of attention, cosine of the last vectors, [B].
+
+    `batch` holds the teacher's, side by side: `teacher_hidden` [B, L, K H] in the order of `seen.hidden`, and
+    `teacher_relations` [B, L, 3 H].
+    """
+    weights, mask_BL = spec.weights, batch["attention_mask"]
+    total_B = seen.logits_BC.new_zeros(len(mask_BL), dtype=torch.float32)
+    if weights.hidden or weights.cosine:
+        taught = list(zip(seen.hidden, batch["teacher_hidden"].chunk(len(seen.hidden), dim=-1), strict=True))
+        compared = taught[: len(spec.hidden_layers)] if weights.hidden else []
+        for student_BLH, teacher_BLH in compared:
+            total_B = total_B + weights.hidden / len(compared) * hidden_loss(student_BLH, teacher_BLH, mask_BL)
+        if weights.cosine:
+            total_B = total_B + weights.cosine * cosine_loss(*taught[-1], mask_BL)
+    if weights.relations:
+        for student_BLH, teacher_BLH in zip(seen.relations, batch["teacher_relations"].chunk(3, dim=-1), strict=True):
+            loss_B = relation_loss(student_BLH, teacher_BLH, mask_BL, spec.relation_heads)
+            total_B = total_B + weights.relations / 3 * loss_B
+    return total_B
+
+
+def hidden_loss(student_BLH: Tensor, teacher_BLH: Tensor, mask_BL: Tensor) -> Tensor:
+    """Mean squared error of the numbers of real tokens' vectors, [B].
+
+    Sun et al. 2019 (PKD, arXiv 1908.09355) and Jiao et al. 2020 (TinyBERT, arXiv 1909.10351, equation 8).
+    """
+    return _over_tokens(((student_BLH.float() - teacher_BLH.float()) ** 2).mean(-1), mask_BL)
+
+
+def cosine_loss(student_BLH: Tensor, teacher_BLH: Tensor, mask_BL: Tensor) -> Tensor:
+    """1 - cosine of real tokens' vectors, their mean, [B] (Sanh et al. 2019, DistilBERT, arXiv 1910.01108)."""
+    return _over_tokens(1 - F.cosine_similarity(student_BLH.float(), teacher_BLH.float(), dim=-1), mask_BL)
+
+
+def relation_loss(student_BLH: Tensor, teacher_BLH: Tensor, mask_BL: Tensor, heads: int) -> Tensor:
+    """KL from the teacher's relations to the student's, mean over heads and real tokens, [B].
+
+    The relation of a token to all others is the softmax of the scaled products of their vectors, cut into `heads`
+    parts; the two models may be of different width (Wang et al. 2021, MiniLM v2, arXiv 2012.15828, equations 2 to 5).
+    """
+    log_p_BALL, log_q_BALL = (_relations(each, mask_BL, heads) for each in (teacher_BLH, student_BLH))
+    # A padded token has no relation: its log-probability is -inf on both sides.
+    pair_BALL = (log_p_BALL.exp() * (log_p_BALL - log_q_BALL)).masked_fill(~mask_BL.bool()[:, None, None, :], 0.0)
+    return _over_tokens(pair_BALL.sum(-1).mean(1), mask_BL)
+
+
+def _relations(vectors_BLH: Tensor, mask_BL: Tensor, heads: int) -> Tensor:
+    parts_BALd = vectors_BLH.float().unflatten(-1, (heads, -1)).transpose(1, 2)
+    products_BALL = parts_BALd @ parts_BALd.transpose(-1, -2) / math.sqrt(parts_BALd.shape[-1])
+    lowest = torch.finfo(torch.float32).min
+    return F.log_softmax(products_BALL.masked_fill(~mask_BL.bool()[:, None, None, :], lowest), dim=-1)
+
+
+def _over_tokens(loss_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    real_BL = mask_BL.to(loss_BL.dtype)
+    return (loss_BL * real_BL).sum(1) / real_BL.sum(1)
+
+
 def kl(log_p_NC: Tensor, log_q_NC: Tensor) -> Tensor:
     """KL(p || q) of log-probabilities, [N]."""
     return F.kl_div(log_q_NC, log_p_NC, reduction="none", log_target=True).sum(-1)
@@ -104,9 +164,22 @@ def distill_completion_loss(
     """
     student_NV, target_N = at_targets(student_BLV, target_BL)
     wanted_BL = target_BL != NO_TARGET
-    outcomes = truncated(student_NV, ids_BLK[wanted_BL], log_probs_BLK[wanted_BL].float(), spec.temperature)
+    ids_NK, log_probs_NK = ids_BLK[wanted_BL], log_probs_BLK[wanted_BL].float()
+    if spec.stored_draws:
+        loss_N = spec.weights.kl * sampled_kl(student_NV, ids_NK, log_probs_NK)
+    else:
+        loss_N = divergences(*truncated(student_NV, ids_NK, log_probs_NK, spec.temperature), spec)
     label_loss_N = F.cross_entropy(student_NV, target_N, reduction="none", label_smoothing=spec.label_smoothing)
-    return _by_row(divergences(*outcomes, spec) + spec.weights.cross_entropy * label_loss_N, target_BL)
+    return _by_row(loss_N + spec.weights.cross_entropy * label_loss_N, target_BL)
+
+
+def sampled_kl(student_NV: Tensor, ids_NK: Tensor, log_probs_NK: Tensor) -> Tensor:
+    """KL from the teacher of what `teaching.sampled` stored, up to a constant of its draws, [N].
+
+    Its gradient has the expectation of that of the KL over all tokens.
+    """
+    log_q_NK = F.log_softmax(student_NV, dim=-1).gather(1, ids_NK)
+    return (log_probs_NK.exp() * (log_probs_NK - log_q_NK)).sum(-1)
 
 
 def truncated(student_NV: Tensor, ids_NK: Tensor, log_probs_NK: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Self
+import itertools
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from configs.loader import Spec
 from jobs.models.spec import OptimizerSpec
 
+INSIDE = ("hidden", "relations", "cosine")  # objectives that compare more than logits
 
-class ObjectiveWeights(Spec):
+
+class Objectives(Spec):
     """Share of each term in the distillation loss."""
 
-    kl: float = Field(default=0.9, ge=0, description="KL from the teacher at `temperature`, times temperature squared")
+    kl: float = Field(default=0.0, ge=0, description="KL from the teacher at `temperature`, times temperature squared")
     reverse_kl: float = Field(default=0.0, ge=0, description="KL from the student to the teacher, likewise")
     jensen_shannon: float = Field(
         default=0.0, ge=0, description="generalised Jensen-Shannon divergence by `teacher_share`, likewise"
     )
-    cross_entropy: float = Field(default=0.1, ge=0, description="cross-entropy with the label")
+    cross_entropy: float = Field(default=0.0, ge=0, description="cross-entropy with the label")
+    hidden: float = Field(
+        default=0.0,
+        ge=0,
+        description="squared error of token vectors after `hidden_layers`, learned projection between",
+    )
+    relations: float = Field(
+        default=0.0, ge=0, description="KL of the relations among queries, keys and values of the last layer"
+    )
+    cosine: float = Field(default=0.0, ge=0, description="1 - cosine of the token vectors after the last layer")
 
     @model_validator(mode="after")
     def something_is_learned(self) -> Self:
@@ -27,11 +39,35 @@ class ObjectiveWeights(Spec):
         return self
 
 
+class ObjectiveWeights(Objectives):
+    """Share of each term in the distillation loss."""
+
+    kl: float = Field(default=0.9, ge=0, description=Objectives.model_fields["kl"].description)
+    cross_entropy: float = Field(default=0.1, ge=0, description=Objectives.model_fields["cross_entropy"].description)
+
+
+class StageSpec(Spec):
+    """Epochs with objectives of their own, before the others."""
+
+    epochs: int = Field(ge=1, description="passes over the training rows")
+    weights: Objectives = Field(description="terms of the loss in these epochs; 0 where none is given")
+
+
+class FurtherTeacher(Spec):
+    """A teacher beside the recipe's own."""
+
+    bundle: str = Field(min_length=1, description="folder of a fine-tuned teacher of the same labels and tokenizer")
+    weight: float = Field(default=1.0, gt=0, description="its share of the mean; the recipe's own teacher has 1")
+
+
 class DistillationSpec(OptimizerSpec):
     """How the student learns from the stored teacher outputs (Hinton et al. 2015, arXiv 1503.02531)."""
 
     learning_rate: float = Field(default=3e-4, gt=0, description="peak learning rate of the encoder")
     temperature: float = Field(default=4.0, gt=0, description="softens both distributions in the divergences")
+    final_temperature: float | None = Field(
+        default=None, gt=0, description="temperature of the last epoch, reached in equal steps; none = it stays"
+    )
     teacher_share: float = Field(
         default=0.5,
         gt=0,
@@ -39,6 +75,95 @@ class DistillationSpec(OptimizerSpec):
         description="share of the teacher in the mixture of the Jensen-Shannon divergence, where that has a weight",
     )
     weights: ObjectiveWeights = Field(default_factory=ObjectiveWeights, description="terms of the loss")
+    stages: list[StageSpec] = Field(
+        default_factory=list, description="first epochs with weights of their own, for example relations before logits"
+    )
+    hidden_layers: Annotated[list[int], Field(min_length=1)] = Field(
+        default=[-1],
+        description="classify: the teacher's layers, from 1 or from the last, -1, that weights.hidden imitates; the "
+        "student's are spread as evenly",
+    )
+    relation_layer: int = Field(
+        default=-1, description="classify: the teacher's layer, likewise, that weights.relations imitates with the last"
+    )
+    relation_heads: int = Field(
+        default=12, ge=1, description="classify: parts into which a relation cuts the vectors of both models"
+    )
+    further_teachers: list[FurtherTeacher] = Field(
+        default_factory=list, description="classify: teachers whose probabilities are averaged with the own one's"
+    )
+    targets: Literal["rows", "teacher"] = Field(
+        default="rows",
+        description="generate: whose completions a student learns to write, those of the rows or the teacher's own "
+        "(sequence-level distillation)",
+    )
     stored_tokens: int = Field(
         default=32, ge=1, description="generate: how many of the teacher's likeliest tokens are stored for each place"
     )
+    stored_draws: int = Field(
+        default=0,
+        ge=0,
+        description="generate: how many tokens beside them are drawn from the teacher's others, for a KL without bias; "
+        "0 = the others count as one",
+    )
+
+    @model_validator(mode="after")
+    def epochs_are_left_after_the_stages(self) -> Self:
+        if (first := sum(stage.epochs for stage in self.stages)) >= max(self.epochs, 1) and self.stages:
+            raise ValueError(
+                f"stages: {first} epochs of {self.epochs}: none is left for distillation.weights; "
+                f"give epochs={first + 1} or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def draws_stand_for_the_distribution_they_are_from(self) -> Self:
+        if not self.stored_draws:
+            return self
+        if (self.temperature, self.final_temperature or 1.0) != (1.0, 1.0):
+            raise ValueError(f"stored_draws={self.stored_draws}: drawn at temperature 1; set temperature=1")
+        for weights in (self.weights, *(stage.weights for stage in self.stages)):
+            if weights.reverse_kl or weights.jensen_shannon:
+                raise ValueError(
+                    f"stored_draws={self.stored_draws}: serve weights.kl alone; reverse_kl and jensen_shannon need 0"
+                )
+        return self
+
+    @property
+    def inside(self) -> dict[str, float]:
+        """The largest weight, over all epochs, of each objective that compares more than logits; those above 0."""
+        every = [self.weights, *(stage.weights for stage in self.stages)]
+        most = {name: max(getattr(weights, name) for weights in every) for name in INSIDE}
+        return {name: weight for name, weight in most.items() if weight}
+
+    def during(self, epoch: int) -> Self:
+        """What holds in an epoch, counted from 0: its temperature and its weights.
+
+        Annealed temperature: Jafari et al. 2021, arXiv 2104.07163, here in a straight line.
+        """
+        changes: dict[str, object] = {}
+        if self.final_temperature is not None:
+            done = epoch / max(1, self.epochs - 1)
+            changes["temperature"] = self.temperature + done * (self.final_temperature - self.temperature)
+        ends = itertools.accumulate(stage.epochs for stage in self.stages)
+        stage = next((stage for stage, end in zip(self.stages, ends, strict=True) if epoch < end), None)
+        if stage is not None:
+            changes["weights"] = stage.weights
+        return self.model_copy(update=changes)
+
+
+class Wanted(Spec):
+    """What of the teacher's outputs is stored."""
+
+    tokens: int | None = Field(default=None, description="of a decoder: its likeliest tokens at each place")
+    completions: bool = Field(default=False, description="of a decoder: what it writes itself, as rows to learn from")
+    draws: int = Field(default=0, description="of a decoder: tokens drawn from the others at each place")
+    hidden_layers: list[int] = Field(default_factory=list, description="of an encoder: token vectors after these")
+    relation_layer: int | None = Field(default=None, description="of an encoder: queries, keys and values in this one")
+
+
+class Taught(NamedTuple):
+    """A teacher's bundle folder, and its weight in the mean of several."""
+
+    folder: str
+    weight: float

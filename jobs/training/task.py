@@ -37,6 +37,10 @@ class TrainingTask(Protocol):
         """What learns from the teacher in a reference bundle."""
         ...
 
+    def result(self, model: nn.Module) -> nn.Module:
+        """Of what is trained, what is evaluated and kept."""
+        ...
+
     def layers(self, model: nn.Module) -> Layers:
         """The model as a pipeline is cut from it."""
         ...

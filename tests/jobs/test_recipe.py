@@ -189,3 +189,21 @@ def test_a_folder_that_exists_is_not_taken_for_a_hub_id(tmp_path: Path):
 
 def test_a_bundle_is_never_a_hub_id(tmp_path: Path):
     assert absolute("owner/name", tmp_path, may_be_id=False) == str(tmp_path / "owner/name")
+
+
+@pytest.mark.parametrize("name", ["hidden", "relations", "cosine"])
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"engine": {"workers": 2, "pipeline_stages": 2}}, "a pipeline gives logits alone; use 0 here"),
+        ({"engine": {"workers": 2, "tensor_parallel": 2}}, "workers that split a layer hold a part of its vectors"),
+        ({"task": "generate"}, "task 'generate' compares logits alone"),
+    ],
+)
+def test_objectives_that_compare_more_than_logits_are_refused_where_there_is_no_more(
+    name: str, fields: dict[str, Any], said: str
+):
+    later = {"weights": {name: 2}}
+    first = {"epochs": 2, "stages": [{"epochs": 1, "weights": {name: 2}}]}
+    for distillation in (later, first):
+        assert refusal(distillation=distillation, **fields).startswith(f"distillation.weights.{name}: 2: {said}")

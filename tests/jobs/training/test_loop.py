@@ -41,6 +41,12 @@ STORED = 8  # tokens of a decoder's teacher at each place
 SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")
 CALM = ["teacher.dropout=0", "engine.precision=fp32"]
 FP32 = ["engine.precision=fp32"]
+INSIDE = [  # relations first, then all that can be compared
+    "distillation.stages=[{epochs: 1, weights: {relations: 1}}]",
+    "distillation.final_temperature=2",
+    "distillation.relation_heads=4",
+    *(f"distillation.weights.{name}=1" for name in ("hidden", "cosine", "relations")),
+]
 # A name starts with what is trained: "encoder" and "decoder" are teachers.
 ONE_WORKER = {
     "encoder": CALM,
@@ -50,6 +56,7 @@ ONE_WORKER = {
     "encoder, crash before a checkpoint": [*CALM, "engine.max_failures=1"],
     "encoder, never killed": ["engine.max_failures=1"],
     "student": CALM,
+    "student inside": [*CALM, *INSIDE],
     "decoder": FP32,
     "decoder student": FP32,
     "encoder, bf16 weights": ["teacher.dropout=0", "engine.precision=bf16"],
@@ -70,6 +77,7 @@ TWO_WORKERS_MORE = {
     "decoder, zero 3": [*FP32, *PAIR, "engine.zero_stage=3"],
     "encoder, pipeline": [*CALM, *PAIR, "engine.pipeline_stages=2", "engine.accumulation=4"],
     "decoder student, pipeline": [*FP32, *PAIR, *PIPELINE],
+    "student inside, zero 3": [*CALM, *INSIDE, *PAIR, "engine.zero_stage=3", "engine.accumulation=2"],
     "encoder, tensor": [*CALM, *PAIR, *TENSOR],
     "decoder student, tensor": [*FP32, *PAIR, *TENSOR],
 }
@@ -213,7 +221,17 @@ class Shop:
         def logits(split: PreparedSplit) -> dict[str, Any]:
             rows = len(self.prepared.examples(split))
             logits_NC = 3 * torch.randn(rows, classes).numpy().astype(np.float16)
-            return {"logits": pa.FixedSizeListArray.from_arrays(pa.array(logits_NC.ravel(), pa.float16()), classes)}
+            logits = pa.FixedSizeListArray.from_arrays(pa.array(logits_NC.ravel(), pa.float16()), classes)
+            offsets = pa.array(self.prepared.examples(split).offsets.astype(np.int32))
+            inside = {
+                name: pa.ListArray.from_arrays(offsets, noise(offsets[-1].as_py(), width))
+                for name, width in (("hidden_3", 32), ("relations_3", 96))
+            }
+            return {"logits": logits, **inside}
+
+        def noise(count: int, width: int) -> pa.FixedSizeListArray:
+            numbers = torch.randn(count * width).numpy().astype(np.float16)
+            return pa.FixedSizeListArray.from_arrays(pa.array(numbers, pa.float16()), width)
 
         def tokens(split: PreparedSplit) -> dict[str, Any]:
             places = self.completions.examples(split).targets
@@ -289,6 +307,16 @@ def test_training_learns(one: dict[str, Facts]):
     first, *_, last = one["encoder"]["curve"]
     assert last < 0.8 * first
     assert one["encoder"]["best"]["validation_accuracy"] > 0.35  # of five classes, equally many rows
+
+
+def test_a_student_of_what_its_teacher_holds_inside_is_kept_without_its_projections(shop: Shop, one: dict[str, Facts]):
+    """The first epoch has relations alone, whose loss is another; the next two go down."""
+    _, second, third = one["student inside"]["curve"]
+    assert third < second
+    folder = Path(shop.recipe("student inside", []).output or "", "student")
+    assert [head(encoder.load(folder))] == one["student inside"]["heads"][
+        one["student inside"]["best"]["best_epoch"] - 1
+    ]
 
 
 @pytest.mark.parametrize("mode", ["accumulated", "activations computed twice", "offloaded"])

@@ -11,15 +11,20 @@ from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
 from jobs.data.batches import NO_TARGET
+from jobs.models.inside import Inside
 from jobs.training.loss import (
     balanced_weights,
     completion_loss,
+    cosine_loss,
     distill_completion_loss,
     distill_loss,
     grade_loss,
+    hidden_loss,
+    inside_loss,
     jensen_shannon,
     kl,
     label_loss,
+    relation_loss,
     truncated,
 )
 from jobs.training.spec import DistillationSpec
@@ -244,3 +249,100 @@ def test_distillation_of_completions_weighs_kl_and_cross_entropy_at_the_targets(
     kl_N = truncated_kl(student_BLV[0, [0, 1, 3]], best.indices[0, [0, 1, 3]], best.values[0, [0, 1, 3]], 2.0)
     expected = 0.75 * 4 * kl_N.sum() + 0.25 * completion_loss(student_BLV, target_BL)[0]
     torch.testing.assert_close(loss_B, torch.stack([expected, torch.tensor(0.0)]))
+
+
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+
+
+def vectors(width: int = 8, seed: int = 0) -> Tensor:
+    return torch.randn(2, 4, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def tokens(row: int) -> int:
+    return int(MASK[row].sum())
+
+
+def test_the_error_of_hidden_states_is_a_mean_over_real_tokens():
+    student_BLH, teacher_BLH = vectors(seed=0), vectors(seed=1)
+    expected = [
+        float(((student_BLH[row, : tokens(row)] - teacher_BLH[row, : tokens(row)]) ** 2).mean()) for row in range(2)
+    ]
+    assert hidden_loss(student_BLH, teacher_BLH, MASK).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_cosine_is_that_of_real_tokens():
+    student_BLH, teacher_BLH = vectors(seed=0), vectors(seed=1)
+    expected = []
+    for row in range(2):
+        pairs = list(zip(student_BLH[row, : tokens(row)], teacher_BLH[row, : tokens(row)], strict=True))
+        expected.append(sum(1 - float(one @ two / (one.norm() * two.norm())) for one, two in pairs) / len(pairs))
+    assert cosine_loss(student_BLH, teacher_BLH, MASK).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("width", [8, 4])
+def test_relations_are_compared_head_by_head_and_token_by_token(width: int):
+    """A student of another width too; plain loops over equations 2 to 5 of MiniLM v2."""
+    heads, student_BLH, teacher_BLH = 2, vectors(width, seed=0), vectors(8, seed=1)
+    expected = []
+    for row in range(2):
+        count, total = tokens(row), 0.0
+        for head, token in itertools.product(range(heads), range(count)):
+            rows = []
+            for each in (teacher_BLH[row, :count], student_BLH[row, :count]):
+                size = each.shape[1] // heads
+                part = each[:, head * size : (head + 1) * size]
+                rows.append(torch.softmax(part[token] @ part.T / math.sqrt(size), dim=-1))
+            total += float((rows[0] * (rows[0] / rows[1]).log()).sum())
+        expected.append(total / heads / count)
+    assert relation_loss(student_BLH, teacher_BLH, MASK, heads).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+INSIDE = {
+    "hidden": hidden_loss,
+    "cosine": cosine_loss,
+    "relations": lambda student, teacher, mask: relation_loss(student, teacher, mask, 2),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_student_that_thinks_like_its_teacher_pays_nothing_inside(name: str):
+    assert INSIDE[name](vectors(), vectors(), MASK).tolist() == pytest.approx([0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_what_stands_in_the_padding_counts_nowhere(name: str):
+    student_BLH = vectors(seed=0)
+    other_BLH = torch.where(MASK[..., None].bool(), student_BLH, 9.0)
+    teacher_BLH = vectors(seed=1)
+    torch.testing.assert_close(INSIDE[name](student_BLH, teacher_BLH, MASK), INSIDE[name](other_BLH, teacher_BLH, MASK))
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_step_down_the_gradient_brings_the_student_nearer(name: str):
+    student_BLH, teacher_BLH = vectors(seed=0).requires_grad_(), vectors(seed=1)
+    loss = INSIDE[name](student_BLH, teacher_BLH, MASK).sum()
+    (slope_BLH,) = torch.autograd.grad(loss, student_BLH)
+    assert torch.isfinite(slope_BLH).all() and not slope_BLH[1, 2:].any()
+    step = 1e-3
+    moved = INSIDE[name](student_BLH - step * slope_BLH, teacher_BLH, MASK).sum()
+    assert float((loss - moved).detach()) == pytest.approx(step * float((slope_BLH**2).sum()), rel=0.02)
+
+
+def test_what_is_inside_adds_up_by_its_weights():
+    student, teacher = (
+        [vectors(seed=seed).float() for seed in range(6)],
+        [vectors(seed=9 + n).float() for n in range(6)],
+    )
+    seen = Inside(torch.zeros(2, 3), student[:3], student[3:])
+    batch = {
+        "attention_mask": MASK,
+        "teacher_hidden": torch.cat(teacher[:3], dim=-1),
+        "teacher_relations": torch.cat(teacher[3:], dim=-1),
+    }
+    given = spec(hidden=2.0, cosine=3.0, relations=5.0).model_copy(
+        update={"hidden_layers": [1, 2], "relation_heads": 2}
+    )
+    hidden_B = sum(hidden_loss(*pair, MASK) for pair in zip(student[:2], teacher[:2], strict=True)) / 2
+    relations_B = sum(relation_loss(*pair, MASK, 2) for pair in zip(student[3:], teacher[3:], strict=True)) / 3
+    expected_B = 2 * hidden_B + 3 * cosine_loss(student[2], teacher[2], MASK) + 5 * relations_B
+    torch.testing.assert_close(inside_loss(seen, batch, given), expected_B)

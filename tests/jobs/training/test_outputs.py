@@ -25,7 +25,8 @@ from jobs.models.reference import write_reference
 from jobs.prepare import prepare
 from jobs.recipe import Recipe
 from jobs.teach import teach
-from jobs.training.outputs import TeachTokens, TokenOutputs, read_logits
+from jobs.training.outputs import TokenOutputs, read_logits
+from jobs.training.teaching import PART, Teach
 from tests.tiny_models import POSITIONS, decoder
 
 PROMPTS = [("red shoe", "a shoe in red"), ("blue hat", "hats, blue ones, for you"), ("tea", "tea")]
@@ -99,9 +100,23 @@ def test_outputs_of_the_same_teacher_and_rows_are_found_not_made_again(taught: T
     assert list(times(folder)) == before
 
 
+def test_damaged_outputs_are_made_again(
+    taught: Taught, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    asked: list[Path] = []
+    monkeypatch.setattr("jobs.training.teaching.write_outputs", lambda folder, *rest, **more: asked.append(folder))
+    shard = next((folder / ROWS).glob("*.parquet"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    taught.teach()
+    shard.write_bytes(content)
+    assert asked == [folder]
+    assert f"{shard.name}: SHA-256 differs" in caplog.text
+
+
 def test_a_new_teacher_is_asked_anew(taught: Taught, folder: Path, monkeypatch: pytest.MonkeyPatch):
     asked: list[Path] = []
-    monkeypatch.setattr("jobs.training.outputs.write_outputs", lambda folder, *rest: asked.append(folder))
+    monkeypatch.setattr("jobs.training.teaching.write_outputs", lambda folder, *rest, **more: asked.append(folder))
     taught.teach()
     assert asked == []
     taught.new_teacher(seed=1)
@@ -139,13 +154,15 @@ def test_the_likeliest_tokens_of_a_decoder_are_stored_for_every_place(words: Tok
     table = completions(words)
     teacher = decoder("llama", vocabulary=words.get_vocab_size())
     decoders.save(teacher, tmp_path / "teacher")
-    told = TeachTokens(str(tmp_path / "teacher"), 1, stored)(table)
+    (tmp_path / "prepared" / ROWS).mkdir(parents=True)
+    pq.write_table(table, tmp_path / "prepared" / ROWS / "0.parquet")
+    told = Teach(str(tmp_path / "prepared"), "", [(str(tmp_path / "teacher"), 1.0)], {"tokens": stored}, 1)
 
     def fill(aside: Path) -> dict[str, Any]:
         (aside / ROWS).mkdir()
-        shuffled = told.take([2, 0, 1])
-        pq.write_table(shuffled, aside / ROWS / "0.parquet")
-        return {}
+        facts = told.fill(0, aside)
+        (aside / PART).rename(aside / ROWS / "0.parquet")
+        return facts
 
     commit(tmp_path / "outputs", MANIFEST, fill)
     outputs = TokenOutputs.read(tmp_path / "outputs", "train")

@@ -1,0 +1,250 @@
+"""Teachers at work: Ray Data runs them once over the prepared rows, part by part."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cluster.launch import WORKER_ENVIRONMENT
+from configs.folder import FolderError, commit, verify
+from jobs.data.batches import NO_TARGET, collate, collate_packs
+from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared
+from jobs.training.outputs import hidden_column, relations_column
+from jobs.training.spec import Taught, Wanted
+
+if TYPE_CHECKING:
+    import pyarrow
+    import torch
+
+ROWS_PER_BATCH = 64
+ROWS_PER_PART = 2048
+PART = "rows.parquet"
+
+
+def write_outputs(
+    folder: Path,
+    teachers: Sequence[Taught],
+    prepared: Prepared,
+    key: str,
+    wanted: Wanted,
+    cpus: int,
+    gpus: int = 0,
+) -> None:
+    """Run the teachers over all prepared rows, sorted by length so that little is padding, with Ray Data.
+
+    Parts of `ROWS_PER_PART` rows are committed one by one beside `folder`: after an interruption those that are whole
+    stay as they are. What lies inside a model is stored of the first teacher alone.
+    """
+    import ray.data
+
+    parts = folder.parent / ".work" / f"{folder.name}-{key[:16]}"
+    count = -(-sum(prepared.manifest["rows"].values()) // ROWS_PER_PART)
+    told = (str(prepared.folder), str(parts), [tuple(each) for each in teachers], wanted.model_dump(), cpus)
+    ray.data.range(count, override_num_blocks=count).map_batches(
+        Teach,
+        batch_size=1,
+        fn_constructor_args=told,
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=0,  # holding cores, it could wait for ever for the tasks around it
+        num_gpus=gpus,
+        runtime_env={"env_vars": WORKER_ENVIRONMENT},
+    ).materialize()
+
+    def fill(aside: Path) -> dict[str, Any]:
+        (aside / ROWS).mkdir()
+        facts: dict[str, Any] = {"wanted": wanted.model_dump()}
+        if wanted.completions:  # a prepared folder like the one that was given
+            facts = prepared.manifest
+            (aside / TOKENIZER).write_bytes((prepared.folder / TOKENIZER).read_bytes())
+        for number in range(count):
+            (parts / part_name(number) / PART).rename(aside / ROWS / f"{part_name(number)}.parquet")
+        return {**facts, "key": key, "rows": prepared.manifest["rows"]}
+
+    commit(folder, MANIFEST, fill)
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def part_name(number: int) -> str:
+    """Of a part of the rows, in the order of their lengths."""
+    return f"part-{number:05d}"
+
+
+class Teach:
+    """Makes the parts of the rows that it is given the numbers of; a Ray Data worker loads the teachers once."""
+
+    def __init__(
+        self, prepared: str, parts: str, teachers: Sequence[tuple[str, float]], wanted: dict[str, Any], threads: int
+    ) -> None:
+        import pyarrow.parquet
+        import torch
+
+        torch.set_num_threads(threads)
+        self.parts = Path(parts)
+        rows = pyarrow.parquet.read_table(Path(prepared) / ROWS)
+        self.rows = rows.sort_by([("length", "ascending"), ("split", "ascending"), ("row", "ascending")])
+        told = Wanted.model_validate(wanted)
+        if told.completions:
+            self.say = _completions(teachers, Prepared.open(Path(prepared)))
+        elif told.tokens is not None:
+            self.say = _tokens(teachers, told.tokens, told.draws)
+        else:
+            self.say = _classes(teachers, told)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Commits each part that is not there whole."""
+        for number in batch["id"].tolist():
+            folder = self.parts / part_name(number)
+            try:
+                verify(folder, MANIFEST)
+            except FolderError:  # none, or a damaged one
+                commit(folder, MANIFEST, functools.partial(self.fill, number))
+        return batch
+
+    def fill(self, number: int, aside: Path) -> dict[str, Any]:
+        """Write one part."""
+        import pyarrow
+        import pyarrow.parquet
+        import torch
+
+        torch.manual_seed(number)
+        rows, said = self.rows.slice(number * ROWS_PER_PART, ROWS_PER_PART), []
+        for start in range(0, len(rows), ROWS_PER_BATCH):
+            batch = rows.slice(start, ROWS_PER_BATCH)
+            columns = {"split": batch["split"], "row": batch["row"], **self.say(batch)}
+            said.append(pyarrow.table(columns))
+        pyarrow.parquet.write_table(pyarrow.concat_tables(said), aside / PART)
+        return {"rows": len(rows)}
+
+
+Say = Callable[["pyarrow.Table"], "dict[str, pyarrow.Array]"]  # what teachers say of some prepared rows, by column
+
+
+def _classes(teachers: Sequence[tuple[str, float]], wanted: Wanted) -> Say:
+    """`logits`: of one teacher as they are, of several the log of their mean probabilities; vectors by token."""
+    import pyarrow
+    import torch
+
+    from jobs.models.encoder import INPUTS, load
+    from jobs.models.inside import Inside, look_inside
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    models = [load(Path(folder)).to(device) for folder, _ in teachers]
+    weights = torch.tensor([weight for _, weight in teachers], device=device)
+
+    def say(rows: pyarrow.Table) -> dict[str, pyarrow.Array]:
+        examples = Examples.from_table(rows)
+        batch = collate(examples, np.arange(len(examples)), int(examples.lengths.max()))
+        inputs = {name: batch[name].to(device) for name in INPUTS}
+        with torch.inference_mode():
+            if wanted.hidden_layers or wanted.relation_layer is not None:
+                seen = look_inside(models[0], inputs, wanted.hidden_layers, wanted.relation_layer)
+            else:
+                seen = Inside(models[0](**inputs), [], [])
+            logits_BC = seen.logits_BC
+            if len(models) > 1:
+                every = torch.stack([logits_BC, *(model(**inputs) for model in models[1:])])
+                logits_BC = mean_log_probs(every, weights)
+        flat = pyarrow.array(logits_BC.cpu().numpy().astype(np.float16).ravel(), pyarrow.float16())
+        columns: dict[str, pyarrow.Array] = {"logits": pyarrow.FixedSizeListArray.from_arrays(flat, logits_BC.shape[1])}
+        real_BL = batch["attention_mask"].bool()
+        for layer, hidden_BLH in zip(wanted.hidden_layers, seen.hidden, strict=True):
+            columns[hidden_column(layer)] = _listed(hidden_BLH[real_BL], examples.offsets, np.float16)
+        if wanted.relation_layer is not None:
+            vectors = torch.cat(seen.relations, dim=-1)[real_BL]
+            columns[relations_column(wanted.relation_layer)] = _listed(vectors, examples.offsets, np.float16)
+        return columns
+
+    return say
+
+
+def mean_log_probs(logits_TBC: torch.Tensor, weight_T: torch.Tensor) -> torch.Tensor:
+    """Log of the weighted mean of the probabilities of T teachers, [B, C] (Hinton et al. 2015, section 3)."""
+    import torch
+
+    log_probs_TBC = torch.log_softmax(logits_TBC.float(), dim=-1)
+    return torch.logsumexp(log_probs_TBC + (weight_T / weight_T.sum()).log()[:, None, None], dim=0)
+
+
+def _tokens(teachers: Sequence[tuple[str, float]], stored: int, draws: int) -> Say:
+    """For each place `ids` and `log_probs`: of the likeliest tokens, likeliest first, then of those drawn."""
+    import torch
+    import torch.nn.functional as F
+
+    from jobs.models.decoder import INPUTS, load
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load(Path(teachers[0][0])).to(device)
+
+    def say(rows: pyarrow.Table) -> dict[str, pyarrow.Array]:
+        examples = Examples.from_table(rows)
+        packs = [np.array([row]) for row in range(len(examples))]
+        batch = collate_packs(examples, packs, int(examples.lengths.max()))
+        wanted_BL = batch["target"] != NO_TARGET
+        with torch.inference_mode():
+            logits_BLV = model(**{name: batch[name].to(device) for name in INPUTS})
+            log_probs_PV = F.log_softmax(logits_BLV[wanted_BL.to(device)].float(), dim=-1)
+            ids_PK, log_probs_PK = sampled(log_probs_PV, stored, draws)
+        offsets = np.concatenate([[0], wanted_BL.sum(1).cumsum(0).numpy()])
+        return {"ids": _listed(ids_PK, offsets, np.int32), "log_probs": _listed(log_probs_PK, offsets, np.float16)}
+
+    return say
+
+
+def _completions(teachers: Sequence[tuple[str, float]], prepared: Prepared) -> Say:
+    """Rows to learn from with the teacher's greedy completions in place of theirs (Kim and Rush 2016, section 3.2)."""
+    import pyarrow
+    import torch
+
+    from jobs.models.decoder import complete, load
+
+    model = load(Path(teachers[0][0])).to("cuda" if torch.cuda.is_available() else "cpu")
+    end, longest = prepared.manifest["end"], prepared.manifest["max_length"]
+
+    def say(batch: pyarrow.Table) -> dict[str, pyarrow.Array]:
+        ids, types = batch["input_ids"].to_pylist(), batch["type_ids"].to_pylist()
+        learned = [row for row, split in enumerate(batch["split"].to_pylist()) if split == "train"]
+        prompts = [[each for each, kind in zip(ids[row], types[row], strict=True) if not kind] for row in learned]
+        completed = complete(model, prompts, longest - 1, end)
+        for row, before, after in zip(learned, prompts, completed, strict=True):
+            ids[row] = [*before, *after, end][:longest]
+            types[row] = ([0] * len(before) + [1] * (len(after) + 1))[:longest]
+        return {
+            "input_ids": pyarrow.array(ids, pyarrow.list_(pyarrow.int32())),
+            "type_ids": pyarrow.array(types, pyarrow.list_(pyarrow.int8())),
+            "length": pyarrow.array([len(each) for each in ids], pyarrow.int32()),
+            "label": batch["label"].combine_chunks(),
+        }
+
+    return say
+
+
+def sampled(log_probs_PV: torch.Tensor, stored: int, draws: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and log-probabilities [P, K + M] of the K likeliest tokens and of M drawn, with replacement, from the rest.
+
+    A draw stands for its share of the rest's probability, so that a sum over what is stored has the expectation of
+    the sum over all tokens, whereas K tokens alone teach a distribution that is too sharp (Anshumann et al. 2025,
+    arXiv 2503.16870). Draws follow torch's random state; there are none where K takes all tokens.
+    """
+    import torch
+
+    best = log_probs_PV.topk(min(stored, log_probs_PV.shape[1]))
+    if not draws or stored >= log_probs_PV.shape[1]:
+        return best.indices, best.values
+    others_PV = torch.ones_like(log_probs_PV).scatter(1, best.indices, 0.0)
+    rest_PV = log_probs_PV.exp().clamp(min=1e-12) * others_PV  # there is something to draw, however sure the teacher is
+    drawn_PM = torch.multinomial(rest_PV, draws, replacement=True)
+    share_PM = (rest_PV.sum(1, keepdim=True) / draws).log().expand_as(drawn_PM)
+    return torch.cat([best.indices, drawn_PM], dim=1), torch.cat([best.values, share_PM], dim=1)
+
+
+def _listed(values_PD: torch.Tensor, offsets: np.ndarray, kind: Any) -> pyarrow.ListArray:
+    import pyarrow
+
+    flat = pyarrow.array(values_PD.cpu().numpy().astype(kind).ravel())
+    each = pyarrow.FixedSizeListArray.from_arrays(flat, values_PD.shape[1])
+    return pyarrow.ListArray.from_arrays(pyarrow.array(offsets.astype(np.int32)), each)

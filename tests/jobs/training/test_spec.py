@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.training.spec import DistillationSpec
+
+
+def spec(**fields: Any) -> DistillationSpec:
+    return DistillationSpec.model_validate(fields)
+
+
+def test_without_a_schedule_every_epoch_is_the_same():
+    given = spec(epochs=4)
+    assert all(given.during(epoch) == given for epoch in range(4))
+
+
+def test_the_temperature_goes_in_equal_steps_to_the_last_epochs():
+    given = spec(epochs=4, temperature=7, final_temperature=1)
+    assert [given.during(epoch).temperature for epoch in range(4)] == [7, 5, 3, 1]
+
+
+def test_a_single_epoch_has_the_first_temperature():
+    assert spec(epochs=1, temperature=7, final_temperature=1).during(0).temperature == 7
+
+
+def test_stages_come_one_after_the_other_and_then_the_weights():
+    given = spec(
+        epochs=5,
+        weights={"kl": 0.7},
+        stages=[{"epochs": 2, "weights": {"relations": 1}}, {"epochs": 1, "weights": {"hidden": 2}}],
+    )
+    seen = [given.during(epoch).weights for epoch in range(5)]
+    assert [weights.relations for weights in seen] == [1, 1, 0, 0, 0]
+    assert [weights.hidden for weights in seen] == [0, 0, 2, 0, 0]
+    assert [weights.kl for weights in seen] == [0, 0, 0, 0.7, 0.7]
+    assert given.inside == {"relations": 1, "hidden": 2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"epochs": 3, "stages": [{"epochs": 3, "weights": {"relations": 1}}]}, "3 epochs of 3: none is left"),
+        ({"stages": [{"epochs": 1, "weights": {}}]}, "are all 0: nothing is learned"),
+        ({"stages": [{"epochs": 0, "weights": {"relations": 1}}]}, "greater than or equal to 1"),
+    ],
+)
+def test_a_schedule_that_teaches_nothing_is_refused(fields: dict[str, Any], said: str):
+    with pytest.raises(ValidationError, match=said):
+        spec(**fields)
