@@ -25,7 +25,7 @@ AFTER_EXPORT = (QuantizeSpec,)
 HEAD = ("head_learning_rate", "class_weights")
 FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {  # what a task does not use, by section
     "classify": {"data": ("packing",), "distillation": ("stored_tokens",)},
-    "generate": {"teacher": (*HEAD, "pooling", "dropout", "head"), "distillation": HEAD},
+    "generate": {"data": ("slices",), "teacher": (*HEAD, "pooling", "dropout", "head"), "distillation": HEAD},
 }
 
 HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?(@[\w.-]+)?$")

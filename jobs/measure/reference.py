@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from jobs.measure.contenders import Predictor
+from jobs.measure.contenders import Answer, Predictor
 from jobs.models import decoder, encoder
 from jobs.models.reference import read_reference, read_tokenizer
 from jobs.tasks.generate import prompt
@@ -46,7 +46,7 @@ def load_generator(folder: Path, threads: int = 1) -> Predictor:
     lm: Any = decoder.load(folder).lm
     tokenizer, end = read_tokenizer(folder / bundle.tokenizer), decoder.end_of(str(folder))
 
-    def generate(inputs: Sequence[Input]) -> list[str]:
+    def generate(inputs: Sequence[Input]) -> list[Answer]:
         prompts = [prompt(each, None) if isinstance(each, str) else prompt(*each) for each in inputs]
         encoded = [each.ids for each in tokenizer.encode_batch(prompts, add_special_tokens=False)]
         by_length: defaultdict[int, list[int]] = defaultdict(list)  # so that none is padded, and each has its own room
@@ -67,6 +67,6 @@ def load_generator(folder: Path, threads: int = 1) -> Predictor:
                     )
                 for index, ids in zip(chosen, made[:, length:].tolist(), strict=True):
                     texts[index] = tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
-        return texts
+        return [Answer(text) for text in texts]
 
     return generate
