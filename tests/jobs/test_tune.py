@@ -103,7 +103,9 @@ def test_a_search_without_a_winner_names_the_nearest_and_still_leaves_its_report
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_teacher_that_is_never_right_has_no_students(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_teacher_that_is_never_right_has_no_students(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("jobs.tune.taught", lambda *_: {"accuracy": 0.0})
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
     with pytest.raises(JobError, match=r"^the teacher is right on none of the validation rows: "):
