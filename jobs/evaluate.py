@@ -1,17 +1,17 @@
-"""Measure an exported bundle on the test file, beside its teacher: metric, latency, throughput, bytes, memory.
+"""Measure an exported bundle on the test file, beside its teacher: metric, latency, throughput, bytes, memory, and
+in which classes and slices it answers less well.
 
     ray job submit --working-dir . -- python -m jobs.evaluate --config configs/intent.yaml
     ... bundle=<folder> | bundle=models:/<name>@<alias>   data.test=<file>   teacher.bundle=<folder>
+    ... data.slices='[channel, language]'
 
 Everything is measured on the exported file in fresh processes with pinned threads; latencies of all contenders are
-taken in turns within one process. Without `bundle=` the output's own student and a linear baseline take part too.
+taken in turns within one process. Without `bundle=` the output's own student and the baselines take part too.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,14 @@ from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST
 from jobs.data.source import rows
 from jobs.finetune import teacher_folder
-from jobs.measure import table
+from jobs.measure.comparison import STATIC, TEACHER, TFIDF, WINNER, UnseenRows, compare
 from jobs.measure.contenders import Contender
-from jobs.measure.fresh import BUDGET_SHAPE, Question, ask
+from jobs.measure.differences import grouped
+from jobs.measure.fresh import BUDGET_SHAPE, Measured, Question, ask
 from jobs.prepare import output
 from jobs.recipe import Recipe
-from jobs.tasks.table import TASKS
 from serving.bundle import MANIFEST as BUNDLE
 from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle
-
-WINNER, TEACHER = "winner", "teacher"
 
 log = logging.getLogger(__name__)
 
@@ -72,62 +70,32 @@ def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
             f"{bundle}: no bundle there; python -m jobs.tune or jobs.compress makes it, or give bundle=<folder>"
         )
     description = read_bundle(bundle)
-    fingerprint = check_test_rows(recipe, description)
+    test = check_test_rows(recipe, description)
     contenders = _contenders(recipe, bundle, description)
-    key = evaluation_key(recipe, contenders, fingerprint)
-    task = TASKS[recipe.task]
-    common = {"task": recipe.task, "data": recipe.data, "split": "test"}
-    answers: dict[str, dict[str, float]] = {}
-    for contender in contenders:
-        log.info("scoring %s on %s", contender.name, recipe.data.test)
-        answers |= ask(Question(contenders=[contender], **common))
-    shapes: list[tuple[int, int]] = []
-    if recipe.task == "classify":  # how long a generated text takes depends on the text: rows_per_second says it
-        shapes = list(
-            dict.fromkeys([BUDGET_SHAPE, *((b, n) for n in recipe.export.lengths for b in recipe.export.batches)])
-        )
-        log.info("timing %s in turns", ", ".join(answers))
-        latencies = ask(
-            Question(
-                contenders=contenders,
-                score=False,
-                shapes=shapes,
-                tokenizer=str(bundle / description.tokenizer),
-                **common,
-            )
-        )
-        answers = {name: answer | latencies[name] for name, answer in answers.items()}
-    for contender in contenders:
-        if contender.folder:
-            answers[contender.name]["bytes"] = bundle_bytes(read_bundle(Path(contender.folder)))
-    teacher = TEACHER if TEACHER in answers else None
-    metrics = table.flat(answers)
-    if teacher:
-        metrics |= table.ratios(answers, WINNER, TEACHER, shapes, task)
-    text = table.markdown(answers, teacher, [shape for shape in (BUDGET_SHAPE, (16, 32)) if shape in shapes], task)
+    key = evaluation_key(recipe, contenders, test.fingerprint)
+    measured = _measure(recipe, bundle / description.tokenizer, contenders)
+    compared, files = compare(recipe, test, measured, _shapes(recipe))
     found = {
         "key": key,
-        "fingerprint": fingerprint,
+        "fingerprint": test.fingerprint,
         "bundle": bundle_digest(bundle),
         "test": recipe.data.test,
-        "metrics": metrics,
-        "answers": answers,
-        "table": text,
+        **compared,
     }
 
-    def fill(aside: Path) -> Mapping[str, Any]:
-        (aside / "table.md").write_text(text, encoding="utf-8")
-        (aside / "metrics.json").write_text(json.dumps(answers, indent=2) + "\n", encoding="utf-8")
+    def fill(aside: Path) -> dict[str, Any]:
+        for name, text in files.items():
+            (aside / name).write_text(text, encoding="utf-8")
         return found
 
-    return commit(Path(output(recipe), "evaluation"), MANIFEST, lambda aside: dict(fill(aside)))
+    return commit(Path(output(recipe), "evaluation"), MANIFEST, fill)
 
 
-def check_test_rows(recipe: Recipe, bundle: Bundle) -> str:
-    """Fingerprint of the test rows, after their checks. Refuses a file whose labels the bundle does not know."""
+def check_test_rows(recipe: Recipe, bundle: Bundle) -> UnseenRows:
+    """The test rows after their checks. Refuses a file whose labels the bundle does not know."""
     if bundle.task != recipe.task:
         raise UsageError(f"task: {recipe.task!r}: the bundle is for task {bundle.task!r}")
-    known, seen, digest = set(bundle.labels), set(), []
+    known = set(bundle.labels)
     if bundle.pairs != (recipe.data.text_pair is not None):
         wanted = (
             "pairs: name the second column in data.text_pair"
@@ -135,9 +103,8 @@ def check_test_rows(recipe: Recipe, bundle: Bundle) -> str:
             else "single texts: leave out data.text_pair"
         )
         raise UsageError(f"data.text_pair: {recipe.data.text_pair!r}: the bundle answers {wanted}")
-    for row in rows(recipe.data, "test"):
-        seen.add(row.label)
-        digest.append(row)
+    found = list(rows(recipe.data, "test"))
+    seen = {row.label for row in found}
     unknown = sorted(seen - known) if known else []
     if unknown and not seen & known:
         raise UsageError(
@@ -147,13 +114,42 @@ def check_test_rows(recipe: Recipe, bundle: Bundle) -> str:
         log.warning(
             "%d labels of the test file are none of the bundle's and count as wrong: %s", len(unknown), unknown[0]
         )
-    return digest_json(digest)
+    slices = {
+        column: grouped(column, [row.slices[index] for row in found]) for index, column in enumerate(recipe.data.slices)
+    }
+    return UnseenRows(digest_json(found), [row.label for row in found], slices)
 
 
 def evaluation_key(recipe: Recipe, contenders: list[Contender], fingerprint: str) -> str:
     """Digest of what an evaluation depends on."""
-    bundles = {each.name: bundle_digest(Path(each.folder)) for each in contenders if each.folder}
-    return digest_json({"bundles": bundles, "test": fingerprint, "export": recipe.export.model_dump()})
+    parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("budget", "export")}
+    parts["bundles"] = {each.name: bundle_digest(Path(each.folder)) for each in contenders if each.folder}
+    return digest_json(parts | {"test": fingerprint, "slices": recipe.data.slices})
+
+
+def _measure(recipe: Recipe, tokenizer: Path, contenders: list[Contender]) -> dict[str, Measured]:
+    """Score each in a process of its own, then time all of them in turns in one more."""
+    common: dict[str, Any] = {"task": recipe.task, "data": recipe.data, "split": "test"}
+    found: dict[str, Measured] = {}
+    for contender in contenders:
+        log.info("scoring %s on %s", contender.name, recipe.data.test)
+        found |= ask(Question(contenders=[contender], answers=recipe.task == "classify", **common))
+    if shapes := _shapes(recipe):
+        log.info("timing %s in turns", ", ".join(found))
+        timed = Question(contenders=contenders, score=False, shapes=shapes, tokenizer=str(tokenizer), **common)
+        for name, each in ask(timed).items():
+            found[name].metrics.update(each.metrics)
+    for contender in contenders:
+        if contender.folder and contender.kind in ("bundle", "reference"):
+            found[contender.name].metrics["bytes"] = bundle_bytes(read_bundle(Path(contender.folder)))
+    return found
+
+
+def _shapes(recipe: Recipe) -> list[tuple[int, int]]:
+    """(batch, tokens) that are timed. None of a generator: how long a text takes depends on the text."""
+    if recipe.task != "classify":
+        return []
+    return list(dict.fromkeys([BUDGET_SHAPE, *((b, n) for n in recipe.export.lengths for b in recipe.export.batches)]))
 
 
 def evaluated_already(recipe: Recipe, bundle: Path) -> dict[str, Any] | None:
@@ -168,10 +164,12 @@ def evaluated_already(recipe: Recipe, bundle: Path) -> dict[str, Any] | None:
 
 
 def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Contender]:
-    """Baseline without a model, teacher, student, winner: those that belong to this bundle."""
+    """Baselines, teacher, student, winner: those that belong to this bundle."""
+    from jobs.measure.baselines import embedding_table
+
     own = recipe.bundle is None
     baseline = (
-        Contender(name="tfidf_svm", kind="linear")
+        Contender(name=TFIDF, kind="tfidf")
         if recipe.task == "classify"
         else Contender(name="nearest_row", kind="nearest")
     )
@@ -180,6 +178,8 @@ def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Conte
     if teacher == bundle:
         pass  # it is under evaluation itself
     elif (teacher / BUNDLE).exists() and set(read_bundle(teacher).labels) == set(description.labels):
+        if own and recipe.task == "classify" and embedding_table(teacher):
+            found.append(Contender(name=STATIC, kind="static", folder=str(teacher)))
         found.append(Contender(name=TEACHER, kind="reference", folder=str(teacher)))
     elif recipe.teacher.bundle:
         raise FolderError(f"{teacher}: no teacher bundle with the labels of {bundle}")

@@ -26,6 +26,7 @@ HEAD = ("head_learning_rate", "class_weights")
 FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {  # what a task does not use, by section
     "classify": {"data": ("packing",), "distillation": ("stored_tokens", "stored_draws", "targets")},
     "generate": {
+        "data": ("slices",),
         "teacher": (*HEAD, "pooling", "dropout", "head"),
         "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
     },

@@ -24,18 +24,16 @@ def write(
     name: str,
     found: Mapping[str, Any],
     budget: BudgetSpec,
-    evaluation: Mapping[str, Metrics] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page of a search, whole or not at all.
 
-    `found` is the manifest of <output>/search; `evaluation`, {contender: metrics}, adds what the test file said.
+    `found` is the manifest of <output>/search; `evaluation`, that of <output>/evaluation, adds what the test file said.
     """
     write_synced(path, render(name, found, budget, evaluation))
 
 
-def render(
-    name: str, found: Mapping[str, Any], budget: BudgetSpec, evaluation: Mapping[str, Metrics] | None = None
-) -> str:
+def render(name: str, found: Mapping[str, Any], budget: BudgetSpec, evaluation: Mapping[str, Any] | None = None) -> str:
     """The page as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -47,6 +45,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": figure, "shown": shown, "sentence": sentence, "breakable": breakable}
+    environment.filters |= {"share": "{:.1%}".format, "points": lambda share: f"{100 * share:+.1f}"}
     trials = sorted(found["trials"], key=lambda trial: _rank(trial, budget), reverse=True)
     won = found["winner"]["id"] if found["winner"] else None
     winner = next((trial for trial in trials if trial["id"] == won), None)
@@ -135,10 +134,10 @@ def _tile(name: str, metrics: Metrics, words: str) -> dict[str, Any]:
     return {"title": title, "value": value, "words": words, "holds": True}
 
 
-def _comparison(answers: Mapping[str, Metrics]) -> dict[str, Any]:
+def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The final evaluation: one row for each figure, one cell for each contender, compared with the teacher."""
-    order = [*FIRST, *answers]
-    answers = dict(sorted(answers.items(), key=lambda answer: order.index(answer[0])))
+    order = [*FIRST, *evaluation["answers"]]
+    answers: dict[str, Metrics] = dict(sorted(evaluation["answers"].items(), key=lambda each: order.index(each[0])))
     teacher = answers.get("teacher")
     latencies = {  # p50: p95, title
         key: (f"{shape[1]}_p95_ms", f"p50 / p95 ms, batch {shape[2]}, {shape[3]} tokens")
@@ -159,6 +158,8 @@ def _comparison(answers: Mapping[str, Metrics]) -> dict[str, Any]:
     rows = [
         row("accuracy", "accuracy", ".4f", "kept"),
         row("macro-F1", "macro_f1", ".4f", "kept"),
+        row("answers as the teacher does", "agreement", ".2%"),
+        row("calibration error (ECE)", "ece", ".4f"),
         *(row(title, p50, ".2f", "faster", second=p95) for p50, (p95, title) in latencies.items()),
         row("rows per second, whole file", "rows_per_second", ",.0f"),
         row("size, MB", "bytes", ".1f", "smaller", scale=1e-6),
@@ -166,7 +167,13 @@ def _comparison(answers: Mapping[str, Metrics]) -> dict[str, Any]:
     ]
     measured = [each for each in rows if any(text != DASH for text, _ in each["cells"])]
     names = [each.replace("_", " ") for each in answers]
-    return {"names": names, "rows": measured, "against_teacher": teacher is not None}
+    return {
+        "names": names,
+        "rows": measured,
+        "against_teacher": teacher is not None,
+        "verdict": evaluation["verdict"],
+        "behind": evaluation["behind"],
+    }
 
 
 def _compared(how: str, ours: float | None, theirs: float | None) -> str:

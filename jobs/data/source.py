@@ -28,12 +28,14 @@ class Row(NamedTuple):
     """One example; `pair` is None unless the recipe names a second text column.
 
     `label` is the class, or the text to generate. `slots` are the names and values of attributes among the inputs.
+    `slices` are the values of the columns `data.slices`, of test rows only; "" stands for a missing value.
     """
 
     text: str
     pair: str | None
     label: str
     slots: Slots = ()
+    slices: tuple[str, ...] = ()
 
 
 def rows(data: DataSpec, split: Split) -> Iterator[Row]:
@@ -41,12 +43,14 @@ def rows(data: DataSpec, split: Split) -> Iterator[Row]:
     source = getattr(data, split)
     if source is None:
         raise UsageError(f"data.{split}: missing; give a file, URL or Hub id")
+    columns = data.slices if split == "test" else ()
     found = False
     for where, record in _records(source, split):
         found = True
         text, slots = _input(record, data.text, where)
         pair, more = (None, ()) if data.text_pair is None else _input(record, data.text_pair, where)
-        yield Row(text, pair, _label(record, data.label, where), slots + more)
+        slices = tuple(_slice(record, column, where) for column in columns)
+        yield Row(text, pair, _label(record, data.label, where), slots + more, slices)
     if not found:
         raise UsageError(f"data.{split}: {source}: holds no rows")
 
@@ -166,12 +170,17 @@ def _reason(error: BaseException) -> str:
 
 
 def _value(record: dict[str, Any], column: str, where: str) -> Any:
+    value = _optional(record, column, where)
+    if value is None:
+        raise UsageError(f"{where}: column {column!r} has no value; remove the row or fill it")
+    return value
+
+
+def _optional(record: dict[str, Any], column: str, where: str) -> Any:
     if column not in record:
         raise UsageError(f"{where}: no column {column!r}; columns here: {', '.join(map(str, record))}")
     value = record[column]
-    if value is None or (isinstance(value, float) and value != value):
-        raise UsageError(f"{where}: column {column!r} has no value; remove the row or fill it")
-    return value
+    return None if isinstance(value, float) and value != value else value
 
 
 def _input(record: dict[str, Any], column: str, where: str) -> tuple[str, Slots]:
@@ -210,6 +219,17 @@ def _label(record: dict[str, Any], column: str, where: str) -> str:
         raise UsageError(f"{where}: column {column!r} is empty; remove the row or fill it")
     kind = type(value).__name__
     raise UsageError(f"{where}: column {column!r} holds a {kind}; a class name or whole number is expected")
+
+
+def _slice(record: dict[str, Any], column: str, where: str) -> str:
+    value = _optional(record, column, where)
+    if isinstance(value, dict | list | bytes):
+        raise UsageError(
+            f"{where}: column {column!r} holds a {type(value).__name__}; data.slices takes texts, numbers, yes and no"
+        )
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else _whole(str(value).strip(), column, where)
 
 
 def _whole(text: str, column: str, where: str) -> str:

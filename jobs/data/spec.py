@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from configs.loader import Spec
 
@@ -27,6 +29,10 @@ class DataSpec(Spec):
     )
     text_pair: str | None = Field(default=None, description="column of the second text, for pairs")
     label: str = Field(default="label", min_length=1, description="column of the class, or of the text to generate")
+    slices: list[str] = Field(
+        default_factory=list,
+        description="columns of the test rows; the evaluation compares winner and teacher at each of their values",
+    )
     max_length: int = Field(
         default=64, ge=4, le=8192, description="tokens kept of a text (of prompt and completion), special ones included"
     )
@@ -34,3 +40,14 @@ class DataSpec(Spec):
         default=True,
         description="generate: texts share rows of max_length tokens, none sees another, little is padding",
     )
+
+    @model_validator(mode="after")
+    def slices_are_further_columns_of_test_rows(self) -> Self:
+        if self.slices and self.test is None:
+            raise ValueError(f"slices: {self.slices} are columns of the test rows; give data.test")
+        for index, column in enumerate(self.slices):
+            if column in (self.text, self.text_pair, self.label):
+                raise ValueError(f"slices: {column!r} is an input or the label; classes are compared unasked")
+            if column in self.slices[:index]:
+                raise ValueError(f"slices: {column!r} is given twice")
+        return self

@@ -11,15 +11,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from cluster import quiet
 from cluster.session import JobError
 from configs.loader import Spec
+from jobs.data.source import Row, rows
 from jobs.data.spec import DataSpec
-from jobs.measure.contenders import Contender
+from jobs.measure.contenders import Answer, Contender, Fitted, Predictor, joined, load
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS, named
 
@@ -38,13 +39,21 @@ class Question(Spec):
     split: Literal["validation", "test"]
     contenders: list[Contender]
     score: bool = True
+    answers: bool = False  # give back what each said of every row
     shapes: list[tuple[int, int]] = Field(default_factory=list)
     tokenizer: str | None = None
     threads: int = 1
 
 
-def ask(question: Question) -> dict[str, dict[str, float]]:
-    """{contender: metrics}, measured in a fresh process. Raises `JobError` with its last words."""
+class Measured(NamedTuple):
+    """What was measured of one contender, and its answers to the rows in their order, where asked for."""
+
+    metrics: dict[str, float]
+    answers: list[Answer]
+
+
+def ask(question: Question) -> dict[str, Measured]:
+    """{contender: what was measured} in a fresh process. Raises `JobError` with its last words."""
     threads = str(question.threads)
     environment = os.environ | {
         "OMP_NUM_THREADS": threads,
@@ -66,7 +75,8 @@ def ask(question: Question) -> dict[str, dict[str, float]]:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise JobError(f"measuring {', '.join(each.name for each in question.contenders)} failed: {lines[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {name: Measured(metrics, [Answer(*each) for each in answers]) for name, (metrics, answers) in found.items()}
 
 
 def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
@@ -75,22 +85,22 @@ def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
 
     description = read_bundle(bundle)
     contender = Contender(name="bundle", kind="bundle", folder=str(bundle))
-    answer = ask(
+    measured = ask(
         Question(
-            data=recipe.data.model_copy(update={"test": None}),
+            data=recipe.data.model_copy(update={"test": None, "slices": []}),
             split="validation",
             contenders=[contender],
             shapes=[BUDGET_SHAPE],
             tokenizer=str(bundle / description.tokenizer),
         )
-    )["bundle"]
+    )["bundle"].metrics
     renamed = {
-        ("validation_" + name if name in ("accuracy", "macro_f1") else name): value for name, value in answer.items()
+        ("validation_" + name if name in ("accuracy", "macro_f1") else name): value for name, value in measured.items()
     }
     size = bundle_bytes(description)
     return renamed | {
-        "p50_ms": answer[key(BUDGET_SHAPE, "p50_ms")],
-        "p95_ms": answer[key(BUDGET_SHAPE, "p95_ms")],
+        "p50_ms": measured[key(BUDGET_SHAPE, "p50_ms")],
+        "p95_ms": measured[key(BUDGET_SHAPE, "p95_ms")],
         "bytes": size,
         "megabytes": size / 1e6,
     }
@@ -101,27 +111,30 @@ def key(shape: tuple[int, int], name: str) -> str:
     return f"batch{shape[0]}_tokens{shape[1]}_{name}"
 
 
-def answer(question: Question) -> dict[str, dict[str, float]]:
+def answer(question: Question) -> dict[str, Measured]:
     """Measure, in this process."""
     from tokenizers import Tokenizer
 
-    from jobs.data.source import rows
-    from jobs.measure.contenders import joined, load
     from jobs.measure.timing import interleaved, texts_of_length
 
     _pin(question.threads)
     examples = list(rows(question.data, question.split))
-    results: dict[str, dict[str, Any]] = {}
-    predictors = {}
+    results: dict[str, dict[str, float]] = {}
+    predictors: dict[str, Predictor] = {}
+    said: dict[str, list[Answer]] = {}
     for contender in question.contenders:
         with quiet.at_work():
             started = time.perf_counter()
-            predictors[contender.name] = load(contender, question.data, question.threads)
+            predictor = load(contender, question.data, question.threads)
             results[contender.name] = {"load_s": time.perf_counter() - started}
+        predictors[contender.name] = predictor
+        if isinstance(predictor, Fitted):
+            results[contender.name]["bytes"] = predictor.bytes
     if question.score:
         for name, predict in predictors.items():
             with quiet.at_work():
-                results[name] |= _score(question.task, predict, examples)
+                metrics, said[name] = _score(question.task, predict, examples)
+            results[name] |= metrics
     if question.shapes:
         assert question.tokenizer is not None
         tokenizer = Tokenizer.from_file(question.tokenizer)
@@ -137,21 +150,22 @@ def answer(question: Question) -> dict[str, dict[str, float]]:
                 latencies = interleaved(predictors, batches, calls)
             for name, latency in latencies.items():
                 results[name] |= {key((rows_, tokens), each): value for each, value in latency.items()}
-    return results
+    return {name: Measured(each, said[name] if question.answers else []) for name, each in results.items()}
 
 
-def _score(task: str, predict: Any, examples: list[Any]) -> dict[str, float]:
+def _score(task: str, predict: Predictor, examples: list[Row]) -> tuple[dict[str, float], list[Answer]]:
     import resource
 
     inputs = [row.text if row.pair is None else (row.text, row.pair) for row in examples]
     started = time.perf_counter()
-    predicted = predict(inputs)
+    answers = predict(inputs)
     seconds = time.perf_counter() - started
-    return named(TASKS[task].score)(predicted, examples) | {
+    metrics = named(TASKS[task].score)([each.text for each in answers], examples) | {
         "rows": len(examples),
         "rows_per_second": len(examples) / seconds,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # kB on Linux
     }
+    return metrics, answers
 
 
 def _pin(threads: int) -> None:

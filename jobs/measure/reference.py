@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from jobs.measure.contenders import Predictor
+from jobs.measure.contenders import Answer, Predictor
 from jobs.models import decoder, encoder
 from jobs.models.reference import read_reference, read_tokenizer
 from jobs.tasks.generate import prompt
@@ -45,9 +45,10 @@ def load_generator(folder: Path, threads: int = 1) -> Predictor:
     model = decoder.load(folder)
     tokenizer, end = read_tokenizer(folder / bundle.tokenizer), decoder.end_of(str(folder))
 
-    def generate(inputs: Sequence[Input]) -> list[str]:
+    def generate(inputs: Sequence[Input]) -> list[Answer]:
         prompts = [prompt(each, None) if isinstance(each, str) else prompt(*each) for each in inputs]
         encoded = [each.ids for each in tokenizer.encode_batch(prompts, add_special_tokens=False)]
-        return [tokenizer.decode(ids) for ids in decoder.complete(model, encoded, bundle.max_length, end)]
+        completed = decoder.complete(model, encoded, bundle.max_length, end)
+        return [Answer(tokenizer.decode(ids)) for ids in completed]
 
     return generate

@@ -18,7 +18,12 @@ class Task:
 
 
 TASKS = {
-    "classify": Task("accuracy", ("macro_f1",), "jobs.tasks.classify:score", "jobs.training.classify:Classify"),
+    "classify": Task(
+        "accuracy",
+        ("macro_f1", "agreement", "ece"),
+        "jobs.tasks.classify:score",
+        "jobs.training.classify:Classify",
+    ),
     "generate": Task(
         "bleu", ("rouge_l", "slot_error_rate"), "jobs.tasks.generate:score", "jobs.training.generate:Generate"
     ),

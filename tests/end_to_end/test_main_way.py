@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import http.server
 import json
@@ -88,7 +89,9 @@ def unseen(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file that no job has read."""
     rows = [json.loads(line) for line in (shop_folder / "validation.jsonl").read_text().splitlines()]
     file = tmp_path_factory.mktemp("unseen") / "unseen.csv"
-    file.write_text("text,label\n" + "".join(f'"{row["text"].replace(chr(34), "")}",{row["label"]}\n' for row in rows))
+    texts = [row["text"].replace(chr(34), "") for row in rows]
+    lines = [f'"{text}",{row["label"]},{len(text) > 40}\n' for text, row in zip(texts, rows, strict=True)]
+    file.write_text("text,label,long\n" + "".join(lines))
     return file
 
 
@@ -101,7 +104,7 @@ def later(done: Done, environment: dict[str, str], recipe: Path, served_rows: st
         "again": ["jobs.optimize", "output=way", f"data.test={served_rows}"],
         "evaluate": [
             *("jobs.evaluate", f"bundle={bundle}", f"data.test={unseen}", f"teacher.bundle={teacher}"),
-            "output=elsewhere",
+            *("output=elsewhere", "data.slices=[long]"),
         ],
     }
     with ThreadPoolExecutor(len(jobs)) as pool:
@@ -185,6 +188,20 @@ def test_a_bundle_is_evaluated_on_a_file_the_project_has_never_seen(later: dict[
     metrics = later["evaluate"].result["metrics"]
     assert metrics["retention"] == pytest.approx(metrics["winner_accuracy"] / metrics["teacher_accuracy"])
     assert metrics["winner_rows"] == unseen.read_text().count("\n") - 1
+    assert 0 < metrics["winner_agreement"] <= 1
+    assert "tfidf_svm_accuracy" not in metrics
+
+
+def test_winner_and_teacher_are_compared_by_class_and_slice(done: Done, later: dict[str, Done], cluster: Cluster):
+    assert done.result is not None
+    for name in ("tfidf_svm", "static_logreg", "student", "winner"):
+        assert 0 < done.result["metrics"][f"{name}_agreement"] <= 1
+    assert 0 <= done.result["metrics"]["teacher_ece"] < 1
+    assert "Where the winner differs from its teacher" in Path(done.result["report"]).read_text()
+    with (cluster.home / "elsewhere" / "evaluation" / "slices.csv").open() as file:
+        assert {(row["slice"], row["value"]) for row in csv.DictReader(file)} == {("long", "True"), ("long", "False")}
+    with (cluster.home / "elsewhere" / "evaluation" / "classes.csv").open() as file:
+        assert sum(int(row["rows"]) for row in csv.DictReader(file)) == 80
 
 
 def _runs(cluster: Cluster) -> list[dict[str, Any]]:

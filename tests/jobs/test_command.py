@@ -114,6 +114,10 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
         "name: a\ntask: generate\nteacher: {pooling: mean}",
         ["teacher.pooling: 'mean'", "task 'generate' does not use it"],
     ),
+    "slices of generated texts": (
+        "name: a\ntask: generate\ndata: {slices: [channel]}",
+        ["data.slices: ['channel']", "task 'generate' does not use it"],
+    ),
     "decoder for classes": (
         "name: a\nteacher: {model: new:llama}",
         ["teacher.model: 'new:llama' is for task generate"],

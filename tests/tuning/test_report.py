@@ -230,29 +230,61 @@ def answer(accuracy: float, p50: float, size: float | None = None) -> dict[str, 
     return found if size is None else found | {"bytes": size}
 
 
+VERDICT = "No baseline is inside the budget; the best, tfidf_svm, keeps 90.5% of the teacher's accuracy."
 EVALUATION = {
-    "tfidf_svm": answer(0.86, 0.5),
-    "teacher": answer(0.95, 20.0, 90e6),
-    "student": answer(0.946, 8.0, 99e6),
-    "winner": answer(0.944, 1.25, 15e6),
+    "answers": {
+        "tfidf_svm": answer(0.86, 0.5) | {"agreement": 0.87},
+        "teacher": answer(0.95, 20.0, 90e6) | {"ece": 0.0412},
+        "student": answer(0.946, 8.0, 99e6),
+        "winner": answer(0.944, 1.25, 15e6) | {"agreement": 0.9712, "ece": 0.0523},
+    },
+    "verdict": VERDICT,
+    "behind": [
+        {"slice": "class", "value": "card_<b>arrival</b>", "rows": 40, "teacher": 0.95, "winner": 0.875},
+        {"slice": "channel", "value": "phone", "rows": 900, "teacher": 0.9, "winner": 0.89},
+    ],
 }
 
 
 def test_the_final_evaluation_compares_everyone_with_the_teacher_winner_first():
-    _, found, _ = page(evaluation=EVALUATION).tables
+    _, found, _, _ = page(evaluation=EVALUATION).tables
     assert found[0] == ["figure", "winner", "teacher", "student", "tfidf svm"]
     rows = {row[0]: row[1:] for row in found[1:]}
     assert rows["accuracy"] == ["0.944099.4% kept", "0.9500", "0.946099.6% kept", "0.860090.5% kept"]
     assert rows["p50 / p95 ms, batch 1, 32 tokens"][0] == "1.25 / 1.5016.0x faster"
     assert rows["p50 / p95 ms, batch 16, 32 tokens"][1] == "160.00 / 192.00"
+    assert rows["answers as the teacher does"] == ["97.12%", "-", "-", "87.00%"]
+    assert rows["calibration error (ECE)"] == ["0.0523", "0.0412", "-", "-"]
     assert rows["size, MB"] == ["15.06.0x smaller", "90.0", "99.01.1x larger", "-"]
     assert list(rows)[-1] == "peak memory, MB"
 
 
 def test_the_final_evaluation_does_without_a_teacher():
-    found = page(evaluation={"winner": EVALUATION["winner"]})
+    alone = {"answers": {"winner": EVALUATION["answers"]["winner"]}, "verdict": None, "behind": []}
+    found = page(evaluation=alone)
     assert found.tables[1][1] == ["accuracy", "0.9440"]
-    assert "compare with the teacher" not in found.text
+    assert "compare with the teacher" not in found.text and "its teacher" not in found.text
+
+
+def test_what_the_baselines_say_stands_above_the_figures():
+    words = page(evaluation=EVALUATION).words()
+    assert words.index("Final evaluation on the test file") < words.index(VERDICT) < words.index("macro-F1")
+
+
+def test_classes_and_slices_where_the_winner_is_behind_are_a_table():
+    found = page(evaluation=EVALUATION)
+    assert "Where the winner differs from its teacher" in found.text
+    assert found.tables[2] == [
+        ["class or slice", "rows", "teacher", "winner", "points"],
+        ["class: card_<b>arrival</b>", "40", "95.0%", "87.5%", "-7.5"],
+        ["channel: phone", "900", "90.0%", "89.0%", "-1.0"],
+    ]
+
+
+def test_a_winner_that_is_nowhere_behind_is_said_to_be():
+    found = page(evaluation={**EVALUATION, "behind": []})
+    assert "In no class or slice of enough rows is the winner behind its teacher." in found.words()
+    assert len(found.tables) == 3
 
 
 def test_without_a_final_evaluation_nothing_is_said_about_the_test_file():
@@ -284,7 +316,7 @@ def test_the_page_can_be_read_without_seeing_it():
         assert attributes.get("aria-labelledby", next(iter(ids))) in ids
         if "tabindex" in attributes:
             assert attributes["role"] == "region" and ("aria-label" in attributes or "aria-labelledby" in attributes)
-    assert re.findall(r"<h([1-6])", found.html) == ["1", *"22222"]
+    assert re.findall(r"<h([1-6])", found.html) == ["1", *"222222"]
     assert found.html.count("<title>") == 1 + len(TRIALS) - 1
 
 

@@ -117,6 +117,51 @@ def test_the_embedded_rows_are_those_of_the_generator():
     assert "no such generator; embedded:shop" in refusal("embedded:news")
 
 
+def sliced(file: Path, *columns: str) -> list[tuple[str, ...]]:
+    spec = DataSpec.model_validate({"test": str(file), "slices": list(columns)})
+    return [row.slices for row in rows(spec, "test")]
+
+
+def test_slices_are_texts_of_their_columns_and_may_be_missing(tmp_path: Path):
+    values = [("phone", 5), ("  chat ", 4.5), (None, True), ("", None)]
+    lines = [{"text": "a", "label": "b", "channel": channel, "stars": stars} for channel, stars in values]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    expected = [("phone", "5"), ("chat", "4.5"), ("", "true"), ("", "")]
+    assert sliced(tmp_path / "rows.jsonl", "channel", "stars") == expected
+    assert sliced(tmp_path / "rows.jsonl", "stars", "channel") == [(stars, channel) for channel, stars in expected]
+    parquet(tmp_path, text=["a", "a"], label=["b", "b"], stars=[1.0, float("nan")])
+    assert sliced(tmp_path / "rows.parquet", "stars") == [("1.0",), ("",)]
+
+
+def test_slices_are_read_of_test_rows_only(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_bytes(GOOD)
+    assert read(tmp_path / "rows.jsonl", slices=["channel"]) == [Row("a", None, "b")]
+
+
+def test_a_slice_that_is_no_column_or_no_value_is_refused(tmp_path: Path):
+    (tmp_path / "rows.csv").write_text("text,label,channel\na,b,phone\n")
+    with pytest.raises(UsageError, match=r"line 2: no column 'chanel'; columns here: text, label, channel$"):
+        sliced(tmp_path / "rows.csv", "chanel")
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "b", "tags": ["secret"]}\n')
+    with pytest.raises(UsageError, match=r"line 1: column 'tags' holds a list; data\.slices takes texts") as refused:
+        sliced(tmp_path / "rows.jsonl", "tags")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"slices": ["label"]}, "'label' is an input or the label"),
+        ({"slices": ["body"], "text": "body"}, "'body' is an input or the label"),
+        ({"slices": ["a", "b", "a"]}, "'a' is given twice"),
+        ({"slices": ["a"], "test": None}, "are columns of the test rows; give data.test"),
+    ],
+)
+def test_slices_that_can_say_nothing_are_refused(fields: dict[str, Any], said: str):
+    with pytest.raises(ValueError, match=said):
+        DataSpec.model_validate(fields)
+
+
 def test_pairs_come_from_two_columns(tmp_path: Path):
     (tmp_path / "pairs.csv").write_text("query,title,label\nred shoes,Red Shoe 42,1\n")
     assert read(tmp_path / "pairs.csv", text="query", text_pair="title") == [Row("red shoes", "Red Shoe 42", "1")]

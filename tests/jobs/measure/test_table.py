@@ -4,9 +4,11 @@ import math
 
 import pytest
 
+from jobs.measure.differences import Difference
 from jobs.measure.fresh import BUDGET_SHAPE, key
-from jobs.measure.table import flat, markdown, ratios
+from jobs.measure.table import differences_markdown, flat, markdown, ratios, verdict
 from jobs.tasks.table import TASKS
+from tuning.spec import BudgetSpec
 
 LARGE = (16, 32)
 CLASSIFY = TASKS["classify"]
@@ -95,3 +97,79 @@ def test_generators_are_compared_by_the_metrics_of_their_task_without_latencies(
     head, _, _, winner = markdown(answers, "teacher", [], TASKS["generate"]).splitlines()
     assert cells(head) == ["model", "BLEU", "ROUGE-L", "kept", "MB", "smaller"]
     assert cells(winner) == ["winner", "39.0000", "59.0000", "97.5%", "1.0", ""]
+
+
+BASELINES = {
+    "tfidf_svm": answer(0.912, 0.5, 1e6),  # 95 % of the teacher
+    "static_logreg": answer(0.9312, 0.8, 30e6),  # 97 %
+    "teacher": answer(0.96, 20.0, 90e6),
+    "winner": answer(0.95, 1.25, 15e6),
+}
+
+
+def said(min_retention: float, max_p95_ms: float = 2.0, max_megabytes: float | None = None) -> tuple[str, bool]:
+    budget = BudgetSpec(min_retention=min_retention, max_p95_ms=max_p95_ms, max_megabytes=max_megabytes)
+    found = verdict(BASELINES, ["tfidf_svm", "static_logreg"], "winner", "teacher", budget, CLASSIFY)
+    assert found is not None
+    return found
+
+
+def test_baselines_outside_the_budget_are_said_to_be_with_the_best_of_them():
+    expected = "No baseline is inside the budget; the best, static_logreg, keeps 97.0% of the teacher's accuracy."
+    assert said(0.99) == (expected, False)
+    assert said(0.9, max_p95_ms=0.1) == (expected, False)
+    assert said(0.9, max_megabytes=0.5) == (expected, False)
+
+
+def test_a_faster_baseline_inside_the_budget_is_named_with_how_much_both_keep():
+    words, beaten = said(0.97)
+    assert beaten
+    assert words == (
+        "The baseline static_logreg is inside the budget and 1.6x faster than the winner: "
+        "it keeps 97.0% of the teacher's accuracy, the winner 99.0%."
+    )
+    assert "tfidf_svm is inside the budget and 2.5x faster" in said(0.9, max_megabytes=20)[0]
+
+
+def test_a_slower_baseline_inside_the_budget_does_not_beat_the_winner():
+    answers = {**BASELINES, "winner": answer(0.95, 0.25)}
+    budget = BudgetSpec(min_retention=0.9)
+    words, beaten = verdict(answers, ["tfidf_svm"], "winner", "teacher", budget, CLASSIFY) or ("", True)
+    assert not beaten
+    assert "is inside the budget too, but no faster than the winner; it keeps 95.0%" in words
+
+
+def test_a_faster_baseline_comes_before_a_better_one_that_is_slower():
+    answers = {**BASELINES, "static_logreg": answer(0.95, 5.0, 1e6)}
+    words, beaten = verdict(
+        answers, ["tfidf_svm", "static_logreg"], "winner", "teacher", BudgetSpec(min_retention=0.9), CLASSIFY
+    ) or ("", False)
+    assert beaten and "The baseline tfidf_svm" in words
+
+
+def test_without_baselines_or_a_teacher_that_is_ever_right_there_is_no_verdict():
+    nothing = {**BASELINES, "teacher": answer(0.0, 20.0)}
+    assert verdict(BASELINES, [], "winner", "teacher", BudgetSpec(), CLASSIFY) is None
+    assert verdict(nothing, ["tfidf_svm"], "winner", "teacher", BudgetSpec(), CLASSIFY) is None
+
+
+def test_a_figure_that_some_contenders_lack_is_left_empty():
+    answers = {**ANSWERS, "winner": {**ANSWERS["winner"], "agreement": 0.975, "ece": 0.0312}}
+    head, _, *body = markdown(answers, "teacher", [], CLASSIFY).splitlines()
+    assert cells(head)[:5] == ["model", "accuracy", "macro-F1", "as the teacher", "ECE"]
+    assert [cells(row)[3:5] for row in body] == [["", ""], ["", ""], ["0.9750", "0.0312"]]
+
+
+def test_differences_are_a_table_of_shares_and_points():
+    found = [Difference("class", "a|b\nc", 40, 0.95, 0.875), Difference("channel", "phone", 300, 0.9, 0.89)]
+    head, line, *body = differences_markdown(found).splitlines()
+    assert cells(head) == ["the winner is behind its teacher in", "rows", "teacher", "winner", "difference, points"]
+    assert set(cells(line)) == {"---"}
+    assert body == [
+        "| class: a\\|b c | 40 | 95.0% | 87.5% | -7.5 |",
+        "| channel: phone | 300 | 90.0% | 89.0% | -1.0 |",
+    ]
+
+
+def test_where_the_winner_is_never_behind_a_sentence_says_so():
+    assert differences_markdown([]) == "In no class or slice of at least 10 rows is the winner behind its teacher.\n"

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from jobs.data.shop import messages
-from jobs.measure.contenders import Predictor
+from jobs.measure.contenders import Answer, Predictor
 from jobs.measure.timing import ROUNDS, WARM_UP, interleaved, texts_of_length
 from serving.runtime import Input
 from tests.tiny_shop import tokenizer
@@ -66,9 +66,9 @@ def test_a_length_that_no_text_can_have_is_refused(
 
 
 def recorder(name: str, calls: list[tuple[str, str]]) -> Predictor:
-    def predict(inputs: Sequence[Input]) -> list[str]:
+    def predict(inputs: Sequence[Input]) -> list[Answer]:
         calls.append((name, "+".join(map(str, inputs))))
-        return ["label"] * len(inputs)
+        return [Answer("label")] * len(inputs)
 
     return predict
 
@@ -98,7 +98,7 @@ def test_latencies_are_milliseconds_of_each_call(monkeypatch: pytest.MonkeyPatch
     now = [0.0]
 
     def takes(seconds: list[float]) -> Predictor:
-        def predict(inputs: Sequence[Input]) -> list[str]:
+        def predict(inputs: Sequence[Input]) -> list[Answer]:
             now[0] += seconds[0]
             seconds.append(seconds.pop(0))
             return []

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+
+from jobs.measure.comparison import UnseenRows, compare
+from jobs.measure.contenders import Answer
+from jobs.measure.fresh import BUDGET_SHAPE, Measured, key
+from jobs.recipe import Recipe
+
+LABELS = ["refund"] * 20 + ["track"] * 20
+TEST = UnseenRows("0" * 64, LABELS, {"channel": ["phone", "mail"] * 20})
+
+
+def measured(p50: float, wrong: list[int], score: float | None = 0.9, size: float = 1e6) -> Measured:
+    """A contender that is right but for the rows `wrong`."""
+    answers = [Answer("track" if row in wrong else label, score) for row, label in enumerate(LABELS)]
+    metrics = {"accuracy": 1 - len(wrong) / 40, "macro_f1": 0.9, "bytes": size}
+    return Measured(metrics | {key(BUDGET_SHAPE, "p50_ms"): p50, key(BUDGET_SHAPE, "p95_ms"): p50}, answers)
+
+
+FIVE = {
+    "tfidf_svm": measured(0.5, list(range(12)), None),
+    "static_logreg": measured(0.6, list(range(10))),
+    "teacher": measured(20.0, [0, 1], size=90e6),
+    "student": measured(5.0, [0, 1, 2]),
+    "winner": measured(1.0, [0, 2, 4, 6]),
+}
+
+
+def compared(contenders: dict[str, Measured], **budget: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    recipe = Recipe.model_validate({"name": "x", "budget": budget})
+    return compare(recipe, TEST, contenders, [BUDGET_SHAPE])
+
+
+def test_metrics_hold_agreement_and_calibration_of_whoever_gives_probabilities():
+    metrics = compared(FIVE)[0]["metrics"]
+    assert metrics["winner_agreement"] == 36 / 40  # rows 1, 2, 4 and 6
+    assert metrics["student_agreement"] == 39 / 40
+    assert metrics["winner_ece"] == pytest.approx(0.0)
+    assert metrics["teacher_ece"] == pytest.approx(0.05)
+    assert metrics["retention"] == pytest.approx(0.9 / 0.95)
+    assert "teacher_agreement" not in metrics and "tfidf_svm_ece" not in metrics
+    assert all(isinstance(value, int | float) for value in metrics.values())
+
+
+def test_classes_and_slices_are_compared_in_files_and_the_worst_in_the_manifest():
+    fields, files = compared(FIVE)
+    assert set(files) == {"classes.csv", "slices.csv", "table.md", "metrics.json"}
+    classes, slices = (list(csv.DictReader(io.StringIO(files[name]))) for name in ("classes.csv", "slices.csv"))
+    assert [(each["value"], each["rows"], float(each["difference"])) for each in classes] == [
+        ("refund", "20", pytest.approx(-0.1)),
+        ("track", "20", 0.0),
+    ]
+    assert [(each["slice"], each["value"], float(each["winner"])) for each in slices] == [
+        ("channel", "phone", 0.8),
+        ("channel", "mail", 1.0),
+    ]
+    assert [(each["slice"], each["value"]) for each in fields["behind"]] == [("channel", "phone"), ("class", "refund")]
+    assert "| channel: phone | 20 | 95.0% | 80.0% | -15.0 |" in fields["table"]
+    assert json.loads(files["metrics.json"]) == fields["answers"]
+
+
+def test_a_baseline_that_would_do_is_a_warning(caplog: pytest.LogCaptureFixture):
+    fields, files = compared(FIVE, min_retention=0.78)
+    assert "The baseline static_logreg is inside the budget and 1.7x faster than the winner" in fields["verdict"]
+    assert fields["verdict"] in files["table.md"]
+    assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == [fields["verdict"]]
+
+
+def test_a_baseline_that_would_not_do_is_no_warning(caplog: pytest.LogCaptureFixture):
+    assert compared(FIVE, min_retention=0.9)[0]["verdict"].startswith("No baseline is inside the budget")
+    assert not [each for each in caplog.records if each.levelname == "WARNING"]
+
+
+def test_without_a_teacher_the_winner_stands_alone():
+    fields, files = compared({"winner": FIVE["winner"]})
+    assert (fields["verdict"], fields["behind"]) == (None, [])
+    assert "retention" not in fields["metrics"] and "winner_agreement" not in fields["metrics"]
+    assert files["classes.csv"].splitlines()[1] == "class,refund,20,,0.800000,"
+
+
+def test_no_file_holds_what_was_said_of_a_row():
+    """A label that is not of the test rows, as a wrong answer may be, stands nowhere."""
+    odd = Measured(FIVE["winner"].metrics, [Answer("secret", 0.5)] * 40)
+    fields, files = compared({**FIVE, "winner": odd})
+    assert "secret" not in json.dumps(fields) + "".join(files.values())
+
+
+def test_generators_are_compared_by_their_metrics_alone():
+    recipe = Recipe.model_validate({"name": "x", "task": "generate"})
+    contenders = {name: Measured({"bleu": bleu}, []) for name, bleu in (("teacher", 40.0), ("winner", 39.0))}
+    fields, files = compare(recipe, TEST, contenders, [])
+    assert set(files) == {"table.md", "metrics.json"}
+    assert fields["metrics"] == {"teacher_bleu": 40.0, "winner_bleu": 39.0, "retention": 0.975}

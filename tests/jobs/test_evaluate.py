@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.loader import UsageError
+from jobs.evaluate import check_test_rows, evaluation_key
+from jobs.measure.contenders import Contender
+from jobs.recipe import Recipe
+from tests.serving.tiny import LABELS, write_tiny_bundle
+
+
+def recipe(folder: Path, slices: list[str], **sections: Any) -> Recipe:
+    rows = [{"text": "my order", "label": LABELS[n % 3], "channel": "phone", "id": f"row {n}"} for n in range(60)]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"test": str(folder / "test.jsonl"), "slices": slices}
+    return Recipe.model_validate({"name": "x", "data": data, **sections})
+
+
+def test_test_rows_come_with_the_group_of_each_in_every_slice(tmp_path: Path):
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+    found = check_test_rows(recipe(tmp_path, ["channel"]), bundle)
+    assert found.labels == LABELS * 20
+    assert found.slices == {"channel": ["phone"] * 60}
+
+
+def test_a_slice_of_ids_is_refused_before_anything_is_measured(tmp_path: Path):
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+    with pytest.raises(UsageError, match=r"data\.slices: 'id': 60 different values in 60 rows look like ids"):
+        check_test_rows(recipe(tmp_path, ["id"]), bundle)
+
+
+def test_an_evaluation_depends_on_slices_budget_shapes_bundles_and_rows(tmp_path: Path):
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+    contenders = [Contender(name="winner", kind="bundle", folder=str(tmp_path / "tiny"))]
+    plain, sliced = recipe(tmp_path, []), recipe(tmp_path, ["channel"])
+    rows = check_test_rows(plain, bundle).fingerprint
+    keys = [
+        evaluation_key(plain, contenders, rows),
+        evaluation_key(sliced, contenders, rows),
+        evaluation_key(plain, [], rows),
+        evaluation_key(plain, contenders, check_test_rows(sliced, bundle).fingerprint),
+        evaluation_key(recipe(tmp_path, [], budget={"min_retention": 0.5}), contenders, rows),
+        evaluation_key(recipe(tmp_path, [], export={"lengths": [8]}), contenders, rows),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert evaluation_key(recipe(tmp_path, []), contenders, rows) == keys[0]
