@@ -2,8 +2,8 @@
 
     ray job submit --working-dir . -- python -m jobs.teach --config configs/intent.yaml
 
-Writes <output>/teacher_outputs; every student and every trial reads them. Done again only when the teacher or the
-rows changed.
+Writes <output>/teacher_outputs, and of a pool <output>/pool_outputs; every student and every trial reads them. Done
+again only when the teacher or the rows changed.
 """
 
 from __future__ import annotations
@@ -39,11 +39,22 @@ def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = N
 
 
 def teach(recipe: Recipe, prepared: Prepared) -> Path:
-    """The folder of the teacher's outputs for `prepared`, made or found."""
+    """The folder of the teacher's outputs for `prepared`, made or found; those for its pool lie in `pool_outputs`."""
+    teacher = teacher_folder(recipe)
+    check_fits(teacher, read_reference(teacher, "python -m jobs.finetune"), prepared)
+    if prepared.pool is not None:
+        _teach(recipe, teacher, prepared.pool, pool_outputs(recipe))
+    return _teach(recipe, teacher, prepared, Path(output(recipe), "teacher_outputs"))
+
+
+def pool_outputs(recipe: Recipe) -> Path:
+    """Where the teacher's outputs for the pool lie."""
+    return Path(output(recipe), "pool_outputs")
+
+
+def _teach(recipe: Recipe, teacher: Path, prepared: Prepared, folder: Path) -> Path:
     from jobs.training.outputs import write_outputs
 
-    folder, teacher = Path(output(recipe), "teacher_outputs"), teacher_folder(recipe)
-    check_fits(teacher, read_reference(teacher, "python -m jobs.finetune"), prepared)
     stored = recipe.distillation.stored_tokens if recipe.task == "generate" else None
     key = digest_json({"teacher": bundle_digest(teacher), "prepared": prepared.key, "stored_tokens": stored})
     if has_key(folder, MANIFEST, key):

@@ -34,10 +34,15 @@ class Classify:
     inputs = INPUTS
     ranked = classify.METRIC
 
-    def __init__(self, prepared: Prepared, teacher_outputs: Path | None) -> None:
+    def __init__(self, prepared: Prepared, teacher_outputs: Path | None, pool_outputs: Path | None = None) -> None:
         self._classes = prepared.labels
         self._train, self._validation = prepared.examples("train"), prepared.examples("validation")
         self._teacher_NC = None if teacher_outputs is None else read_logits(teacher_outputs, "train")
+        if prepared.pool is not None:
+            assert self._teacher_NC is not None
+            assert pool_outputs is not None
+            self._train = Examples.joined(self._train, prepared.pool.examples("train"))
+            self._teacher_NC = np.concatenate([self._teacher_NC, read_logits(pool_outputs, "train")])
         self.lengths = self._train.lengths
 
     def teacher(self, recipe: Recipe) -> EncoderClassifier:

@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from configs.loader import Spec
+from jobs.data.spec import PoolSpec
 from jobs.models.spec import OptimizerSpec
 
 
@@ -30,6 +31,7 @@ class ObjectiveWeights(Spec):
 class DistillationSpec(OptimizerSpec):
     """How the student learns from the stored teacher outputs (Hinton et al. 2015, arXiv 1503.02531)."""
 
+    epochs: int = Field(default=5, ge=1, description="passes over the training rows and the pool")
     learning_rate: float = Field(default=3e-4, gt=0, description="peak learning rate of the encoder")
     temperature: float = Field(default=4.0, gt=0, description="softens both distributions in the divergences")
     teacher_share: float = Field(
@@ -42,3 +44,4 @@ class DistillationSpec(OptimizerSpec):
     stored_tokens: int = Field(
         default=32, ge=1, description="generate: how many of the teacher's likeliest tokens are stored for each place"
     )
+    pool: PoolSpec = Field(default_factory=PoolSpec, description="rows without labels, learned from beside the others")
