@@ -52,8 +52,10 @@ def is_subsequence(part: Iterable[str], whole: Iterable[str]) -> bool:
     return all(word in rest for word in part)
 
 
-def pool(rows: int = 200, given: list[Inputs] = GIVEN, seed: int = 0, **shares: float) -> list[tuple[str, Inputs]]:
-    spec = PoolSpec.model_validate({"rows": rows, **shares})
+def pool(
+    rows: int, given: list[Inputs] = GIVEN, seed: int = 0, shares: dict[str, float] | None = None
+) -> list[tuple[str, Inputs]]:
+    spec = PoolSpec.model_validate({"rows": rows} | (shares or {}))
     return list(augmented(given, given, spec, MASK, seed))
 
 
@@ -125,7 +127,7 @@ def test_fields_are_names_with_values(text: str, parts: list[str]):
 
 
 def test_fields_are_left_out_whole_and_only_of_attributes():
-    made = [text for _, (text, _) in pool(4, **only("drop_fields"))]
+    made = [text for _, (text, _) in pool(4, shares=only("drop_fields"))]
     whole = fields(GIVEN[2][0])
     assert len(made) == 4
     for text in made:
@@ -137,7 +139,7 @@ def test_fields_are_left_out_whole_and_only_of_attributes():
 @pytest.mark.parametrize("operation", ["drop_words", "mask_words", "swap_words", "mix_rows"])
 def test_an_operation_makes_new_rows_of_texts_and_of_pairs(operation: str):
     for given in (GIVEN, PAIRS):
-        made = pool(6, given, **only(operation))
+        made = pool(6, given, shares=only(operation))
         assert {name for name, _ in made} == {operation}
         assert {pair is None for _, (_, pair) in made} == {given is GIVEN}
 
@@ -157,12 +159,12 @@ def test_the_same_seed_makes_the_same_rows_and_fewer_are_the_first_of_more():
 
 def test_shares_say_how_often_an_operation_is_drawn():
     given: list[Inputs] = [(" ".join(f"w{row}-{word}" for word in range(12)), None) for row in range(50)]
-    made = Counter(name for name, _ in pool(2000, given, drop_words=3, mask_words=1, swap_words=0, mix_rows=1))
+    made = Counter(name for name, _ in pool(2000, given, shares={"drop_words": 3, "swap_words": 0}))
     assert made["drop_words"] / made["mask_words"] == pytest.approx(3, rel=0.2)
     assert made["mix_rows"] / made["mask_words"] == pytest.approx(1, rel=0.2)
     assert made.keys() == {"drop_words", "mask_words", "mix_rows"}
 
 
 def test_where_no_more_can_be_made_fewer_come():
-    assert [row for _, row in pool(10, [("a b", None)], **only("swap_words"))] == [("b a", None)]
-    assert pool(10, [("word", None)], **only("drop_words")) == []
+    assert [row for _, row in pool(10, [("a b", None)], shares=only("swap_words"))] == [("b a", None)]
+    assert pool(10, [("word", None)], shares=only("drop_words")) == []
