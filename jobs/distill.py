@@ -17,7 +17,7 @@ from jobs.finetune import TRAIN_LOOP, teacher_folder
 from jobs.models.reference import read_reference
 from jobs.prepare import output, prepare
 from jobs.recipe import Recipe
-from jobs.teach import lessons, taught_by, teach
+from jobs.teach import lessons, pool_outputs, taught_by, teach
 
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
@@ -51,6 +51,8 @@ def distill(
         "prepared": str(prepared.folder),
         "teacher": str(teacher),
         "teacher_outputs": str(teacher_outputs),
+        "pool": None if prepared.pool is None else str(prepared.pool.folder),
+        "pool_outputs": None if prepared.pool is None else str(pool_outputs(recipe)),
         "target": str(folder),
         "work": str(work / f"student-{key[:16]}"),
         "key": key,
@@ -64,6 +66,7 @@ def student_key(recipe: Recipe, prepared: Prepared) -> str:
     return digest_json(
         {
             "prepared": prepared.key,
+            "pool": None if prepared.pool is None else prepared.pool.key,
             "teachers": taught_by(recipe),
             "student": recipe.student.model_dump(),
             "distillation": recipe.distillation.model_dump(exclude={"further_teachers"}),

@@ -18,7 +18,7 @@ from jobs import deploy, evaluate, finetune, prepare, teach, tune
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.models.reference import made_from
-from jobs.prepare import output
+from jobs.prepare import output, pool_folder
 from jobs.recipe import Recipe
 from tuning import report
 
@@ -42,7 +42,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     """Run the stages that are not done; each one that runs is an MLflow run of its own below `run`."""
     prepare.run(recipe, run.id)
-    prepared = Prepared.open(Path(output(recipe), "prepared"))
+    prepared = Prepared.open(Path(output(recipe), "prepared"), pool_folder(recipe))
     run.tag(slimcart__data=prepared.key)
     if recipe.teacher.bundle:
         _skip("finetune", f"teacher.bundle is {recipe.teacher.bundle}")

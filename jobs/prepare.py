@@ -2,7 +2,8 @@
 
     ray job submit --working-dir . -- python -m jobs.prepare --config configs/intent.yaml
 
-Writes <output>/prepared: Parquet shards with lengths. Rows that did not change are not tokenised again.
+Writes <output>/prepared: Parquet shards with lengths. Rows that did not change are not tokenised again. With
+`data.unlabelled` or `distillation.pool.rows` also <output>/pool: rows without labels, for students alone.
 The test rows are not opened here; only the final evaluation reads them.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,17 +51,16 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 
 def prepare(recipe: Recipe) -> Prepared:
     """The prepared rows of a recipe, made or found. Raises `UsageError` for a bad row before any worker starts."""
+    from jobs.data.pool import make_pool
     from jobs.data.tokenise import checked, write_shards
 
-    folder = Path(output(recipe), "prepared")
+    folder, pool = Path(output(recipe), "prepared"), pool_folder(recipe)
     train, train_digest = checked(recipe.data, "train")
     validation, validation_digest = checked(recipe.data, "validation")
+    unlabelled = checked(recipe.data, "unlabelled") if recipe.data.unlabelled else None
     plan = (_classes if recipe.task == "classify" else _completions)(recipe, train, validation)
     fingerprints = {"train": train_digest, "validation": validation_digest}
     key = digest_json({"format": FORMAT, "fingerprints": fingerprints, **plan.key})
-    if has_key(folder, MANIFEST, key):
-        log.info("prepared rows are there already, unchanged: %s", folder)
-        return Prepared.open(folder)
 
     def fill(aside: Path) -> dict[str, Any]:
         tokenizer, tokenise = plan.make()
@@ -75,9 +76,16 @@ def prepare(recipe: Recipe) -> Prepared:
             "rows": {"train": len(train), "validation": len(validation)},
         } | plan.facts
 
-    log.info("tokenising %d training and %d validation rows", len(train), len(validation))
-    commit(folder, MANIFEST, fill)
-    return Prepared.open(folder)
+    if has_key(folder, MANIFEST, key):
+        log.info("prepared rows are there already, unchanged: %s", folder)
+    else:
+        log.info("tokenising %d training and %d validation rows", len(train), len(validation))
+        commit(folder, MANIFEST, fill)
+    prepared = Prepared.open(folder)
+    if pool is None:
+        return prepared
+    spec = recipe.distillation.pool
+    return replace(prepared, pool=make_pool(pool, prepared, spec, recipe.seed, train, validation, unlabelled))
 
 
 class Plan(NamedTuple):
@@ -169,6 +177,11 @@ def output(recipe: Recipe) -> str:
     return recipe.output
 
 
+def pool_folder(recipe: Recipe) -> Path | None:
+    """Where the rows without labels lie, if the recipe has any."""
+    return Path(output(recipe), "pool") if recipe.has_pool else None
+
+
 def summary(prepared: Prepared) -> dict[str, float]:
     """Rows, classes (if there are any) and tokens, as metrics."""
     metrics: dict[str, float] = {"classes": len(prepared.labels)} if prepared.labels else {}
@@ -176,6 +189,8 @@ def summary(prepared: Prepared) -> dict[str, float]:
         examples = prepared.examples(split)
         metrics |= {f"{split}_rows": len(examples), f"{split}_tokens": len(examples.ids)}
         metrics[f"{split}_mean_tokens"] = len(examples.ids) / len(examples)
+    if prepared.pool is not None:
+        metrics["pool_rows"] = prepared.pool.manifest["rows"]["train"]
     return metrics
 
 

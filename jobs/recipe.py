@@ -68,7 +68,7 @@ class Recipe(Spec):
     output: str | None = Field(
         default=None, min_length=1, description="folder of results, under $SLIMCART_HOME; default: name"
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of data order, dropout and new weights")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of data order, dropout, new weights and the pool")
     data: DataSpec = Field(default_factory=DataSpec, description="rows")
     teacher: TeacherSpec = Field(default_factory=TeacherSpec, description="the model to imitate")
     student: StudentSpec = Field(default_factory=StudentSpec, description="what learns from it")
@@ -118,6 +118,22 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def a_pool_is_learned_from(self) -> Self:
+        if self.has_pool:
+            rows, weights = self.distillation.pool.rows, self.distillation.weights
+            asked = f"distillation.pool.rows: {rows}" if rows else f"data.unlabelled: {self.data.unlabelled!r}"
+            if self.task != "classify":
+                raise ValueError(
+                    f"{asked}: task {self.task!r} needs texts to write, unlabelled rows have none; leave it out"
+                )
+            if not any(weights.model_dump(exclude={"cross_entropy"}).values()):
+                raise ValueError(
+                    f"{asked}: rows without labels teach by what the teacher says, and distillation.weights asks for "
+                    "cross_entropy with the labels alone; raise kl, or leave the rows out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def steps_are_in_an_order_that_works(self) -> Self:
         kinds = [each.step for each in self.compression]
         if kinds.count("export") != 1:
@@ -143,6 +159,8 @@ class Recipe(Spec):
         for key, domain in self.search.space.items():
             if key.split(".")[0] not in SEARCHABLE:
                 raise ValueError(f"search.space: {key!r} is not searched; keys start with {', '.join(SEARCHABLE)}")
+            if key.startswith("distillation.pool"):
+                raise ValueError(f"search.space: {key!r} is not searched; the pool is made once, before the trials")
             for value in domain.extremes():
                 self._try(tree, key, value)
         return self
@@ -176,7 +194,8 @@ class Recipe(Spec):
         Ray workers run in folders of their own, so a relative path means something on the driver only.
         """
         output = self.output or self.name
-        data = {name: absolute(getattr(self.data, name), folder) for name in ("train", "validation", "test")}
+        sources = ("train", "validation", "test", "unlabelled")
+        data = {name: absolute(getattr(self.data, name), folder) for name in sources}
         teacher = {
             "model": absolute(self.teacher.model, folder),
             "bundle": absolute(self.teacher.bundle, folder, may_be_id=False),
@@ -194,6 +213,11 @@ class Recipe(Spec):
                 "bundle": absolute(self.bundle, folder, may_be_id=False),
             }
         )
+
+    @property
+    def has_pool(self) -> bool:
+        """Whether students also learn from rows without labels."""
+        return self.distillation.pool.rows > 0 or self.data.unlabelled is not None
 
     @property
     def service(self) -> str:

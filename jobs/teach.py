@@ -2,8 +2,9 @@
 
     ray job submit --working-dir . -- python -m jobs.teach --config configs/intent.yaml
 
-Writes <output>/teacher_outputs; every student and every trial reads them. Done again only when a teacher, the rows
-or what the objectives need changed; interrupted, it goes on with the parts that are there.
+Writes <output>/teacher_outputs, and of a pool <output>/pool_outputs; every student and every trial reads them. Done
+again only when a teacher, the rows or what the objectives need changed; interrupted, it goes on with the parts that are
+there.
 """
 
 from __future__ import annotations
@@ -50,8 +51,19 @@ def lessons(recipe: Recipe, prepared: Prepared) -> Prepared:
 
 
 def teach(recipe: Recipe, prepared: Prepared) -> Path:
-    """The folder of the teachers' outputs for `prepared`, made or found."""
-    return _ask(recipe, prepared, Path(output(recipe), "teacher_outputs"), wanted_of(recipe))
+    """The folder of the teachers' outputs for `prepared`, made or found; those for its pool lie in `pool_outputs`."""
+    for teacher in teachers(recipe):
+        made_by = "python -m jobs.finetune"
+        check_fits(Path(teacher.folder), read_reference(Path(teacher.folder), made_by), prepared)
+    wanted = wanted_of(recipe)
+    if prepared.pool is not None:
+        _ask(recipe, prepared.pool, pool_outputs(recipe), wanted)
+    return _ask(recipe, prepared, Path(output(recipe), "teacher_outputs"), wanted)
+
+
+def pool_outputs(recipe: Recipe) -> Path:
+    """Where the teachers' outputs for the pool lie."""
+    return Path(output(recipe), "pool_outputs")
 
 
 def _ask(recipe: Recipe, prepared: Prepared, folder: Path, wanted: Wanted) -> Path:
@@ -60,9 +72,6 @@ def _ask(recipe: Recipe, prepared: Prepared, folder: Path, wanted: Wanted) -> Pa
 
     from jobs.training.teaching import write_outputs
 
-    for teacher in teachers(recipe):
-        made_by = "python -m jobs.finetune"
-        check_fits(Path(teacher.folder), read_reference(Path(teacher.folder), made_by), prepared)
     key = digest_json({"teachers": taught_by(recipe), "prepared": prepared.key, "wanted": wanted.model_dump()})
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
@@ -119,7 +128,7 @@ def _check_room(wanted: Wanted, recipe: Recipe, prepared: Prepared) -> None:
     vectors = len(wanted.hidden_layers) + 3 * (wanted.relation_layer is not None)
     if not vectors:
         return
-    tokens = sum(int(prepared.examples(split).lengths.sum()) for split in ("train", "validation"))
+    tokens = sum(int(prepared.examples(split).lengths.sum()) for split in prepared.manifest["rows"])
     width = _config(teacher_folder(recipe)).hidden_size
     needed, free = 2 * tokens * vectors * width, shutil.disk_usage(prepared.folder).free
     words = f"{tokens} tokens x {vectors} vectors x {width} x 2 bytes = {needed / 1e6:.0f} MB"

@@ -25,7 +25,7 @@ from jobs.compress import compress
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.distill import distill, student_key
 from jobs.measure.fresh import measure_candidate
-from jobs.prepare import output, prepare
+from jobs.prepare import output, pool_folder, prepare
 from jobs.recipe import Recipe
 from jobs.tasks import classify
 from jobs.teach import teach
@@ -142,7 +142,8 @@ def trial(
         name=f"trial {trial_id}",
     ) as run:
         run.tag(slimcart__trial=trial_id)
-        distilled = distill(chosen, Prepared.open(Path(prepared)), Path(teacher_outputs), place / "student", run.id)
+        rows = Prepared.open(Path(prepared), pool_folder(whole))
+        distilled = distill(chosen, rows, Path(teacher_outputs), place / "student", run.id)
         bundle = place / "bundle"
         with quiet.at_work():
             compress(chosen, place / "student", bundle, {"run_id": run.id, "trial": trial_id, "values": values})

@@ -25,7 +25,7 @@ class Examples:
     ids: np.ndarray  # [tokens] int32
     types: np.ndarray  # [tokens] int8: 1 in the second text of a pair, or in what is to be generated
     offsets: np.ndarray  # [N + 1] int64
-    labels: np.ndarray  # [N] int64
+    labels: np.ndarray  # [N] int64; `NO_TARGET` where there is none
 
     @classmethod
     def from_table(cls, table: pyarrow.Table) -> Examples:
@@ -40,6 +40,20 @@ class Examples:
             types=table["type_ids"].combine_chunks().flatten().to_numpy(),
             offsets=ids.offsets.to_numpy().astype(np.int64) - first,
             labels=table["label"].to_numpy().astype(np.int64),
+        )
+
+    @classmethod
+    def joined(cls, *parts: Examples) -> Examples:
+        """The examples of all parts, one part after the other."""
+        import numpy as np
+
+        starts = np.cumsum([0, *(len(part.ids) for part in parts[:-1])])
+        ends = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=True)]
+        return cls(
+            ids=np.concatenate([part.ids for part in parts]),
+            types=np.concatenate([part.types for part in parts]),
+            offsets=np.concatenate([[0], *ends]),
+            labels=np.concatenate([part.labels for part in parts]),
         )
 
     @property
@@ -61,15 +75,16 @@ class Examples:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared folder whose digests were checked."""
+    """A prepared folder whose digests were checked; `pool` holds the rows without labels that go with its own."""
 
     folder: Path
     manifest: dict[str, Any]
+    pool: Prepared | None = None
 
     @classmethod
-    def open(cls, folder: Path) -> Prepared:
-        """Raises `FolderError` where the folder is missing, half written or damaged."""
-        return cls(folder, verify(folder, MANIFEST))
+    def open(cls, folder: Path, pool: Path | None = None) -> Prepared:
+        """Raises `FolderError` where a folder is missing, half written or damaged."""
+        return cls(folder, verify(folder, MANIFEST), None if pool is None else cls.open(pool))
 
     @property
     def key(self) -> str:

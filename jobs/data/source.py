@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from configs.loader import UsageError
 from jobs.data.spec import EMBEDDED, DataSpec
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "unlabelled"]
 FILE = re.compile(r"\.(?P<kind>jsonl|ndjson|json|csv|parquet)(?P<gzip>\.gz)?$")
 HUB_ID = re.compile(r"^(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w.-]+))?$")
 LONGEST_LINE_BYTES = 10 << 20
@@ -27,8 +27,9 @@ Slots = tuple[tuple[str, str], ...]
 class Row(NamedTuple):
     """One example; `pair` is None unless the recipe names a second text column.
 
-    `label` is the class, or the text to generate. `slots` are the names and values of attributes among the inputs.
-    `slices` are the values of the columns `data.slices`, of test rows only; "" stands for a missing value.
+    `label` is the class, or the text to generate; an unlabelled row has an empty one. `slots` are the names and values
+    of attributes among the inputs. `slices` are the values of the columns `data.slices`, of test rows only; "" stands
+    for a missing value.
     """
 
     text: str
@@ -50,7 +51,8 @@ def rows(data: DataSpec, split: Split) -> Iterator[Row]:
         text, slots = _input(record, data.text, where)
         pair, more = (None, ()) if data.text_pair is None else _input(record, data.text_pair, where)
         slices = tuple(_slice(record, column, where) for column in columns)
-        yield Row(text, pair, _label(record, data.label, where), slots + more, slices)
+        label = "" if split == "unlabelled" else _label(record, data.label, where)
+        yield Row(text, pair, label, slots + more, slices)
     if not found:
         raise UsageError(f"data.{split}: {source}: holds no rows")
 
@@ -61,13 +63,15 @@ def _records(source: str, split: Split) -> Iterator[tuple[str, dict[str, Any]]]:
     if source.startswith("embedded:"):
         if source != EMBEDDED:
             raise UsageError(f"{at}: no such generator; {EMBEDDED} is the one there is")
+        if split == "unlabelled":
+            raise UsageError(f"{at}: all rows of the generator have labels; give a file, URL or Hub id")
         from jobs.data import shop
 
         yield from ((f"{at}: row {n}", dict(row)) for n, row in enumerate(shop.messages(split), 1))
     elif match := FILE.search(source.split("?")[0]):
         yield from _file(source, match["kind"], "gzip" if match["gzip"] else None, at)
     elif match := HUB_ID.match(source):
-        yield from _hub(match["id"], match["revision"], split, at)
+        yield from _hub(match["id"], match["revision"], "train" if split == "unlabelled" else split, at)
     else:
         known = "a .jsonl, .csv or .parquet file (or .gz of one), a URL of one, or a Hub id owner/name"
         raise UsageError(f"{at}: not {known}")

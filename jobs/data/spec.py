@@ -22,6 +22,12 @@ class DataSpec(Spec):
     test: str | None = Field(
         default=EMBEDDED, min_length=1, description="source of the rows opened once, by the final evaluation"
     )
+    unlabelled: str | None = Field(
+        default=None,
+        min_length=1,
+        description="classify: source of texts (pairs) without labels, of a Hub id its split train; students learn "
+        "what the teacher says of them",
+    )
     text: str = Field(
         default="text",
         min_length=1,
@@ -51,3 +57,45 @@ class DataSpec(Spec):
             if column in self.slices[:index]:
                 raise ValueError(f"slices: {column!r} is given twice")
         return self
+
+
+class PoolSpec(Spec):
+    """Rows made out of the training and unlabelled rows, of which only the teacher says what they are.
+
+    A student that learns for long does so from more than a few fixed targets (Beyer et al. 2021, arXiv 2106.05237; of
+    texts, Tang et al. 2019, arXiv 1903.12136). One operation, drawn by the shares, makes a row.
+    """
+
+    rows: int = Field(
+        default=0, ge=0, description="classify: rows to make, 0 = none; an epoch of a student passes over all of them"
+    )
+    drop_words: float = Field(default=1.0, ge=0, description="share of rows that lack some of their words")
+    mask_words: float = Field(default=1.0, ge=0, description="share of rows with masks in place of some words")
+    swap_words: float = Field(default=1.0, ge=0, description="share of rows with neighbouring words swapped")
+    mix_rows: float = Field(
+        default=1.0,
+        ge=0,
+        description="share of rows that begin as one row and end as another; of pairs, a text of each",
+    )
+    drop_fields: float = Field(
+        default=1.0, ge=0, description="share, among attributes, of rows that lack some of their fields"
+    )
+    changed: float = Field(
+        default=0.2, gt=0, lt=1, description="share of a row's words (fields) dropped, masked or swapped; one at least"
+    )
+
+    @model_validator(mode="after")
+    def what_is_asked_for_makes_rows(self) -> Self:
+        shares = self.shares
+        if not any(shares.values()):
+            raise ValueError(f"{', '.join(shares)} are all 0: nothing makes a row; raise one of them")
+        given = self.model_dump(exclude_defaults=True)
+        if given and not self.rows:
+            name, value = next(iter(given.items()))
+            raise ValueError(f"{name}={value:g} changes nothing where rows=0 makes none; give rows, or leave it out")
+        return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the operations, by name; they need not add up to 1."""
+        return self.model_dump(exclude={"rows", "changed"})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.loader import UsageError
+from jobs.data.batches import NO_TARGET
 from jobs.data.source import Split, rows
 from jobs.data.spec import DataSpec
 from jobs.tasks.generate import prompt
@@ -84,14 +85,17 @@ def _blocks(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
 
 
 def tokenise_classes(table: pyarrow.Table, tokenizer_json: str, labels: list[str]) -> pyarrow.Table:
-    """The rows with their tokens and label numbers; the text itself is not kept. Runs in Ray Data's workers."""
+    """The rows with their tokens and label numbers; the text itself is not kept. Runs in Ray Data's workers.
+
+    The number of no label (null) is `NO_TARGET`.
+    """
     from tokenizers import Tokenizer
 
     texts: list[Any] = table["text"].to_pylist()
     if table["pair"].null_count < len(table):
         texts = list(zip(texts, table["pair"].to_pylist(), strict=True))
     encodings = Tokenizer.from_str(tokenizer_json).encode_batch(texts)
-    number = {label: index for index, label in enumerate(labels)}
+    number = {label: index for index, label in enumerate(labels)} | {None: NO_TARGET}
     return _tokenised(
         table,
         [each.ids for each in encodings],

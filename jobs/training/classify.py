@@ -35,12 +35,17 @@ class Classify:
     inputs = INPUTS
     ranked = classify.METRIC
 
-    def __init__(self, prepared: Prepared, teacher_outputs: Path | None) -> None:
+    def __init__(self, prepared: Prepared, teacher_outputs: Path | None, pool_outputs: Path | None = None) -> None:
         self._classes = prepared.labels
         self._train, self._validation = prepared.examples("train"), prepared.examples("validation")
-        self._outputs = teacher_outputs
+        self._outputs = [each for each in (teacher_outputs, pool_outputs) if each is not None]
         self._teacher_NC = None if teacher_outputs is None else read_logits(teacher_outputs, "train")
         self._vectors: dict[str, list[Vectors]] = {}  # of the teacher, by name in a batch
+        if prepared.pool is not None:
+            assert self._teacher_NC is not None
+            assert pool_outputs is not None
+            self._train = Examples.joined(self._train, prepared.pool.examples("train"))
+            self._teacher_NC = np.concatenate([self._teacher_NC, read_logits(pool_outputs, "train")])
         self.lengths = self._train.lengths
 
     def teacher(self, recipe: Recipe) -> EncoderClassifier:
@@ -66,13 +71,17 @@ class Classify:
         return Observed(student, layers, "cosine" in spec.inside, "relations" in spec.inside, config.hidden_size)
 
     def _read_vectors(self, spec: DistillationSpec, count: int) -> None:
-        assert self._outputs is not None
         hidden = [*(spec.hidden_layers if "hidden" in spec.inside else []), *([-1] if "cosine" in spec.inside else [])]
         names = {"teacher_hidden": [hidden_column(place(layer, count, "hidden_layers")) for layer in hidden]}
         if "relations" in spec.inside:
             names["teacher_relations"] = [relations_column(place(spec.relation_layer, count, "relation_layer"))]
         self._vectors = {
-            name: Vectors.read(self._outputs, "train", columns) for name, columns in names.items() if columns
+            name: [
+                Vectors.joined(*parts)
+                for parts in zip(*(Vectors.read(folder, "train", columns) for folder in self._outputs), strict=True)
+            ]
+            for name, columns in names.items()
+            if columns
         }
 
     def result(self, model: nn.Module) -> nn.Module:

@@ -35,7 +35,8 @@ class Generate:
     inputs = INPUTS
     ranked = "log_likelihood"
 
-    def __init__(self, prepared: Prepared, teacher_outputs: Path | None) -> None:
+    def __init__(self, prepared: Prepared, teacher_outputs: Path | None, pool_outputs: Path | None = None) -> None:
+        assert pool_outputs is None  # recipes that ask for a pool are refused
         self._manifest = prepared.manifest
         self._tokenizer = prepared.folder / TOKENIZER
         self._train, self._validation = prepared.examples("train"), prepared.examples("validation")

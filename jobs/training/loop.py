@@ -39,6 +39,8 @@ class Fit(Spec):
     prepared: str
     teacher: str | None = None
     teacher_outputs: str | None = None
+    pool: str | None = None
+    pool_outputs: str | None = None
     target: str
     work: str
     key: str
@@ -52,10 +54,11 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     logging.root.setLevel(logging.WARNING)  # Ray tells every report; its loggers are named by file, not by package
     fit = Fit.model_validate(config)
     recipe, first = fit.recipe, torch.distributed.get_rank() == 0
-    prepared = Prepared.open(Path(fit.prepared))
+    prepared = Prepared.open(Path(fit.prepared), _path(fit.pool))
     torch.manual_seed(recipe.seed)
     spec = recipe.teacher if fit.role == "teacher" else recipe.distillation
-    task: TrainingTask = named(TASKS[recipe.task].training)(prepared, _path(fit.teacher_outputs))
+    outputs = _path(fit.teacher_outputs), _path(fit.pool_outputs)
+    task: TrainingTask = named(TASKS[recipe.task].training)(prepared, *outputs)
     model = task.teacher(recipe) if fit.role == "teacher" else task.student(Path(fit.teacher or ""), recipe)
     epochs = [task.epoch(recipe.seed, epoch, recipe.engine) for epoch in range(spec.epochs)]
     training = Engine(

@@ -23,12 +23,14 @@ def label_loss(
 ) -> Tensor:
     """Cross-entropy of each example (`grade_loss` where `graded`), [B]; its class counts `weight_C` times.
 
-    Label smoothing: Szegedy et al. 2016, arXiv 1512.00567, section 7.
+    It is 0 where there is no label (`NO_TARGET`). Label smoothing: Szegedy et al. 2016, arXiv 1512.00567, section 7.
     """
+    known_B, label_B = label_B != NO_TARGET, label_B.clamp(min=0)
     if graded:
         loss_B = grade_loss(logits_BC, label_B)
     else:
         loss_B = F.cross_entropy(logits_BC.float(), label_B, reduction="none", label_smoothing=smoothing)
+    loss_B = loss_B.masked_fill(~known_B, 0.0)
     return loss_B if weight_C is None else loss_B * weight_C.to(loss_B.device)[label_B]
 
 
@@ -38,10 +40,11 @@ def grade_loss(logits_BC: Tensor, label_B: Tensor) -> Tensor:
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> Tensor:
-    """Weights [C] in inverse proportion to how often a class occurs; over `labels` [N] their mean is 1.
+    """Weights [C] in inverse proportion to how often a class occurs; over the known `labels` of N their mean is 1.
 
     King and Zeng 2001, Logistic Regression in Rare Events Data; the `balanced` of scikit-learn.
     """
+    labels = labels[labels != NO_TARGET]
     counts = np.bincount(labels, minlength=classes)
     return torch.from_numpy(len(labels) / ((counts > 0).sum() * np.maximum(counts, 1))).float()
 

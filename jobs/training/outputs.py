@@ -61,6 +61,13 @@ class Vectors:
         found = {name: cls.of(table[name]) for name in table.column_names if name != "row"}
         return [found[name] for name in names]
 
+    @classmethod
+    def joined(cls, *parts: Vectors) -> Vectors:
+        """Of the rows of all parts, one part after the other."""
+        starts = np.cumsum([0, *(len(part.values_PD) for part in parts[:-1])])
+        ends = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=True)]
+        return cls(np.concatenate([part.values_PD for part in parts]), np.concatenate([[0], *ends]))
+
     def padded(self, rows: np.ndarray, length: int, count: int) -> np.ndarray:
         """Of some rows, [count, length, D]; zero where there is no token or no row."""
         made = np.zeros((count, length, self.values_PD.shape[1]), dtype=self.values_PD.dtype)

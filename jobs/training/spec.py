@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from configs.loader import Spec
+from jobs.data.spec import PoolSpec
 from jobs.models.spec import OptimizerSpec
 
 INSIDE = ("hidden", "relations", "cosine")  # objectives that compare more than logits
@@ -63,6 +64,7 @@ class FurtherTeacher(Spec):
 class DistillationSpec(OptimizerSpec):
     """How the student learns from the stored teacher outputs (Hinton et al. 2015, arXiv 1503.02531)."""
 
+    epochs: int = Field(default=5, ge=1, description="passes over the training rows and the pool")
     learning_rate: float = Field(default=3e-4, gt=0, description="peak learning rate of the encoder")
     temperature: float = Field(default=4.0, gt=0, description="softens both distributions in the divergences")
     final_temperature: float | None = Field(
@@ -106,6 +108,8 @@ class DistillationSpec(OptimizerSpec):
         description="generate: how many tokens beside them are drawn from the teacher's others, for a KL without bias; "
         "0 = the others count as one",
     )
+
+    pool: PoolSpec = Field(default_factory=PoolSpec, description="rows without labels, learned from beside the others")
 
     @model_validator(mode="after")
     def epochs_are_left_after_the_stages(self) -> Self:

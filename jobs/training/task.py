@@ -19,14 +19,14 @@ EVALUATION_TOKENS = 4096  # a batch without gradients
 
 
 class TrainingTask(Protocol):
-    """One task on one worker, over the training and validation rows."""
+    """One task on one worker, over the training rows (of a student, with those of its pool) and the validation rows."""
 
     inputs: tuple[str, ...]  # tensors of a batch that the model takes
     ranked: str  # the metric, larger is better, by which the best epoch is chosen
     lengths: np.ndarray  # tokens of each training row, [N]
 
-    def __init__(self, prepared: Prepared, teacher_outputs: Path | None) -> None:
-        """With `teacher_outputs`, a folder, batches hold what the teacher said."""
+    def __init__(self, prepared: Prepared, teacher_outputs: Path | None, pool_outputs: Path | None = None) -> None:
+        """With `teacher_outputs`, a folder, batches hold what the teacher said; `pool_outputs`: of `prepared.pool`."""
         ...
 
     def teacher(self, recipe: Recipe) -> nn.Module:

@@ -13,11 +13,13 @@ from cluster import session
 from cluster.record import Cluster
 from configs.loader import UsageError, load
 from jobs.data.prepared import TOKENIZER, Prepared, PreparedSplit
+from jobs.distill import student_key
+from jobs.finetune import teacher_key
 from jobs.models.reference import write_reference
-from jobs.prepare import known_to, prepare, summary
+from jobs.prepare import known_to, pool_folder, prepare, summary
 from jobs.recipe import Recipe
 from tests.tiny_models import encoder_classifier
-from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT
+from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_locally
 
 SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")
 
@@ -85,6 +87,24 @@ def test_unchanged_rows_are_found_and_a_changed_row_makes_them_anew(shop: Shop, 
     examples = again.examples("train")
     changed, copied = (examples.ids[slice(*examples.offsets[row : row + 2])].tolist() for row in (7, 8))
     assert changed == copied
+
+
+def test_a_pool_changes_nothing_of_the_rows_that_a_teacher_learns(
+    shop_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("jobs.data.tokenise.write_shards", write_locally)
+    plain = load(Recipe, shop_folder / "recipe.yaml", ["teacher.epochs=1"]).on_driver(tmp_path, shop_folder)
+    asked = [f"data.unlabelled={shop_folder / 'test.jsonl'}", "distillation.pool.rows=20"]
+    pooled = load(Recipe, shop_folder / "recipe.yaml", ["teacher.epochs=1", *asked]).on_driver(tmp_path, shop_folder)
+    without, beside = prepare(plain), prepare(pooled)
+    assert without.pool is None
+    assert (beside.key, teacher_key(pooled, beside)) == (without.key, teacher_key(plain, without))
+    assert beside.pool is not None
+    rows = len(CHOSEN) * ROWS_PER_INTENT["test"] + 20
+    assert summary(beside) == summary(without) | {"pool_rows": rows}
+    assert len(beside.pool.examples("train")) == rows
+    assert student_key(plain, beside, "teacher") != student_key(plain, without, "teacher")
+    assert Prepared.open(without.folder, pool_folder(pooled)) == beside
 
 
 def test_a_given_teacher_brings_its_tokenizer_and_the_order_of_its_classes(tmp_path: Path):

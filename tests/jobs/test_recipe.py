@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from jobs.data.spec import PoolSpec
 from jobs.recipe import Recipe, absolute
 
 EXPORT = {"step": "export"}
@@ -80,12 +81,39 @@ def test_a_domain_whose_ends_are_allowed_is_taken(domain: dict[str, Any]):
         ("teacher.epochs", {"choice": [1]}, "'teacher.epochs' is not searched"),
         ("data.max_length", {"choice": [16]}, "'data.max_length' is not searched"),
         ("", {"choice": [16]}, "'' is not searched"),
+        ("distillation.pool.rows", {"choice": [9]}, "'distillation.pool.rows' is not searched; the pool is made once"),
     ],
 )
 def test_a_searched_field_must_exist_and_take_all_its_values(key: str, domain: dict[str, Any], said: str):
     message = refusal(search={"space": {key: domain}})
     assert message.startswith("search.space: ")
     assert said in message
+
+
+@pytest.mark.parametrize("source", [{"data": {"unlabelled": "a.csv"}}, {"distillation": {"pool": {"rows": 9}}}])
+def test_a_pool_needs_classes_and_a_divergence(source: dict[str, Any]):
+    assert recipe(**source).has_pool
+    asked = "data.unlabelled: 'a.csv': " if "data" in source else "distillation.pool.rows: 9: "
+    assert refusal(**source, task="generate").startswith(f"{asked}task 'generate' needs texts to write")
+    alone = {"kl": 0, "cross_entropy": 1}
+    given = source | {"distillation": source.get("distillation", {}) | {"weights": alone}}
+    assert refusal(**given).startswith(f"{asked}rows without labels teach by what the teacher says")
+    assert not recipe(distillation={"weights": alone}).has_pool
+    other = source.get("distillation", {}) | {"weights": alone | {"reverse_kl": 0.1}}
+    assert recipe(**(source | {"distillation": other})).has_pool
+
+
+@pytest.mark.parametrize(
+    ("pool", "said"),
+    [
+        ({"changed": 0.3}, "changed=0.3 changes nothing where rows=0 makes none; give rows, or leave it out"),
+        ({"mask_words": 0, "rows": 0}, "mask_words=0 changes nothing where rows=0 makes none"),
+        ({"rows": 9} | dict.fromkeys(PoolSpec().shares, 0), "are all 0: nothing makes a row; raise one of them"),
+        ({"rows": 9, "changed": 1}, "less than 1"),
+    ],
+)
+def test_a_pool_that_would_hold_nothing_is_refused(pool: dict[str, Any], said: str):
+    assert said in refusal(distillation={"pool": pool})
 
 
 def test_whole_number_domains_leave_out_their_high_end():
@@ -137,7 +165,7 @@ def test_an_output_elsewhere_than_a_folder_is_refused():
 def test_paths_become_absolute_on_the_driver_outputs_under_home_and_sources_under_the_folder(tmp_path: Path):
     home, folder = tmp_path / "home", tmp_path / "submitted"
     made = recipe(
-        data={"train": "data/train.csv", "validation": "/shared/val.parquet", "test": None},
+        data={"train": "data/train.csv", "validation": "/shared/val.parquet", "test": None, "unlabelled": "log.csv"},
         teacher={"model": "models/teacher/v1", "bundle": "old/bundle"},
         bundle="some/bundle",
     ).on_driver(home, folder)
@@ -145,6 +173,7 @@ def test_paths_become_absolute_on_the_driver_outputs_under_home_and_sources_unde
     assert made.data.train == str(folder / "data/train.csv")
     assert made.data.validation == "/shared/val.parquet"
     assert made.data.test is None
+    assert made.data.unlabelled == str(folder / "log.csv")
     assert made.teacher.model == str(folder / "models/teacher/v1")
     assert made.teacher.bundle == str(folder / "old/bundle")
     assert made.bundle == str(folder / "some/bundle")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def changed(recipe: Recipe, change: dict[str, Any]) -> Recipe:
         {"compression": [{"step": "export"}]},
         {"student": {"layers": 1}},
         {"distillation": {"temperature": 2}},
+        {"distillation": {"pool": {"rows": 9}}},
         {"engine": {"tokens_per_batch": 64}},
         {"seed": 1},
     ],
@@ -50,6 +52,12 @@ def changed(recipe: Recipe, change: dict[str, Any]) -> Recipe:
 )
 def test_a_search_depends_on_what_its_trials_do(recipe: Recipe, change: dict[str, Any]):
     assert search_key(changed(recipe, change), PREPARED) != search_key(recipe, PREPARED)
+
+
+def test_a_search_depends_on_the_pool_of_its_rows(recipe: Recipe):
+    pooled = replace(PREPARED, pool=Prepared(Path("pool"), {"key": "pool"}))
+    other = replace(PREPARED, pool=Prepared(Path("pool"), {"key": "other"}))
+    assert len({search_key(recipe, rows) for rows in (PREPARED, pooled, other)}) == 3
 
 
 @pytest.mark.parametrize(

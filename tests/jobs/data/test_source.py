@@ -337,6 +337,19 @@ def test_a_hub_id_is_read_with_datasets(files: Path, tmp_path: Path, monkeypatch
         list(rows(DataSpec.model_validate({"test": "owner/name"}), "test"))
 
 
+def test_unlabelled_rows_need_no_label(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_bytes(b'{"text": "a"}\n{"text": "b", "label": "track"}\n')
+    data = DataSpec.model_validate({"unlabelled": str(tmp_path / "rows.jsonl")})
+    assert list(rows(data, "unlabelled")) == [Row("a", None, ""), Row("b", None, "")]
+    with pytest.raises(UsageError, match=r"data\.unlabelled: .*: line 1: no column 'said'"):
+        list(rows(data.model_copy(update={"text": "said"}), "unlabelled"))
+
+
+def test_the_generator_has_no_unlabelled_rows():
+    with pytest.raises(UsageError, match=r"^data\.unlabelled: embedded:shop: all rows of the generator have labels; "):
+        list(rows(DataSpec(unlabelled="embedded:shop"), "unlabelled"))
+
+
 def test_the_hub_is_asked_for_the_revision_and_its_faults_are_one_line(monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[str, dict[str, Any]]] = []
 
@@ -350,6 +363,8 @@ def test_the_hub_is_asked_for_the_revision_and_its_faults_are_one_line(monkeypat
     assert read("owner/name@v1.0") == [Row("a", None, "1")]
     assert asked == [("owner/name", {"split": "train", "revision": "v1.0"})]
     assert refusal("owner/name") == "the Hub gave no split 'train': ConnectionError"
+    list(rows(DataSpec(unlabelled="owner/name@v2"), "unlabelled"))
+    assert asked[-1] == ("owner/name", {"split": "train", "revision": "v2"})
 
 
 def test_a_hub_id_without_the_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch):

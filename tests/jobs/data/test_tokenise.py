@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from configs.folder import commit
 from configs.loader import UsageError
+from jobs.data.batches import NO_TARGET
 from jobs.data.prepared import MANIFEST, ROWS, Examples, Prepared, has_key
 from jobs.data.spec import DataSpec
 from jobs.data.tokenise import (
@@ -115,6 +116,20 @@ def test_pairs_are_told_apart_by_type(words: Tokenizer):
     assert made["input_ids"].to_pylist() == [expected.ids]
     assert made["type_ids"].to_pylist() == [expected.type_ids]
     assert set(expected.type_ids) == {0, 1}
+
+
+def test_a_row_without_a_label_has_no_target(words: Tokenizer):
+    rows = table(TEXTS, ["a", "b", "a"]).set_column(4, "label", pyarrow.array(["b", None, "a"], pyarrow.string()))
+    assert tokenise_classes(rows, words.to_str(), ["a", "b"])["label"].to_pylist() == [1, NO_TARGET, 0]
+
+
+def test_joined_examples_stand_one_part_after_the_other(words: Tokenizer):
+    made = tokenise_classes(table(TEXTS, ["a", "b", "a"]), words.to_str(), ["a", "b"])
+    joined = Examples.joined(Examples.from_table(made.slice(1)), Examples.from_table(made), Examples.from_table(made))
+    expected = Examples.from_table(pyarrow.concat_tables([made.slice(1), made, made]))
+    for name in ("ids", "types", "offsets", "labels"):
+        assert getattr(joined, name).tolist() == getattr(expected, name).tolist()
+        assert getattr(joined, name).dtype == getattr(expected, name).dtype
 
 
 def test_blocks_hold_every_row_once_in_order(monkeypatch: pytest.MonkeyPatch):

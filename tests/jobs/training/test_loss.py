@@ -177,6 +177,7 @@ def test_balanced_classes_weigh_alike_and_one_example_in_the_mean():
     weight_N = weight_C.numpy()[labels]
     assert weight_N.mean() == pytest.approx(1)
     assert [weight_N[labels == each].sum() for each in (0, 1, 3)] == pytest.approx([10 / 3] * 3)
+    assert torch.equal(balanced_weights(np.append(labels, [NO_TARGET] * 5), 4), weight_C)
 
 
 def test_an_example_of_a_rare_class_counts_more_in_teacher_and_student():
@@ -186,6 +187,23 @@ def test_an_example_of_a_rare_class_counts_more_in_teacher_and_student():
     torch.testing.assert_close(weighted_B / plain_B, weight_C[LABELS])
     only_labels = spec(0.0, 1.0)
     torch.testing.assert_close(distill_loss(logits_BC, logits_BC, LABELS, only_labels, weight_C), weighted_B)
+
+
+@pytest.mark.parametrize("graded", [False, True])
+def test_an_example_without_a_label_costs_its_divergence_alone(graded: bool):
+    student_BC, teacher_BC, weight_C = logits(seed=0), logits(seed=1), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    mixed = spec(0.7, 0.3, 2.0).model_copy(update={"label_smoothing": 0.0 if graded else 0.2})
+    label_B = torch.where(torch.arange(6) < 4, LABELS, NO_TARGET)
+    known_B, whole_B, alone_B = (
+        distill_loss(student_BC, teacher_BC, labels, chosen, weight_C, graded)
+        for labels, chosen in ((label_B, mixed), (LABELS, mixed), (LABELS, spec(0.7, 0.0, 2.0)))
+    )
+    torch.testing.assert_close(known_B, torch.cat([whole_B[:4], alone_B[4:]]))
+    student_BC.requires_grad_()
+    label_loss(student_BC, label_B, 0.2, weight_C).sum().backward()
+    assert student_BC.grad is not None
+    assert not student_BC.grad[4:].any()
+    assert student_BC.grad[:4].abs().sum(1).all()
 
 
 def test_the_loss_of_a_grade_is_the_squared_error_of_the_score():

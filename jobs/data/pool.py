@@ -1,0 +1,132 @@
+"""Rows without labels that students learn from beside the training rows: unlabelled ones, and augmented ones."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+
+from configs.folder import commit, digest_json
+from configs.loader import UsageError
+from jobs.data import tokenise
+from jobs.data.augment import Inputs, augmented, normal
+from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key
+from jobs.data.spec import PoolSpec
+
+if TYPE_CHECKING:
+    import pyarrow
+
+FORMAT = 1  # of the rows; raised where the same recipe makes others, so that older folders are made anew
+MASKS = ("[MASK]", "<mask>")  # of the families of BERT and RoBERTa
+UNLABELLED = "unlabelled"
+
+log = logging.getLogger(__name__)
+
+
+def make_pool(
+    folder: Path,
+    prepared: Prepared,
+    spec: PoolSpec,
+    seed: int,
+    train: pyarrow.Table,
+    validation: pyarrow.Table,
+    unlabelled: tuple[pyarrow.Table, str] | None,
+) -> Prepared:
+    """The pool that goes with the `prepared` rows in `folder`, made or found.
+
+    Tables as `checked` gives them, `unlabelled` with its fingerprint. No row of the pool is a training or validation
+    row, no two are the same. Its manifest says how many rows came of each operation.
+    """
+    fingerprint = unlabelled and unlabelled[1]
+    parts = {"format": FORMAT, "prepared": prepared.key, "pool": spec.model_dump(), UNLABELLED: fingerprint}
+    key = digest_json(parts | {"seed": seed})
+    if has_key(folder, MANIFEST, key):
+        log.info("the pool is there already, unchanged: %s", folder)
+        return Prepared.open(folder)
+    tokenizer = Tokenizer.from_file(str(prepared.folder / TOKENIZER))
+    mask = mask_token(tokenizer)
+    if spec.rows and spec.mask_words and mask is None:
+        raise UsageError(
+            f"distillation.pool.mask_words: {spec.mask_words:g}: the teacher's tokenizer has no mask token "
+            f"({', '.join(MASKS)}); set it to 0"
+        )
+    learned, held_out = inputs(train), inputs(validation)
+    extra = list(new_rows(inputs(unlabelled[0]) if unlabelled else [], [*learned, *held_out]))
+    known = list(cut_to_length([*learned, *extra, *held_out], tokenizer))
+    sources = known[: len(learned) + len(extra)]
+    found = [(UNLABELLED, row) for row in extra]
+    found += augmented(sources, known, spec, mask, seed)
+    if not found:
+        raise UsageError(
+            "distillation.pool: nothing new can be made of these rows, or all unlabelled ones are training or "
+            "validation rows; leave it out"
+        )
+    counts = Counter(operation for operation, _ in found)
+    log.info("pool: %d rows (%s)", len(found), ", ".join(f"{name} {count}" for name, count in counts.items()))
+    if len(found) - len(extra) < spec.rows:
+        log.warning("pool: distillation.pool.rows=%d asks for more than these rows can give", spec.rows)
+
+    def fill(aside: Path) -> dict[str, Any]:
+        encode = functools.partial(tokenise.tokenise_classes, tokenizer_json=tokenizer.to_str(), labels=prepared.labels)
+        tokenise.write_shards([_table([row for _, row in found])], aside / ROWS, encode)
+        return {"key": key, "rows": {"train": len(found)}, "made_by": dict(counts)}
+
+    commit(folder, MANIFEST, fill)
+    return Prepared.open(folder)
+
+
+def inputs(table: pyarrow.Table) -> list[Inputs]:
+    """The texts of a table, without their labels."""
+    return list(zip(table["text"].to_pylist(), table["pair"].to_pylist(), strict=True))
+
+
+def new_rows(rows: Iterable[Inputs], known: Iterable[Inputs]) -> Iterator[Inputs]:
+    """The rows that are not `known`, each once."""
+    seen = set(map(normal, known))
+    for row in rows:
+        if (same := normal(row)) not in seen:
+            seen.add(same)
+            yield row
+
+
+def cut_to_length(rows: Sequence[Inputs], tokenizer: Tokenizer) -> Iterator[Inputs]:
+    """The rows without what the tokenizer truncates: changes to that no model would see."""
+    for start in range(0, len(rows), tokenise.ROWS_PER_CALL):
+        some = rows[start : start + tokenise.ROWS_PER_CALL]
+        texts: list[Any] = [text if pair is None else (text, pair) for text, pair in some]
+        for (text, pair), encoding in zip(some, tokenizer.encode_batch(texts), strict=True):
+            if not encoding.overflowing:
+                yield text, pair
+                continue
+            ends = [0, 0]
+            for (_, end), sequence in zip(encoding.offsets, encoding.sequence_ids, strict=True):
+                if sequence is not None:
+                    ends[sequence] = max(ends[sequence], end)
+            yield text[: ends[0]], None if pair is None else pair[: ends[1]]
+
+
+def mask_token(tokenizer: Tokenizer) -> str | None:
+    """The token that stands for a hidden word, as it is written in a text."""
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    return next((mask for mask in MASKS if mask in known), None)
+
+
+def _table(rows: Sequence[Inputs]) -> pyarrow.Table:
+    """As `checked` gives it, with no label in any row."""
+    import pyarrow
+
+    texts, pairs = zip(*rows, strict=True)
+    return pyarrow.table(
+        {
+            "split": pyarrow.array(["train"] * len(rows), pyarrow.string()),
+            "row": pyarrow.array(range(len(rows)), pyarrow.int64()),
+            "text": pyarrow.array(texts, pyarrow.large_string()),
+            "pair": pyarrow.array(pairs, pyarrow.large_string()),
+            "label": pyarrow.nulls(len(rows), pyarrow.string()),
+        }
+    )
