@@ -83,7 +83,7 @@ class TeacherSpec(OptimizerSpec):
 
 
 class StudentSpec(Spec):
-    """What learns from the teacher: some of its layers."""
+    """What learns from the teacher: some of its layers, as wide as it is or narrower."""
 
     kind: Literal["layers"] = Field(
         default="layers", description="layers = chosen layers of the teacher, the one kind so far"
@@ -91,4 +91,23 @@ class StudentSpec(Spec):
     layers: Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
         default=3, description="number of the teacher's layers, evenly spaced, or their indices from 0"
     )
+    hidden: int | None = Field(
+        default=None, ge=1, description="width of a token's vector: the dimensions that weigh most; default: all"
+    )
+    heads: int | None = Field(
+        default=None, ge=1, description="attention heads in a layer, likewise; hidden / heads is the size of each"
+    )
+    feed_forward: int | None = Field(default=None, ge=1, description="feed-forward units in a layer, likewise")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the head")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Those of hidden, heads and feed_forward that are not the teacher's."""
+        given = {name: getattr(self, name) for name in ("hidden", "heads", "feed_forward")}
+        return {name: size for name, size in given.items() if size is not None}
+
+    @model_validator(mode="after")
+    def heads_share_the_width(self) -> Self:
+        if self.hidden and self.heads and self.hidden % self.heads:
+            raise ValueError(f"hidden={self.hidden} / heads={self.heads}: a whole number is needed")
+        return self

@@ -11,6 +11,7 @@ from configs.loader import UsageError
 from jobs.models import decoder, encoder
 from jobs.models.decoder import Decoder
 from jobs.models.encoder import EncoderClassifier
+from jobs.models.narrow import narrow
 from jobs.models.spec import StudentSpec
 
 LAYERS = {  # where a model keeps its layers, by the model type of its config
@@ -31,11 +32,17 @@ DROPOUTS = (
 
 
 def encoder_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
-    """Some layers of the teacher, with its embeddings and head (as DistilBERT is started, arXiv 1910.01108)."""
-    config, weights = _chosen(teacher.encoder, spec)
+    """Some layers of the teacher, with its embeddings and head (as DistilBERT is started, arXiv 1910.01108).
+
+    Where `spec` gives sizes, of each the part that weighs most, see `narrow`.
+    """
+    config, chosen = _chosen(teacher.encoder, spec)
+    weights = {f"encoder.{name}": weight for name, weight in chosen.items()}
+    weights |= {f"head.{name}": weight for name, weight in teacher.head.state_dict().items()}
+    if spec.sizes:
+        config, weights = narrow(config, weights, f"encoder.{LAYERS[config.model_type]}", spec.sizes)
     student = encoder.from_config(config, teacher.pooling, teacher.classes, spec.dropout)
-    _fill(student.encoder, weights, spec)
-    student.head.load_state_dict(teacher.head.state_dict())
+    _fill(student, weights, spec)
     return student
 
 
@@ -67,7 +74,7 @@ def _chosen(teacher: PreTrainedModel, spec: StudentSpec) -> tuple[PreTrainedConf
     return config, weights
 
 
-def _fill(student: PreTrainedModel, weights: dict[str, Tensor], spec: StudentSpec) -> None:
+def _fill(student: nn.Module, weights: dict[str, Tensor], spec: StudentSpec) -> None:
     try:
         student.load_state_dict(weights)
     except RuntimeError:  # ModernBERT's first layer has no norm before its attention, the others have one
