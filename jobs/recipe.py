@@ -25,7 +25,19 @@ AFTER_EXPORT = (QuantizeSpec,)
 HEAD = ("head_learning_rate", "class_weights")
 FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {  # what a task does not use, by section
     "classify": {"data": ("packing",), "distillation": ("stored_tokens",)},
-    "generate": {"teacher": (*HEAD, "pooling", "dropout", "head"), "distillation": HEAD},
+    "generate": {
+        "teacher": (*HEAD, "pooling", "dropout", "head"),
+        "student": ("hidden", "heads", "feed_forward", "kernel", "pooling"),
+        "distillation": HEAD,
+    },
+}
+
+WHOLE = {  # what a model can be trained with that is known neither as layers nor to AutoTP, and has running statistics
+    "pipeline_stages": (1,),
+    "tensor_parallel": (1,),
+    "activation_checkpointing": (False,),
+    "zero_stage": (0, 1, 2),
+    "precision": ("fp32", "bf16_autocast"),
 }
 
 HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?(@[\w.-]+)?$")
@@ -102,6 +114,17 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def student_can_be_built_and_trained(self) -> Self:
+        kind = self.student.kind
+        if self.task == "generate" and kind not in ("layers", "pretrained"):
+            raise ValueError(f"student.kind: {kind!r}: an encoder; task 'generate' takes layers or pretrained")
+        for name, possible in WHOLE.items() if kind == "conv" else ():
+            if (value := getattr(self.engine, name)) not in possible:
+                able = " or ".join(map(str, possible))
+                raise ValueError(f"engine.{name}: {value!r}: a student of kind 'conv' cannot be trained so; use {able}")
+        return self
+
+    @model_validator(mode="after")
     def steps_are_in_an_order_that_works(self) -> Self:
         kinds = [each.step for each in self.compression]
         if kinds.count("export") != 1:
@@ -127,6 +150,10 @@ class Recipe(Spec):
         for key, domain in self.search.space.items():
             if key.split(".")[0] not in SEARCHABLE:
                 raise ValueError(f"search.space: {key!r} is not searched; keys start with {', '.join(SEARCHABLE)}")
+            if key == "student.model":
+                raise ValueError(
+                    f"search.space: {key!r} is not searched; its rows are prepared once, before the trials"
+                )
             for value in domain.extremes():
                 self._try(tree, key, value)
         return self
@@ -170,6 +197,7 @@ class Recipe(Spec):
                 "output": str(home / output),
                 "data": self.data.model_copy(update=data),
                 "teacher": self.teacher.model_copy(update=teacher),
+                "student": self.student.model_copy(update={"model": absolute(self.student.model, folder)}),
                 "bundle": absolute(self.bundle, folder, may_be_id=False),
             }
         )

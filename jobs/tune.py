@@ -26,7 +26,7 @@ from jobs.data.prepared import MANIFEST, Prepared
 from jobs.distill import distill, student_key
 from jobs.finetune import teacher_folder
 from jobs.measure.fresh import measure_candidate
-from jobs.prepare import output, prepare
+from jobs.prepare import output, prepare, prepare_student
 from jobs.recipe import Recipe
 from jobs.tasks import classify
 from jobs.teach import teach
@@ -73,7 +73,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     objective = functools.partial(
         trial,
         recipe=recipe.model_dump(),
-        prepared=str(prepared.folder),
+        prepared=str(prepare_student(recipe, prepared).folder),
         teacher_outputs=str(teacher_outputs),
         folder=str(trials_folder),
         parent=run.id,

@@ -45,7 +45,7 @@ class Classify:
         return encoder.pretrained(recipe.teacher, self._classes)
 
     def student(self, teacher: Path, recipe: Recipe) -> EncoderClassifier:
-        """Some of the teacher's layers."""
+        """Of the kind in `recipe.student`."""
         return encoder_student(encoder.load(teacher), recipe.student)
 
     def layers(self, model: nn.Module) -> Layers:

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from configs.loader import Spec
 from jobs.models.spec import OptimizerSpec
 
+OF_LOGITS = ("kl", "reverse_kl", "jensen_shannon", "cross_entropy")  # terms that need no token of the teacher's
+
 
 class ObjectiveWeights(Spec):
     """Share of each term in the distillation loss."""

@@ -14,10 +14,10 @@ from cluster.record import Cluster
 from configs.loader import UsageError, load
 from jobs.data.prepared import TOKENIZER, Prepared, PreparedSplit
 from jobs.models.reference import write_reference
-from jobs.prepare import known_to, prepare, summary
+from jobs.prepare import known_to, prepare, prepare_student, summary
 from jobs.recipe import Recipe
 from tests.tiny_models import encoder_classifier
-from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT
+from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_encoder
 
 SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")
 
@@ -87,6 +87,46 @@ def test_unchanged_rows_are_found_and_a_changed_row_makes_them_anew(shop: Shop, 
     assert changed == copied
 
 
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose tokenizer cuts words into smaller pieces."""
+    return write_encoder(tmp_path_factory.mktemp("foreign"), layers=1, pieces=300)
+
+
+def with_student(recipe: Recipe, model: Path) -> Recipe:
+    return Recipe.model_validate(recipe.model_dump() | {"student": {"kind": "pretrained", "model": str(model)}})
+
+
+def test_a_student_of_the_same_tokenizer_reads_the_same_rows(shop: Shop, prepared: Prepared, tiny_teacher: Path):
+    assert prepare_student(shop.recipe, prepared) is prepared
+    assert prepare_student(with_student(shop.recipe, tiny_teacher), prepared) is prepared
+
+
+def test_a_student_of_another_tokenizer_reads_the_same_texts_row_for_row(shop: Shop, foreign: Path):
+    prepared = prepare(shop.recipe)
+    own = prepare_student(with_student(shop.recipe, foreign), prepared)
+    assert own.folder.name == "prepared_student"
+    assert own.key != prepared.key
+    tokenizer = Tokenizer.from_file(str(own.folder / TOKENIZER))
+    for split in SPLITS:
+        examples, expected = own.examples(split), [tokenizer.encode(row["text"]).ids for row in shop.read(split)]
+        assert [examples.ids[start:end].tolist() for start, end in pairwise(examples.offsets.tolist())] == expected
+        assert examples.labels.tolist() == prepared.examples(split).labels.tolist()
+    before = list(times(own.folder))
+    assert prepare_student(with_student(shop.recipe, foreign), prepared).key == own.key
+    assert list(times(own.folder)) == before
+
+
+def test_what_compares_tokens_is_refused_where_they_differ(
+    shop: Shop, prepared: Prepared, foreign: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("jobs.prepare.OF_LOGITS", ("cross_entropy",))
+    with pytest.raises(
+        UsageError, match=r"distillation\.weights\.kl compares them token by token; set it to 0 and use"
+    ):
+        prepare_student(with_student(shop.recipe, foreign), prepared)
+
+
 def test_a_given_teacher_brings_its_tokenizer_and_the_order_of_its_classes(tmp_path: Path):
     teacher = write_teacher(tmp_path, ["b", "c", "a", "d", "e"])
     labels, tokenizer = known_to(teacher, ["a", "b"])
@@ -136,3 +176,9 @@ def test_a_prompt_that_leaves_no_room_is_refused_by_its_row(shop: Shop):
     recipe = load(Recipe, shop.rows / "completions.yaml", overrides)
     with pytest.raises(UsageError, match=r"data.max_length: 12: the prompt of row \d+ of data.train alone has \d+ tok"):
         prepare(recipe.on_driver(shop.rows.parent / "home", shop.rows))
+
+
+def test_a_decoder_of_other_tokens_than_its_teachers_is_refused(shop: Shop, completions: Prepared, foreign: Path):
+    recipe = with_student(load(Recipe, shop.rows / "completions.yaml", []), foreign)
+    with pytest.raises(UsageError, match=r"^student\.model: .*: has another tokenizer than the teacher, whose stored"):
+        prepare_student(recipe, completions)
