@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -60,8 +61,14 @@ class ConvBlock(nn.Module):
         if not self.training:
             return self.norm(convolved_BHL)
         convolved_BLH = convolved_BHL.transpose(1, 2)
-        normed_NH = self.norm(convolved_BLH[real_BL])
+        normed_NH = self._of_a_batch(convolved_BLH[real_BL])
         return normed_NH.new_zeros(convolved_BLH.shape).index_put((real_BL,), normed_NH).transpose(1, 2)
+
+    def _of_a_batch(self, tokens_NH: Tensor) -> Tensor:
+        if len(tokens_NH) > 1:
+            return self.norm(tokens_NH)
+        norm = self.norm  # a worker's share of a last batch: one token varies in nothing
+        return F.batch_norm(tokens_NH, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
 def principal(table_VH: Tensor, width: int) -> Tensor:

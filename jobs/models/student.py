@@ -35,7 +35,7 @@ DROPOUTS = (
 
 
 def encoder_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
-    """The student of `spec`, with classes and pooling of the teacher."""
+    """The student of `spec`, for the classes of the teacher. Raises `UsageError` where that teacher cannot have it."""
     build = {
         "layers": _layers_student,
         "new": _new_student,

@@ -57,6 +57,13 @@ def test_a_block_is_a_convolution_of_each_text_with_statistics_over_the_real_tok
     torch.testing.assert_close(block.norm.running_mean, block.norm.momentum * mean_H)  # of a first mean of zeros
 
 
+def test_a_batch_of_one_token_is_normed_by_the_running_statistics():
+    block = ConvBlock(4, 3)
+    hidden_BHL, mask_BL = torch.randn(1, 4, 3), torch.tensor([[1, 0, 0]])
+    trained_BH = block(hidden_BHL, mask_BL)[..., 0]
+    torch.testing.assert_close(trained_BH, block.eval()(hidden_BHL, mask_BL)[..., 0])
+
+
 def test_every_weight_learns():
     model = student().train()
     F.cross_entropy(model(**batch(6, 12)), torch.arange(6) % CLASSES).backward()
