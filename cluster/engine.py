@@ -140,6 +140,8 @@ class Engine:
     def whole(self) -> nn.Module:
         """The model with its current weights, in float32 where it was built so, on every worker. All call it."""
         if self._whole is None:
+            for buffer in self.module.buffers():  # the first worker's running statistics, as in DistributedDataParallel
+                torch.distributed.broadcast(buffer, src=0)
             return self.module
         target = dict(self._whole.named_parameters())
         with torch.no_grad():

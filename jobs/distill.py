@@ -15,7 +15,7 @@ from jobs.command import Result, main
 from jobs.data.prepared import Prepared
 from jobs.finetune import TRAIN_LOOP, teacher_folder
 from jobs.models.reference import read_reference
-from jobs.prepare import output, prepare
+from jobs.prepare import output, prepare, prepare_student
 from jobs.recipe import Recipe
 from jobs.teach import lessons, pool_outputs, taught_by, teach
 
@@ -30,7 +30,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         run.tag(slimcart__data=prepared.key)
         outputs = teach(recipe, prepared)
         folder = Path(output(recipe), "student")
-        metrics = distill(recipe, prepared, outputs, folder, run.id)
+        metrics = distill(recipe, prepare_student(recipe, prepared), outputs, folder, run.id)
         run.artifact(folder, "student")
         run.metrics.log({f"best_{name}": value for name, value in metrics.items()})
     return Result("distill", run.id, output(recipe), metrics, bundle=str(folder))
@@ -39,7 +39,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 def distill(
     recipe: Recipe, prepared: Prepared, teacher_outputs: Path, folder: Path, run_id: str | None = None
 ) -> dict[str, float]:
-    """Train the student into `folder`; returns the metrics of its best epoch."""
+    """Train the student on the rows of `prepare_student` into `folder`; returns the metrics of its best epoch."""
     session.check_capacity(recipe.engine)
     teacher = teacher_folder(recipe)
     read_reference(teacher, "python -m jobs.finetune")

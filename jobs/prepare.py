@@ -3,7 +3,8 @@
     ray job submit --working-dir . -- python -m jobs.prepare --config configs/intent.yaml
 
 Writes <output>/prepared: Parquet shards with lengths. Rows that did not change are not tokenised again. With
-`data.unlabelled` or `distillation.pool.rows` also <output>/pool: rows without labels, for students alone.
+`data.unlabelled` or `distillation.pool.rows` also <output>/pool: rows without labels, for students alone; for a
+`student.model` with a tokenizer of its own also <output>/prepared_student.
 The test rows are not opened here; only the final evaluation reads them.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster import session, tracking
+from cluster.session import JobError
 from configs.folder import commit, digest_json
 from configs.loader import UsageError
 from jobs.command import Result, main
@@ -43,6 +45,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     ) as run:
         session.connect()
         prepared = prepare(recipe)
+        prepare_student(recipe, prepared)
         run.tag(slimcart__data=prepared.key)
         metrics = summary(prepared)
         run.metrics.log(metrics)
@@ -52,14 +55,73 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 def prepare(recipe: Recipe) -> Prepared:
     """The prepared rows of a recipe, made or found. Raises `UsageError` for a bad row before any worker starts."""
     from jobs.data.pool import make_pool
-    from jobs.data.tokenise import checked, write_shards
+    from jobs.data.tokenise import checked
 
-    folder, pool = Path(output(recipe), "prepared"), pool_folder(recipe)
+    tables, pool = _checked(recipe), pool_folder(recipe)
+    unlabelled = checked(recipe.data, "unlabelled") if recipe.data.unlabelled else None
+    plan = (_classes if recipe.task == "classify" else _completions)(recipe, tables.train, tables.validation)
+    prepared = _prepared(recipe, tables, plan, "prepared")
+    if pool is None:
+        return prepared
+    spec = recipe.distillation.pool
+    made = make_pool(pool, prepared, spec, recipe.seed, tables.train, tables.validation, unlabelled)
+    return replace(prepared, pool=made)
+
+
+def prepare_student(recipe: Recipe, prepared: Prepared) -> Prepared:
+    """The rows for the student: `prepared`, or the same rows in <output>/prepared_student in the student's own tokens.
+
+    Row for row the same, so what the teacher said of a text goes with it. Raises `UsageError` where more than that is
+    to be learned of the teacher than its logits.
+    """
+    if (model := recipe.student.model) is None:
+        return prepared
+    from jobs.models.decoder import end_of
+    from jobs.models.encoder import load_tokenizer
+
+    tokenizer = load_tokenizer(model, "student.model")
+    if tokenizer.to_str() == read_tokenizer(prepared.folder / TOKENIZER).to_str():
+        if recipe.task == "generate" and (end := end_of(model, "student.model")) != prepared.manifest["end"]:
+            raise UsageError(f"student.model: {model}: ends a text with token {end}, not as the teacher does")
+        return prepared
+    _refuse_what_needs_the_teachers_tokens(recipe)
+    tables = _checked(recipe)
+    if tables.fingerprints != prepared.manifest["fingerprints"]:
+        raise JobError(f"data.train, data.validation: changed since {prepared.folder} was made; run it again")
+    return _prepared(recipe, tables, _plan_of_classes(recipe, tokenizer, prepared.labels), "prepared_student")
+
+
+def _refuse_what_needs_the_teachers_tokens(recipe: Recipe) -> None:
+    other = f"student.model: {recipe.student.model}: has another tokenizer than the teacher"
+    if recipe.task == "generate":
+        raise UsageError(f"{other}, whose stored tokens it cannot learn to say; give one with the teacher's tokenizer")
+    if bound := next(iter(recipe.distillation.inside), None):
+        raise UsageError(f"{other}, and distillation.weights.{bound} compares them token by token; set it to 0")
+    if recipe.has_pool:
+        raise UsageError(
+            f"{other}, in whose tokens the rows of data.unlabelled and distillation.pool are; leave them out"
+        )
+
+
+class _Tables(NamedTuple):
+    train: pyarrow.Table
+    validation: pyarrow.Table
+    fingerprints: dict[str, str]
+
+
+def _checked(recipe: Recipe) -> _Tables:
+    from jobs.data.tokenise import checked
+
     train, train_digest = checked(recipe.data, "train")
     validation, validation_digest = checked(recipe.data, "validation")
-    unlabelled = checked(recipe.data, "unlabelled") if recipe.data.unlabelled else None
-    plan = (_classes if recipe.task == "classify" else _completions)(recipe, train, validation)
-    fingerprints = {"train": train_digest, "validation": validation_digest}
+    return _Tables(train, validation, {"train": train_digest, "validation": validation_digest})
+
+
+def _prepared(recipe: Recipe, tables: _Tables, plan: Plan, name: str) -> Prepared:
+    """<output>/`name`, made or found."""
+    from jobs.data.tokenise import write_shards
+
+    folder, (train, validation, fingerprints) = Path(output(recipe), name), tables
     key = digest_json({"format": FORMAT, "fingerprints": fingerprints, **plan.key})
 
     def fill(aside: Path) -> dict[str, Any]:
@@ -81,11 +143,7 @@ def prepare(recipe: Recipe) -> Prepared:
     else:
         log.info("tokenising %d training and %d validation rows", len(train), len(validation))
         commit(folder, MANIFEST, fill)
-    prepared = Prepared.open(folder)
-    if pool is None:
-        return prepared
-    spec = recipe.distillation.pool
-    return replace(prepared, pool=make_pool(pool, prepared, spec, recipe.seed, train, validation, unlabelled))
+    return Prepared.open(folder)
 
 
 class Plan(NamedTuple):
@@ -98,7 +156,7 @@ class Plan(NamedTuple):
 
 
 def _classes(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Plan:
-    from jobs.data.tokenise import classes, tokenise_classes
+    from jobs.data.tokenise import classes
     from jobs.models.encoder import grades_of, load_tokenizer
 
     labels = classes(train, {"validation": validation}, recipe.data)
@@ -108,6 +166,12 @@ def _classes(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) ->
         labels, tokenizer = known_to(Path(recipe.teacher.bundle), labels)
     else:
         tokenizer = load_tokenizer(recipe.teacher.model)
+    return _plan_of_classes(recipe, tokenizer, labels)
+
+
+def _plan_of_classes(recipe: Recipe, tokenizer: Tokenizer, labels: list[str]) -> Plan:
+    from jobs.data.tokenise import tokenise_classes
+
     tokenizer.enable_truncation(recipe.data.max_length)
     tokenise = functools.partial(tokenise_classes, tokenizer_json=tokenizer.to_str(), labels=labels)
     return Plan({"tokenizer": tokenizer.to_str(), "labels": labels}, lambda: (tokenizer, tokenise), labels, {})

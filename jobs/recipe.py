@@ -28,8 +28,17 @@ FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {  # what a task does not use, 
     "generate": {
         "data": ("slices",),
         "teacher": (*HEAD, "pooling", "dropout", "head"),
+        "student": ("hidden", "heads", "feed_forward", "kernel", "pooling"),
         "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
     },
+}
+
+WHOLE = {  # what a model can be trained with that is known neither as layers nor to AutoTP, and has running statistics
+    "pipeline_stages": (1,),
+    "tensor_parallel": (1,),
+    "activation_checkpointing": (False,),
+    "zero_stage": (0, 1, 2),
+    "precision": ("fp32", "bf16_autocast"),
 }
 
 HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?(@[\w.-]+)?$")
@@ -111,6 +120,7 @@ class Recipe(Spec):
             "task 'generate' compares logits alone": self.task == "generate",
             "a pipeline gives logits alone": self.engine.pipeline_stages > 1,
             "workers that split a layer hold a part of its vectors": self.engine.tensor_parallel > 1,
+            "a student of kind 'conv' has no layers like the teacher's": self.student.kind == "conv",
         }
         for name, weight in self.distillation.inside.items():
             if reason := next((reason for reason, holds in reasons.items() if holds), None):
@@ -131,6 +141,17 @@ class Recipe(Spec):
                     f"{asked}: rows without labels teach by what the teacher says, and distillation.weights asks for "
                     "cross_entropy with the labels alone; raise kl, or leave the rows out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def student_can_be_built_and_trained(self) -> Self:
+        kind = self.student.kind
+        if self.task == "generate" and kind not in ("layers", "pretrained"):
+            raise ValueError(f"student.kind: {kind!r}: an encoder; task 'generate' takes layers or pretrained")
+        for name, possible in WHOLE.items() if kind == "conv" else ():
+            if (value := getattr(self.engine, name)) not in possible:
+                able = " or ".join(map(str, possible))
+                raise ValueError(f"engine.{name}: {value!r}: a student of kind 'conv' cannot be trained so; use {able}")
         return self
 
     @model_validator(mode="after")
@@ -161,6 +182,10 @@ class Recipe(Spec):
                 raise ValueError(f"search.space: {key!r} is not searched; keys start with {', '.join(SEARCHABLE)}")
             if key.startswith("distillation.pool"):
                 raise ValueError(f"search.space: {key!r} is not searched; the pool is made once, before the trials")
+            if key == "student.model":
+                raise ValueError(
+                    f"search.space: {key!r} is not searched; its rows are prepared once, before the trials"
+                )
             for value in domain.extremes():
                 self._try(tree, key, value)
         return self
@@ -210,6 +235,7 @@ class Recipe(Spec):
                 "distillation": self.distillation.model_copy(update={"further_teachers": further}),
                 "data": self.data.model_copy(update=data),
                 "teacher": self.teacher.model_copy(update=teacher),
+                "student": self.student.model_copy(update={"model": absolute(self.student.model, folder)}),
                 "bundle": absolute(self.bundle, folder, may_be_id=False),
             }
         )

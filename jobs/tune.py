@@ -25,7 +25,7 @@ from jobs.compress import compress
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.distill import distill, student_key
 from jobs.measure.fresh import measure_candidate
-from jobs.prepare import output, pool_folder, prepare
+from jobs.prepare import output, pool_folder, prepare, prepare_student
 from jobs.recipe import Recipe
 from jobs.tasks import classify
 from jobs.teach import teach
@@ -72,7 +72,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     objective = functools.partial(
         trial,
         recipe=recipe.model_dump(),
-        prepared=str(prepared.folder),
+        prepared=str(prepare_student(recipe, prepared).folder),
         teacher_outputs=str(teacher_outputs),
         folder=str(trials_folder),
         parent=run.id,

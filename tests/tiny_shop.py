@@ -65,12 +65,12 @@ def write_completions(folder: Path) -> Path:
     return path
 
 
-def write_encoder(folder: Path, layers: int = 3) -> Path:
+def write_encoder(folder: Path, layers: int = 3, pieces: int = 600) -> Path:
     """A BERT of random weights, 32 wide, and its tokenizer, as `transformers` saves them."""
     import torch
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    words = tokenizer([row["text"] for row in messages("train")])
+    words = tokenizer([row["text"] for row in messages("train")], pieces)
     saved = PreTrainedTokenizerFast(
         tokenizer_object=words,
         model_max_length=128,
@@ -91,14 +91,14 @@ def write_encoder(folder: Path, layers: int = 3) -> Path:
     return folder
 
 
-def tokenizer(texts: list[str]):
-    """WordPiece of at most 600 pieces, with BERT's frame around one text or two."""
+def tokenizer(texts: list[str], pieces: int):
+    """WordPiece of at most so many pieces, with BERT's frame around one text or two."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer()  # type: ignore[assignment]
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
-    made.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=600, special_tokens=SPECIAL))
+    made.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=pieces, special_tokens=SPECIAL))
     made.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

@@ -9,15 +9,17 @@ from torch.nn.utils import prune as torch_prune
 
 from jobs.compression.spec import PruneSpec
 
+MULTIPLIED = (nn.Linear, nn.Conv1d)
+
 
 def prune(model: nn.Module, spec: PruneSpec) -> nn.Module:
-    """Zero the smallest share of all Linear weights, ranked by |w| over the whole model; the given one stays as it was.
+    """Zero the smallest share of all Linear and Conv1d weights, by |w| over the whole model; that stays as it was.
 
     The head is left alone: a few hundred weights that decide everything.
     """
     pruned = copy.deepcopy(model)
     head = getattr(pruned, "head", None)
-    weights = [(layer, "weight") for layer in pruned.modules() if isinstance(layer, nn.Linear) and layer is not head]
+    weights = [(layer, "weight") for layer in pruned.modules() if isinstance(layer, MULTIPLIED) and layer is not head]
     torch_prune.global_unstructured(weights, pruning_method=torch_prune.L1Unstructured, amount=spec.sparsity)
     for layer, name in weights:
         torch_prune.remove(layer, name)  # the mask is multiplied in: an ordinary module again
@@ -25,7 +27,7 @@ def prune(model: nn.Module, spec: PruneSpec) -> nn.Module:
 
 
 def sparsity(model: nn.Module) -> float:
-    """Share of zeros among all Linear weights."""
-    weights = [layer.weight for layer in model.modules() if isinstance(layer, nn.Linear)]
+    """Share of zeros among all Linear and Conv1d weights."""
+    weights = [layer.weight for layer in model.modules() if isinstance(layer, MULTIPLIED)]
     zeros = sum(int((weight == 0).sum()) for weight in weights)
     return zeros / max(1, sum(weight.numel() for weight in weights))

@@ -18,7 +18,7 @@ class StepSpec(Spec):
 
 
 class PruneSpec(StepSpec):
-    """Global L1 unstructured pruning of all Linear weights, made permanent. Before `export`."""
+    """Global L1 unstructured pruning of all Linear and Conv1d weights, made permanent. Before `export`."""
 
     step: Literal["prune"]
     sparsity: float = Field(default=0.3, ge=0, lt=1, description="share of the weights set to zero, over all layers")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from configs.loader import UsageError
-from jobs.models.encoder import locate
+from jobs.models.encoder import TEACHER, locate
 from jobs.models.spec import NEW, NewModelSpec, TeacherSpec
 from serving.runtime import TOKENS_PER_BATCH
 
@@ -47,26 +47,31 @@ def pretrained(spec: TeacherSpec, vocabulary: int, max_length: int, end: int) ->
     """
     if spec.model.startswith(NEW):
         return from_config(new_config(spec.model.removeprefix(NEW), spec.new, vocabulary, max_length, end))
+    return from_pretrained(spec.model, max_length)
+
+
+def from_pretrained(model: str, max_length: int, field: str = TEACHER) -> Decoder:
+    """The model that `field` names, in float32. Raises `UsageError` where it cannot be loaded or is too short."""
     try:
-        lm = AutoModelForCausalLM.from_pretrained(locate(spec.model), dtype=torch.float32, trust_remote_code=False)
+        lm = AutoModelForCausalLM.from_pretrained(locate(model, field), dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UsageError(f"teacher.model: {spec.model}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{field}: {model}: cannot be loaded: {str(error).splitlines()[0]}") from None
     longest = getattr(lm.config, "max_position_embeddings", max_length)
     if longest < max_length:
-        raise UsageError(f"data.max_length: {max_length}: {spec.model} takes {longest} tokens at most")
+        raise UsageError(f"data.max_length: {max_length}: {model} takes {longest} tokens at most")
     return Decoder(lm)
 
 
-def end_of(model: str) -> int:
+def end_of(model: str, field: str = TEACHER) -> int:
     """The token that ends a text, of a model or bundle folder or a Hub id. Raises `UsageError` where it has none."""
     try:
-        end = AutoConfig.from_pretrained(locate(model), trust_remote_code=False).eos_token_id
+        end = AutoConfig.from_pretrained(locate(model, field), trust_remote_code=False).eos_token_id
     except (OSError, ValueError) as error:
-        raise UsageError(f"teacher.model: {model}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{field}: {model}: cannot be loaded: {str(error).splitlines()[0]}") from None
     if isinstance(end, list):
         end = end[0]
     if end is None:
-        raise UsageError(f"teacher.model: {model}: its config names no eos_token_id, so no text would ever end")
+        raise UsageError(f"{field}: {model}: its config names no eos_token_id, so no text would ever end")
     return end
 
 

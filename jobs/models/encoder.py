@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+import jobs.models.conv  # noqa: F401 - so that AutoConfig and AutoModel know it
 from configs.loader import UsageError
 from jobs.models.spec import TeacherSpec
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+TEACHER = "teacher.model"  # the field that most models come from
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -87,8 +89,8 @@ def pool(hidden_BLH: Tensor, mask_BL: Tensor, pooling: str) -> Tensor:
     return (hidden_BLH * mask_BL1).sum(1) / mask_BL1.sum(1)
 
 
-def locate(model: str) -> str:
-    """Folder or Hub id of a `teacher.model`; `package:<module>/<folder>` is looked up among installed packages."""
+def locate(model: str, field: str = TEACHER) -> str:
+    """Folder or Hub id of what `field` names; `package:<module>/<folder>` is looked up among installed packages."""
     if not model.startswith("package:"):
         return model
     module, _, folder = model.removeprefix("package:").partition("/")
@@ -97,22 +99,20 @@ def locate(model: str) -> str:
     except ModuleNotFoundError:  # of the parent of a dotted name
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError(
-            f"teacher.model: {model}: no installed package {module!r}; pip install 'slimcart[sample]' has one"
-        )
+        raise UsageError(f"{field}: {model}: no installed package {module!r}; pip install 'slimcart[sample]' has one")
     path = Path(spec.submodule_search_locations[0]) / folder
     if not (path / CONFIG).is_file():
-        raise UsageError(f"teacher.model: {model}: the package holds no model folder {folder!r}")
+        raise UsageError(f"{field}: {model}: the package holds no model folder {folder!r}")
     return str(path)
 
 
-def load_tokenizer(model: str) -> Any:
+def load_tokenizer(model: str, field: str = TEACHER) -> Any:
     """The fast tokenizer of a model, as `tokenizers.Tokenizer` without padding or truncation."""
-    found = locate(model)
+    found = locate(model, field)
     try:
         tokenizer = AutoTokenizer.from_pretrained(found).backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"teacher.model: {model}: no tokenizer: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{field}: {model}: no tokenizer: {str(error).splitlines()[0]}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -132,14 +132,24 @@ def grades_of(labels: Sequence[str]) -> list[float]:
 
 
 def pretrained(spec: TeacherSpec, labels: Sequence[str]) -> EncoderClassifier:
-    """The encoder of `spec.model` in float32 under a new head; the loader never runs code from the model."""
-    found = locate(spec.model)
+    """The encoder of `spec.model` under a new head for `labels`, see `from_pretrained`."""
+    classes = grades_of(labels) if spec.head == "grades" else len(labels)
+    return from_pretrained(spec.model, spec.pooling, classes, spec.dropout)
+
+
+def from_pretrained(
+    model: str, pooling: str, classes: int | Sequence[float], dropout: float, field: str = TEACHER
+) -> EncoderClassifier:
+    """A pretrained encoder in float32 under a new head; the loader never runs code from the model.
+
+    Raises `UsageError`, naming `field`, where it cannot be loaded.
+    """
+    found = locate(model, field)
     try:
         encoder = AutoModel.from_pretrained(found, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UsageError(f"teacher.model: {spec.model}: cannot be loaded: {str(error).splitlines()[0]}") from None
-    classes = grades_of(labels) if spec.head == "grades" else len(labels)
-    return EncoderClassifier(encoder, pooling_of(found, spec.pooling), classes, spec.dropout)
+        raise UsageError(f"{field}: {model}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    return EncoderClassifier(encoder, pooling_of(found, pooling), classes, dropout)
 
 
 def pooling_of(folder: str, asked: str) -> str:
@@ -161,7 +171,8 @@ def save(model: EncoderClassifier, folder: Path) -> None:
     config.pop("transformers_version", None)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
     weights = {
-        name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in model.state_dict().items()
+        name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in model.state_dict().items()
     }
     save_file(weights, folder / WEIGHTS)
 

@@ -86,13 +86,68 @@ class TeacherSpec(OptimizerSpec):
         return self
 
 
-class StudentSpec(Spec):
-    """What learns from the teacher: some of its layers."""
+TAKES = {  # what a kind of student takes beside its dropout
+    "layers": ("layers", "hidden", "heads", "feed_forward"),
+    "new": ("layers", "hidden", "heads", "feed_forward"),
+    "conv": ("layers", "hidden", "kernel"),
+    "pretrained": ("model", "pooling"),
+}
 
-    kind: Literal["layers"] = Field(
-        default="layers", description="layers = chosen layers of the teacher, the one kind so far"
+
+class StudentSpec(Spec):
+    """What learns from the teacher."""
+
+    kind: Literal["layers", "new", "conv", "pretrained"] = Field(
+        default="layers",
+        description="layers = chosen layers of the teacher, of which hidden, heads and feed_forward take the part that "
+        "weighs most; new = the teacher's kind of encoder with new weights; conv = convolutions over the teacher's "
+        "token embeddings, for edge devices; pretrained = the model in student.model",
     )
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="pretrained: folder, Hub id, or package:<module>/<folder>; where its tokenizer is not the "
+        "teacher's, the texts are tokenised again",
+    )
+    pooling: Literal["auto", "mean", "cls"] = Field(default="auto", description="pretrained: as teacher.pooling")
     layers: Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
-        default=3, description="number of the teacher's layers, evenly spaced, or their indices from 0"
+        default=3,
+        description="number of the teacher's layers, evenly spaced, or their indices from 0; of new layers or "
+        "convolutions, their number",
     )
+    hidden: int | None = Field(default=None, ge=1, description="width of a token's vector; default: the teacher's")
+    heads: int | None = Field(
+        default=None, ge=1, description="attention heads in a layer, each hidden / heads wide; default: the teacher's"
+    )
+    feed_forward: int | None = Field(
+        default=None, ge=1, description="feed-forward units in a layer; default: the teacher's"
+    )
+    kernel: int = Field(default=3, ge=1, description="conv: tokens that a convolution sees at once, an odd number")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the head")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Those of hidden, heads and feed_forward that are not the teacher's."""
+        given = {name: getattr(self, name) for name in ("hidden", "heads", "feed_forward")}
+        return {name: size for name, size in given.items() if size is not None}
+
+    @model_validator(mode="after")
+    def kind_takes_what_is_given(self) -> Self:
+        for name, field in type(self).model_fields.items():
+            known = name in ("kind", "dropout", *TAKES[self.kind])
+            if not known and (value := getattr(self, name)) != field.default:
+                kinds = " or ".join(kind for kind, names in TAKES.items() if name in names)
+                raise ValueError(f"{name}={value!r}: for kind {kinds}, this one is {self.kind!r}; leave it out")
+        if self.kind in ("new", "conv") and not isinstance(self.layers, int):
+            raise ValueError(f"layers={self.layers}: kind {self.kind!r} takes no layers of the teacher; give a number")
+        if self.kind == "pretrained" and self.model is None:
+            raise ValueError(f"kind={self.kind!r}: which model? give student.model")
+        return self
+
+    @model_validator(mode="after")
+    def sizes_are_possible(self) -> Self:
+        if self.hidden and self.heads and self.hidden % self.heads:
+            raise ValueError(f"hidden={self.hidden} / heads={self.heads}: a whole number is needed")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel={self.kernel}: has no middle; give an odd number")
+        return self

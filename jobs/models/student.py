@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from configs.loader import UsageError
 from jobs.models import decoder, encoder
+from jobs.models.conv import ConvConfig, principal
 from jobs.models.decoder import Decoder
 from jobs.models.encoder import EncoderClassifier
+from jobs.models.narrow import narrow, resized
 from jobs.models.spec import StudentSpec
 
+STUDENT = "student.model"
 LAYERS = {  # where a model keeps its layers, by the model type of its config
     "bert": "encoder.layer",
     "roberta": "encoder.layer",
@@ -31,12 +35,76 @@ DROPOUTS = (
 
 
 def encoder_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
-    """Some layers of the teacher, with its embeddings and head (as DistilBERT is started, arXiv 1910.01108)."""
-    config, weights = _chosen(teacher.encoder, spec)
+    """The student of `spec`, for the classes of the teacher. Raises `UsageError` where that teacher cannot have it."""
+    build = {
+        "layers": _layers_student,
+        "new": _new_student,
+        "conv": _conv_student,
+        "pretrained": _pretrained_student,
+    }[spec.kind]
+    return build(teacher, spec)
+
+
+def _layers_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
+    """Some layers of the teacher, with its embeddings and head (as DistilBERT is started, arXiv 1910.01108).
+
+    Where `spec` gives sizes, of each the part that weighs most, see `narrow`.
+    """
+    config, chosen = _chosen(teacher.encoder, spec)
+    weights = {f"encoder.{name}": weight for name, weight in chosen.items()}
+    weights |= {f"head.{name}": weight for name, weight in teacher.head.state_dict().items()}
+    if spec.sizes:
+        config, weights = narrow(config, weights, f"encoder.{LAYERS[config.model_type]}", spec.sizes)
     student = encoder.from_config(config, teacher.pooling, teacher.classes, spec.dropout)
-    _fill(student.encoder, weights, spec)
-    student.head.load_state_dict(teacher.head.state_dict())
+    _fill(student, weights, spec)
     return student
+
+
+def _new_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
+    """The teacher's kind of encoder in the sizes of `spec`, with new weights."""
+    assert isinstance(spec.layers, int)
+    config = resized(teacher.encoder.config, spec.sizes)
+    config.num_hidden_layers = spec.layers
+    return encoder.from_config(_dropped(config, spec), teacher.pooling, teacher.classes, spec.dropout)
+
+
+def _conv_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
+    """Convolutions over the teacher's token embeddings, these on their first principal axes."""
+    assert isinstance(spec.layers, int)
+    tokens_VH = teacher.encoder.get_input_embeddings().weight.detach()
+    vocabulary, width = tokens_VH.shape
+    hidden = spec.hidden or width
+    if hidden > width:
+        raise UsageError(f"student.hidden: {hidden}: the teacher's token embeddings have {width}; give at most that")
+    config = ConvConfig(
+        vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=spec.layers, kernel_size=spec.kernel
+    )
+    student = encoder.from_config(_dropped(config, spec), "mean", teacher.classes, spec.dropout)
+    with torch.no_grad():
+        student.encoder.get_input_embeddings().weight.copy_(principal(tokens_VH, hidden))
+    return student
+
+
+def _pretrained_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
+    """Another pretrained encoder under a new head."""
+    assert spec.model is not None
+    student = encoder.from_pretrained(spec.model, spec.pooling, teacher.classes, spec.dropout, STUDENT)
+    _drop(student, spec.dropout)
+    return student
+
+
+def pretrained_decoder(spec: StudentSpec, max_length: int) -> Decoder:
+    """Another pretrained decoder, of the teacher's tokens."""
+    assert spec.model is not None
+    student = decoder.from_pretrained(spec.model, max_length, STUDENT)
+    _drop(student, spec.dropout)
+    return student
+
+
+def _drop(model: nn.Module, share: float) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
 
 
 def decoder_student(teacher: Decoder, spec: StudentSpec) -> Decoder:
@@ -57,9 +125,7 @@ def _chosen(teacher: PreTrainedModel, spec: StudentSpec) -> tuple[PreTrainedConf
     config.num_hidden_layers = len(chosen)
     if getattr(config, "layer_types", None):  # a layer keeps the kind of attention that it was trained with
         config.layer_types = [config.layer_types[index] for index in chosen]
-    for name in DROPOUTS:  # the teacher's outputs are noise enough
-        if hasattr(config, name):
-            setattr(config, name, spec.dropout)
+    _dropped(config, spec)
     weights = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith(f"{path}.")}
     layers: nn.ModuleList = teacher.get_submodule(path)  # pyright: ignore[reportAssignmentType]
     for new, old in enumerate(chosen):
@@ -67,7 +133,15 @@ def _chosen(teacher: PreTrainedModel, spec: StudentSpec) -> tuple[PreTrainedConf
     return config, weights
 
 
-def _fill(student: PreTrainedModel, weights: dict[str, Tensor], spec: StudentSpec) -> None:
+def _dropped(config: PreTrainedConfig, spec: StudentSpec) -> PreTrainedConfig:
+    """`config` with the student's dropout everywhere: the teacher's outputs are noise enough."""
+    for name in DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, spec.dropout)
+    return config
+
+
+def _fill(student: nn.Module, weights: dict[str, Tensor], spec: StudentSpec) -> None:
     try:
         student.load_state_dict(weights)
     except RuntimeError:  # ModernBERT's first layer has no norm before its attention, the others have one

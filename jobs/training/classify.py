@@ -53,7 +53,7 @@ class Classify:
         return encoder.pretrained(recipe.teacher, self._classes)
 
     def student(self, teacher: Path, recipe: Recipe) -> nn.Module:
-        """Some of the teacher's layers; where objectives compare more than logits, as `Observed`."""
+        """Of the kind in `recipe.student`; where objectives compare more than logits, as `Observed`."""
         taught = encoder.load(teacher)
         student = encoder_student(taught, recipe.student)
         spec = recipe.distillation

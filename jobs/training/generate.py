@@ -20,7 +20,7 @@ from jobs.models import decoder
 from jobs.models.decoder import INPUTS, Decoder
 from jobs.models.spec import OptimizerSpec
 from jobs.models.stages import decoder_layers
-from jobs.models.student import decoder_student
+from jobs.models.student import decoder_student, pretrained_decoder
 from jobs.recipe import Recipe
 from jobs.training.loss import at_targets, completion_loss, distill_completion_loss
 from jobs.training.outputs import TokenOutputs
@@ -49,7 +49,9 @@ class Generate:
         return decoder.pretrained(recipe.teacher, vocabulary, self._manifest["max_length"], self._manifest["end"])
 
     def student(self, teacher: Path, recipe: Recipe) -> Decoder:
-        """Some of the teacher's layers."""
+        """Some of the teacher's layers, or another model."""
+        if recipe.student.model is not None:
+            return pretrained_decoder(recipe.student, self._manifest["max_length"])
         return decoder_student(decoder.load(teacher), recipe.student)
 
     def result(self, model: nn.Module) -> nn.Module:

@@ -41,6 +41,7 @@ def observe(config: dict[str, Any]) -> Facts:
     """Runs on every worker."""
     facts: Facts = {name: train(fields) for name, fields in MODES.items()}
     facts["steps of SGD"] = {clip: moves(PLAIN | {"gradient_clipping": clip}) for clip in (0, CLIP)}
+    facts["running means"] = running_means()
     facts["checkpoints"] = checkpoints(Path(config["folder"]), CLIPPED | {"zero_stage": config["zero_stage"]})
     return facts
 
@@ -64,6 +65,16 @@ def moves(fields: dict[str, Any]) -> list[float]:
         step(engine, index)
         norms.append(float((flat(engine.module) - before).norm()) / rate(index))
     return norms
+
+
+def running_means() -> list[list[list[float]]]:
+    """Of a batch norm on each worker: after a step, and after the whole model was asked for."""
+    norm = nn.BatchNorm1d(16)
+    engine = build(PLAIN, lambda weights: torch.optim.SGD(weights, lr=1.0), between=norm)
+    step(engine, 0)
+    own = gather(norm.running_mean.tolist())  # pyright: ignore[reportOptionalMemberAccess]
+    engine.whole()
+    return [own, gather(norm.running_mean.tolist())]  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def checkpoints(folder: Path, fields: dict[str, Any]) -> Facts:
@@ -113,10 +124,15 @@ def adam(fields: dict[str, Any], seed: int = 0) -> Engine:
     return build(fields, lambda weights: torch.optim.AdamW(weights, lr=0.5, eps=1.0), seed)
 
 
-def build(fields: dict[str, Any], optimizer: Callable[[Any], torch.optim.Optimizer], seed: int = 0) -> Engine:
+def build(
+    fields: dict[str, Any],
+    optimizer: Callable[[Any], torch.optim.Optimizer],
+    seed: int = 0,
+    between: nn.Module | None = None,
+) -> Engine:
     torch.manual_seed(seed)
     return Engine(
-        nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)),
+        nn.Sequential(nn.Linear(6, 16), between or nn.Tanh(), nn.Linear(16, 3)),
         ["input"],
         lambda logits_BC, batch: F.cross_entropy(logits_BC.float(), batch["label"], reduction="none"),
         lambda named: optimizer([weight for _, weight in named]),
@@ -196,6 +212,12 @@ def test_losses_without_clipping_are_those_of_one_worker_too(one: Facts, two: Fa
 def test_two_workers_hold_the_same_weights(two: Facts, mode: str):
     first, second = two[mode]["weights"]
     assert first == second
+
+
+def test_the_whole_model_has_the_first_workers_running_statistics(two: Facts):
+    own, whole = two["running means"]
+    assert own[0] != own[1]
+    assert whole == [own[0], own[0]]
 
 
 def test_bf16_autocast_computes_otherwise_and_keeps_float32_weights(workers: Facts):

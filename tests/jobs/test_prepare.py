@@ -5,21 +5,22 @@ import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cluster import session
 from cluster.record import Cluster
-from configs.loader import UsageError, load
+from configs.loader import UsageError, load, merge
 from jobs.data.prepared import TOKENIZER, Prepared, PreparedSplit
 from jobs.distill import student_key
 from jobs.finetune import teacher_key
 from jobs.models.reference import write_reference
-from jobs.prepare import known_to, pool_folder, prepare, summary
+from jobs.prepare import known_to, pool_folder, prepare, prepare_student, summary
 from jobs.recipe import Recipe
 from tests.tiny_models import encoder_classifier
-from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_locally
+from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_encoder, write_locally
 
 SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")
 
@@ -103,8 +104,56 @@ def test_a_pool_changes_nothing_of_the_rows_that_a_teacher_learns(
     rows = len(CHOSEN) * ROWS_PER_INTENT["test"] + 20
     assert summary(beside) == summary(without) | {"pool_rows": rows}
     assert len(beside.pool.examples("train")) == rows
-    assert student_key(plain, beside, "teacher") != student_key(plain, without, "teacher")
+    monkeypatch.setattr("jobs.distill.taught_by", lambda recipe: [])
+    assert student_key(plain, beside) != student_key(plain, without)
     assert Prepared.open(without.folder, pool_folder(pooled)) == beside
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose tokenizer cuts words into smaller pieces."""
+    return write_encoder(tmp_path_factory.mktemp("foreign"), layers=1, pieces=300)
+
+
+def with_student(recipe: Recipe, model: Path) -> Recipe:
+    return Recipe.model_validate(recipe.model_dump() | {"student": {"kind": "pretrained", "model": str(model)}})
+
+
+def test_a_student_of_the_same_tokenizer_reads_the_same_rows(shop: Shop, prepared: Prepared, tiny_teacher: Path):
+    assert prepare_student(shop.recipe, prepared) is prepared
+    assert prepare_student(with_student(shop.recipe, tiny_teacher), prepared) is prepared
+
+
+def test_a_student_of_another_tokenizer_reads_the_same_texts_row_for_row(shop: Shop, foreign: Path):
+    prepared = prepare(shop.recipe)
+    own = prepare_student(with_student(shop.recipe, foreign), prepared)
+    assert own.folder.name == "prepared_student"
+    assert own.key != prepared.key
+    tokenizer = Tokenizer.from_file(str(own.folder / TOKENIZER))
+    for split in SPLITS:
+        examples, expected = own.examples(split), [tokenizer.encode(row["text"]).ids for row in shop.read(split)]
+        assert [examples.ids[start:end].tolist() for start, end in pairwise(examples.offsets.tolist())] == expected
+        assert examples.labels.tolist() == prepared.examples(split).labels.tolist()
+    before = list(times(own.folder))
+    assert prepare_student(with_student(shop.recipe, foreign), prepared).key == own.key
+    assert list(times(own.folder)) == before
+
+
+@pytest.mark.parametrize(
+    ("distillation", "said"),
+    [
+        ({"weights": {"hidden": 1}}, r"distillation\.weights\.hidden compares them token by token; set it to 0"),
+        ({"pool": {"rows": 5}}, r"in whose tokens the pool is; leave out"),
+    ],
+)
+def test_what_needs_the_teachers_tokens_is_refused_where_they_differ(
+    shop: Shop, prepared: Prepared, foreign: Path, distillation: dict[str, Any], said: str
+):
+    recipe = Recipe.model_validate(
+        merge(with_student(shop.recipe, foreign).model_dump(), {"distillation": distillation})
+    )
+    with pytest.raises(UsageError, match=said):
+        prepare_student(Recipe.model_validate(asked), prepared)
 
 
 def test_a_given_teacher_brings_its_tokenizer_and_the_order_of_its_classes(tmp_path: Path):
@@ -156,3 +205,9 @@ def test_a_prompt_that_leaves_no_room_is_refused_by_its_row(shop: Shop):
     recipe = load(Recipe, shop.rows / "completions.yaml", overrides)
     with pytest.raises(UsageError, match=r"data.max_length: 12: the prompt of row \d+ of data.train alone has \d+ tok"):
         prepare(recipe.on_driver(shop.rows.parent / "home", shop.rows))
+
+
+def test_a_decoder_of_other_tokens_than_its_teachers_is_refused(shop: Shop, completions: Prepared, foreign: Path):
+    recipe = with_student(load(Recipe, shop.rows / "completions.yaml", []), foreign)
+    with pytest.raises(UsageError, match=r"^student\.model: .*: has another tokenizer than the teacher, whose stored"):
+        prepare_student(recipe, completions)

@@ -77,6 +77,9 @@ def test_a_domain_whose_ends_are_allowed_is_taken(domain: dict[str, Any]):
         ("distillation.temperature", {"uniform": [0, 4]}, "distillation.temperature: cannot be 0.0: "),
         ("distillation.temperature.x", {"choice": [1]}, "distillation.temperature is 4.0 and has no fields"),
         ("student.layers", {"randint": [0, 3]}, "student.layers: cannot be 0: "),
+        ("student.hidden", {"choice": [0, 8]}, "student.hidden: cannot be 0: "),
+        ("student.kernel", {"choice": [3, 5]}, "student.kernel: cannot be 5: kernel=5: for kind conv, "),
+        ("student.model", {"choice": ["a", "b"]}, "'student.model' is not searched; its rows are prepared once"),
         ("engine.workers", {"choice": [1]}, "'engine.workers' is not searched; keys start with student, distillation"),
         ("teacher.epochs", {"choice": [1]}, "'teacher.epochs' is not searched"),
         ("data.max_length", {"choice": [16]}, "'data.max_length' is not searched"),
@@ -131,6 +134,44 @@ def test_at_puts_values_in_place_and_leaves_nothing_to_search():
     assert len(before.search.space) == 2
 
 
+def test_students_of_several_sizes_and_kinds_are_searched():
+    space = {"student.kind": {"choice": ["layers", "new", "conv"]}, "student.hidden": {"choice": [96, 192, None]}}
+    made = recipe(student={"layers": 2}, search={"space": space}).at({"student.kind": "conv", "student.hidden": 96})
+    assert (made.student.kind, made.student.hidden) == ("conv", 96)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"task": "generate", "student": {"hidden": 128}}, "student.hidden: 128: task 'generate' does not use it"),
+        ({"task": "generate", "student": {"kind": "conv"}}, "student.kind: 'conv': an encoder; task 'generate' takes "),
+        ({"task": "generate", "student": {"kind": "new"}}, "student.kind: 'new': an encoder; task 'generate' takes "),
+    ],
+    ids=str,
+)
+def test_a_student_that_is_no_decoder_cannot_generate(fields: dict[str, Any], said: str):
+    assert said in refusal(**fields)
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ({"workers": 2, "pipeline_stages": 2}, "engine.pipeline_stages: 2: a student of kind 'conv' cannot "),
+        ({"workers": 2, "tensor_parallel": 2}, "engine.tensor_parallel: 2: a student of kind 'conv' cannot "),
+        ({"activation_checkpointing": True}, "engine.activation_checkpointing: True: a student of kind 'conv' cannot"),
+        ({"zero_stage": 3}, "engine.zero_stage: 3: a student of kind 'conv' cannot be trained so; use 0 or 1 or 2"),
+        (
+            {"precision": "bf16"},
+            "engine.precision: 'bf16': a student of kind 'conv' cannot be trained so; use fp32",
+        ),
+    ],
+    ids=str,
+)
+def test_convolutions_are_trained_whole_in_float32_weights(engine: dict[str, Any], said: str):
+    assert said in refusal(student={"kind": "conv"}, engine=engine)
+    assert recipe(engine=engine)
+
+
 def test_at_refuses_a_value_that_the_field_does_not_take():
     with pytest.raises(ValidationError, match="less than 1"):
         recipe().at({"compression.prune.sparsity": 1.5})
@@ -167,6 +208,7 @@ def test_paths_become_absolute_on_the_driver_outputs_under_home_and_sources_unde
     made = recipe(
         data={"train": "data/train.csv", "validation": "/shared/val.parquet", "test": None, "unlabelled": "log.csv"},
         teacher={"model": "models/teacher/v1", "bundle": "old/bundle"},
+        student={"kind": "pretrained", "model": "models/student/v1"},
         bundle="some/bundle",
     ).on_driver(home, folder)
     assert made.output == str(home / "intent")
@@ -176,6 +218,7 @@ def test_paths_become_absolute_on_the_driver_outputs_under_home_and_sources_unde
     assert made.data.unlabelled == str(folder / "log.csv")
     assert made.teacher.model == str(folder / "models/teacher/v1")
     assert made.teacher.bundle == str(folder / "old/bundle")
+    assert made.student.model == str(folder / "models/student/v1")
     assert made.bundle == str(folder / "some/bundle")
 
 

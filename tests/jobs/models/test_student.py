@@ -11,7 +11,7 @@ from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.spec import StudentSpec
 from jobs.models.student import LAYERS, choose_layers, encoder_student
-from tests.tiny_models import batch, encoder_classifier
+from tests.tiny_models import CLASSES, POSITIONS, VOCABULARY, batch, encoder_classifier
 
 KINDS = ["bert", "roberta", "distilbert", "modernbert"]
 
@@ -139,3 +139,39 @@ def test_a_student_of_a_graded_teacher_is_graded():
     student = encoder_student(teacher, StudentSpec(layers=1))
     assert student.classes == [0.0, 1.0, 2.0]
     torch.testing.assert_close(student.head.state_dict(), teacher.head.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+def test_a_new_student_has_the_sizes_asked_for_and_weights_of_its_own(kind: str, tmp_path: Path):
+    teacher, given = encoder_classifier(kind, layers=1), batch(3, 12)
+    spec = StudentSpec(kind="new", layers=2, hidden=48, heads=4, feed_forward=24)
+    student = encoder_student(teacher, spec).eval()
+    width, units, types = 48, 24, {"bert": 2, "roberta": 1, "distilbert": 0}[kind]
+    tables = (VOCABULARY + POSITIONS + types) * width + 2 * width
+    layer = 4 * (width * width + width) + (2 * units * width + units + width) + 2 * 2 * width
+    assert sum(each.numel() for each in student.parameters()) == tables + 2 * layer + CLASSES * (width + 1)
+    assert (student.pooling, student.classes) == (teacher.pooling, teacher.classes)
+    encoder.save(student, tmp_path)
+    with torch.inference_mode():
+        assert torch.equal(encoder.load(tmp_path)(**given), student(**given))
+
+
+def test_a_new_student_without_sizes_is_as_wide_as_its_teacher():
+    student = encoder_student(encoder_classifier("modernbert"), StudentSpec(kind="new", layers=1))
+    assert student.encoder.config.hidden_size == 32
+    assert student.encoder.config.num_hidden_layers == 1
+
+
+def test_a_pretrained_student_has_its_models_weights_and_the_teachers_classes(tmp_path: Path):
+    encoder_classifier("distilbert").encoder.save_pretrained(tmp_path)
+    spec = StudentSpec(kind="pretrained", model=str(tmp_path), pooling="mean", dropout=0.2)
+    student = encoder_student(EncoderClassifier(encoder_classifier().encoder, "cls", [0.0, 1.0, 2.0]), spec)
+    expected = encoder_classifier("distilbert").encoder.state_dict()
+    torch.testing.assert_close(student.encoder.state_dict(), expected, rtol=0, atol=0)
+    assert (student.pooling, student.classes) == ("mean", [0.0, 1.0, 2.0])
+    assert {module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)} == {0.2}
+
+
+def test_a_student_model_that_is_not_there_is_named_by_its_field(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"^student\.model: .*: cannot be loaded"):
+        encoder_student(encoder_classifier(), StudentSpec(kind="pretrained", model=str(tmp_path)))

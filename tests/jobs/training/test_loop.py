@@ -23,18 +23,19 @@ from cluster.record import Cluster
 from cluster.spec import EngineSpec
 from configs.folder import commit
 from configs.loader import load
-from jobs.data.prepared import MANIFEST, ROWS, Prepared, PreparedSplit
+from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, PreparedSplit
 from jobs.distill import distill
 from jobs.finetune import finetune, teacher_folder
 from jobs.models import decoder, encoder
 from jobs.models.decoder import Decoder
-from jobs.models.reference import write_reference
+from jobs.models.reference import read_tokenizer, write_reference
 from jobs.models.spec import TeacherSpec
-from jobs.prepare import prepare
+from jobs.prepare import prepare, prepare_student
 from jobs.recipe import Recipe
 from jobs.training import loop
 from jobs.training.task import TrainingTask
 from serving.bundle import read_bundle
+from tests.tiny_shop import write_encoder
 
 EPOCHS = 3
 STORED = 8  # tokens of a decoder's teacher at each place
@@ -57,6 +58,8 @@ ONE_WORKER = {
     "encoder, never killed": ["engine.max_failures=1"],
     "student": CALM,
     "student inside": [*CALM, *INSIDE],
+    "conv student": ["engine.precision=bf16_autocast"],
+    "foreign student": FP32,
     "decoder": FP32,
     "decoder student": FP32,
     "encoder, bf16 weights": ["teacher.dropout=0", "engine.precision=bf16"],
@@ -175,6 +178,7 @@ class Shop:
         path = self.calm / "config.json"
         still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         path.write_text(json.dumps(json.loads(path.read_text()) | still))
+        self.foreign = write_encoder(folder / "foreign", layers=1, pieces=300)
         self.prepared: Prepared = prepare(self.recipe("prepared", []))
         self.completions: Prepared = prepare(self.recipe("decoder", []))
         self.give_teachers()
@@ -205,8 +209,17 @@ class Shop:
         if "student" not in name:
             return finetune(self.recipe(name, given), prepared)
         of = "decoder" if name.startswith("decoder") else "encoder"
-        recipe = self.recipe(name, [*given, f"teacher.bundle={self.folder / of}-given", "student.layers=2"])
-        return distill(recipe, prepared, self.folder / f"{of}-outputs", Path(recipe.output or "", "student"))
+        kind = {
+            "conv student": ["student.kind=conv", "student.hidden=16", "student.layers=2"],
+            "foreign student": ["student.kind=pretrained", f"student.model={self.foreign}"],
+        }.get(name, ["student.layers=2"])
+        recipe = self.recipe(name, [*given, f"teacher.bundle={self.folder / of}-given", *kind])
+        return distill(
+            recipe,
+            prepare_student(recipe, prepared),
+            self.folder / f"{of}-outputs",
+            Path(recipe.output or "", "student"),
+        )
 
     def give_teachers(self) -> None:
         """Of random weights whose outputs are random, for students to learn from."""
@@ -301,6 +314,20 @@ def four(shop: Shop) -> dict[str, Facts]:
 def test_a_decoder_learns(one: dict[str, Facts], name: str, most: float):
     first, *_, last = one[name]["curve"]
     assert last < most * first
+
+
+@pytest.mark.parametrize("name", ["conv student", "foreign student"])
+def test_a_student_unlike_its_teacher_learns(one: dict[str, Facts], name: str):
+    first, *_, last = one[name]["curve"]
+    assert last < 0.95 * first
+
+
+def test_a_student_with_tokens_of_its_own_carries_its_tokenizer(one: dict[str, Facts], shop: Shop):
+    assert one["foreign student"]["best"]["best_epoch"] > 0
+    student = shop.folder / folder_of("foreign student") / "student"
+    tokenizer = read_tokenizer(student / read_bundle(student).tokenizer)
+    assert tokenizer.to_str() == encoder.load_tokenizer(str(shop.foreign)).to_str()
+    assert tokenizer.get_vocab_size() < read_tokenizer(shop.prepared.folder / TOKENIZER).get_vocab_size()
 
 
 def test_training_learns(one: dict[str, Facts]):

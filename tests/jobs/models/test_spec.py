@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.models.spec import TAKES, StudentSpec
+
+GIVEN: dict[str, Any] = {"hidden": 64, "heads": 4, "feed_forward": 100, "kernel": 5, "model": "a", "pooling": "cls"}
+
+
+@pytest.mark.parametrize("kind", TAKES)
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_kind_of_student_refuses_what_it_does_not_use(kind: str, name: str):
+    fields = {"kind": kind, "model": "a"} if kind == "pretrained" else {"kind": kind}
+    given = fields | {name: GIVEN[name]}
+    if name in TAKES[kind]:
+        assert getattr(StudentSpec.model_validate(given), name) == GIVEN[name]
+    else:
+        with pytest.raises(ValidationError, match=rf"{name}=.*: for kind \w+.*, this one is '{kind}'; leave it out"):
+            StudentSpec.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"kind": "conv", "layers": [0, 1]},
+            "layers=[0, 1]: kind 'conv' takes no layers of the teacher; give a number",
+        ),
+        ({"kind": "new", "layers": [0]}, "layers=[0]: kind 'new' takes no layers of the teacher"),
+        ({"kind": "conv", "kernel": 4}, "kernel=4: has no middle; give an odd number"),
+        ({"hidden": 100, "heads": 3}, "hidden=100 / heads=3: a whole number is needed"),
+        ({"kind": "pretrained"}, "kind='pretrained': which model? give student.model"),
+        ({"kind": "pretrained", "model": "a", "layers": 2}, "layers=2: for kind layers or new or conv, this one is"),
+    ],
+    ids=str,
+)
+def test_a_student_that_cannot_be_is_refused(fields: dict[str, Any], said: str):
+    with pytest.raises(ValidationError) as refused:
+        StudentSpec.model_validate(fields)
+    assert said in refused.value.errors()[0]["msg"]
+
+
+def test_a_student_survives_its_own_dump():
+    for fields in ({"kind": "conv", "hidden": 8}, {"kind": "pretrained", "model": "a"}, {"hidden": 8, "heads": 2}):
+        spec = StudentSpec.model_validate(fields)
+        assert StudentSpec.model_validate(spec.model_dump()) == spec
