@@ -149,9 +149,7 @@ def test_a_student_of_another_tokenizer_reads_the_same_texts_row_for_row(shop: S
 def test_what_needs_the_teachers_tokens_is_refused_where_they_differ(
     shop: Shop, prepared: Prepared, foreign: Path, distillation: dict[str, Any], said: str
 ):
-    recipe = Recipe.model_validate(
-        merge(with_student(shop.recipe, foreign).model_dump(), {"distillation": distillation})
-    )
+    asked = merge(with_student(shop.recipe, foreign).model_dump(), {"distillation": distillation})
     with pytest.raises(UsageError, match=said):
         prepare_student(Recipe.model_validate(asked), prepared)
 
