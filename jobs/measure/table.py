@@ -101,7 +101,7 @@ def markdown(answers: Figures, teacher: str | None, shapes: Sequence[tuple[int, 
 
 
 def differences_markdown(worst: Sequence[Difference]) -> str:
-    """Where the winner is furthest behind its teacher: one row for each class or slice, the worst first."""
+    """Where the winner is furthest behind its teacher: one row for each class or slice, in the order given."""
     if not worst:
         return f"In no class or slice of at least {LEAST_ROWS} rows is the winner behind its teacher.\n"
     lines = _head(["the winner is behind its teacher in", "rows", "teacher", "winner", "difference, points"])
