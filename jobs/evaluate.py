@@ -158,7 +158,8 @@ def evaluated_already(recipe: Recipe, bundle: Path) -> dict[str, Any] | None:
     if not (folder / MANIFEST).exists():
         return None
     description = read_bundle(bundle)
-    key = evaluation_key(recipe, _contenders(recipe, bundle, description), check_test_rows(recipe, description))
+    test = check_test_rows(recipe, description)
+    key = evaluation_key(recipe, _contenders(recipe, bundle, description), test.fingerprint)
     found = read_manifest(folder, MANIFEST)
     return found if found.get("key") == key else None
 

@@ -53,7 +53,7 @@ def compare(
                 log.log(logging.WARNING if verdict.beaten else logging.INFO, verdict.words)
                 fields["verdict"] = verdict.words
                 words.append(verdict.words + "\n")
-            behind = worst([*classes, *slices])
+            behind = [*worst(classes), *worst(slices)]  # apart: slices are large, and differ less than classes do
             fields["behind"] = [each._asdict() for each in behind]
             words.append(table.differences_markdown(behind))
     fields["metrics"] = table.flat(answers) | (table.ratios(answers, WINNER, TEACHER, shapes, task) if teacher else {})

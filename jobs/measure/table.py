@@ -19,7 +19,7 @@ HEADS = {
     "rouge_l": "ROUGE-L",
     "slot_error_rate": "slot error rate",
 }
-Answer = Mapping[str, Mapping[str, float]]
+Figures = Mapping[str, Mapping[str, float]]  # by contender and metric
 
 
 class Verdict(NamedTuple):
@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
 
 
 def ratios(
-    answers: Answer, winner: str, teacher: str, shapes: Sequence[tuple[int, int]], task: Task
+    answers: Figures, winner: str, teacher: str, shapes: Sequence[tuple[int, int]], task: Task
 ) -> dict[str, float]:
     """How the winner compares with the teacher: retention, times faster at each shape (p50), times smaller.
 
@@ -46,13 +46,13 @@ def ratios(
     return found
 
 
-def flat(answers: Answer) -> dict[str, float]:
+def flat(answers: Figures) -> dict[str, float]:
     """{contender_metric: value}, numbers only."""
     return {f"{name}_{each}": value for name, metrics in answers.items() for each, value in metrics.items()}
 
 
 def verdict(
-    answers: Answer, baselines: Sequence[str], winner: str, teacher: str, budget: BudgetSpec, task: Task
+    answers: Figures, baselines: Sequence[str], winner: str, teacher: str, budget: BudgetSpec, task: Task
 ) -> Verdict | None:
     """Whether a baseline is inside the budget by its metric on this file, and faster than the winner (p50).
 
@@ -80,13 +80,13 @@ def verdict(
     return Verdict(f"{words}it keeps {share}, the winner {ours:.1%}.", True)
 
 
-def markdown(answers: Answer, teacher: str | None, shapes: Sequence[tuple[int, int]], task: Task) -> str:
+def markdown(answers: Figures, teacher: str | None, shapes: Sequence[tuple[int, int]], task: Task) -> str:
     """One row per contender; ratios are against the teacher, where there is one."""
     shown = [name for name in (task.metric, *task.shown) if any(name in each for each in answers.values())]
     heads = ["model", *(HEADS.get(name, name) for name in shown), "kept"]
     for batch, tokens in shapes:
         heads += [f"p50 / p95 ms, batch {batch}, {tokens} tokens", "faster"]
-    lines = [*_head([*heads, "MB", "smaller"])]
+    lines = _head([*heads, "MB", "smaller"])
     base = answers[teacher] if teacher else {}
     for name, metrics in answers.items():
         cells = [name, *(f"{metrics[each]:.4f}" if each in metrics else "" for each in shown)]
@@ -101,7 +101,7 @@ def markdown(answers: Answer, teacher: str | None, shapes: Sequence[tuple[int, i
 
 
 def differences_markdown(worst: Sequence[Difference]) -> str:
-    """Where the winner is furthest behind its teacher: one row for each class or slice, the worst first."""
+    """Where the winner is furthest behind its teacher: one row for each class or slice, in the order given."""
     if not worst:
         return f"In no class or slice of at least {LEAST_ROWS} rows is the winner behind its teacher.\n"
     lines = _head(["the winner is behind its teacher in", "rows", "teacher", "winner", "difference, points"])

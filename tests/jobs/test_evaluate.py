@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from configs.folder import commit
 from configs.loader import UsageError
-from jobs.evaluate import check_test_rows, evaluation_key
+from jobs.data.prepared import MANIFEST
+from jobs.evaluate import check_test_rows, evaluated_already, evaluation_key
 from jobs.measure.contenders import Contender
 from jobs.recipe import Recipe
+from serving.bundle import read_bundle
 from tests.serving.tiny import LABELS, write_tiny_bundle
 
 
@@ -48,3 +51,17 @@ def test_an_evaluation_depends_on_slices_budget_shapes_bundles_and_rows(tmp_path
     ]
     assert len(set(keys)) == len(keys)
     assert evaluation_key(recipe(tmp_path, []), contenders, rows) == keys[0]
+
+
+def test_an_evaluation_is_found_again_until_a_slice_is_added(tmp_path: Path):
+    write_tiny_bundle(tmp_path / "tiny")
+    place: dict[str, Any] = {"output": str(tmp_path / "out"), "bundle": str(tmp_path / "tiny")}
+    asked = recipe(tmp_path, ["channel"], **place)
+    bundle = Path(place["bundle"])
+    assert evaluated_already(asked, bundle) is None
+    contenders = [Contender(name="winner", kind="bundle", folder=str(bundle))]
+    key = evaluation_key(asked, contenders, check_test_rows(asked, read_bundle(bundle)).fingerprint)
+    commit(tmp_path / "out" / "evaluation", MANIFEST, lambda _: {"key": key, "table": "it"})
+    found = evaluated_already(asked, bundle)
+    assert found is not None and found["table"] == "it"
+    assert evaluated_already(recipe(tmp_path, [], **place), bundle) is None

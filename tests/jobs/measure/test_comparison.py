@@ -60,7 +60,7 @@ def test_classes_and_slices_are_compared_in_files_and_the_worst_in_the_manifest(
         ("channel", "phone", 0.8),
         ("channel", "mail", 1.0),
     ]
-    assert [(each["slice"], each["value"]) for each in fields["behind"]] == [("channel", "phone"), ("class", "refund")]
+    assert [(each["slice"], each["value"]) for each in fields["behind"]] == [("class", "refund"), ("channel", "phone")]
     assert "| channel: phone | 20 | 95.0% | 80.0% | -15.0 |" in fields["table"]
     assert json.loads(files["metrics.json"]) == fields["answers"]
 
