@@ -86,7 +86,7 @@ def write_encoder(folder: Path, layers: int = 3, pieces: int = 600) -> Path:
     return folder
 
 
-def tokenizer(texts: list[str], pieces: int):
+def tokenizer(texts: list[str], pieces: int = 600):
     """WordPiece of at most so many pieces, with BERT's frame around one text or two."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
