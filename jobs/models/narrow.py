@@ -29,14 +29,22 @@ class Parts(NamedTuple):
 
 
 _BERT = Parts(
-    *(f"attention.self.{name}" for name in ("query", "key", "value")),
-    *("attention.output.dense", "intermediate.dense", "output.dense"),
-    {"hidden": "hidden_size", "heads": "num_attention_heads", "feed_forward": "intermediate_size"},
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attended="attention.output.dense",
+    widened="intermediate.dense",
+    narrowed="output.dense",
+    entries={"hidden": "hidden_size", "heads": "num_attention_heads", "feed_forward": "intermediate_size"},
 )
 _DISTILBERT = Parts(
-    *(f"attention.{name}_lin" for name in ("q", "k", "v", "out")),
-    *("ffn.lin1", "ffn.lin2"),
-    {"hidden": "dim", "heads": "n_heads", "feed_forward": "hidden_dim"},
+    query="attention.q_lin",
+    key="attention.k_lin",
+    value="attention.v_lin",
+    attended="attention.out_lin",
+    widened="ffn.lin1",
+    narrowed="ffn.lin2",
+    entries={"hidden": "dim", "heads": "n_heads", "feed_forward": "hidden_dim"},
 )
 KNOWN = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "distilbert": _DISTILBERT}
 

@@ -137,7 +137,10 @@ class StudentSpec(Spec):
             known = name in ("kind", "dropout", *TAKES[self.kind])
             if not known and (value := getattr(self, name)) != field.default:
                 kinds = " or ".join(kind for kind, names in TAKES.items() if name in names)
-                raise ValueError(f"{name}={value!r}: for kind {kinds}, this one is {self.kind!r}; leave it out")
+                default = "null" if field.default is None else field.default  # what an override can say
+                raise ValueError(
+                    f"{name}={value!r}: for kind {kinds}, this one is {self.kind!r}; leave it out ({name}={default})"
+                )
         if self.kind in ("new", "conv") and not isinstance(self.layers, int):
             raise ValueError(f"layers={self.layers}: kind {self.kind!r} takes no layers of the teacher; give a number")
         if self.kind == "pretrained" and self.model is None:

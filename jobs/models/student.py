@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -71,7 +71,7 @@ def _new_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassi
 def _conv_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
     """Convolutions over the teacher's token embeddings, these on their first principal axes."""
     assert isinstance(spec.layers, int)
-    tokens_VH = teacher.encoder.get_input_embeddings().weight.detach()
+    tokens_VH = _tokens(teacher)
     vocabulary, width = tokens_VH.shape
     hidden = spec.hidden or width
     if hidden > width:
@@ -80,9 +80,14 @@ def _conv_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClass
         vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=spec.layers, kernel_size=spec.kernel
     )
     student = encoder.from_config(_dropped(config, spec), "mean", teacher.classes, spec.dropout)
-    with torch.no_grad():
-        student.encoder.get_input_embeddings().weight.copy_(principal(tokens_VH, hidden))
+    _tokens(student).copy_(principal(tokens_VH, hidden))
     return student
+
+
+def _tokens(model: EncoderClassifier) -> Tensor:
+    """The token embeddings [V, H] without their gradient."""
+    tokens: Any = model.encoder.get_input_embeddings()
+    return tokens.weight.detach()
 
 
 def _pretrained_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
