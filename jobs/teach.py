@@ -47,18 +47,22 @@ def lessons(recipe: Recipe, prepared: Prepared) -> Prepared:
     """The rows that students learn from: those prepared, or as the teacher completes them, in <output>/completions."""
     if recipe.distillation.targets == "rows":
         return prepared
+    _check_teachers(recipe, prepared)
     return Prepared.open(_ask(recipe, prepared, Path(output(recipe), "completions"), Wanted(completions=True)))
 
 
 def teach(recipe: Recipe, prepared: Prepared) -> Path:
     """The folder of the teachers' outputs for `prepared`, made or found; those for its pool lie in `pool_outputs`."""
-    for teacher in teachers(recipe):
-        made_by = "python -m jobs.finetune"
-        check_fits(Path(teacher.folder), read_reference(Path(teacher.folder), made_by), prepared)
+    _check_teachers(recipe, prepared)
     wanted = wanted_of(recipe)
     if prepared.pool is not None:
         _ask(recipe, prepared.pool, pool_outputs(recipe), wanted)
     return _ask(recipe, prepared, Path(output(recipe), "teacher_outputs"), wanted)
+
+
+def _check_teachers(recipe: Recipe, prepared: Prepared) -> None:
+    for folder, _ in teachers(recipe):
+        check_fits(Path(folder), read_reference(Path(folder), "python -m jobs.finetune"), prepared)
 
 
 def pool_outputs(recipe: Recipe) -> Path:
@@ -116,9 +120,8 @@ def wanted_of(recipe: Recipe) -> Wanted:
     from jobs.models.inside import place
 
     count = _config(teacher_folder(recipe)).num_hidden_layers
-    hidden = [*(spec.hidden_layers if "hidden" in wanted else []), *([-1] if "cosine" in wanted else [])]
     return Wanted(
-        hidden_layers=sorted({place(layer, count, "hidden_layers") for layer in hidden}),
+        hidden_layers=sorted({place(layer, count, "hidden_layers") for layer in spec.vectors_of(wanted)}),
         relation_layer=place(spec.relation_layer, count, "relation_layer") if "relations" in wanted else None,
     )
 

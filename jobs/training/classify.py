@@ -71,8 +71,8 @@ class Classify:
         return Observed(student, layers, "cosine" in spec.inside, "relations" in spec.inside, config.hidden_size)
 
     def _read_vectors(self, spec: DistillationSpec, count: int) -> None:
-        hidden = [*(spec.hidden_layers if "hidden" in spec.inside else []), *([-1] if "cosine" in spec.inside else [])]
-        names = {"teacher_hidden": [hidden_column(place(layer, count, "hidden_layers")) for layer in hidden]}
+        hidden = [place(layer, count, "hidden_layers") for layer in spec.vectors_of(spec.inside)]
+        names = {"teacher_hidden": list(map(hidden_column, hidden))}
         if "relations" in spec.inside:
             names["teacher_relations"] = [relations_column(place(spec.relation_layer, count, "relation_layer"))]
         self._vectors = {

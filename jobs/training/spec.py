@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
@@ -139,6 +140,10 @@ class DistillationSpec(OptimizerSpec):
         every = [self.weights, *(stage.weights for stage in self.stages)]
         most = {name: max(getattr(weights, name) for weights in every) for name in INSIDE}
         return {name: weight for name, weight in most.items() if weight}
+
+    def vectors_of(self, inside: Collection[str]) -> list[int]:
+        """The teacher's layers whose token vectors some of `INSIDE` compare; that of the cosine is the last one."""
+        return [*(self.hidden_layers if "hidden" in inside else []), *([-1] if "cosine" in inside else [])]
 
     def during(self, epoch: int) -> Self:
         """What holds in an epoch, counted from 0: its temperature and its weights.
