@@ -98,9 +98,7 @@ def _refuse_what_needs_the_teachers_tokens(recipe: Recipe) -> None:
     if bound := next(iter(recipe.distillation.inside), None):
         raise UsageError(f"{other}, and distillation.weights.{bound} compares them token by token; set it to 0")
     if recipe.has_pool:
-        raise UsageError(
-            f"{other}, in whose tokens the rows of data.unlabelled and distillation.pool are; leave them out"
-        )
+        raise UsageError(f"{other}, in whose tokens the pool is; leave out data.unlabelled and distillation.pool")
 
 
 class _Tables(NamedTuple):

@@ -91,7 +91,8 @@ def unseen(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [json.loads(line) for line in (shop_folder / "validation.jsonl").read_text().splitlines()]
     file = tmp_path_factory.mktemp("unseen") / "unseen.csv"
     texts = [row["text"].replace(chr(34), "") for row in rows]
-    lines = [f'"{text}",{row["label"]},{len(text) > 40}\n' for text, row in zip(texts, rows, strict=True)]
+    middle = sorted(map(len, texts))[len(texts) // 2]
+    lines = [f'"{text}",{row["label"]},{len(text) >= middle}\n' for text, row in zip(texts, rows, strict=True)]
     file.write_text("text,label,long\n" + "".join(lines))
     return file
 
