@@ -1,4 +1,7 @@
-"""One worker group for each number of workers; what its workers saw comes back as plain values."""
+"""One group of processes for each number of workers; what these saw comes back as plain values.
+
+The same engine under Ray Train: tests/jobs/training/test_loop.py.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from cluster.session import JobError
 from cluster.spec import EngineSpec
 from configs.folder import FolderError
 from configs.loader import UsageError
+from tests.group import in_group
 
 ROWS = (7, 4, 1, 6, 8, 5)  # of the global batches; where there is one, the second worker gets a filler
 CLIP = 0.05
@@ -176,21 +180,19 @@ def lose_on_the_second_worker(config: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def one(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Facts:
+def one(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     """What a single worker sees."""
-    return fit(1, {"zero_stage": 0}, tmp_path_factory.mktemp("one"))
+    return seen(1, tmp_path_factory.mktemp("one"), zero_stage=0)
 
 
 @pytest.fixture(scope="module")
-def two(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Facts:
+def two(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     """What the first of two workers sees."""
-    return fit(2, {"zero_stage": 1}, tmp_path_factory.mktemp("two"))
+    return seen(2, tmp_path_factory.mktemp("two"), zero_stage=1)
 
 
-def fit(workers: int, config: dict[str, Any], folder: Path) -> Facts:
-    session.connect()
-    spec = EngineSpec(workers=workers, cpus_per_worker=1, max_failures=0)
-    return launch.fit(f"{__name__}:observe", config | {"folder": str(folder / "checkpoints")}, spec, folder / "ray")
+def seen(workers: int, folder: Path, zero_stage: int) -> Facts:
+    return in_group(observe, {"folder": str(folder / "checkpoints"), "zero_stage": zero_stage}, workers, folder)
 
 
 @pytest.fixture(params=[1, 2])

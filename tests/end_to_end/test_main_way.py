@@ -27,7 +27,6 @@ def recipe(shop_folder: Path) -> Path:
     """The tiny shop's recipe with a space to search; a dotted key of the space cannot be written as an override."""
     tree = yaml.safe_load((shop_folder / "recipe.yaml").read_text())
     tree["engine"] |= {"cpus_per_worker": 2, "max_failures": 1}
-    tree["distillation"]["pool"] = {"rows": 60}
     tree["search"] = {
         "trials": 3,
         "concurrent": 3,
@@ -132,7 +131,7 @@ def test_the_result_line_names_everything_that_was_made(done: Done, cluster: Clu
 
 def test_every_folder_of_the_output_has_a_manifest(done: Done, cluster: Cluster):
     output = cluster.home / "way"
-    for name in ("prepared", "pool", "teacher_outputs", "pool_outputs", "search", "evaluation"):
+    for name in ("prepared", "teacher_outputs", "search", "evaluation"):
         assert (output / name / "manifest.json").exists(), name
     for name in ("teacher", "student", "bundle"):
         assert (output / name / "bundle.json").exists(), name

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster import session
+from cluster.session import JobError
+from configs.folder import commit
+from jobs import teach as module
+from jobs.data.prepared import MANIFEST, Prepared
+from jobs.recipe import Recipe
+from jobs.teach import _check_room, taught_by, teach, wanted_of
+from jobs.training.spec import Wanted
+from tests.serving.tiny import write_tiny_bundle
+
+ROWS = Prepared(Path(__file__).parent, {"key": "rows", "rows": {"train": 2, "validation": 1}})
+
+
+@pytest.fixture(autouse=True)
+def six_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the teacher, and nothing else is asked of it."""
+    monkeypatch.setattr(module, "_config", lambda folder: SimpleNamespace(num_hidden_layers=6, hidden_size=10))
+    monkeypatch.setattr(module, "_check_teachers", lambda recipe, prepared: None)
+    monkeypatch.setattr(session, "check_capacity", lambda engine: None)
+
+
+def recipe(output: Path, space: dict[str, Any] | None = None, **distillation: Any) -> Recipe:
+    return Recipe.model_validate(
+        {"name": "tiny", "output": str(output), "distillation": distillation, "search": {"space": space or {}}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, Wanted()),
+        ({"hidden_layers": [2, -1], "weights": {"hidden": 1}}, Wanted(hidden_layers=[2, 6])),
+        ({"hidden_layers": [2], "weights": {"cosine": 1}}, Wanted(hidden_layers=[6])),
+        ({"hidden_layers": [2], "weights": {"cosine": 1, "hidden": 1}}, Wanted(hidden_layers=[2, 6])),
+        ({"relation_layer": -2, "weights": {"relations": 1}}, Wanted(relation_layer=5)),
+        ({"epochs": 2, "stages": [{"epochs": 1, "weights": {"relations": 1}}]}, Wanted(relation_layer=6)),
+        ({"space": {"distillation.weights.hidden": {"uniform": [0, 1]}}}, Wanted(hidden_layers=[6])),
+        ({"space": {"distillation.weights.kl": {"uniform": [0, 1]}}}, Wanted()),
+    ],
+    ids=str,
+)
+def test_what_objectives_compare_is_stored_and_nothing_else(tmp_path: Path, given: dict[str, Any], wanted: Wanted):
+    assert wanted_of(recipe(tmp_path, **given)) == wanted
+
+
+def test_a_student_depends_on_every_teacher_and_its_weight(tmp_path: Path):
+    for number, name in enumerate(("teacher", "second")):
+        write_tiny_bundle(tmp_path / name, seed=number)
+    alone, both, otherwise = (
+        taught_by(recipe(tmp_path, further_teachers=further))
+        for further in (
+            [],
+            [{"bundle": str(tmp_path / "second")}],
+            [{"bundle": str(tmp_path / "second"), "weight": 0.5}],
+        )
+    )
+    assert both[0] == alone[0]
+    assert len({repr(each) for each in (alone, both, otherwise)}) == 3
+
+
+def test_vectors_are_not_computed_where_the_disk_has_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(Prepared, "examples", lambda self, split: SimpleNamespace(lengths=np.array([7, 3])))
+    wanted, asked = Wanted(hidden_layers=[6], relation_layer=6), recipe(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1599))
+    words = r"20 tokens x 4 vectors x 10 x 2 bytes = 0 MB"
+    with pytest.raises(JobError, match=words):
+        _check_room(wanted, asked, ROWS)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1600))
+    with caplog.at_level("INFO"):
+        _check_room(wanted, asked, ROWS)
+    assert words in caplog.text
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_two_jobs_at_once_ask_the_teacher_once(tmp_path: Path, locked: bool, monkeypatch: pytest.MonkeyPatch):
+    """The first one writes until the second one writes too, which without the lock it does."""
+    write_tiny_bundle(tmp_path / "teacher")
+    asked, two_at_work = [], threading.Event()
+
+    def write(folder: Path, teachers: Any, prepared: Prepared, key: str, *rest: Any, **more: Any) -> None:
+        asked.append(folder)
+        if len(asked) == 2:
+            two_at_work.set()
+        two_at_work.wait(0.5 if locked else 30)
+        commit(folder, MANIFEST, lambda aside: {"key": key})
+
+    monkeypatch.setattr("jobs.training.teaching.write_outputs", write)
+    if not locked:
+        monkeypatch.setattr("filelock.FileLock", lambda path: contextlib.nullcontext())
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda _: teach(recipe(tmp_path), ROWS), range(2)))
+    assert folders == [tmp_path / "teacher_outputs"] * 2
+    assert len(asked) == (1 if locked else 2)
