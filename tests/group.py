@@ -15,7 +15,8 @@ import torch.multiprocessing
 
 def in_group(function: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: int, folder: Path) -> Any:
     """What `function(config)` returns in the first of so many processes, each with one thread, joined by gloo."""
-    torch.multiprocessing.spawn(_member, (function, config, workers, folder), nprocs=workers)
+    spawn = torch.multiprocessing.spawn  # pyright: ignore[reportPrivateImportUsage] - public in torch's reference
+    spawn(_member, (function, config, workers, folder), nprocs=workers)
     return pickle.loads((folder / "answer").read_bytes())  # noqa: S301 - written by our own process
 
 
