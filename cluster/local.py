@@ -34,7 +34,20 @@ class Health(NamedTuple):
 
 
 def up(state: Path, cpus: int | None = None, dashboard_port: int = 8265, mlflow_port: int = 5000) -> Cluster:
-    """Start what does not run yet and return once a job can be submitted; raises `ClusterError` or `UsageError`."""
+    """Start what does not run yet and return once a job can be submitted; raises `ClusterError` or `UsageError`.
+
+    A head that gave up on itself, as Ray's does after a fixed 30 s on a busy machine, is started once more.
+    """
+    try:
+        return _up(state, cpus, dashboard_port, mlflow_port)
+    except ClusterError as error:
+        if servers.GAVE_UP not in str(error):
+            raise
+        print("Ray's head gave up starting on a busy machine; once more")
+        return _up(state, cpus, dashboard_port, mlflow_port)
+
+
+def _up(state: Path, cpus: int | None, dashboard_port: int, mlflow_port: int) -> Cluster:
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode not in (None, "", "token"):
         raise UsageError(f"RAY_AUTH_MODE: {mode!r} would leave the cluster open; unset it, or set it to 'token'")

@@ -21,6 +21,7 @@ from cluster.record import Cluster, ClusterError, Name, Part, private_folder, wr
 
 START_SECONDS = 120.0
 TAIL_LINES = 20
+GAVE_UP = "node timed out during startup"  # what Ray's head says when its raylet was not there in 30 s
 
 # What would make a new head join, trust or imitate another cluster (RAY_AUTH_TOKEN wins over RAY_AUTH_TOKEN_PATH).
 FOREIGN_RAY = (

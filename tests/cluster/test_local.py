@@ -22,6 +22,7 @@ import pytest
 from cluster import local, servers
 from cluster.ports import RAY_WORKER_PORTS, is_free
 from cluster.processes import listening, lives, members
+from cluster.record import ClusterError
 from tests.processes import free_port
 
 RAY = Path(sys.executable).with_name("ray")
@@ -279,3 +280,19 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("said", "starts"), [(servers.GAVE_UP, 2), ("no space left", 1)])
+def test_a_head_that_gave_up_on_a_busy_machine_is_started_once_more(
+    said: str, starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[Path] = []
+
+    def fail(state: Path, *rest: object) -> local.Cluster:
+        asked.append(state)
+        raise ClusterError(f"ray ended while starting: The current {said}")
+
+    monkeypatch.setattr(local, "_up", fail)
+    with pytest.raises(ClusterError):
+        local.up(tmp_path)
+    assert len(asked) == starts
