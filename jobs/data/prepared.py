@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,12 +48,10 @@ class Examples:
         """The examples of all parts, one part after the other."""
         import numpy as np
 
-        starts = np.cumsum([0, *(len(part.ids) for part in parts[:-1])])
-        ends = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=True)]
         return cls(
             ids=np.concatenate([part.ids for part in parts]),
             types=np.concatenate([part.types for part in parts]),
-            offsets=np.concatenate([[0], *ends]),
+            offsets=joined_offsets([part.offsets for part in parts]),
             labels=np.concatenate([part.labels for part in parts]),
         )
 
@@ -99,6 +98,14 @@ class Prepared:
     def examples(self, split: PreparedSplit) -> Examples:
         """The rows of one split in their original order."""
         return Examples.from_table(rows_of(self.folder / ROWS, split))
+
+
+def joined_offsets(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Offsets [N + 1] of rows that stand one part after the other, from those of each part, which begin at 0."""
+    import numpy as np
+
+    starts = np.cumsum([0, *(offsets[-1] for offsets in parts[:-1])])
+    return np.concatenate([[0], *(offsets[1:] + start for offsets, start in zip(parts, starts, strict=True))])
 
 
 def rows_of(folder: Path, split: PreparedSplit, columns: list[str] | None = None) -> pyarrow.Table:

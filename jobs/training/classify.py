@@ -71,18 +71,14 @@ class Classify:
         return Observed(student, layers, "cosine" in spec.inside, "relations" in spec.inside, config.hidden_size)
 
     def _read_vectors(self, spec: DistillationSpec, count: int) -> None:
-        hidden = [place(layer, count, "hidden_layers") for layer in spec.vectors_of(spec.inside)]
-        names = {"teacher_hidden": list(map(hidden_column, hidden))}
+        columns = [hidden_column(place(layer, count, "hidden_layers")) for layer in spec.vectors_of(spec.inside)]
+        hidden = len(columns)
         if "relations" in spec.inside:
-            names["teacher_relations"] = [relations_column(place(spec.relation_layer, count, "relation_layer"))]
-        self._vectors = {
-            name: [
-                Vectors.joined(*parts)
-                for parts in zip(*(Vectors.read(folder, "train", columns) for folder in self._outputs), strict=True)
-            ]
-            for name, columns in names.items()
-            if columns
-        }
+            columns.append(relations_column(place(spec.relation_layer, count, "relation_layer")))
+        parts = [Vectors.read(folder, "train", columns) for folder in self._outputs]
+        vectors = [Vectors.joined(*each) for each in zip(*parts, strict=True)]
+        named = {"teacher_hidden": vectors[:hidden], "teacher_relations": vectors[hidden:]}
+        self._vectors = {name: each for name, each in named.items() if each}
 
     def result(self, model: nn.Module) -> nn.Module:
         """The student alone."""

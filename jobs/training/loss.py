@@ -120,7 +120,7 @@ def relation_loss(student_BLH: Tensor, teacher_BLH: Tensor, mask_BL: Tensor, hea
     parts; the two models may be of different width (Wang et al. 2021, MiniLM v2, arXiv 2012.15828, equations 2 to 5).
     """
     log_p_BALL, log_q_BALL = (_relations(each, mask_BL, heads) for each in (teacher_BLH, student_BLH))
-    # A padded token has no relation: its log-probability is -inf on both sides.
+    # Nobody attends to a padded token: its log-probabilities are of no meaning.
     pair_BALL = (log_p_BALL.exp() * (log_p_BALL - log_q_BALL)).masked_fill(~mask_BL.bool()[:, None, None, :], 0.0)
     return _over_tokens(pair_BALL.sum(-1).mean(1), mask_BL)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from configs.folder import verify
 from jobs.data.batches import NO_TARGET
-from jobs.data.prepared import MANIFEST, ROWS, PreparedSplit, rows_of
+from jobs.data.prepared import MANIFEST, ROWS, PreparedSplit, joined_offsets, rows_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -64,9 +64,8 @@ class Vectors:
     @classmethod
     def joined(cls, *parts: Vectors) -> Vectors:
         """Of the rows of all parts, one part after the other."""
-        starts = np.cumsum([0, *(len(part.values_PD) for part in parts[:-1])])
-        ends = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=True)]
-        return cls(np.concatenate([part.values_PD for part in parts]), np.concatenate([[0], *ends]))
+        values_PD = np.concatenate([part.values_PD for part in parts])
+        return cls(values_PD, joined_offsets([part.offsets for part in parts]))
 
     def padded(self, rows: np.ndarray, length: int, count: int) -> np.ndarray:
         """Of some rows, [count, length, D]; zero where there is no token or no row."""

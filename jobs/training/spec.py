@@ -109,12 +109,11 @@ class DistillationSpec(OptimizerSpec):
         description="generate: how many tokens beside them are drawn from the teacher's others, for a KL without bias; "
         "0 = the others count as one",
     )
-
     pool: PoolSpec = Field(default_factory=PoolSpec, description="rows without labels, learned from beside the others")
 
     @model_validator(mode="after")
     def epochs_are_left_after_the_stages(self) -> Self:
-        if (first := sum(stage.epochs for stage in self.stages)) >= max(self.epochs, 1) and self.stages:
+        if (first := sum(stage.epochs for stage in self.stages)) >= self.epochs:
             raise ValueError(
                 f"stages: {first} epochs of {self.epochs}: none is left for distillation.weights; "
                 f"give epochs={first + 1} or more"

@@ -21,6 +21,14 @@ from tests.tiny_models import CLASSES, encoder_classifier
 TRAIN, POOL = 30, 20
 LABELS = [row % 3 for row in range(TRAIN)]
 ENGINE = EngineSpec(tokens_per_batch=64)
+VECTORS = {"hidden_1": 2, "hidden_2": 3, "relations_2": 4}  # how wide; real ones are all of one width
+
+
+def vectors(rows: int, first_id: int, size: int) -> pa.Array:
+    """Of each token one, `size` times its own number."""
+    tokens = [[first_id + row] + [1] * (1 + row % 5) for row in range(rows)]
+    made = [[[float(token)] * size for token in each] for each in tokens]
+    return pa.array(made, pa.list_(pa.list_(pa.float16(), size)))
 
 
 def write_rows(folder: Path, labels: dict[PreparedSplit, list[int]], first_id: int) -> None:
@@ -39,6 +47,7 @@ def write_rows(folder: Path, labels: dict[PreparedSplit, list[int]], first_id: i
                     [[first_id + row] + [0.5] * (CLASSES - 1) for row in range(len(numbers))],
                     pa.list_(pa.float16(), CLASSES),
                 ),
+                **{name: vectors(len(numbers), first_id, size) for name, size in VECTORS.items()},
             }
         )
         for split, numbers in labels.items()
@@ -82,6 +91,25 @@ def test_batches_hold_what_the_teacher_says_beside_each_row_and_no_label_of_the_
         )
         seen += first.tolist()
     assert sorted(seen) == [*range(10, 10 + TRAIN), *range(100, 100 + POOL)]
+
+
+@pytest.mark.parametrize(
+    ("weights", "wide"),
+    [
+        ({"hidden": 1, "cosine": 1, "relations": 1}, {"teacher_hidden": 2 + 3, "teacher_relations": 4}),
+        ({"cosine": 1}, {"teacher_hidden": 3}),
+        ({"relations": 1}, {"teacher_relations": 4}),
+    ],
+)
+def test_batches_hold_the_teachers_vectors_beside_the_tokens_of_rows_and_pool(
+    taught: Classify, weights: dict[str, float], wide: dict[str, int]
+):
+    taught._read_vectors(DistillationSpec.model_validate({"hidden_layers": [1], "weights": weights}), 2)
+    (batch,), _ = taught.parts(np.arange(TRAIN + POOL), 0, 1, 1)
+    tokens_BL = torch.where(batch["attention_mask"].bool(), batch["input_ids"], 0).half()
+    assert {name for name in batch if name.startswith("teacher_")} == {"teacher_logits", *wide}
+    for name, width in wide.items():
+        assert torch.equal(batch[name], tokens_BL.unsqueeze(-1).expand(-1, -1, width))
 
 
 def test_the_pool_changes_neither_class_weights_nor_what_a_labelled_row_costs(taught: Classify):
