@@ -41,25 +41,28 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 def compress(recipe: Recipe, student: Path, folder: Path, provenance: Mapping[str, Any]) -> Bundle:
     """Make `folder` the bundle of `student` after all steps of the recipe."""
     from jobs.compression import steps
+    from jobs.compression.workplace import Workplace
     from jobs.models import encoder
 
     reference = read_reference(student, "python -m jobs.distill")
-    fields = reference.model_dump(exclude={"files", "metrics", "provenance"}) | {
-        "runtime": "onnxruntime",
-        "model": "model.onnx",
-        "provenance": {
-            **provenance,
-            "student": bundle_digest(student),
-            "steps": [spec.model_dump(exclude_none=True) for spec in recipe.compression],
-            "code": tracking.code_version()[1],
-        },
-    }
     with tempfile.TemporaryDirectory(prefix="slimcart-compress-") as between:
-        file = steps.compress(encoder.load(student), recipe.compression, reference.inputs, Path(between))
+        workplace = Workplace(recipe, student, reference, Path(between))
+        file = steps.compress(encoder.load(student), recipe.compression, workplace)
+        fields = reference.model_dump(exclude={"files", "metrics", "provenance"}) | {
+            "runtime": "onnxruntime",
+            "model": "model.onnx",
+            "provenance": {
+                **provenance,
+                "student": bundle_digest(student),
+                "steps": [spec.model_dump(exclude_none=True) for spec in recipe.compression],
+                "facts": workplace.facts,
+                "code": tracking.code_version()[1],
+            },
+        }
 
         def fill(aside: Path) -> None:
             shutil.copyfile(file, aside / "model.onnx")
-            shutil.copyfile(student / reference.tokenizer, aside / reference.tokenizer)
+            workplace.tokenizer.save(str(aside / reference.tokenizer))
 
         return write_bundle(folder, fields, fill)
 

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cluster.spec import EngineSpec, TrackingSpec
 from configs.loader import Spec, UsageError, assign
-from jobs.compression.spec import ExportSpec, ExportStep, PruneSpec, QuantizeSpec, Step
+from jobs.compression.spec import APART, ExportSpec, ExportStep, PruneSpec, QuantizeSpec, Step
 from jobs.data.spec import DataSpec
 from jobs.models.spec import NEW, StudentSpec, TeacherSpec
 from jobs.training.spec import DistillationSpec
@@ -20,7 +20,6 @@ from serving.spec import ServingSpec, service_name
 from tuning.spec import BudgetSpec, SearchSpec
 
 SEARCHABLE = ("student", "distillation", "compression")  # what a trial does; the rest is done once, before it
-AFTER_EXPORT = (QuantizeSpec,)
 
 HEAD = ("head_learning_rate", "class_weights")
 FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {  # what a task does not use, by section
@@ -161,9 +160,11 @@ class Recipe(Spec):
             raise ValueError(f"compression: steps {kinds} hold {kinds.count('export')} export; exactly one is needed")
         export = kinds.index("export")
         for index, step in enumerate(self.compression):
-            if step.step != "export" and isinstance(step, AFTER_EXPORT) != (index > export):
-                side = "after" if isinstance(step, AFTER_EXPORT) else "before"
+            if step.step != "export" and step.after_export != (index > export):
+                side = "after" if step.after_export else "before"
                 raise ValueError(f"compression[{index}]: {step.step!r} works {side} export; move it {side} that item")
+            if reason := next((APART[kind, step.step] for kind in kinds[:index] if (kind, step.step) in APART), None):
+                raise ValueError(f"compression[{index}]: {step.step!r} after {kinds[:index]}: {reason}; leave one out")
         names = Counter(each.name or each.step for each in self.compression)
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"compression: {twice[0]!r} stands for several items; give each a name of its own")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,9 @@ from configs.loader import Spec
 
 class StepSpec(Spec):
     """What every step has: `step` chooses the function, `name` tells two of a kind apart."""
+
+    after_export: ClassVar[bool] = False  # works on the exported file, not on the model
+    looks_around: ClassVar[bool] = False  # is handed a `Workplace` too
 
     name: str | None = Field(
         default=None, min_length=1, description="name by which overrides and the search address it"
@@ -33,11 +36,16 @@ class ExportStep(StepSpec):
 class QuantizeSpec(StepSpec):
     """Int8 weights and embeddings, activations scaled at run time. After `export`."""
 
+    after_export: ClassVar[bool] = True
     step: Literal["quantize"]
     per_channel: bool = Field(default=True, description="one scale per output channel instead of one per matrix")
 
 
 Step = Annotated[PruneSpec | ExportStep | QuantizeSpec, Field(discriminator="step")]
+
+APART: dict[tuple[str, str], str] = {  # (a step, one somewhere after it): why they cannot be combined
+    ("quantize", "quantize"): "its weights are integers already",
+}
 
 
 class ExportSpec(Spec):

@@ -42,6 +42,10 @@ def test_steps_on_their_side_of_export_are_taken_in_order(steps: list[dict[str, 
         ([EXPORT, PRUNE], "compression[1]: 'prune' works before export; move it before that item"),
         ([PRUNE, PRUNE, EXPORT], "'prune' stands for several items; give each a name of its own"),
         ([{**PRUNE, "name": "export"}, EXPORT], "'export' stands for several items"),
+        (
+            [EXPORT, QUANTIZE, {**QUANTIZE, "name": "again"}],
+            "compression[2]: 'quantize' after ['export', 'quantize']: its weights are integers already; leave one out",
+        ),
     ],
 )
 def test_steps_in_an_order_that_cannot_work_are_refused(steps: list[dict[str, Any]], said: str):

@@ -1,0 +1,57 @@
+"""What a compression step may look at beside the model, and where it leaves what it found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from cluster.session import JobError
+from configs.folder import FolderError
+from jobs.data.prepared import Prepared
+from jobs.models.reference import check_fits, read_tokenizer
+from jobs.recipe import Recipe
+from serving.bundle import Bundle
+
+
+@dataclass
+class Workplace:
+    """Of one compression, from the student to the last file."""
+
+    recipe: Recipe
+    student: Path  # the reference bundle under compression
+    reference: Bundle
+    folder: Path  # for files in between; gone afterwards
+    facts: dict[str, Any] = field(default_factory=dict)  # by the name of a step: what it says of itself, for the report
+    tokenizer: Tokenizer = field(init=False)  # gives the ids that the model takes; a step may put another in its place
+
+    def __post_init__(self) -> None:
+        self.tokenizer = read_tokenizer(self.student / self.reference.tokenizer)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Of the exported graph."""
+        return self.reference.inputs
+
+    @property
+    def output(self) -> Path:
+        """The folder of the recipe's results."""
+        assert self.recipe.output is not None
+        return Path(self.recipe.output)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The rows in the tokens of the student, which `prepare` left. Raises `JobError` where there are none."""
+        reasons = []
+        for name in ("prepared_student", "prepared"):
+            try:
+                prepared = Prepared.open(self.output / name)
+                check_fits(self.student, self.reference, prepared)
+            except FolderError as error:
+                reasons.append(str(error))
+            else:
+                return prepared
+        raise JobError(f"compression needs the rows that the student learned from: {reasons[-1]}")
