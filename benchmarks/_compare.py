@@ -26,7 +26,7 @@ def compare(name: str, unit: str, ours: Side, peer: Side, peer_is: str, bar: flo
             pairs.append((mine, theirs))
     ratios = sorted(mine / theirs for mine, theirs in pairs)
     ratio = statistics.median(ratios)
-    _row(
+    print_row(
         name=name,
         ours=round(statistics.median(mine for mine, _ in pairs), 3),
         peer=f"{statistics.median(theirs for _, theirs in pairs):.3f}, {peer_is}",
@@ -41,10 +41,11 @@ def compare(name: str, unit: str, ours: Side, peer: Side, peer_is: str, bar: flo
 
 def missing(name: str, unit: str, reason: str, bar: float) -> None:
     """Print the row of a comparison that could not be made."""
-    _row(name=name, ours=None, peer=reason, unit=unit, ratio=None, spread=None, runs=0, bar=bar, holds=False)
+    print_row(name=name, ours=None, peer=reason, unit=unit, ratio=None, spread=None, runs=0, bar=bar, holds=False)
 
 
-def _row(**fields: Any) -> None:
+def print_row(**fields: Any) -> None:
+    """One JSON line on stdout."""
     print(json.dumps(fields), flush=True)
 
 

@@ -11,14 +11,14 @@ import torch.distributed
 from cluster.launch import WORKER_ENVIRONMENT
 
 
-def alone(module: str) -> None:
-    """Make this process, started as `python -m <module>`, the one worker of a group, on all cores.
+def alone(module: str, *arguments: str) -> None:
+    """Make this process, or `python -m <module> <arguments>` in its place, the one worker of a group, on all cores.
 
     Starts it again where its environment is not that of workers: some of that is read when a process starts.
     """
     if missing_here := {name: value for name, value in WORKER_ENVIRONMENT.items() if os.environ.get(name) != value}:
         os.execve(  # noqa: S606
-            sys.executable, [sys.executable, "-m", module], {**os.environ, **missing_here}
+            sys.executable, [sys.executable, "-m", module, *arguments], {**os.environ, **missing_here}
         )
     os.environ |= {"LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(os.cpu_count() or 1)

@@ -1,16 +1,23 @@
-"""Distillation: what stored teacher outputs save. One process, both cores.
+"""Distillation: what stored teacher outputs save, and how good students get. Both cores.
 
-    SLIMCART_DATA=<folder> python -m benchmarks.distillation
+    SLIMCART_DATA=<folder> python -m benchmarks.distillation [speed|quality] [--record] [--only TEXT] [--state FOLDER]
 
-Students of the packaged MiniLM learn from rows of intent_banking77; the peer asks the teacher anew for every batch. The
-figure is epochs per hour. By the law of the store an epoch is (t + s) / s times faster, with t the teacher's pass over
-the rows and s the student's epoch, both measured just before.
+Speed: students of the packaged MiniLM learn from rows of intent_banking77; the peer asks the teacher anew for every
+batch. The figure is epochs per hour. By the law of the store an epoch is (t + s) / s times faster, with t the teacher's
+pass over the rows and s the student's epoch, both measured just before.
+
+Quality: what each student keeps of its teacher, by jobs on a local cluster of their own; three seeds, most of them
+recorded in benchmarks/results/distillation.jsonl. A run measures the first seed anew (hours: --only chooses rows by a
+part of their names) and says which seeds are recorded; --record measures what is not recorded yet, so that it goes on
+where it was interrupted. --state keeps cluster, teachers and logs between runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +26,9 @@ from torch import Tensor
 
 from benchmarks._compare import compare, missing, seconds
 from benchmarks._process import alone
+from benchmarks._students import quality
 from benchmarks.training import MIXED, Rows
+from cluster import local
 from cluster.engine import Engine
 from jobs.data.batches import collate
 from jobs.models import encoder
@@ -81,15 +90,37 @@ class Lesson:
 
 
 def main() -> int:
-    """Measure all rows."""
-    alone("benchmarks.distillation")
+    """Measure all rows, or the chosen ones."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.distillation")
+    parser.add_argument("kind", nargs="?", choices=("speed", "quality"))
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--only", default="", metavar="TEXT")
+    parser.add_argument("--state", type=Path, metavar="FOLDER")
+    asked = parser.parse_args()
     folder = os.environ.get("SLIMCART_DATA")
+    if asked.kind != "speed":
+        with tempfile.TemporaryDirectory() as scratch:
+            state = asked.state or Path(scratch)
+            if folder:
+                os.environ |= local.up(state / "cluster").environment()
+            try:
+                quality(state, folder, asked.record, asked.only)
+            finally:
+                local.down(state / "cluster")
+    if asked.kind != "quality":
+        alone("benchmarks.distillation", "speed")
+        speed(folder)
+    return 0
+
+
+def speed(folder: str | None) -> None:
+    """Stored against online teacher."""
     named = {layers: f"a student of {layers} of 6 layers: stored / online teacher" for layers in LAYERS}
     search = f"{TRIALS} trials of one epoch, students of 2 layers: with / without the store"
     if not folder:
         for row in (*named.values(), search):
             missing(row, UNIT, "SLIMCART_DATA is not set", SHARE_OF_THE_LAW)
-        return 0
+        return
     data = Rows(Path(folder), SET, ROWS)
     teacher = encoder.pretrained(TeacherSpec(), data.labels).eval()
     for layers, name in named.items():
@@ -100,7 +131,6 @@ def main() -> int:
         if layers == 2:
             law = TRIALS * (t + s) / (t + TRIALS * s)
             versus(f"{search}, law {law:.2f}", lesson, TRIALS, SHARE_OF_THE_LAW * law)
-    return 0
 
 
 def versus(name: str, lesson: Lesson, epochs: int, bar: float) -> None:
