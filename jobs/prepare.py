@@ -77,9 +77,11 @@ def prepare_student(recipe: Recipe, prepared: Prepared) -> Prepared:
     if (model := recipe.student.model) is None:
         return prepared
     from jobs.models.decoder import end_of
-    from jobs.models.encoder import load_tokenizer
+    from jobs.models.encoder import check_length, load_tokenizer
 
     tokenizer = load_tokenizer(model, "student.model")
+    if recipe.task == "classify":
+        check_length(model, recipe.data.max_length, "student.model")
     if tokenizer.to_str() == read_tokenizer(prepared.folder / TOKENIZER).to_str():
         if recipe.task == "generate" and (end := end_of(model, "student.model")) != prepared.manifest["end"]:
             raise UsageError(f"student.model: {model}: ends a text with token {end}, not as the teacher does")
@@ -155,7 +157,7 @@ class Plan(NamedTuple):
 
 def _classes(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Plan:
     from jobs.data.tokenise import classes
-    from jobs.models.encoder import grades_of, load_tokenizer
+    from jobs.models.encoder import check_length, grades_of, load_tokenizer
 
     labels = classes(train, {"validation": validation}, recipe.data)
     if recipe.teacher.head == "grades":
@@ -164,6 +166,7 @@ def _classes(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) ->
         labels, tokenizer = known_to(Path(recipe.teacher.bundle), labels)
     else:
         tokenizer = load_tokenizer(recipe.teacher.model)
+        check_length(recipe.teacher.model, recipe.data.max_length)
     return _plan_of_classes(recipe, tokenizer, labels)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from cluster import session, tracking
 from cluster.session import JobError
 from configs.folder import FolderError, digest_json, verify
+from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, Prepared, has_key
 from jobs.finetune import teacher_folder
@@ -119,7 +120,13 @@ def wanted_of(recipe: Recipe) -> Wanted:
         return Wanted()
     from jobs.models.inside import place
 
-    count = _config(teacher_folder(recipe)).num_hidden_layers
+    config = _config(teacher_folder(recipe))
+    count, width = config.num_hidden_layers, recipe.student.hidden or config.hidden_size
+    if "relations" in wanted and (config.hidden_size % spec.relation_heads or width % spec.relation_heads):
+        raise UsageError(
+            f"distillation.relation_heads: {spec.relation_heads}: does not divide the widths of teacher and student, "
+            f"{config.hidden_size} and {width}"
+        )
     return Wanted(
         hidden_layers=sorted({place(layer, count, "hidden_layers") for layer in spec.vectors_of(wanted)}),
         relation_layer=place(spec.relation_layer, count, "relation_layer") if "relations" in wanted else None,
@@ -131,7 +138,7 @@ def _check_room(wanted: Wanted, recipe: Recipe, prepared: Prepared) -> None:
     vectors = len(wanted.hidden_layers) + 3 * (wanted.relation_layer is not None)
     if not vectors:
         return
-    tokens = sum(int(prepared.examples(split).lengths.sum()) for split in prepared.manifest["rows"])
+    tokens = int(prepared.examples("train").lengths.sum())
     width = _config(teacher_folder(recipe)).hidden_size
     needed, free = 2 * tokens * vectors * width, shutil.disk_usage(prepared.folder).free
     words = f"{tokens} tokens x {vectors} vectors x {width} x 2 bytes = {needed / 1e6:.0f} MB"

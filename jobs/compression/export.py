@@ -8,7 +8,6 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import nn
 
 from cluster.session import JobError
 from jobs.compression.attention import for_export
-from jobs.models.encoder import EncoderClassifier
+from jobs.models.encoder import EncoderClassifier, longest
 
 OPSET = 20
 SAMPLE = (2, 9)  # rows and tokens of the traced example; both free afterwards
@@ -30,7 +29,7 @@ def export_onnx(model: EncoderClassifier, inputs: Sequence[str], file: Path) -> 
     """
     model = model.eval()
     example = {name: torch.ones(SAMPLE, dtype=torch.int64) for name in inputs}
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=_longest(model))
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=longest(model.encoder.config))
     with _quiet(), torch.inference_mode():
         torch.onnx.export(
             for_export(model),
@@ -76,12 +75,6 @@ def _drop_notes(file: Path) -> None:
     for noted in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
         del noted.metadata_props[:]
     onnx.save(model, str(file))
-
-
-def _longest(model: nn.Module) -> int:
-    config: Any = model.encoder.config  # pyright: ignore[reportAttributeAccessIssue]
-    offset = 2 if config.model_type in ("roberta", "xlm-roberta") else 0  # positions start after the padding id
-    return getattr(config, "max_position_embeddings", 512) - offset
 
 
 @contextlib.contextmanager

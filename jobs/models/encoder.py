@@ -118,6 +118,22 @@ def load_tokenizer(model: str, field: str = TEACHER) -> Any:
     return tokenizer
 
 
+def check_length(model: str, max_length: int, field: str = TEACHER) -> None:
+    """Raise `UsageError` where a model has no positions for texts of `max_length` tokens."""
+    try:
+        config = AutoConfig.from_pretrained(locate(model, field), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{field}: {model}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    if (most := longest(config)) < max_length:
+        raise UsageError(f"data.max_length: {max_length}: {field} {model} takes {most} tokens at most")
+
+
+def longest(config: PreTrainedConfig) -> int:
+    """How many tokens an encoder has positions for."""
+    offset = 2 if config.model_type in ("roberta", "xlm-roberta") else 0  # positions start after the padding id
+    return getattr(config, "max_position_embeddings", 512) - offset
+
+
 def grades_of(labels: Sequence[str]) -> list[float]:
     """The numbers that class names stand for. Raises `UsageError` for a name that is no number."""
     grades = []

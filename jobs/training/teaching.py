@@ -125,7 +125,10 @@ Say = Callable[["pyarrow.Table"], "dict[str, pyarrow.Array]"]  # what teachers s
 
 
 def _classes(teachers: Sequence[tuple[str, float]], wanted: Wanted) -> Say:
-    """`logits`: of one teacher as they are, of several the log of their mean probabilities; vectors by token."""
+    """`logits`: of one teacher as they are, of several the log of their mean probabilities; vectors by token.
+
+    Vectors are stored of rows to learn from alone: validation looks at answers only.
+    """
     import pyarrow
     import torch
 
@@ -151,12 +154,14 @@ def _classes(teachers: Sequence[tuple[str, float]], wanted: Wanted) -> Say:
                 logits_BC = mean_log_probs(every, weights)
         flat = pyarrow.array(logits_BC.cpu().numpy().astype(np.float16).ravel(), pyarrow.float16())
         columns: dict[str, pyarrow.Array] = {"logits": pyarrow.FixedSizeListArray.from_arrays(flat, logits_BC.shape[1])}
-        real_BL = batch["attention_mask"].bool()
+        learned_B = torch.tensor([split == "train" for split in rows["split"].to_pylist()])
+        stored_BL = batch["attention_mask"].bool() & learned_B[:, None]
+        offsets = np.concatenate([[0], stored_BL.sum(1).cumsum(0).numpy()])
         for layer, hidden_BLH in zip(wanted.hidden_layers, seen.hidden, strict=True):
-            columns[hidden_column(layer)] = _listed(hidden_BLH[real_BL], examples.offsets, np.float16)
+            columns[hidden_column(layer)] = _listed(hidden_BLH[stored_BL], offsets, np.float16)
         if wanted.relation_layer is not None:
-            vectors = torch.cat(seen.relations, dim=-1)[real_BL]
-            columns[relations_column(wanted.relation_layer)] = _listed(vectors, examples.offsets, np.float16)
+            vectors = torch.cat(seen.relations, dim=-1)[stored_BL]
+            columns[relations_column(wanted.relation_layer)] = _listed(vectors, offsets, np.float16)
         return columns
 
     return say

@@ -13,6 +13,7 @@ import pytest
 from cluster import session
 from cluster.session import JobError
 from configs.folder import commit
+from configs.loader import UsageError
 from jobs import teach as module
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.recipe import Recipe
@@ -26,7 +27,7 @@ ROWS = Prepared(Path(__file__).parent, {"key": "rows", "rows": {"train": 2, "val
 @pytest.fixture(autouse=True)
 def six_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the teacher, and nothing else is asked of it."""
-    monkeypatch.setattr(module, "_config", lambda folder: SimpleNamespace(num_hidden_layers=6, hidden_size=10))
+    monkeypatch.setattr(module, "_config", lambda folder: SimpleNamespace(num_hidden_layers=6, hidden_size=12))
     monkeypatch.setattr(module, "_check_teachers", lambda recipe, prepared: None)
     monkeypatch.setattr(session, "check_capacity", lambda engine: None)
 
@@ -55,6 +56,12 @@ def test_what_objectives_compare_is_stored_and_nothing_else(tmp_path: Path, give
     assert wanted_of(recipe(tmp_path, **given)) == wanted
 
 
+def test_parts_of_relations_that_do_not_divide_both_widths_are_refused_before_any_worker_starts(tmp_path: Path):
+    asked = recipe(tmp_path, relation_heads=5, weights={"relations": 1})
+    with pytest.raises(UsageError, match=r"relation_heads: 5: does not divide the widths of .*, 12 and 12"):
+        wanted_of(asked)
+
+
 def test_a_student_depends_on_every_teacher_and_its_weight(tmp_path: Path):
     for number, name in enumerate(("teacher", "second")):
         write_tiny_bundle(tmp_path / name, seed=number)
@@ -75,11 +82,11 @@ def test_vectors_are_not_computed_where_the_disk_has_no_room(
 ):
     monkeypatch.setattr(Prepared, "examples", lambda self, split: SimpleNamespace(lengths=np.array([7, 3])))
     wanted, asked = Wanted(hidden_layers=[6], relation_layer=6), recipe(tmp_path)
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1599))
-    words = r"20 tokens x 4 vectors x 10 x 2 bytes = 0 MB"
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=959))
+    words = r"10 tokens x 4 vectors x 12 x 2 bytes = 0 MB"
     with pytest.raises(JobError, match=words):
         _check_room(wanted, asked, ROWS)
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1600))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=960))
     with caplog.at_level("INFO"):
         _check_room(wanted, asked, ROWS)
     assert words in caplog.text

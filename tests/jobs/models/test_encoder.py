@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from configs.loader import UsageError
 from jobs.models import encoder
@@ -191,6 +192,18 @@ def test_a_folder_without_a_model_is_a_usage_error(tmp_path: Path):
         with pytest.raises(UsageError, match=r"teacher\.model") as error:
             refused(str(tmp_path))
         assert len(str(error.value).splitlines()) == 1
+
+
+def test_texts_longer_than_a_model_has_positions_for_are_a_usage_error(tiny_teacher: Path):
+    most = AutoConfig.from_pretrained(tiny_teacher).max_position_embeddings
+    encoder.check_length(str(tiny_teacher), most)
+    with pytest.raises(UsageError, match=rf"^data.max_length: {most + 1}: student.model .* {most} tokens at most$"):
+        encoder.check_length(str(tiny_teacher), most + 1, "student.model")
+
+
+def test_positions_of_roberta_start_after_its_padding():
+    given = encoder_classifier("roberta").encoder.config
+    assert encoder.longest(given) == given.max_position_embeddings - 2
 
 
 def test_the_tokenizer_neither_pads_nor_truncates(tiny_teacher: Path):
