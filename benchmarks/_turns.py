@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,19 @@ class Turn:
         told = {"folder": str(folder), "data": data, "rows": rows, "spec": spec.model_dump()}
         if by_ray:
             arguments = ("benchmarks._turns:work", told, spec, folder / "ray")
-            threading.Thread(target=launch.fit, args=arguments, daemon=True).start()
+            thread = threading.Thread(target=launch.fit, args=arguments, daemon=True)
+            thread.start()
+            self._end: Callable[..., object] = thread.join
             return
         own = {"OMP_NUM_THREADS": str(spec.cpus_per_worker), "DS_ACCELERATOR": "cpu"}
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec.workers}"),
                 *("-m", "benchmarks._turns", json.dumps(told)),
             ],
             env=os.environ | WORKER_ENVIRONMENT | own,
         )
+        self._end = process.wait
 
     def __call__(self) -> float:
         self._turns += 1
@@ -52,8 +56,9 @@ class Turn:
         return float(_await(self._folder / f"done-{self._turns}").read_text())
 
     def stop(self) -> None:
-        """End the group."""
+        """End the group, and wait for its end: it looks for the file as long as its folder is there."""
         (self._folder / "stop").touch()
+        self._end(timeout=PATIENCE_SECONDS)
 
 
 def work(told: dict[str, Any]) -> None:

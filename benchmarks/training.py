@@ -1,9 +1,9 @@
 """Training steps: what batches by tokens and mixed precision gain. One process, both cores.
 
-    SLIMCART_DATA=<folder> python -m benchmarks.training
+    SLIMCART_DATA=<folder> python -m benchmarks.training [intent_banking77] [review_rating_en]
 
 Fine-tunes the packaged MiniLM on rows of intent_banking77 and review_rating_en, each side with a model of its own, in
-turns; the figure is rows per second over the same rows.
+turns; the figure is rows per second over the same rows. Without a name all rows are measured.
 """
 
 from __future__ import annotations
@@ -106,11 +106,13 @@ class Side:
             engine.step([collate(examples, rows, length, count) for rows in shares], len(batch))
 
 
-def main() -> int:
-    """Measure all rows."""
-    alone("benchmarks.training")
+def main(chosen: list[str]) -> int:
+    """Measure the rows of all sets, or of the chosen ones."""
+    alone("benchmarks.training", *chosen)
     folder, unit = os.environ.get("SLIMCART_DATA"), "rows/s"
     for name, each in SETS.items():
+        if chosen and name not in chosen:
+            continue
         names = [
             f"{name}: batches by tokens / random batches, {how}" for how in (f"padded to {each.longest}", "padded each")
         ]
@@ -128,4 +130,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
