@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,14 +78,14 @@ STUDIES = {
 }
 
 
-def quality(scratch: Path, data: str | None, fill: bool, only: str) -> None:
+def quality(scratch: Path, data: str | None, seeds: Sequence[int], fill: bool, only: str) -> None:
     """Print all rows whose names hold `only`; see `benchmarks._recorded.through`."""
     record = Record("distillation")
     for name, study in STUDIES.items():
         rows = {f"{name}: {row}": student for row, student in study.students.items()}
         chosen = {row: student for row, student in rows.items() if only in row}
         measure = functools.partial(_measure, scratch, Path(data), name) if data else None
-        through(chosen, SEEDS, record, measure, fill)
+        through(chosen, seeds, record, measure, fill)
         for row, student in chosen.items():
             summarise(record, row, f"{study.metric} on test rows", student.bar, SEEDS)
 

@@ -1,6 +1,7 @@
 """Distillation: what stored teacher outputs save, and how good students get. Both cores.
 
-    SLIMCART_DATA=<folder> python -m benchmarks.distillation [speed|quality] [--record] [--only TEXT] [--state FOLDER]
+    SLIMCART_DATA=<folder> python -m benchmarks.distillation [speed|quality] [--record] [--seeds N] [--only TEXT]
+        [--state FOLDER]
 
 Speed: students of the packaged MiniLM learn from rows of intent_banking77; the peer asks the teacher anew for every
 batch. The figure is epochs per hour. By the law of the store an epoch is (t + s) / s times faster, with t the teacher's
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from benchmarks._compare import compare, missing, seconds
 from benchmarks._process import alone
-from benchmarks._students import quality
+from benchmarks._students import SEEDS, quality
 from benchmarks.training import MIXED, Rows
 from cluster import local
 from cluster.engine import Engine
@@ -94,6 +95,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distillation")
     parser.add_argument("kind", nargs="?", choices=("speed", "quality"))
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1))
     parser.add_argument("--only", default="", metavar="TEXT")
     parser.add_argument("--state", type=Path, metavar="FOLDER")
     asked = parser.parse_args()
@@ -104,7 +106,7 @@ def main() -> int:
             if folder:
                 os.environ |= local.up(state / "cluster").environment()
             try:
-                quality(state, folder, asked.record, asked.only)
+                quality(state, folder, SEEDS[: asked.seeds], asked.record, asked.only)
             finally:
                 local.down(state / "cluster")
     if asked.kind != "quality":
