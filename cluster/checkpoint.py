@@ -1,65 +1,130 @@
-"""Checkpoints of a training run: written aside by all workers, committed by one, verified before use."""
+"""Checkpoints of a training run: written aside by all workers, committed by one, verified before use.
+
+They stay private to the run that wrote them: DeepSpeed's files hold pickles, and loading one runs its author's code.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 
 from cluster.engine import Engine
+from cluster.session import JobError
 from configs.folder import FolderError, commit, verify
 
 MANIFEST = "MANIFEST.json"
 KEPT = 2
+SET_ASIDE = "set-aside"  # folder of what was found damaged
 
 log = logging.getLogger(__name__)
 
 
 def save(engine: Engine, folder: Path, epoch: int, progress: dict[str, Any]) -> None:
-    """Commit `folder/epoch-<n>` from every worker's share; the two newest are kept. All workers call it."""
+    """Commit `folder/epoch-<n>` from every worker's share; the two newest are kept. All workers call it.
+
+    Raises `JobError` on every worker where the disk has no room; what was committed before stays.
+    """
     first = torch.distributed.get_rank() == 0
     shares = folder / f".epoch-{epoch:04d}.shares"  # one name for all workers, on the same file system
-    if first:
-        shutil.rmtree(shares, ignore_errors=True)
-        shares.mkdir(parents=True, mode=0o700)
-        folder.chmod(0o700)  # DeepSpeed's files hold pickles: nobody else may write or read them
-    torch.distributed.barrier()
-    engine.save(shares, progress)
-    torch.distributed.barrier()
-    if first:
 
+    def begin() -> None:
+        _check_room(folder)
+        shutil.rmtree(shares, ignore_errors=True)  # of a worker that was killed
+        shares.mkdir(parents=True, mode=0o700)
+        folder.chmod(0o700)
+
+    def end() -> None:
         def fill(aside: Path) -> dict[str, Any]:
             for path in shares.iterdir():
                 path.rename(aside / path.name)
-            return {"epoch": epoch}
+            return {"epoch": epoch, "workers": torch.distributed.get_world_size()}
 
         commit(folder / f"epoch-{epoch:04d}", MANIFEST, fill)
         shutil.rmtree(shares)
         for old in _committed(folder)[:-KEPT]:
             shutil.rmtree(old)
-    torch.distributed.barrier()
+
+    try:
+        _first_does(begin)
+        try:
+            engine.save(shares, progress)
+        except (OSError, RuntimeError) as error:  # torch's writer says of a full disk only that it could not write
+            raise JobError(f"checkpoint: {shares}: not written: {_reason(error, folder)}") from error
+        torch.distributed.barrier()
+        _first_does(end)
+    except JobError:
+        if first:
+            shutil.rmtree(shares, ignore_errors=True)
+        raise
 
 
 def restore(engine: Engine, folder: Path) -> dict[str, Any] | None:
     """Take up the newest checkpoint whose digests hold; None where there never was one. All workers call it.
 
-    Raises `FolderError` when there are checkpoints and none is whole: starting over would lose work silently.
+    Damaged ones are moved to `folder/set-aside`. Raises `FolderError` when there are checkpoints and none is whole:
+    starting over would lose work silently.
     """
-    reasons = []
+    chosen = _first_does(lambda: _newest_whole(folder))
+    return None if chosen is None else engine.load(folder / chosen)
+
+
+def _newest_whole(folder: Path) -> str | None:
+    reasons = [f"{path}: damaged" for path in sorted((folder / SET_ASIDE).glob("epoch-*"))]
     for candidate in reversed(_committed(folder)):
         try:
             verify(candidate, MANIFEST)
         except FolderError as error:
             log.warning("checkpoint set aside: %s", error)
-            reasons.append(str(error))
+            reasons.insert(0, str(error))
+            aside = folder / SET_ASIDE / candidate.name
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            candidate.rename(aside)
             continue
-        return engine.load(candidate)
+        return candidate.name
     if reasons:
         raise FolderError(f"no checkpoint below {folder} is whole: {reasons[0]}; remove the folder to start over")
     return None
+
+
+def _check_room(folder: Path) -> None:
+    """Raise `JobError` where the next checkpoint, as large as the last one, would fill the disk."""
+    if not (before := _committed(folder)):
+        return
+    needed = 2 * sum(path.stat().st_size for path in before[-1].rglob("*") if path.is_file())
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise JobError(
+            f"checkpoint: {folder}: {free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB are needed (twice the last one); "
+            "make room and run the same command again: it goes on where it is now"
+        )
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    full = getattr(error, "errno", None) == errno.ENOSPC or not shutil.disk_usage(folder).free
+    words = "the disk is full" if full else str(error).strip().splitlines()[0]
+    return f"{words}; run the same command again: it goes on from the checkpoint before"
+
+
+def _first_does(work: Callable[[], Any]) -> Any:
+    """What `work` returns in the first worker, on all of them; a `JobError`, `FolderError` of its too."""
+    answer: list[Any] = [None, None, None]  # what it returned, kind and words of its error
+    if torch.distributed.get_rank() == 0:
+        try:
+            answer[0] = work()
+        except (JobError, FolderError) as error:
+            answer[1:] = [type(error), str(error)]
+        except OSError as error:
+            answer[1:] = [JobError, f"checkpoint: {error.filename}: {error.strerror}"]
+    torch.distributed.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1](answer[2])
+    return answer[0]
 
 
 def _committed(folder: Path) -> list[Path]:
