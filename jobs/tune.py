@@ -64,8 +64,9 @@ def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = N
 
 def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: tracking.Run) -> dict[str, Any]:
     """Search, choose, put the winner in its place and register it; returns the manifest of <output>/search."""
-    if (found := found_already(recipe, prepared)) and not found["model_uri"]:
-        return _register(recipe, found, run)  # a search that MLflow did not take the winner of
+    before = found_already(recipe, prepared)
+    if before and not before["model_uri"]:
+        return _register(recipe, before, run)  # of this search MLflow did not take the winner
     session.check_capacity(recipe.engine)
     teacher_metric = taught(prepared, teacher_outputs)[classify.METRIC]
     if not teacher_metric:

@@ -26,7 +26,7 @@ class Proxy:
 
     def break_first(self, count: int, part: str, fault: Fault) -> None:
         """Do `fault` to the first `count` requests from now on with `part` in them."""
-        left = [fault] * count
+        left: list[Fault] = [fault] * count
         self.fault = lambda request: left.pop() if part in request and left else None
 
     def count(self, part: str) -> int:

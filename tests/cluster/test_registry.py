@@ -112,7 +112,7 @@ def aliases(name: str) -> dict[str, str]:
 def test_a_registration_that_was_broken_off_anywhere_is_one_version_in_the_end(
     on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, fault: Fault, looks: bool
 ):
-    name, alias = "broken-off", f"after-{part.strip('/-').replace('/', '-')}-{fault}"
+    name, alias = "broken-off", f"{part.strip('/-').replace('/', '-')}-{fault}-{looks}"
     write_tiny_bundle(tmp_path / "bundle")
     before = len(client().search_model_versions(f"name = '{name}'"))
     with (
