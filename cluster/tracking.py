@@ -99,12 +99,12 @@ def run(
 def _open(
     job: str, experiment: str, recipe: Mapping[str, Any], parent: str | None, name: str | None, output: Path
 ) -> Run:
-    mine, abandoned = underway.begin(output, name or job, digest_json(recipe), parent)
+    key, abandoned = underway.begin(output, name or job, digest_json(recipe), parent)
     if abandoned:
-        _abandon(output, abandoned.key)
-    outbox = Outbox(mine.key, output)
+        _abandon(output, abandoned)
+    outbox = Outbox(key, output)
     title = name or f"{job} {recipe.get('name', '')}".strip()
-    opening = {"key": mine.key, "experiment": experiment, "name": title, "parent": parent, "at": _now()}
+    opening = {"key": key, "experiment": experiment, "name": title, "parent": parent, "at": _now()}
     outbox.put({"open": {**opening, "tags": _tags(job, title)}})
     if parent:
         outbox.opened(OPEN_BELOW_SECONDS, tries=1)
@@ -116,10 +116,8 @@ def _open(
 
 
 def _end_job(opened: Run, output: Path, status: str) -> None:
-    for path, child in underway.children(output).items():  # stages and trials that ended in mid-work
-        _abandon(output, child.key)
-        if status != "KILLED":
-            path.unlink()
+    for key in underway.below(output, forget=status != "KILLED"):  # stages and trials that were killed
+        _abandon(output, key)
     sent = opened.metrics.close(STOPPED_SECONDS if status == "KILLED" else FLUSH_SECONDS)
     if left := replay(output) if sent else spool.waiting(output):
         log.warning(

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cluster.delivery import LOCAL
@@ -51,38 +51,49 @@ def _owner(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Underway:
-    """An MLflow run that has begun and not ended, by its local id; kept until it ends other than by a kill."""
+    """An MLflow run, by its local id, that a job with the same recipe goes on with."""
 
     key: str
     recipe: str  # digest
     parent: str | None
-
-    def is_of(self, recipe: str, parent: str | None) -> bool:
-        """Whether a job with this recipe's digest goes on with the run."""
-        return (self.recipe, self.parent) == (recipe, parent)
+    ended: bool = False
 
 
-def begin(output: Path, label: str, recipe: str, parent: str | None) -> tuple[Underway, Underway | None]:
-    """(run to go on with or to open, run of another recipe that nobody goes on with)."""
-    path = _path(output, label)
-    before = _read(path)
-    if before and before.is_of(recipe, parent):
-        return before, None
-    underway = Underway(f"{LOCAL}{uuid.uuid4().hex}", recipe, parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_synced(path, json.dumps(asdict(underway)))
-    return underway, before
+def begin(output: Path, label: str, recipe: str, parent: str | None) -> tuple[str, str | None]:
+    """(run to open or to go on with, run of another recipe or parent that nobody goes on with), by local id."""
+    before = _read(_path(output, label))
+    same = before is not None and (before.recipe, before.parent) == (recipe, parent)
+    key = before.key if before and same else f"{LOCAL}{uuid.uuid4().hex}"
+    _write(output, label, Underway(key, recipe, parent))
+    return key, before.key if before and not same and not before.ended else None
 
 
 def end(output: Path, label: str) -> None:
-    """The run has ended: the same job would be a new one."""
-    _path(output, label).unlink(missing_ok=True)
+    """The run has ended, and was not killed.
+
+    One below another is noted until that ends too: a job that goes on after a kill does its finished stages again, to
+    find that there is nothing to do, in the same runs.
+    """
+    path = _path(output, label)
+    if (run := _read(path)) and run.parent:
+        _write(output, label, replace(run, ended=True))
+    else:
+        path.unlink(missing_ok=True)
 
 
-def children(output: Path) -> dict[Path, Underway]:
-    """Runs below others that have begun and not ended, by their file."""
+def below(output: Path, *, forget: bool) -> list[str]:
+    """Runs below others that have begun and not ended, by local id; with `forget` nobody goes on with any."""
     found = {path: _read(path) for path in sorted((output / WORK).glob("run-*.json"))}
-    return {path: each for path, each in found.items() if each and each.parent}
+    children = {path: run for path, run in found.items() if run and run.parent}
+    for path in children if forget else ():
+        path.unlink()
+    return [run.key for run in children.values() if not run.ended]
+
+
+def _write(output: Path, label: str, run: Underway) -> None:
+    path = _path(output, label)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_synced(path, json.dumps(asdict(run)))
 
 
 def _path(output: Path, label: str) -> Path:

@@ -36,6 +36,8 @@ from jobs import command, prepare
 def run(recipe):
     told = {"name": "tiny", "output": folder}
     with tracking.run("finetune", experiment="tests of tracking", recipe=told) as whole:
+        with tracking.run("prepare", experiment="tests of tracking", recipe=told, parent=whole.id) as done:
+            done.metrics.log({"rows": 3})
         with tracking.run("trial", experiment="tests of tracking", recipe=told, parent=whole.id) as below:
             for step in (1, 2):
                 whole.metrics.log({"loss": 1.0}, step)
@@ -54,7 +56,7 @@ for asked in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def ended(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Outputs of four jobs, each with a run below its own: three were killed, one was stopped as Ray does it."""
+    """Outputs of four jobs, each with two runs below its own: three were killed, one was stopped as Ray does it."""
     folder = tmp_path_factory.mktemp("ended")
     outputs = [folder / str(number) for number in range(4)]
     signals = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM")
@@ -234,23 +236,25 @@ def test_a_killed_job_is_gone_on_with_in_its_own_runs(ended: list[Path], noted: 
             note.unlink()
     recipe = {"name": "tiny", "output": str(output)}
     with record(recipe) as run, record(recipe, job="trial", parent=run.id) as below:
+        with record(recipe, job="prepare", parent=run.id) as done:
+            done.metrics.log({"rows": 3})
         for step in (1, 2, 3):
             run.metrics.log({"loss": 2.0}, step)
         assert read(run.id).info.status == "RUNNING"
-    assert len(runs_of(output)) == (2 if noted else 4)
-    assert steps(run.id, "loss") == [1, 2, 3]
-    assert {read(each).info.status for each in (run.id, below.id)} == {"FINISHED"}
+    assert len(runs_of(output)) == (3 if noted else 6)
+    assert (steps(run.id, "loss"), steps(done.id, "rows")) == ([1, 2, 3], [0])
+    assert {read(each).info.status for each in (run.id, done.id, below.id)} == {"FINISHED"}
     assert not list((output / ".work").glob("run-*.json"))
 
 
 def test_a_killed_job_that_another_recipe_follows_is_marked_as_killed(ended: list[Path]):
     with record({"name": "tiny", "output": str(ended[2]), "seed": 1}):
         pass
-    assert sorted(each.info.status for each in runs_of(ended[2])) == ["FINISHED", "KILLED", "KILLED"]
+    assert sorted(each.info.status for each in runs_of(ended[2])) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
 
 
 def test_a_job_that_is_stopped_marks_its_runs_as_killed(ended: list[Path]):
-    assert [each.info.status for each in runs_of(ended[3])] == ["KILLED", "KILLED"]
+    assert sorted(each.info.status for each in runs_of(ended[3])) == ["FINISHED", "KILLED", "KILLED"]
     assert spool.waiting(ended[3]) == []
 
 

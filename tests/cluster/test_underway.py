@@ -54,22 +54,43 @@ def test_the_lock_of_a_killed_job_is_taken_over(tmp_path: Path):
         pass
 
 
-def test_a_run_is_gone_on_with_by_the_same_recipe_below_the_same_parent_until_it_ends(tmp_path: Path):
-    first, _ = underway.begin(tmp_path, "tune", "recipe", "parent")
-    assert underway.begin(tmp_path, "tune", "recipe", "parent") == (first, None)
-    assert underway.begin(tmp_path, "trial 1", "recipe", "parent")[0] != first
-    other, abandoned = underway.begin(tmp_path, "tune", "other recipe", "parent")
+def begin(
+    output: Path, label: str = "tune", recipe: str = "recipe", parent: str | None = None
+) -> tuple[str, str | None]:
+    return underway.begin(output, label, recipe, parent)
+
+
+def test_a_run_is_gone_on_with_by_the_same_recipe_until_it_ends(tmp_path: Path):
+    first, _ = begin(tmp_path)
+    assert begin(tmp_path) == (first, None)
+    assert begin(tmp_path, "distill")[0] != first
+    other, abandoned = begin(tmp_path, recipe="other")
     assert (other != first, abandoned) == (True, first)
-    other, abandoned = underway.begin(tmp_path, "tune", "other recipe", None)
-    assert abandoned is not None
-    assert list(underway.children(tmp_path)) == [tmp_path / ".work" / "run-trial-1.json"]
     underway.end(tmp_path, "tune")
-    last, abandoned = underway.begin(tmp_path, "tune", "other recipe", None)
+    last, abandoned = begin(tmp_path, recipe="other")
     assert (last != other, abandoned) == (True, None)
 
 
+def test_a_run_below_another_is_gone_on_with_until_that_ends_too(tmp_path: Path):
+    done, _ = begin(tmp_path, "prepare", parent="whole")
+    underway.end(tmp_path, "prepare")
+    killed, _ = begin(tmp_path, "trial 1", parent="whole")
+    assert underway.below(tmp_path, forget=False) == [killed]
+    assert begin(tmp_path, "prepare", parent="whole") == (done, None)
+    underway.end(tmp_path, "prepare")
+    assert underway.below(tmp_path, forget=True) == [killed]
+    assert begin(tmp_path, "prepare", parent="whole")[0] != done
+    assert underway.below(tmp_path, forget=True) != [killed]
+
+
+def test_a_run_is_not_gone_on_with_below_another_parent(tmp_path: Path):
+    first, _ = begin(tmp_path, parent="one")
+    second, abandoned = begin(tmp_path, parent="another")
+    assert (second != first, abandoned) == (True, first)
+
+
 def test_a_damaged_note_is_nothing_to_go_on_with(tmp_path: Path):
-    first, _ = underway.begin(tmp_path, "tune", "recipe", None)
+    first, _ = begin(tmp_path)
     (tmp_path / ".work" / "run-tune.json").write_text('{"key": ')
-    second, abandoned = underway.begin(tmp_path, "tune", "recipe", None)
+    second, abandoned = begin(tmp_path)
     assert (second != first, abandoned) == (True, None)
