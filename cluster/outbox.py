@@ -145,25 +145,27 @@ def replay(output: Path) -> list[Path]:
     """Send what outboxes of this output left behind; returns the files that could not be sent."""
     left, away = [], False
     for path in spool.waiting(output):
-        with spool.left_behind(path) as found:
-            if found is None or away:
-                left.append(path)
-                continue
-            try:
-                refused = _deliver_all(path, *found)
-            except Exception as error:  # noqa: BLE001 - the job goes on whatever happens to its record
-                left.append(path)
-                away = not isinstance(error, NotOpened)
-                continue
-            if refused:
-                path.rename(path.with_suffix(".refused"))
-            else:
-                path.unlink()
+        if away:
+            left.append(path)
+            continue
+        try:
+            with spool.left_behind(path) as found:
+                if found is None:
+                    left.append(path)
+                elif _deliver_all(path, *found):
+                    path.rename(path.with_suffix(spool.REFUSED))
+                else:
+                    path.unlink()
+        except Exception as error:  # noqa: BLE001 - the job goes on whatever happens to its record
+            left.append(path)
+            away = not isinstance(error, NotOpened)
     return left
 
 
 def _deliver_all(path: Path, run: str, entries: list[Entry]) -> bool:
-    """Whether MLflow refused any of the entries."""
+    """Whether MLflow refused any of the entries, or nobody knows of which run they are."""
+    if not run:
+        return bool(entries)
     delivery, refused = Delivery(run), False
     while entries:
         entry, count = _together(entries)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = ".tracking"
+REFUSED = ".refused"  # ending of a file with something in it that MLflow will never take
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +54,11 @@ class Spool:
         """Let go of the file: for the next to send (`keep`), set aside (`refused`: for a reader), or removed."""
         if self._descriptor is None:
             return
-        if refused and not keep:
-            self.path.rename(self.path.with_suffix(".refused"))
-        elif not keep:
-            self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # it is sent once more, to no effect
+            if refused and not keep:
+                self.path.rename(self.path.with_suffix(REFUSED))
+            elif not keep:
+                self.path.unlink()
         os.close(self._descriptor)
         self._descriptor = None
 
@@ -82,7 +84,10 @@ def waiting(output: Path) -> list[Path]:
 
 @contextmanager
 def left_behind(path: Path) -> Iterator[tuple[str, list[Mapping[str, Any]]] | None]:
-    """(run, entries) of a file whose writer is gone, held by us until the end; None where it is not."""
+    """(run, entries) of a file whose writer is gone, held by us until the end; None where it is not.
+
+    The run is empty where the line that names it is damaged.
+    """
     try:
         file = path.open("r+b")
     except FileNotFoundError:
@@ -95,7 +100,8 @@ def left_behind(path: Path) -> Iterator[tuple[str, list[Mapping[str, Any]]] | No
             yield None
             return
         lines = list(_entries(file.read()))
-        yield (str(lines[0]["run"]), lines[1:]) if lines else ("", [])
+        named = bool(lines) and "run" in lines[0]
+        yield (lines[0]["run"], lines[1:]) if named else ("", lines)
 
 
 def _write(descriptor: int, entry: Mapping[str, Any]) -> None:

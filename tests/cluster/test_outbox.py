@@ -57,6 +57,15 @@ def rows(run: str, metric: str = "loss") -> list[tuple[int, float]]:
     return sorted((each.step, each.value) for each in client().get_metric_history(run, metric))
 
 
+def left_behind(output: Path, run: str, *steps: int) -> Path:
+    """The file of a writer that is gone."""
+    file = spool.Spool(output, run)
+    for step in steps:
+        file.append({"metrics": [["loss", float(step), 1, step]]})
+    file.close(keep=True)
+    return file.path
+
+
 def told(path: Path) -> list[Mapping[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -155,14 +164,20 @@ def test_a_full_disk_stops_nobody_and_leaves_whole_lines(
 
 
 def test_a_line_cut_short_by_a_power_failure_is_left_out(run: str, tmp_path: Path):
-    kept = spool.Spool(tmp_path, run)
-    kept.append({"metrics": [["loss", 1.0, 1, 1]]})
-    kept.append({"metrics": [["loss", 2.0, 2, 2]]})
-    kept.close(keep=True)
-    with kept.path.open("r+b") as file:
-        file.truncate(kept.path.stat().st_size - 5)
+    kept = left_behind(tmp_path, run, 1, 2)
+    with kept.open("r+b") as file:
+        file.truncate(kept.stat().st_size - 5)
     assert replay(tmp_path) == []
     assert rows(run) == [(1, 1.0)]
+
+
+def test_a_file_of_nobody_knows_which_run_is_set_aside_and_holds_up_nothing(run: str, tmp_path: Path):
+    damaged = left_behind(tmp_path, run, 1)
+    damaged.write_text("{" + damaged.read_text())
+    left_behind(tmp_path, run, 2)
+    assert replay(tmp_path) == []
+    assert rows(run) == [(2, 2.0)]
+    assert damaged.with_suffix(spool.REFUSED).exists()
 
 
 def test_what_mlflow_refuses_is_set_aside_and_holds_up_nothing(run: str, tmp_path: Path):
@@ -172,4 +187,4 @@ def test_what_mlflow_refuses_is_set_aside_and_holds_up_nothing(run: str, tmp_pat
     assert outbox.close(GENEROUS_SECONDS)
     assert rows(run) == [(1, 1.0)]
     assert spool.waiting(tmp_path) == []
-    assert [path.suffix for path in (tmp_path / spool.FOLDER).iterdir()] == [".refused"]
+    assert [path.suffix for path in (tmp_path / spool.FOLDER).iterdir()] == [spool.REFUSED]

@@ -16,6 +16,7 @@ from mlflow.entities import Run
 
 from cluster import spool, tracking
 from cluster.delivery import LOCAL, find
+from cluster.outbox import Outbox
 from cluster.patience import DEFAULTS, client
 from cluster.record import Cluster
 from cluster.session import JobError
@@ -199,9 +200,12 @@ def test_a_server_that_goes_away_ends_no_job_and_gets_everything_from_the_next(
         with record(recipe, job="tune", parent=run.id) as child:  # begun without MLflow
             assert child.id.startswith(LOCAL)
             child.metrics.log({"accuracy": 0.5})
+            worker = Outbox(child.id, output)  # as a training worker opens it, in a process of its own
+            worker.log({"loss": 2.0}, 1)
+            assert not worker.close(seconds=0.1)
     left = spool.waiting(output)
-    assert len(left) == 2
-    assert caplog.messages[-1].endswith(f"the next job with this output sends it: {left[0]}, {left[1]}")
+    assert len(left) == 3
+    assert caplog.messages[-1].endswith(f"the next job with this output sends it: {', '.join(map(str, left))}")
     proxy.fault = lambda request: None
     monkeypatch.setattr(tracking, "FLUSH_SECONDS", GENEROUS_SECONDS)
     assert read(opened).info.status == "RUNNING"
@@ -213,7 +217,7 @@ def test_a_server_that_goes_away_ends_no_job_and_gets_everything_from_the_next(
     assert steps(opened, "loss") == [1]
     below = read(find(child.id) or "")
     assert (below.info.status, below.data.tags["mlflow.parentRunId"]) == ("FINISHED", opened)
-    assert steps(below.info.run_id, "accuracy") == [0]
+    assert (steps(below.info.run_id, "accuracy"), steps(below.info.run_id, "loss")) == ([0], [1])
     assert spool.waiting(output) == []
 
 
