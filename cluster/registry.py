@@ -8,30 +8,64 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster import session, tracking
+from cluster import session
+from cluster.patience import again, client, in_a_line, may_pass
 from cluster.session import JobError
-from configs.folder import replace, verify
+from cluster.tracking import Run
+from configs.folder import describe_files, digest_json, replace, verify
 from configs.loader import UsageError
 
 MODEL_URI = re.compile(r"^models:/(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))$")
 ARTIFACT = "bundle"
+REGISTER_SECONDS = 60.0
+ASK_SECONDS = 10.0  # for what is only looked up
 
 
-def register(name: str, run: tracking.Run, bundle: Path, tags: Mapping[str, str], alias: str) -> str:
-    """Upload `bundle` to its run, make it the next version of model `name` under `alias`; returns models:/name/N."""
+def register(name: str, run: Run, bundle: Path, tags: Mapping[str, str], alias: str) -> str:
+    """Upload `bundle` to its run, make it the next version of model `name` under `alias`; returns models:/name/N.
+
+    A version is made of a whole upload only, and the alias moves last. Registered again, for lack of an answer or by
+    the next job, it is the same version. Raises `JobError` where MLflow does not answer for REGISTER_SECONDS.
+    """
+    folder = f"{ARTIFACT}-{digest_json(dict(describe_files(bundle, '')))[:12]}"  # never over another's files
+
+    def once() -> str:
+        to, run_id = client(), run.opened()
+        to.log_artifacts(run_id, str(bundle), folder)
+        _ensure_model(name)
+        source = f"{to.get_run(run_id).info.artifact_uri}/{folder}"
+        mine = to.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        version = next((each.version for each in mine if each.source == source), None)
+        if version is None:
+            version = to.create_model_version(
+                name,
+                source,
+                run_id,
+                tags=dict(tags),
+                await_creation_for=0,  # there is nothing to wait for
+            ).version
+        to.set_registered_model_alias(name, alias, version)
+        return f"models:/{name}/{version}"
+
+    try:
+        return again(once, REGISTER_SECONDS)
+    except Exception as error:
+        if not may_pass(error):
+            raise
+        raise JobError(
+            f"{bundle}: not registered, but kept: MLflow at {session.tracking_uri()} did not take it within "
+            f"{REGISTER_SECONDS:.0f} s ({in_a_line(error)}); once it does, the same command registers it"
+        ) from None
+
+
+def _ensure_model(name: str) -> None:
     from mlflow.exceptions import MlflowException
 
-    run.artifact(bundle, ARTIFACT)
-    client = tracking.client()
     try:
-        client.create_registered_model(name)
+        client().create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = f"{client.get_run(run.id).info.artifact_uri}/{ARTIFACT}"
-    version = client.create_model_version(name, source=source, run_id=run.id, tags=dict(tags)).version
-    client.set_registered_model_alias(name, alias, version)
-    return f"models:/{name}/{version}"
 
 
 def resolve(uri: str) -> tuple[str, str]:
@@ -41,24 +75,27 @@ def resolve(uri: str) -> tuple[str, str]:
     match = MODEL_URI.match(uri)
     if not match:
         raise UsageError(f"bundle: {uri!r} is neither a folder nor models:/<name>@<alias> nor models:/<name>/<version>")
-    client = tracking.client()
+    name, alias, version = match["name"], match["alias"], match["version"]
+
+    def ask() -> str:
+        found = client().get_model_version_by_alias(name, alias) if alias else client().get_model_version(name, version)
+        return str(found.version)
+
     try:
-        if match["alias"]:
-            return match["name"], str(client.get_model_version_by_alias(match["name"], match["alias"]).version)
-        return match["name"], str(client.get_model_version(match["name"], match["version"]).version)
+        return name, again(ask, ASK_SECONDS)
     except MlflowException as error:
-        raise JobError(f"{uri}: not in the registry: {str(error).splitlines()[0]}") from None
+        raise JobError(f"{uri}: not in the registry: {in_a_line(error)}") from None
 
 
 def alias_version(name: str, alias: str) -> str | None:
     """Version that `alias` of model `name` points to, if any."""
-    aliases = tracking.client().get_registered_model(name).aliases
+    aliases = again(lambda: client().get_registered_model(name), ASK_SECONDS).aliases
     return str(aliases[alias]) if alias in aliases else None
 
 
 def set_alias(name: str, alias: str, version: str) -> None:
     """Point `alias` of model `name` to `version`."""
-    tracking.client().set_registered_model_alias(name, alias, version)
+    again(lambda: client().set_registered_model_alias(name, alias, version), REGISTER_SECONDS)
 
 
 def fetch(name: str, version: str, manifest_name: str) -> Path:
@@ -67,7 +104,7 @@ def fetch(name: str, version: str, manifest_name: str) -> Path:
 
     folder = session.home() / "models" / name / version
     if not (folder / manifest_name).exists():
-        source = tracking.client().get_model_version_download_uri(name, version)
+        source = again(lambda: client().get_model_version_download_uri(name, version), ASK_SECONDS)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as aside:
             got = Path(

@@ -1,4 +1,4 @@
-"""One MLflow run per job: what went in, what came out, and metrics that never hold up a training loop."""
+"""One MLflow run per job: what went in, what came out. MLflow is asked once, at the start; then nobody waits for it."""
 
 from __future__ import annotations
 
@@ -6,142 +6,137 @@ import hashlib
 import json
 import logging
 import os
-import queue
 import subprocess
-import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cluster import session
+from cluster import session, spool, underway
+from cluster.delivery import LOCAL
+from cluster.outbox import HANDOVER_SECONDS, Outbox, replay
+from cluster.patience import NotOpened
 from cluster.session import JobError
+from configs.folder import digest_json
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-QUEUE_BATCHES = 1000  # reports waiting for the server; what comes on top is dropped and counted
-FLUSH_SECONDS = 30
-PARAMS_PER_CALL = 100  # MLflow's limit of one log_batch
+OPEN_SECONDS, OPEN_TRIES = 60.0, 4  # for MLflow to open the run of a job; tries with 1, 2 and 4 s between them
+OPEN_BELOW_SECONDS = 10.0  # the same for a run below it, which begins without MLflow after that, or after one try
+FLUSH_SECONDS = 30.0  # for the rest at the end of a job; what is not sent then stays in the output
+STOPPED_SECONDS = 10.0  # the same where the job is stopped: Ray kills it 30 s after it asked
 LONGEST_PARAM = 6000
-HTTP_DEFAULTS = {  # MLflow's own defaults hold a caller for about 244 s
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-}
 
 log = logging.getLogger(__name__)
 
 
-class MetricLog:
-    """Sends metrics to a run from a thread of its own; `log` returns at once, whatever the server does."""
-
-    def __init__(self, run_id: str) -> None:
-        self.run_id = run_id
-        self.dropped = self._sending = 0
-        self._queue: queue.Queue[list[tuple[str, float, int, int]] | None] = queue.Queue(QUEUE_BATCHES)
-        self._thread = threading.Thread(target=self._send, daemon=True, name="metric-log")
-        self._thread.start()
-
-    def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Queue `metrics`; non-numbers are left out."""
-        now = int(time.time() * 1000)
-        rows = [(key, float(value), now, step) for key, value in metrics.items() if isinstance(value, int | float)]
-        try:
-            self._queue.put_nowait(rows)
-        except queue.Full:
-            self.dropped += len(rows)
-
-    def close(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Wait until everything is sent, at most `seconds`; what could not be sent is said in the log."""
-        deadline = time.monotonic() + seconds
-        with suppress(queue.Full):
-            self._queue.put(None, timeout=seconds)
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        unsent = self.dropped + self._sending + sum(len(rows) for rows in list(self._queue.queue) if rows)
-        if unsent:
-            log.warning("%d metrics of run %s did not reach MLflow", unsent, self.run_id)
-
-    def _send(self) -> None:
-        from mlflow.entities import Metric
-
-        while (rows := self._queue.get()) is not None:
-            self._sending = len(rows)
-            try:
-                client().log_batch(self.run_id, metrics=[Metric(*row) for row in rows])
-            except Exception as error:  # noqa: BLE001 - the loop goes on whatever happens to its record
-                self.dropped += len(rows)
-                log.warning("MLflow took no metrics: %s", str(error).splitlines()[0] if str(error) else repr(error))
-            self._sending = 0
-
-
 class Run:
-    """An open MLflow run."""
+    """An open MLflow run. Everything it is given is sent in the background and kept in the output until then."""
 
-    def __init__(self, run_id: str) -> None:
-        self.id = run_id
-        self.metrics = MetricLog(run_id)
+    def __init__(self, metrics: Outbox) -> None:
+        self.metrics = metrics
+
+    @property
+    def id(self) -> str:
+        """MLflow's id; of a run begun while MLflow was away the local one, which its tag `slimcart.key` keeps."""
+        return self.metrics.run
+
+    def opened(self) -> str:
+        """MLflow's id. Raises `NotOpened` until MLflow has the run."""
+        if self.id.startswith(LOCAL):
+            raise NotOpened(f"MLflow has no run {self.id} yet")
+        return self.id
 
     def artifact(self, path: Path, under: str | None = None) -> None:
-        """Upload a file, or a folder with everything in it."""
-        if path.is_dir():
-            client().log_artifacts(self.id, str(path), under)
-        else:
-            client().log_artifact(self.id, str(path), under)
+        """Upload a file, or a folder with everything in it, that stays where it is."""
+        self.metrics.put({"artifact": {"path": str(path.absolute()), "under": under}})
+
+    def text(self, name: str, text: str) -> None:
+        """Upload `text` as the file `name`."""
+        self.metrics.put({"text": {"name": name, "text": text}})
 
     def tag(self, **tags: str) -> None:
         """Set tags; a double underscore in a name becomes a dot."""
-        for key, value in tags.items():
-            client().set_tag(self.id, key.replace("__", "."), value)
-
-
-def client() -> MlflowClient:
-    """A client of $MLFLOW_TRACKING_URI that gives up after seconds, not minutes."""
-    for key, value in HTTP_DEFAULTS.items():
-        os.environ.setdefault(key, value)
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=session.tracking_uri())
+        self.metrics.put({"tags": {key.replace("__", "."): value for key, value in tags.items()}})
 
 
 @contextmanager
 def run(
     job: str, *, experiment: str, recipe: Mapping[str, Any], parent: str | None = None, name: str | None = None
 ) -> Iterator[Run]:
-    """Record a job as one MLflow run: FINISHED, FAILED or KILLED, with the resolved recipe and where it came from."""
+    """Record a job as one MLflow run: FINISHED, FAILED or KILLED, with the resolved recipe and where it came from.
+
+    A job that was killed is gone on with: the next one with its output and recipe takes up its run. A job without
+    `parent` has the output to itself. Raises `JobError` where another job holds it, or MLflow does not open the run;
+    a run below a `parent` begins without MLflow, too.
+    """
     import yaml
-    from mlflow.exceptions import MlflowException
 
-    run_id = _open(job, experiment, name or f"{job} {recipe.get('name', '')}".strip(), parent)
-    opened = Run(run_id)
-    status = "FAILED"
-    try:
-        log_parameters(run_id, recipe)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "recipe.yaml"
-            path.write_text(yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
-            opened.artifact(path)
-        yield opened
-        status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
-        raise
-    finally:
-        opened.metrics.close()
+    session.tracking_uri()
+    output, label = Path(recipe.get("output") or session.home()), name or job
+    with nullcontext() if parent else underway.only_job(output, _who(label)):
+        opened = _open(job, experiment, recipe, parent, name, output)
+        status = "FAILED"
         try:
-            client().set_terminated(run_id, status)
-        except MlflowException as error:  # not in place of what ended the job
-            log.warning("MLflow did not take the end of run %s: %s", run_id, str(error).splitlines()[0])
+            if parent is None:
+                replay(output)
+            opened.metrics.put({"params": {key: value[:LONGEST_PARAM] for key, value in _flatten(recipe)}})
+            opened.text("recipe.yaml", yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
+            yield opened
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit):
+            status = "KILLED"
+            raise
+        finally:
+            opened.metrics.put({"end": {"status": status, "at": _now()}})
+            if status != "KILLED":
+                underway.end(output, label)
+            if parent:
+                opened.metrics.close(HANDOVER_SECONDS)
+            else:
+                _end_job(opened, output, status)
 
 
-def _open(job: str, experiment: str, name: str, parent: str | None) -> str:
-    from mlflow.exceptions import MlflowException
+def _open(
+    job: str, experiment: str, recipe: Mapping[str, Any], parent: str | None, name: str | None, output: Path
+) -> Run:
+    key, abandoned = underway.begin(output, name or job, digest_json(recipe), parent)
+    if abandoned:
+        _abandon(output, abandoned)
+    outbox = Outbox(key, output)
+    title = name or f"{job} {recipe.get('name', '')}".strip()
+    opening = {"key": key, "experiment": experiment, "name": title, "parent": parent, "at": _now()}
+    outbox.put({"open": {**opening, "tags": _tags(job, title)}})
+    if parent:
+        outbox.opened(OPEN_BELOW_SECONDS, tries=1)
+    elif not outbox.opened(OPEN_SECONDS, OPEN_TRIES):
+        reason = outbox.refusal or outbox.trouble or f"no answer after {OPEN_SECONDS:.0f} s"
+        outbox.discard()
+        raise JobError(f"MLflow at {session.tracking_uri()} does not take runs: {reason}")
+    return Run(outbox)
 
+
+def _end_job(opened: Run, output: Path, status: str) -> None:
+    for key in underway.below(output, forget=status != "KILLED"):  # stages and trials that were killed
+        _abandon(output, key)
+    sent = opened.metrics.close(STOPPED_SECONDS if status == "KILLED" else FLUSH_SECONDS)
+    if left := replay(output) if sent else spool.waiting(output):
+        log.warning(
+            "not sent to MLflow so far, the next job with this output sends it: %s",
+            ", ".join(map(str, left)),
+        )
+
+
+def _abandon(output: Path, key: str) -> None:
+    """Have a run that nobody goes on with marked KILLED."""
+    note = spool.Spool(output, key)
+    note.append({"abandon": _now()})
+    note.close(keep=True)
+
+
+def _tags(job: str, title: str) -> dict[str, str]:
     source, version = code_version()
     tags = {
-        "mlflow.runName": name,
+        "mlflow.runName": title,
         "mlflow.source.name": f"jobs.{job}",
         "slimcart.job": job,
         "slimcart.code": version,
@@ -149,39 +144,18 @@ def _open(job: str, experiment: str, name: str, parent: str | None) -> str:
     }
     if source == "git":
         tags["mlflow.source.git.commit"] = version.removesuffix("-dirty")
-    if parent:
-        tags["mlflow.parentRunId"] = parent
     if submission := session.submission_id():
         tags["slimcart.submission_id"] = submission
-    try:
-        return client().create_run(_experiment_id(experiment), tags=tags, run_name=name).info.run_id
-    except MlflowException as error:
-        reason = str(error).splitlines()[0][:300]
-        raise JobError(f"MLflow at {session.tracking_uri()} does not take runs: {reason}") from None
+    return tags
 
 
-def _experiment_id(name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    found = client().get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
-    try:
-        return client().create_experiment(name)
-    except MlflowException:  # made by another job in between
-        found = client().get_experiment_by_name(name)
-        if found is None:
-            raise
-        return found.experiment_id
+def _who(label: str) -> str:
+    submission = session.submission_id()
+    return f"{label} ({f'submission {submission}' if submission else f'process {os.getpid()}'})"
 
 
-def log_parameters(run_id: str, tree: Mapping[str, Any]) -> None:
-    """Every leaf of `tree` as one parameter under its dotted key."""
-    from mlflow.entities import Param
-
-    params = [Param(key, value[:LONGEST_PARAM]) for key, value in _flatten(tree)]
-    for start in range(0, len(params), PARAMS_PER_CALL):
-        client().log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

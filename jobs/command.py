@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -57,6 +58,7 @@ def main(
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         recipe = _recipe(sys.modules[run.__module__].__doc__ or "", sys.argv[1:] if arguments is None else arguments)
         if recipe is None:
@@ -82,6 +84,11 @@ def _refuse_what_is_ignored(recipe: Recipe, verb: str, takes: Sequence[str], tas
     for name in ("bundle", "deploy"):
         if name not in takes and (value := getattr(recipe, name)):
             raise UsageError(f"{name}: {value!r}: {verb} does not take it; leave it out")
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    """`ray job stop` sends SIGTERM: end as an exception does, so that the job's run is marked KILLED."""
+    sys.exit(128 + number)
 
 
 def _leave(code: int, message: str) -> NoReturn:

@@ -51,7 +51,7 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     else:
         finetune.run(recipe, run.id, prepared)
     teach.run(recipe, run.id, prepared)
-    if tune.found_already(recipe, prepared) is not None:
+    if (found := tune.found_already(recipe, prepared)) and found["model_uri"]:
         _skip("tune", "its inputs did not change")
     else:
         tune.run(recipe, run.id, prepared)

@@ -64,6 +64,9 @@ def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = N
 
 def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: tracking.Run) -> dict[str, Any]:
     """Search, choose, put the winner in its place and register it; returns the manifest of <output>/search."""
+    before = found_already(recipe, prepared)
+    if before and not before["model_uri"]:
+        return _register(recipe, before, run)  # of this search MLflow did not take the winner
     session.check_capacity(recipe.engine)
     teacher_metric = taught(prepared, teacher_outputs)[classify.METRIC]
     if not teacher_metric:
@@ -96,15 +99,20 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     winner = _winner(choice, trials, trials_folder)
     for name in ("student", "bundle"):
         replace(trials_folder / winner.id / name, Path(output(recipe), name))
-    bundle = Path(output(recipe), "bundle")
-    uri = registry.register(
-        recipe.name, run, bundle, {"slimcart.bundle": bundle_digest(bundle), "slimcart.tune": run.id}, CHALLENGER
-    )
-    log.info("registered %s as %s", uri, CHALLENGER)
-    found |= {"winner": asdict(winner), "model_uri": uri, "bundle": bundle_digest(bundle)}
-    manifest = commit(Path(output(recipe), "search"), MANIFEST, lambda _: found)
-    report.write(page, recipe.name, found, recipe.budget)
+    found |= {"winner": asdict(winner), "model_uri": None, "bundle": bundle_digest(Path(output(recipe), "bundle"))}
+    commit(Path(output(recipe), "search"), MANIFEST, lambda _: found)
     shutil.rmtree(trials_folder, ignore_errors=True)
+    return _register(recipe, found, run)
+
+
+def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run) -> dict[str, Any]:
+    """Make the winner of a search challenger; returns the search's manifest, which then names the model."""
+    bundle = Path(output(recipe), "bundle")
+    tags = {"slimcart.bundle": found["bundle"], "slimcart.tune": run.id}
+    uri = registry.register(recipe.name, run, bundle, tags, CHALLENGER)
+    log.info("registered %s as %s", uri, CHALLENGER)
+    manifest = commit(Path(output(recipe), "search"), MANIFEST, lambda _: found | {"model_uri": uri})
+    report.write(Path(output(recipe), "report.html"), recipe.name, manifest, recipe.budget)
     return manifest
 
 
@@ -154,7 +162,7 @@ def trial(
         metrics[SCORE] = score(metrics, whole.budget)
         with_metrics(bundle, metrics)
         run.metrics.log(metrics)
-        run.artifact(bundle / "bundle.json")
+        run.text("bundle.json", (bundle / "bundle.json").read_text(encoding="utf-8"))
     return metrics
 
 
@@ -167,7 +175,10 @@ def search_key(recipe: Recipe, prepared: Prepared) -> str:
 
 
 def found_already(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
-    """The manifest of a finished search whose inputs did not change and whose bundle is still in its place."""
+    """The manifest of a finished search whose inputs did not change and whose bundle is still in its place.
+
+    Its `model_uri` is None where the winner could not be registered.
+    """
     folder, bundle = Path(output(recipe), "search"), Path(output(recipe), "bundle")
     if not (folder / MANIFEST).exists() or not (bundle / "bundle.json").exists():
         return None

@@ -17,8 +17,9 @@ import torch.distributed
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cluster import checkpoint, engine, quiet, tracking
+from cluster import checkpoint, engine, quiet
 from cluster.engine import Engine, Named
+from cluster.outbox import Outbox
 from configs.loader import Spec
 from jobs.data.prepared import Prepared
 from jobs.models.reference import write_reference
@@ -75,7 +76,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         "epoch": 0,
         "best": None,
     }
-    record = tracking.MetricLog(fit.run_id) if first and fit.run_id else None
+    record = Outbox(fit.run_id, Path(recipe.output or "")) if first and fit.run_id else None
     pace = Pace(fit.role, spec.epochs, epochs, task.lengths, progress["epoch"], silent=not first)
     ranked = f"validation_{task.ranked}"
     trained = task.result(model)

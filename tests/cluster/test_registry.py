@@ -8,11 +8,13 @@ import mlflow.artifacts
 import pytest
 
 from cluster import registry, tracking
+from cluster.patience import client
 from cluster.record import Cluster
 from cluster.session import JobError
 from configs.folder import FolderError
 from configs.loader import UsageError
 from serving.bundle import MANIFEST, bundle_digest, read_bundle
+from tests.proxy import Fault, in_front_of
 from tests.serving.tiny import write_tiny_bundle
 
 NAME = "tiny-registry"
@@ -36,7 +38,7 @@ def bundles(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> li
 def test_each_registration_is_a_version_of_its_own_and_the_first_is_kept(bundles: list[Path]):
     for version in ("1", "2"):
         assert registry.resolve(f"models:/{NAME}/{version}") == (NAME, version)
-        assert tracking.client().get_model_version(NAME, version).tags == {"seed": version}
+        assert client().get_model_version(NAME, version).tags == {"seed": version}
     assert registry.alias_version(NAME, "challenger") == "2"
     assert registry.alias_version(NAME, "champion") is None
 
@@ -86,3 +88,60 @@ def test_what_is_not_registered_is_one_line(bundles: list[Path], uri: str):
     with pytest.raises(JobError, match=rf"^{re.escape(uri)}: not in the registry: .+$") as failed:
         registry.resolve(uri)
     assert "\n" not in str(failed.value)
+
+
+def aliases(name: str) -> dict[str, str]:
+    """Of all models with this name; empty where there is none."""
+    return {
+        alias: version
+        for each in client().search_registered_models(f"name = '{name}'")
+        for alias, version in each.aliases.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("part", "fault", "looks"),
+    [
+        ("/bundle-", "500", True),
+        ("/bundle-", "lose", True),
+        ("alias", "drop", True),
+        ("model-versions/create", "lose", True),
+        ("model-versions/create", "lose", False),  # for the version that it may have made already
+    ],
+)
+def test_a_registration_that_was_broken_off_anywhere_is_one_version_in_the_end(
+    on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, fault: Fault, looks: bool
+):
+    name, alias = "broken-off", f"{part.strip('/-').replace('/', '-')}-{fault}-{looks}"
+    write_tiny_bundle(tmp_path / "bundle")
+    before = len(client().search_model_versions(f"name = '{name}'"))
+    with (
+        in_front_of(on_cluster.mlflow_url) as proxy,
+        tracking.run("tune", experiment="tests of the registry", recipe={"output": str(tmp_path)}) as run,
+    ):
+        monkeypatch.setattr(registry, "REGISTER_SECONDS", 0.0)  # one try
+        if not looks:
+            monkeypatch.setattr("mlflow.MlflowClient.search_model_versions", lambda *_: [])
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
+        proxy.break_first(1, part, fault)
+        with pytest.raises(
+            JobError, match=r"^/.*/bundle: not registered, but kept: .*; once it does, the same command"
+        ):
+            registry.register(name, run, tmp_path / "bundle", {}, alias)
+        assert alias not in aliases(name), "no alias before its version"
+        uris = {registry.register(name, run, tmp_path / "bundle", {}, alias) for _ in range(2)}
+        monkeypatch.undo()
+    made = client().search_model_versions(f"name = '{name}'")
+    assert len(made) - before == (1 if looks else 3)
+    assert len(uris) == (1 if looks else 2)
+    read_bundle(registry.fetch(name, str(aliases(name)[alias]), MANIFEST))
+
+
+def test_two_bundles_of_one_run_lie_apart(on_cluster: Cluster, tmp_path: Path):
+    with tracking.run("tune", experiment="tests of the registry", recipe={"output": str(tmp_path)}) as run:
+        for seed in (1, 2):
+            write_tiny_bundle(tmp_path / str(seed), seed=seed)
+            registry.register("apart", run, tmp_path / str(seed), {}, f"seed-{seed}")
+    for seed in (1, 2):
+        found = registry.fetch(*registry.resolve(f"models:/apart@seed-{seed}"), MANIFEST)
+        assert bundle_digest(found) == bundle_digest(tmp_path / str(seed))

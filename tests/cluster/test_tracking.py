@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-import logging
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,20 +14,77 @@ import pytest
 import yaml
 from mlflow.entities import Run
 
-from cluster import tracking
+from cluster import spool, tracking
+from cluster.delivery import LOCAL, find
+from cluster.outbox import Outbox
+from cluster.patience import DEFAULTS, client
 from cluster.record import Cluster
 from cluster.session import JobError
-from cluster.tracking import MetricLog, code_version
+from cluster.tracking import code_version
+from tests.processes import ROOT
+from tests.proxy import Proxy, in_front_of
 
 RECIPE: dict[str, Any] = {"name": "tiny", "engine": {"workers": 2, "precision": "fp32"}, "steps": [{"step": "prune"}]}
+EXPERIMENT = "tests of tracking"
 GENEROUS_SECONDS = 20
+JOBS = """
+import os, signal, sys, time
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+import mlflow
+from cluster import tracking
+from jobs import command, prepare
+
+def run(recipe):
+    told = {"name": "tiny", "output": folder}
+    with tracking.run("finetune", experiment="tests of tracking", recipe=told) as whole:
+        with tracking.run("prepare", experiment="tests of tracking", recipe=told, parent=whole.id) as done:
+            done.metrics.log({"rows": 3})
+        with tracking.run("trial", experiment="tests of tracking", recipe=told, parent=whole.id) as below:
+            for step in (1, 2):
+                whole.metrics.log({"loss": 1.0}, step)
+            below.metrics.log({"accuracy": 0.5})
+            os.kill(os.getpid(), getattr(signal, ending))
+            time.sleep(60)
+
+run.__module__ = "jobs.prepare"
+for asked in sys.argv[1:]:
+    folder, _, ending = asked.partition("=")
+    if not (child := os.fork()):
+        command.main(run, ["--config", "configs/smoke.yaml"])
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def ended(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Outputs of four jobs, each with two runs below its own: three were killed, one was stopped as Ray does it."""
+    folder = tmp_path_factory.mktemp("ended")
+    outputs = [folder / str(number) for number in range(4)]
+    signals = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM")
+    asked = [f"{output}={signal}" for output, signal in zip(outputs, signals, strict=True)]
+    done = subprocess.run([sys.executable, "-c", JOBS, *asked], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    assert [line for line in done.stdout.split("\n") if line.lstrip("-").isdigit()] == ["-9", "-9", "-9", "143"]
+    return outputs
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow's client gives up after one try of a second."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+def proxy(on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """What stands where MLflow is looked for, in front of it; nobody waits long for what it holds up."""
+    with in_front_of(on_cluster.mlflow_url) as standing:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", standing.url)
+        for name in ("FLUSH_SECONDS", "HANDOVER_SECONDS"):
+            monkeypatch.setattr(tracking, name, 0.1)
+        yield standing
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def recipe(output: Path) -> dict[str, Any]:
+    return RECIPE | {"output": str(output)}
 
 
 @pytest.fixture
@@ -39,26 +97,29 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def mute(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A tracking server that takes connections and never answers."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        held.listen()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{held.getsockname()[1]}")
-        yield
-
-
-def record(**given: Any) -> Any:
-    return tracking.run("finetune", experiment="tests of tracking", recipe=RECIPE, **given)
+def record(recipe: dict[str, Any], job: str = "finetune", **given: Any) -> Any:
+    return tracking.run(job, experiment=EXPERIMENT, recipe=recipe, **given)
 
 
 def read(run_id: str) -> Run:
-    return tracking.client().get_run(run_id)
+    return client().get_run(run_id)
 
 
-def test_a_run_holds_the_recipe_its_leaves_and_where_it_came_from(on_cluster: Cluster, tmp_path: Path):
-    with record() as run:
+def steps(run_id: str, metric: str) -> list[int]:
+    return sorted(each.step for each in client().get_metric_history(run_id, metric))
+
+
+def runs_of(output: Path) -> list[Run]:
+    """All runs with this output."""
+    experiment = client().get_experiment_by_name(EXPERIMENT)
+    assert experiment
+    return list(client().search_runs([experiment.experiment_id], f"params.output = '{output}'"))
+
+
+def test_a_run_holds_the_recipe_its_leaves_and_where_it_came_from(
+    on_cluster: Cluster, recipe: dict[str, Any], tmp_path: Path
+):
+    with record(recipe) as run:
         run.tag(slimcart__data="abc")
     seen = read(run.id)
     assert seen.info.status == "FINISHED"
@@ -67,6 +128,7 @@ def test_a_run_holds_the_recipe_its_leaves_and_where_it_came_from(on_cluster: Cl
         "engine.workers": "2",
         "engine.precision": "fp32",
         "steps": '[{"step": "prune"}]',
+        "output": recipe["output"],
     }
     tags = seen.data.tags
     assert tags["slimcart.job"] == "finetune"
@@ -75,13 +137,15 @@ def test_a_run_holds_the_recipe_its_leaves_and_where_it_came_from(on_cluster: Cl
     assert (tags["slimcart.code_from"], tags["slimcart.code"]) == code_version()
     assert "mlflow.parentRunId" not in tags
     assert "slimcart.submission_id" not in tags
-    file = tracking.client().download_artifacts(run.id, "recipe.yaml", str(tmp_path))
-    assert yaml.safe_load(Path(file).read_text()) == RECIPE
+    file = client().download_artifacts(run.id, "recipe.yaml", str(tmp_path))
+    assert yaml.safe_load(Path(file).read_text()) == recipe
 
 
-def test_a_run_names_its_parent_and_its_submission(on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_names_its_parent_and_its_submission(
+    on_cluster: Cluster, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "raysubmit_1"}}')
-    with record(name="whole") as parent, record(parent=parent.id, name="part") as run:
+    with record(recipe, name="whole") as parent, record(recipe, parent=parent.id, name="part") as run:
         pass
     tags = read(run.id).data.tags
     assert (tags["mlflow.parentRunId"], tags["mlflow.runName"]) == (parent.id, "part")
@@ -91,83 +155,140 @@ def test_a_run_names_its_parent_and_its_submission(on_cluster: Cluster, monkeypa
 @pytest.mark.parametrize(
     ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")]
 )
-def test_a_run_says_how_it_ended_and_its_error_goes_on(on_cluster: Cluster, error: type[BaseException], status: str):
+def test_a_run_says_how_it_ended_and_its_error_goes_on(
+    on_cluster: Cluster, recipe: dict[str, Any], error: type[BaseException], status: str
+):
     opened: list[str] = []
 
     def job() -> None:
-        with record() as run:
+        with record(recipe) as run:
             opened.append(run.id)
             raise error
 
     with pytest.raises(error):
         job()
     assert read(opened[0]).info.status == status
+    with record(recipe) as run:  # a job that was stopped is gone on with, one that failed is not
+        assert (run.id == opened[0]) == (status == "KILLED")
+        assert read(run.id).info.status == "RUNNING"
 
 
-def test_metrics_are_there_with_their_steps_when_the_run_has_ended(on_cluster: Cluster):
-    with record() as run:
+def test_metrics_are_there_with_their_steps_when_the_run_has_ended(on_cluster: Cluster, recipe: dict[str, Any]):
+    with record(recipe) as run:
         for step in (1, 2, 3):
-            run.metrics.log({"loss": 1 / step, "note": "no number"}, step=step)  # type: ignore[dict-item]
-    history = tracking.client().get_metric_history(run.id, "loss")
+            run.metrics.log({"loss": 1 / step}, step=step)
+    history = client().get_metric_history(run.id, "loss")
     assert [(each.step, each.value) for each in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert set(read(run.id).data.metrics) == {"loss"}
 
 
-def test_the_error_of_a_job_outlives_a_tracking_server_that_went_away(
-    on_cluster: Cluster, hurried: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_server_that_goes_away_ends_no_job_and_gets_everything_from_the_next(
+    proxy: Proxy,
+    recipe: dict[str, Any],
+    output: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    page = output / "report.html"
+    with record(recipe) as run:
+        opened = run.id
+        proxy.fault = lambda request: "500"
+        run.metrics.log({"loss": 1.0}, 1)
+        run.tag(slimcart__data="abc")
+        page.write_text("page")
+        run.artifact(page)
+        with record(recipe, job="tune", parent=run.id) as child:  # begun without MLflow
+            assert child.id.startswith(LOCAL)
+            child.metrics.log({"accuracy": 0.5})
+            worker = Outbox(child.id, output)  # as a training worker opens it, in a process of its own
+            worker.log({"loss": 2.0}, 1)
+            assert not worker.close(seconds=0.1)
+    left = spool.waiting(output)
+    assert len(left) == 3
+    assert caplog.messages[-1].endswith(f"the next job with this output sends it: {', '.join(map(str, left))}")
+    proxy.fault = lambda request: None
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", GENEROUS_SECONDS)
+    assert read(opened).info.status == "RUNNING"
+    with record(recipe, job="evaluate"):
+        assert spool.waiting(output)[:-1] == []  # its own is there
+    seen = read(opened)
+    assert (seen.info.status, seen.data.tags["slimcart.data"]) == ("FINISHED", "abc")
+    assert {each.path for each in client().list_artifacts(opened)} == {"recipe.yaml", "report.html"}
+    assert steps(opened, "loss") == [1]
+    below = read(find(child.id) or "")
+    assert (below.info.status, below.data.tags["mlflow.parentRunId"]) == ("FINISHED", opened)
+    assert (steps(below.info.run_id, "accuracy"), steps(below.info.run_id, "loss")) == ([0], [1])
+    assert spool.waiting(output) == []
+
+
+def test_the_error_of_a_job_outlives_a_server_that_went_away(proxy: Proxy, recipe: dict[str, Any]):
 
     def job() -> None:
-        with record(), socket.socket() as held:
-            held.bind(("127.0.0.1", 0))
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{held.getsockname()[1]}")
+        with record(recipe):
+            proxy.fault = lambda request: "drop"
             raise ValueError("the rows are broken")
 
     with pytest.raises(ValueError, match="the rows are broken"):
         job()
-    assert "MLflow did not take the end of run" in caplog.text
 
 
-def test_a_server_that_never_answers_holds_nobody_up_and_what_it_lost_is_counted(
-    mute: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_killed_job_is_gone_on_with_in_its_own_runs(ended: list[Path], noted: bool):
+    output = ended[0 if noted else 1]
+    if not noted:
+        for note in (output / ".work").glob("run-*.json"):
+            note.unlink()
+    recipe = {"name": "tiny", "output": str(output)}
+    with record(recipe) as run, record(recipe, job="trial", parent=run.id) as below:
+        with record(recipe, job="prepare", parent=run.id) as done:
+            done.metrics.log({"rows": 3})
+        for step in (1, 2, 3):
+            run.metrics.log({"loss": 2.0}, step)
+        assert read(run.id).info.status == "RUNNING"
+    assert len(runs_of(output)) == (3 if noted else 6)
+    assert (steps(run.id, "loss"), steps(done.id, "rows")) == ([1, 2, 3], [0])
+    assert {read(each).info.status for each in (run.id, done.id, below.id)} == {"FINISHED"}
+    assert not list((output / ".work").glob("run-*.json"))
+
+
+def test_a_killed_job_that_another_recipe_follows_is_marked_as_killed(ended: list[Path]):
+    with record({"name": "tiny", "output": str(ended[2]), "seed": 1}):
+        pass
+    assert sorted(each.info.status for each in runs_of(ended[2])) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
+
+
+def test_a_job_that_is_stopped_marks_its_runs_as_killed(ended: list[Path]):
+    assert sorted(each.info.status for each in runs_of(ended[3])) == ["FINISHED", "KILLED", "KILLED"]
+    assert spool.waiting(ended[3]) == []
+
+
+def test_the_second_of_two_jobs_with_one_output_opens_no_run(on_cluster: Cluster, recipe: dict[str, Any]):
+    with record(recipe) as run:
+        with pytest.raises(JobError, match=rf": finetune \(process {os.getpid()}\) works there"), record(recipe):
+            pytest.fail("two jobs at once")
+        assert read(run.id).info.status == "RUNNING"
+
+
+def test_an_opening_whose_answer_was_lost_opens_one_run(proxy: Proxy, recipe: dict[str, Any]):
+    proxy.break_first(1, "runs/create", "lose")
+    with record(recipe) as run:
+        pass
+    assert [each.info.run_id for each in runs_of(recipe["output"])] == [run.id]
+
+
+def test_a_server_that_is_not_there_is_one_line_after_seconds(
+    nobody: str, recipe: dict[str, Any], output: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(tracking, "QUEUE_BATCHES", 3)
-    started = time.monotonic()
-    metrics = MetricLog("some-run")
-    for step in range(10):
-        metrics.log({"loss": 1.0, "accuracy": 0.5}, step=step)
-    assert metrics.dropped >= 2 * (10 - 3 - 1)  # three wait, one is being sent
-    with caplog.at_level(logging.WARNING):
-        metrics.close(seconds=0.5)
-    assert time.monotonic() - started < GENEROUS_SECONDS
-    assert "20 metrics of run some-run did not reach MLflow" in caplog.text
-
-
-def test_a_refused_connection_never_reaches_the_caller(nobody: str, hurried: None, caplog: pytest.LogCaptureFixture):
-    metrics = MetricLog("some-run")
-    metrics.log({"loss": 1.0})
-    metrics.close(seconds=GENEROUS_SECONDS)
-    assert metrics.dropped == 1
-    assert "1 metrics of run some-run did not reach MLflow" in caplog.text
-
-
-def test_a_missing_address_never_reaches_the_caller(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    metrics = MetricLog("some-run")
-    metrics.log({"loss": 1.0})
-    metrics.close(seconds=GENEROUS_SECONDS)
-    assert "MLFLOW_TRACKING_URI is not set" in caplog.text
-
-
-def test_a_server_that_is_not_there_is_one_line_after_seconds(nobody: str, monkeypatch: pytest.MonkeyPatch):
-    for name in tracking.HTTP_DEFAULTS:
+    for name in DEFAULTS:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tracking, "OPEN_TRIES", 2)
     started = time.monotonic()
-    with pytest.raises(JobError) as failed, record():
+    with pytest.raises(JobError) as failed, record(recipe):
         pytest.fail("the job must not begin")
     assert time.monotonic() - started < 2 * GENEROUS_SECONDS
     assert str(failed.value).startswith(f"MLflow at {nobody} does not take runs: ")
     assert "\n" not in str(failed.value)
+    assert spool.waiting(output) == [], "nobody opens the run later"
 
 
 def test_the_code_version_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

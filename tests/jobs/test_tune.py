@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from cluster import session, tracking
+from cluster import registry, session, tracking
 from cluster.record import Cluster
 from cluster.session import JobError
 from configs.folder import commit
 from configs.loader import merge
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.recipe import Recipe
-from jobs.tune import _winner, found_already, search_key, tune
+from jobs.tune import CHALLENGER, _winner, found_already, search_key, tune
 from serving.bundle import bundle_digest, with_metrics
 from tests.serving.tiny import write_tiny_bundle
 from tuning.pareto import Trial, choose
@@ -85,7 +85,11 @@ def test_a_search_depends_on_its_rows_and_its_teacher(recipe: Recipe, tmp_path: 
 def test_a_finished_search_is_found_until_its_inputs_or_its_bundle_change(recipe: Recipe, tmp_path: Path):
     assert found_already(recipe, PREPARED) is None
     write_tiny_bundle(tmp_path / "bundle")
-    found = {"key": search_key(recipe, PREPARED), "bundle": bundle_digest(tmp_path / "bundle")}
+    found = {
+        "key": search_key(recipe, PREPARED),
+        "bundle": bundle_digest(tmp_path / "bundle"),
+        "model_uri": "models:/a/1",
+    }
     commit(tmp_path / "search", MANIFEST, lambda _: found)
     assert found_already(recipe, PREPARED) == found | {"files": {}}
     assert found_already(changed(recipe, {"serving": {"port": 8123}}), PREPARED) is not None
@@ -102,13 +106,41 @@ def test_a_search_without_a_winner_names_the_nearest_and_still_leaves_its_report
     monkeypatch.setattr("jobs.tune.taught", lambda *_: {"accuracy": 0.9})
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
     with (
-        tracking.run("tune", experiment="tune", recipe={}) as run,
+        tracking.run("tune", experiment="tune", recipe=recipe.model_dump()) as run,
         pytest.raises(JobError, match=r"nothing fits the budget; the nearest is trial a, .*max_megabytes=0\.001"),
     ):
         tune(recipe, PREPARED, tmp_path, run)
     assert "No trial is inside the budget" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not (tmp_path / "search").exists()
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_winner_that_could_not_be_registered_is_registered_by_the_next_job_without_a_search(
+    recipe: Recipe, tmp_path: Path, on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+):
+    def searched(_objective: Any, _spec: Any, folder: Path) -> list[Trial]:
+        for name in ("student", "bundle"):
+            write_tiny_bundle(folder.parent / "a" / name)
+        return [Trial("a", {}, GOOD)]
+
+    def away(*_: Any) -> str:
+        raise JobError("not registered, but kept")
+
+    monkeypatch.setattr("jobs.tune.taught", lambda *_: {"accuracy": 0.9})
+    monkeypatch.setattr(session, "check_capacity", lambda _: None)
+    monkeypatch.setattr("jobs.tune.search", searched)
+    with tracking.run("tune", experiment="tune", recipe=recipe.model_dump()) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(registry, "register", away)
+            with pytest.raises(JobError, match="not registered, but kept"):
+                tune(recipe, PREPARED, tmp_path, run)
+        found = found_already(recipe, PREPARED)
+        assert found is not None and found["model_uri"] is None
+        monkeypatch.setattr("jobs.tune.search", lambda *_: pytest.fail("searched again"))
+        uri = tune(recipe, PREPARED, tmp_path, run)["model_uri"]
+    name, version = registry.resolve(uri)
+    assert registry.alias_version(name, CHALLENGER) == version
+    assert (found_already(recipe, PREPARED) or {})["model_uri"] == uri
 
 
 def test_a_teacher_that_is_never_right_has_no_students(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,190 @@
+"""Faults between a job and MLflow; what counts is what MLflow has afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import spool
+from cluster.delivery import Delivery
+from cluster.outbox import Outbox, replay
+from cluster.patience import client
+from cluster.record import Cluster
+from tests.processes import ROOT
+from tests.proxy import Fault, Proxy, in_front_of
+
+GENEROUS_SECONDS = 60
+LOG_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from cluster import spool
+from cluster.outbox import Outbox
+run, output, spooled = sys.argv[1:]
+if spooled == "no":
+    spool.Spool.append = lambda self, entry: None
+outbox = Outbox(run, Path(output))
+for step in (1, 2, 3):
+    outbox.log({"loss": 1 / step}, step)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def proxy(on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """What stands where MLflow is looked for, in front of it."""
+    with in_front_of(on_cluster.mlflow_url) as standing:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", standing.url)
+        yield standing
+
+
+@pytest.fixture
+def run(on_cluster: Cluster) -> str:
+    """A run of MLflow that has just begun."""
+    return client().create_run("0").info.run_id
+
+
+def rows(run: str, metric: str = "loss") -> list[tuple[int, float]]:
+    """(step, value) of everything that MLflow has of a metric, by step."""
+    return sorted((each.step, each.value) for each in client().get_metric_history(run, metric))
+
+
+def left_behind(output: Path, run: str, *steps: int) -> Path:
+    """The file of a writer that is gone."""
+    file = spool.Spool(output, run)
+    for step in steps:
+        file.append({"metrics": [["loss", float(step), 1, step]]})
+    file.close(keep=True)
+    return file.path
+
+
+def told(path: Path) -> list[Mapping[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("fault", ["500", "drop", "lose"])
+def test_metrics_that_the_server_did_not_take_at_once_are_there_once(
+    proxy: Proxy, run: str, tmp_path: Path, fault: Fault
+):
+    proxy.break_first(2, "log-batch", fault)
+    outbox = Outbox(run, tmp_path)
+    for step in (1, 2, 3):
+        outbox.log({"loss": 1 / step, "note": "no number"}, step)  # type: ignore[dict-item]
+    assert outbox.close(GENEROUS_SECONDS)
+    assert rows(run) == [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]
+    assert spool.waiting(tmp_path) == []
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_step_that_is_done_again_after_a_kill_keeps_its_first_value(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: bool
+):
+    if not asks:
+        monkeypatch.setattr("mlflow.MlflowClient.get_metric_history", lambda *_: [])
+    for life, steps in enumerate([(1, 2, 3), (2, 3, 4)]):
+        outbox = Outbox(run, tmp_path)
+        for step in steps:
+            outbox.log({"loss": step + life / 2}, step)
+        assert outbox.close(GENEROUS_SECONDS)
+    monkeypatch.undo()
+    twice = [] if asks else [(2, 2.5), (3, 3.5)]
+    assert rows(run) == sorted([(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.5), *twice])
+
+
+def test_while_the_server_hangs_nobody_waits_and_everything_is_on_disk(proxy: Proxy, run: str, tmp_path: Path):
+    proxy.fault = lambda request: "hang"
+    outbox = Outbox(run, tmp_path)
+    for step in range(100):  # ends while the proxy holds the first request
+        outbox.log({"loss": float(step)}, step)
+    path = spool.waiting(tmp_path)[0]
+    assert told(path)[0] == {"run": run}
+    assert [entry["metrics"][0][3] for entry in told(path)[1:]] == list(range(100))
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (path, path.parent)] == [0o600, 0o700]
+    assert replay(tmp_path) == [path], "its writer lives"
+    assert not outbox.close(seconds=0.1)
+    proxy.fault = lambda request: None
+    assert replay(tmp_path) == []
+    assert rows(run) == [(step, float(step)) for step in range(100)]
+    assert spool.waiting(tmp_path) == []
+
+
+@pytest.mark.parametrize("spooled", ["yes", "no"])
+def test_what_was_logged_before_a_kill_is_sent_by_the_next_and_once(run: str, tmp_path: Path, spooled: str):
+    command = [sys.executable, "-c", LOG_AND_DIE, run, str(tmp_path), spooled]
+    nowhere = os.environ | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    assert subprocess.run(command, cwd=ROOT, env=nowhere, check=False).returncode == -9
+    if spooled == "yes":  # a next that dies in between has sent a part
+        found = told(spool.waiting(tmp_path)[0])
+        Delivery(run).put(found[1])
+    assert replay(tmp_path) == []
+    assert rows(run) == ([(1, 1.0), (2, 1 / 2), (3, 1 / 3)] if spooled == "yes" else [])
+    assert spool.waiting(tmp_path) == []
+
+
+def test_a_locked_database_delays_metrics_and_doubles_none(
+    proxy: Proxy, run: str, on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with sqlite3.connect(on_cluster.state / "mlflow" / "mlflow.db", timeout=GENEROUS_SECONDS) as database:
+        database.execute("BEGIN IMMEDIATE")  # others may read
+        outbox = Outbox(run, tmp_path)
+        outbox.log({"loss": 1.0}, 1)
+        proxy.wait_for(2, "log-batch")  # the first may still be waiting for the lock in the server
+        database.rollback()
+    assert outbox.close(GENEROUS_SECONDS)
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
+    assert rows(run) == [(1, 1.0)]
+
+
+def test_a_full_disk_stops_nobody_and_leaves_whole_lines(
+    proxy: Proxy, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    proxy.fault = lambda request: "500"
+    outbox = Outbox(run, tmp_path)
+    outbox.log({"loss": 1.0}, 1)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:10]))
+    outbox.log({"loss": 2.0}, 2)
+    outbox.log({"loss": 3.0}, 3)
+    monkeypatch.undo()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
+    assert [entry["metrics"][0][3] for entry in told(spool.waiting(tmp_path)[0])[1:]] == [1]
+    assert caplog.text.count("No space left on device; what MLflow is told is kept in memory only") == 1
+    proxy.fault = lambda request: None
+    assert outbox.close(GENEROUS_SECONDS)
+    assert [step for step, _ in rows(run)] == [1, 2, 3]
+
+
+def test_a_line_cut_short_by_a_power_failure_is_left_out(run: str, tmp_path: Path):
+    kept = left_behind(tmp_path, run, 1, 2)
+    with kept.open("r+b") as file:
+        file.truncate(kept.stat().st_size - 5)
+    assert replay(tmp_path) == []
+    assert rows(run) == [(1, 1.0)]
+
+
+def test_a_file_of_nobody_knows_which_run_is_set_aside_and_holds_up_nothing(run: str, tmp_path: Path):
+    damaged = left_behind(tmp_path, run, 1)
+    damaged.write_text("{" + damaged.read_text())
+    left_behind(tmp_path, run, 2)
+    assert replay(tmp_path) == []
+    assert rows(run) == [(2, 2.0)]
+    assert damaged.with_suffix(spool.REFUSED).exists()
+
+
+def test_what_mlflow_refuses_is_set_aside_and_holds_up_nothing(run: str, tmp_path: Path):
+    outbox = Outbox(run, tmp_path)
+    outbox.put({"params": {"no such: \n name": "1"}})
+    outbox.log({"loss": 1.0}, 1)
+    assert outbox.close(GENEROUS_SECONDS)
+    assert rows(run) == [(1, 1.0)]
+    assert spool.waiting(tmp_path) == []
+    assert [path.suffix for path in (tmp_path / spool.FOLDER).iterdir()] == [spool.REFUSED]

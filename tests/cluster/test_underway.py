@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from cluster import underway
+from cluster.session import JobError
+from tests.processes import ROOT
+
+HOLD = """
+import sys
+from pathlib import Path
+from cluster.underway import only_job
+with only_job(Path(sys.argv[1]), "tune (submission raysubmit_1)"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_the_second_job_of_an_output_is_refused_and_told_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
+):
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    refusal = pytest.raises(JobError, match=rf"^output: {tmp_path}: tune \(process 1\) works there; ")
+    with (
+        underway.only_job(tmp_path, "tune (process 1)"),
+        refusal if locks else nullcontext(),
+        underway.only_job(tmp_path, "tune (process 2)"),
+    ):
+        assert not locks
+    with underway.only_job(tmp_path, "tune (process 2)"):
+        pass
+
+
+def test_the_lock_of_a_killed_job_is_taken_over(tmp_path: Path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout and holder.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(JobError, match=r": tune \(submission raysubmit_1\) works there; "),
+            underway.only_job(tmp_path, "me"),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+    with underway.only_job(tmp_path, "me"):
+        pass
+
+
+def begin(
+    output: Path, label: str = "tune", recipe: str = "recipe", parent: str | None = None
+) -> tuple[str, str | None]:
+    return underway.begin(output, label, recipe, parent)
+
+
+def test_a_run_is_gone_on_with_by_the_same_recipe_until_it_ends(tmp_path: Path):
+    first, _ = begin(tmp_path)
+    assert begin(tmp_path) == (first, None)
+    assert begin(tmp_path, "distill")[0] != first
+    other, abandoned = begin(tmp_path, recipe="other")
+    assert (other != first, abandoned) == (True, first)
+    underway.end(tmp_path, "tune")
+    last, abandoned = begin(tmp_path, recipe="other")
+    assert (last != other, abandoned) == (True, None)
+
+
+def test_a_run_below_another_is_gone_on_with_until_that_ends_too(tmp_path: Path):
+    done, _ = begin(tmp_path, "prepare", parent="whole")
+    underway.end(tmp_path, "prepare")
+    killed, _ = begin(tmp_path, "trial 1", parent="whole")
+    assert underway.below(tmp_path, forget=False) == [killed]
+    assert begin(tmp_path, "prepare", parent="whole") == (done, None)
+    underway.end(tmp_path, "prepare")
+    assert underway.below(tmp_path, forget=True) == [killed]
+    assert begin(tmp_path, "prepare", parent="whole")[0] != done
+    assert underway.below(tmp_path, forget=True) != [killed]
+
+
+def test_a_run_is_not_gone_on_with_below_another_parent(tmp_path: Path):
+    first, _ = begin(tmp_path, parent="one")
+    second, abandoned = begin(tmp_path, parent="another")
+    assert (second != first, abandoned) == (True, first)
+
+
+def test_a_damaged_note_is_nothing_to_go_on_with(tmp_path: Path):
+    first, _ = begin(tmp_path)
+    (tmp_path / ".work" / "run-tune.json").write_text('{"key": ')
+    second, abandoned = begin(tmp_path)
+    assert (second != first, abandoned) == (True, None)
