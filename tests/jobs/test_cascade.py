@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster import registry
+from cluster.record import Cluster
 from cluster.session import JobError
 from configs.loader import UsageError
 from jobs.cascade import cascade, run, teacher_accuracy
+from jobs.deploy import check_evidence, evidence, smoke
 from jobs.measure import fresh
 from jobs.measure.contenders import Contender
 from jobs.recipe import Recipe
-from serving.bundle import BundleError
+from serving.bundle import MANIFEST, BundleError, read_bundle
 from serving.cascade import Cascade
 from serving.runtime import load_bundle
 from tests.serving import tiny
 from tests.serving.tiny import LABELS, WORDS, write_tiny_bundle
+from tuning.spec import BudgetSpec
 
 TEXTS = [" ".join(words) for words in itertools.combinations(WORDS[4:], 2)]
 
@@ -44,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(folder: Path, output: Path, **sections: Any) -> Recipe:
     data = {"validation": str(folder / "validation.jsonl")}
-    return Recipe.model_validate({"name": "x", "output": str(output), "data": data, **sections})
+    return Recipe.model_validate({"name": "x", "output": str(output), "data": data} | sections)
 
 
 def made(folder: Path, output: Path, **sections: Any) -> Cascade:
@@ -154,3 +158,20 @@ def test_measuring_gives_the_share_of_the_first_and_latencies_of_rows_as_they_co
     assert "first_share" not in found["second"].metrics
     for each in found.values():
         assert 0 < each.metrics["mix_p50_ms"] <= each.metrics["mix_p95_ms"]
+
+
+def test_the_job_measures_what_deploy_asks_for_and_registers_the_bundle(
+    folder: Path, tmp_path: Path, on_cluster: Cluster
+):
+    write_tiny_bundle(tmp_path / "teacher", runtime="torch", metrics={"validation_accuracy": 0.95})
+    parts = {"first": str(folder / "first"), "second": str(folder / "second")}
+    result = run(recipe(folder, tmp_path, name="tiny-cascade", cascade=parts, budget={"min_retention": 0.9}))
+    fetched = registry.folder("models:/tiny-cascade@cascade", MANIFEST)
+    bundle = read_bundle(fetched)
+    assert result.bundle is not None and bundle == read_bundle(Path(result.bundle))
+    assert bundle.metrics == result.metrics
+    assert result.metrics["retention"] == pytest.approx(result.metrics["validation_accuracy"] / 0.95)
+    assert 0 < result.metrics["first_share"] < 1
+    assert result.metrics["mix_p50_ms"] <= result.metrics["mix_p95_ms"]
+    check_evidence("models:/tiny-cascade@cascade", evidence(bundle), BudgetSpec(min_retention=0.9, max_p95_ms=1000))
+    smoke("models:/tiny-cascade@cascade", fetched, bundle)
