@@ -53,8 +53,13 @@ class Stage(_Frozen):
     def can_be_fed(self) -> Self:
         if unknown := sorted(set(self.inputs) - set(INPUT_NAMES)):
             raise ValueError(f"inputs {unknown} are unknown; known are {list(INPUT_NAMES)}")
-        _stay_inside(self.model, self.tokenizer)
+        _stay_inside(*self.needed)
         return self
+
+    @property
+    def needed(self) -> list[str]:
+        """Files without which the model cannot be opened."""
+        return [self.model, self.tokenizer]
 
 
 class First(Stage):
@@ -92,6 +97,11 @@ class Bundle(Stage):
         return self
 
     @property
+    def all_needed(self) -> list[str]:
+        """What is needed by each of its models."""
+        return [name for stage in self.stages for name in stage.needed]
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """The models in the order in which they are asked; one where this is no cascade."""
         return (self.first, self) if self.first else (self,)
@@ -110,7 +120,7 @@ def write_bundle(folder: Path, fields: Mapping[str, Any], fill: Callable[[Path],
     def fill_checked(aside: Path) -> dict[str, Any]:
         bundle = _parse(folder / MANIFEST, {"format_version": FORMAT_VERSION, **fields})
         fill(aside)
-        for name in _named(bundle):
+        for name in bundle.all_needed:
             if not (aside / name).is_file():
                 raise BundleError(f"{folder / name}: not written, though the bundle names it")
         _refuse_pickles(aside)
@@ -129,7 +139,7 @@ def read_bundle(folder: Path) -> Bundle:
         folders.verify(folder, MANIFEST)
     except folders.FolderError as error:
         raise BundleError(str(error)) from None
-    for name in _named(bundle):
+    for name in bundle.all_needed:
         if name not in bundle.files:
             raise BundleError(f"{folder / MANIFEST}: names {name!r} but lists no digest of it")
     for path in _walk(folder):
@@ -183,12 +193,6 @@ def _parse(path: Path, manifest: Mapping[str, Any]) -> Bundle:
         field = ".".join(map(str, first["loc"])) or "manifest"
         message = " ".join(first["msg"].removeprefix("Value error, ").split())
         raise BundleError(f"{path}: {field}: {message}") from None
-
-
-def _named(bundle: Bundle) -> Iterator[str]:
-    """The files that the fields of the manifest name."""
-    for stage in bundle.stages:
-        yield from (stage.model, stage.tokenizer)
 
 
 def _stay_inside(*names: str) -> None:
