@@ -24,7 +24,7 @@ from jobs.data.source import Row, rows
 from jobs.finetune import teacher_folder
 from jobs.measure.calibration import confidence, fit_temperature, lowest_threshold
 from jobs.measure.contenders import asked
-from jobs.measure.fresh import measure_candidate
+from jobs.measure.fresh import SHARE, measure_candidate
 from jobs.prepare import output
 from jobs.recipe import Recipe
 from jobs.tasks import classify
@@ -59,7 +59,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
             measured["retention"] = measured[METRIC] / teacher
         metrics = with_metrics(folder, measured).metrics
         run.metrics.log(metrics)
-        log.info("the first model answers %.1f %% of the validation rows", 100 * metrics["first_share"])
+        log.info("the first model answers %.1f %% of the validation rows", 100 * metrics[f"validation_{SHARE}"])
         uri = registry.register(recipe.name, run, folder, {"slimcart.bundle": bundle_digest(folder)}, ALIAS)
     return Result("cascade", run.id, output(recipe), metrics, bundle=str(folder), model_uri=uri)
 
@@ -77,11 +77,10 @@ def cascade(recipe: Recipe, first: Path, second: Path, folder: Path, provenance:
         logits = [_log_scores(load_bundle(each), examples) for each in (first, second)]
     temperatures = fit_temperature(logits[0], label_N), fit_temperature(logits[1], label_N)
     first_right_N, second_right_N = (logits_NC.argmax(axis=1) == label_N for logits_NC in logits)
-    alone = {"first_accuracy": float(first_right_N.mean()), "second_accuracy": float(second_right_N.mean())}
-    wanted = wanted_accuracy(recipe, large, alone["second_accuracy"])
+    first_alone, second_alone = float(first_right_N.mean()), float(second_right_N.mean())
+    wanted = wanted_accuracy(recipe, large, second_alone)
     threshold = lowest_threshold(confidence(logits[0], temperatures[0]), first_right_N, second_right_N, wanted)
-    words = f"an accuracy of {wanted:.4f} on the validation rows ({alone['first_accuracy']:.4f} and "
-    words += f"{alone['second_accuracy']:.4f} alone)"
+    words = f"an accuracy of {wanted:.4f} on the validation rows ({first_alone:.4f} and {second_alone:.4f} alone)"
     if threshold is None:
         raise JobError(f"no threshold at which the first of two models answers anything keeps {words}")
     if threshold == 0:
@@ -90,6 +89,7 @@ def cascade(recipe: Recipe, first: Path, second: Path, folder: Path, provenance:
         name: {"bundle": bundle_digest(place), "provenance": part.provenance}
         for name, place, part in (("first", first, small), ("second", second, large))
     }
+    alone = {"validation_first_accuracy": first_alone, "validation_second_accuracy": second_alone}
     made = {**provenance, **origins, "wanted_accuracy": wanted, "code": tracking.code_version()[1]}
     return join(folder, first, second, threshold, temperatures, alone, made)
 

@@ -27,6 +27,7 @@ from serving.cascade import Cascade
 
 BUDGET_SHAPE = (1, 32)  # batch and tokens at which `budget.max_p95_ms` holds
 MIX = "mix"  # names latencies over single rows as they come, of whatever length
+SHARE = "first_share"  # of the rows: what the first model of a cascade answers
 CALLS = 300
 CALLS_OF_A_LARGE_BATCH = 60
 TEXTS = 50  # different inputs that a latency is measured over
@@ -99,7 +100,8 @@ def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
         )
     )["bundle"].metrics
     renamed = {
-        ("validation_" + name if name in ("accuracy", "macro_f1") else name): value for name, value in measured.items()
+        ("validation_" + name if name in ("accuracy", "macro_f1", SHARE) else name): value
+        for name, value in measured.items()
     }
     size = bundle_bytes(description)
     return renamed | {
@@ -177,7 +179,7 @@ def _score(task: str, predict: Predictor, examples: list[Row]) -> tuple[dict[str
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # kB on Linux
     }
     if isinstance(predict, Labelling) and isinstance(predict.classifier, Cascade):
-        metrics["first_share"] = predict.classifier.share_first(inputs)
+        metrics[SHARE] = predict.classifier.share_first(inputs)
     return metrics, answers
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jobs.measure.differences import LEAST_ROWS, Difference
-from jobs.measure.fresh import BUDGET_SHAPE, MIX, key
+from jobs.measure.fresh import BUDGET_SHAPE, MIX, SHARE, key
 from jobs.tasks.table import Task
 from tuning.pareto import METRIC, broken
 from tuning.spec import BudgetSpec
@@ -82,10 +82,10 @@ def verdict(
 
 def cascade(ours: Mapping[str, float], theirs: Mapping[str, float] | None) -> str | None:
     """What the first model of a cascade answers, and what a row as it comes takes; None of any other winner."""
-    if "first_share" not in ours:
+    if SHARE not in ours:
         return None
     p50, p95 = f"{MIX}_p50_ms", f"{MIX}_p95_ms"
-    words = f"The winner is a cascade: its first model answers {ours['first_share']:.1%} of the test rows. "
+    words = f"The winner is a cascade: its first model answers {ours[SHARE]:.1%} of the test rows. "
     words += f"A row as it comes, batch 1, takes p50 / p95 {ours[p50]:.2f} / {ours[p95]:.2f} ms"
     if theirs is None:
         return words + "."

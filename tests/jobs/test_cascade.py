@@ -87,10 +87,10 @@ def test_a_cascade_says_what_it_is_made_of_and_what_its_models_do_alone(folder: 
     bundle = made(folder, tmp_path, cascade={"max_loss": 0.05}).bundle
     for name in ("first", "second"):
         alone = accuracy(folder, labels_of(load_bundle(folder / name)))
-        assert bundle.metrics[f"{name}_accuracy"] == pytest.approx(alone)
+        assert bundle.metrics[f"validation_{name}_accuracy"] == pytest.approx(alone)
         assert bundle.provenance[name].keys() == {"bundle", "provenance"}
     assert bundle.provenance["run_id"] == "1"
-    assert bundle.provenance["wanted_accuracy"] == pytest.approx(bundle.metrics["second_accuracy"] - 0.05)
+    assert bundle.provenance["wanted_accuracy"] == pytest.approx(bundle.metrics["validation_second_accuracy"] - 0.05)
 
 
 def test_without_a_stated_loss_the_budget_says_what_is_kept_of_the_teacher(folder: Path, tmp_path: Path):
@@ -171,7 +171,7 @@ def test_the_job_measures_what_deploy_asks_for_and_registers_the_bundle(
     assert result.bundle is not None and bundle == read_bundle(Path(result.bundle))
     assert bundle.metrics == result.metrics
     assert result.metrics["retention"] == pytest.approx(result.metrics["validation_accuracy"] / 0.95)
-    assert 0 < result.metrics["first_share"] < 1
+    assert 0 < result.metrics["validation_first_share"] < 1
     assert result.metrics["mix_p50_ms"] <= result.metrics["mix_p95_ms"]
     check_evidence("models:/tiny-cascade@cascade", evidence(bundle), BudgetSpec(min_retention=0.9, max_p95_ms=1000))
     smoke("models:/tiny-cascade@cascade", fetched, bundle)
