@@ -98,6 +98,11 @@ def set_alias(name: str, alias: str, version: str) -> None:
     again(lambda: client().set_registered_model_alias(name, alias, version), REGISTER_SECONDS)
 
 
+def folder(bundle: str, manifest_name: str) -> Path:
+    """The folder of `bundle`: itself, or what lies there where it is a model's URI."""
+    return fetch(*resolve(bundle), manifest_name) if bundle.startswith("models:") else Path(bundle)
+
+
 def fetch(name: str, version: str, manifest_name: str) -> Path:
     """The bundle of a version as a folder under $SLIMCART_HOME/models, downloaded once."""
     import mlflow.artifacts

@@ -58,9 +58,7 @@ def locate(recipe: Recipe) -> Path:
             return Path(output(recipe), "bundle")
         student = Path(output(recipe), "student")
         return student if (student / BUNDLE).exists() else teacher_folder(recipe)
-    if recipe.bundle.startswith("models:"):
-        return registry.fetch(*registry.resolve(recipe.bundle), BUNDLE)
-    return Path(recipe.bundle)
+    return registry.folder(recipe.bundle, BUNDLE)
 
 
 def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
@@ -73,7 +71,7 @@ def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
     test = check_test_rows(recipe, description)
     contenders = _contenders(recipe, bundle, description)
     key = evaluation_key(recipe, contenders, test.fingerprint)
-    measured = _measure(recipe, bundle / description.tokenizer, contenders)
+    measured = _measure(recipe, bundle, description, contenders)
     compared, files = compare(recipe, test, measured, _shapes(recipe))
     found = {
         "key": key,
@@ -127,7 +125,7 @@ def evaluation_key(recipe: Recipe, contenders: list[Contender], fingerprint: str
     return digest_json(parts | {"test": fingerprint, "slices": recipe.data.slices})
 
 
-def _measure(recipe: Recipe, tokenizer: Path, contenders: list[Contender]) -> dict[str, Measured]:
+def _measure(recipe: Recipe, bundle: Path, description: Bundle, contenders: list[Contender]) -> dict[str, Measured]:
     """Score each in a process of its own, then time all of them in turns in one more."""
     common: dict[str, Any] = {"task": recipe.task, "data": recipe.data, "split": "test"}
     found: dict[str, Measured] = {}
@@ -136,7 +134,14 @@ def _measure(recipe: Recipe, tokenizer: Path, contenders: list[Contender]) -> di
         found |= ask(Question(contenders=[contender], answers=recipe.task == "classify", **common))
     if shapes := _shapes(recipe):
         log.info("timing %s in turns", ", ".join(found))
-        timed = Question(contenders=contenders, score=False, shapes=shapes, tokenizer=str(tokenizer), **common)
+        timed = Question(
+            contenders=contenders,
+            score=False,
+            shapes=shapes,
+            tokenizer=str(bundle / description.tokenizer),
+            mix=description.first is not None,
+            **common,
+        )
         for name, each in ask(timed).items():
             found[name].metrics.update(each.metrics)
     for contender in contenders:

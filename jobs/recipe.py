@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cluster.spec import EngineSpec, TrackingSpec
 from configs.loader import Spec, UsageError, assign
-from jobs.compression.spec import APART, ExportSpec, ExportStep, PruneSpec, QuantizeSpec, Step
+from jobs.compression.spec import APART, CascadeSpec, ExportSpec, ExportStep, PruneSpec, QuantizeSpec, Step
 from jobs.data.spec import DataSpec
 from jobs.models.spec import NEW, StudentSpec, TeacherSpec
 from jobs.training.spec import DistillationSpec
@@ -84,6 +84,7 @@ class Recipe(Spec):
     distillation: DistillationSpec = Field(default_factory=DistillationSpec, description="how the student learns")
     compression: list[Step] = Field(default_factory=_default_steps, description="steps in order, one is export")
     export: ExportSpec = Field(default_factory=ExportSpec, description="the exported file")
+    cascade: CascadeSpec = Field(default_factory=CascadeSpec, description="two bundles as one")
     search: SearchSpec = Field(default_factory=SearchSpec, description="trials")
     budget: BudgetSpec = Field(default_factory=BudgetSpec, description="hard limits")
     serving: ServingSpec = Field(default_factory=ServingSpec, description="the endpoint")
@@ -230,9 +231,11 @@ class Recipe(Spec):
             each.model_copy(update={"bundle": absolute(each.bundle, folder, may_be_id=False)})
             for each in self.distillation.further_teachers
         ]
+        parts = {name: absolute(getattr(self.cascade, name), folder, may_be_id=False) for name in ("first", "second")}
         return self.model_copy(
             update={
                 "output": str(home / output),
+                "cascade": self.cascade.model_copy(update=parts),
                 "distillation": self.distillation.model_copy(update={"further_teachers": further}),
                 "data": self.data.model_copy(update=data),
                 "teacher": self.teacher.model_copy(update=teacher),

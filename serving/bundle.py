@@ -39,18 +39,45 @@ class FileEntry(_Frozen):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="hexadecimal")
 
 
-class Bundle(_Frozen):
+class Stage(_Frozen):
+    """One model and how it is run."""
+
+    runtime: Literal["onnxruntime", "torch"]
+    model: str = Field(min_length=1, description="file of the weights")
+    inputs: list[str] = Field(min_length=1, description="names of the graph's inputs, int64 [batch, length]")
+    max_length: int = Field(ge=1, description="tokens; longer inputs are cut")
+    tokenizer: str = "tokenizer.json"
+    temperature: float = Field(default=1.0, gt=0, description="logits are divided by it before the softmax")
+
+    @model_validator(mode="after")
+    def can_be_fed(self) -> Self:
+        if unknown := sorted(set(self.inputs) - set(INPUT_NAMES)):
+            raise ValueError(f"inputs {unknown} are unknown; known are {list(INPUT_NAMES)}")
+        _stay_inside(*self.needed)
+        return self
+
+    @property
+    def needed(self) -> list[str]:
+        """Files without which the model cannot be opened."""
+        return [self.model, self.tokenizer]
+
+
+class First(Stage):
+    """The model of a cascade that is asked first."""
+
+    threshold: float = Field(ge=0, le=1, description="least probability of its best label with which it answers")
+
+
+class Bundle(Stage):
     """`bundle.json`: how to run the model, what was measured on it and where it comes from."""
 
     format_version: Literal[1] = FORMAT_VERSION
     name: str = Field(min_length=1)
     task: Literal["classify", "generate"]
     labels: list[str] = Field(default_factory=list, description="classify: in the order of the model's outputs")
-    runtime: Literal["onnxruntime", "torch"]
-    model: str = Field(min_length=1, description="file of the weights")
-    inputs: list[str] = Field(min_length=1, description="names of the graph's inputs, int64 [batch, length]")
-    max_length: int = Field(ge=1, description="tokens; longer inputs are cut")
-    tokenizer: str = "tokenizer.json"
+    first: First | None = Field(
+        default=None, description="a cascade: a smaller model that is asked first; `model` answers what it is unsure of"
+    )
     pairs: bool = Field(default=False, description="an input is a text and a second text")
     metrics: dict[str, float] = Field(default_factory=dict, description="evidence, measured on these very files")
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -64,13 +91,24 @@ class Bundle(_Frozen):
             )
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels repeat; each output needs its own label")
-        if unknown := sorted(set(self.inputs) - set(INPUT_NAMES)):
-            raise ValueError(f"inputs {unknown} are unknown; known are {list(INPUT_NAMES)}")
-        for name in (self.model, self.tokenizer, *self.files):
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name:
-                raise ValueError(f"{name!r} leaves the folder")
+        if self.first and (self.task != "classify" or "torch" in (self.runtime, self.first.runtime)):
+            raise ValueError("a cascade has two exported classifiers")
+        _stay_inside(*self.files)
         return self
+
+    @property
+    def all_needed(self) -> list[str]:
+        """What is needed by each of its models."""
+        return [name for stage in self.stages for name in stage.needed]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The models in the order in which they are asked; one where this is no cascade."""
+        return (self.first, self) if self.first else (self,)
+
+    def alone(self, stage: Stage) -> Self:
+        """The bundle whose one model is `stage`."""
+        return self.model_copy(update={**{name: getattr(stage, name) for name in Stage.model_fields}, "first": None})
 
 
 def write_bundle(folder: Path, fields: Mapping[str, Any], fill: Callable[[Path], None]) -> Bundle:
@@ -82,7 +120,7 @@ def write_bundle(folder: Path, fields: Mapping[str, Any], fill: Callable[[Path],
     def fill_checked(aside: Path) -> dict[str, Any]:
         bundle = _parse(folder / MANIFEST, {"format_version": FORMAT_VERSION, **fields})
         fill(aside)
-        for name in (bundle.model, bundle.tokenizer):
+        for name in bundle.all_needed:
             if not (aside / name).is_file():
                 raise BundleError(f"{folder / name}: not written, though the bundle names it")
         _refuse_pickles(aside)
@@ -101,7 +139,7 @@ def read_bundle(folder: Path) -> Bundle:
         folders.verify(folder, MANIFEST)
     except folders.FolderError as error:
         raise BundleError(str(error)) from None
-    for name in (bundle.model, bundle.tokenizer):
+    for name in bundle.all_needed:
         if name not in bundle.files:
             raise BundleError(f"{folder / MANIFEST}: names {name!r} but lists no digest of it")
     for path in _walk(folder):
@@ -155,6 +193,13 @@ def _parse(path: Path, manifest: Mapping[str, Any]) -> Bundle:
         field = ".".join(map(str, first["loc"])) or "manifest"
         message = " ".join(first["msg"].removeprefix("Value error, ").split())
         raise BundleError(f"{path}: {field}: {message}") from None
+
+
+def _stay_inside(*names: str) -> None:
+    for name in names:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
+            raise ValueError(f"{name!r} leaves the folder")
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -66,7 +66,8 @@ class Classifier:
         scores_NC = np.empty((len(encodings), len(self.bundle.labels)), dtype=np.float32)
         lengths = [len(each) for each in encodings]
         for chosen in cut(lengths, self._tokens_per_batch):
-            scores_NC[chosen] = _softmax(self._logits([encodings[index] for index in chosen]))
+            logits_BC = self._logits([encodings[index] for index in chosen])
+            scores_NC[chosen] = _softmax(logits_BC / self.bundle.temperature)
         return scores_NC
 
     def predict(self, inputs: Sequence[Input], all_scores: bool = False) -> list[Prediction]:
@@ -106,15 +107,7 @@ def load_bundle(folder: Path | str, threads: int = 1, tokens_per_batch: int = TO
     """Verify the bundle and load it on the CPU; `threads` run one matrix product. Raises `BundleError`."""
     bundle = read_servable(Path(folder))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a second thread pool would fight over the cores
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(Path(folder) / bundle.tokenizer))
-    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception
-        raise BundleError(f"{Path(folder) / bundle.tokenizer}: {_one_line(error)}") from None
-    classifier = Classifier(bundle, _open_session(Path(folder), bundle, threads), tokenizer, tokens_per_batch)
-    _try_once(Path(folder), classifier)
-    return classifier
+    return _load(Path(folder), bundle, threads, tokens_per_batch)
 
 
 def read_servable(folder: Path) -> Bundle:
@@ -170,6 +163,23 @@ def answer(classifier: Classifier, lines: BinaryIO, out: TextIO, all_scores: boo
             raise ValueError(f"line {number}: {error}") from None
         out.write(json.dumps(prediction, ensure_ascii=False) + "\n")
         out.flush()
+
+
+def _load(folder: Path, bundle: Bundle, threads: int, tokens_per_batch: int) -> Classifier:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / bundle.tokenizer))
+    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception
+        raise BundleError(f"{folder / bundle.tokenizer}: {_one_line(error)}") from None
+    parts = (bundle, _open_session(folder, bundle, threads), tokenizer, tokens_per_batch)
+    classifier = Classifier(*parts)
+    _try_once(folder, classifier)
+    if bundle.first is None:
+        return classifier
+    from serving.cascade import Cascade
+
+    return Cascade(_load(folder, bundle.alone(bundle.first), threads, tokens_per_batch), *parts)
 
 
 def _open_session(folder: Path, bundle: Bundle, threads: int) -> InferenceSession:

@@ -22,6 +22,7 @@ MAY_IMPORT = {
 }
 HEAVY = ("torch", "ray", "transformers", "mlflow", "deepspeed", "pandas", "numpy", "onnxruntime", "openvino", "sklearn")
 VERBS = {"prepare", "finetune", "teach", "distill", "compress", "evaluate", "tune", "deploy", "optimize", "score"}
+VERBS |= {"cascade"}
 
 MODULES = {path: path.relative_to(ROOT) for name in MAY_IMPORT for path in sorted((ROOT / name).rglob("*.py"))}
 

@@ -161,6 +161,8 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         row("answers as the teacher does", "agreement", ".2%"),
         row("calibration error (ECE)", "ece", ".4f"),
         *(row(title, p50, ".2f", "faster", second=p95) for p50, (p95, title) in latencies.items()),
+        row("answered by the first model of a cascade", "first_share", ".1%"),
+        row("p50 / p95 ms, a row as it comes", "mix_p50_ms", ".2f", "faster", second="mix_p95_ms"),
         row("rows per second, whole file", "rows_per_second", ",.0f"),
         row("size, MB", "bytes", ".1f", "smaller", scale=1e-6),
         row("peak memory, MB", "peak_mb", ",.0f"),

@@ -1,4 +1,4 @@
-"""Sections `compression` and `export` of a recipe: an ordered list of steps, and what the file is made for."""
+"""Sections `compression`, `export` and `cascade` of a recipe: steps in order, what the file is made for, two as one."""
 
 from __future__ import annotations
 
@@ -57,4 +57,22 @@ class ExportSpec(Spec):
     )
     batches: list[Annotated[int, Field(ge=1)]] = Field(
         default=[1, 16], min_length=1, description="rows at which it is timed"
+    )
+
+
+class CascadeSpec(Spec):
+    """Two exported bundles as one: the first answers what it is sure of, the second the rest."""
+
+    first: str | None = Field(
+        default=None, min_length=1, description="the smaller bundle: a folder, or models:/<name>@<alias>"
+    )
+    second: str | None = Field(
+        default=None, min_length=1, description="the larger bundle, the same way; none = <output>/bundle"
+    )
+    max_loss: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="validation accuracy that may be lost against the second alone, as a share of the rows; "
+        "none = budget.min_retention of the teacher's is kept",
     )

@@ -44,6 +44,8 @@ def compare(
             answers[name] |= summary(each, test.labels, said.get(TEACHER))
         ours = right(said[WINNER], test.labels)
         theirs = right(said[TEACHER], test.labels) if teacher else None
+        if cascade := table.cascade(answers[WINNER], answers[TEACHER] if teacher else None):
+            words.append(cascade + "\n")
         classes = by_value(CLASS, test.labels, ours, theirs)
         slices = [each for name, groups in test.slices.items() for each in by_value(name, groups, ours, theirs)]
         files |= {"classes.csv": as_csv(classes), "slices.csv": as_csv(slices)}

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from configs.loader import Spec
+from jobs.data.source import Row
 from jobs.data.spec import DataSpec
 from serving.bundle import read_description
-from serving.runtime import Input
+from serving.runtime import Classifier, Input
 
 Text = tuple[str, str | None]
 
@@ -48,6 +49,17 @@ class Fitted:
         return self.predict(inputs)
 
 
+@dataclass(frozen=True)
+class Labelling:
+    """The predictor of a bundle that classifies."""
+
+    classifier: Classifier
+
+    def __call__(self, inputs: Sequence[Input]) -> list[Answer]:
+        """Answers with their probabilities, in order."""
+        return [Answer(each["label"], each["score"]) for each in self.classifier.predict(inputs)]
+
+
 def load(contender: Contender, data: DataSpec, threads: int) -> Predictor:
     """A ready predictor that uses `threads` threads."""
     from jobs.measure import baselines
@@ -70,7 +82,12 @@ def load(contender: Contender, data: DataSpec, threads: int) -> Predictor:
         if read_description(folder).task == "generate":
             return load_generator(folder, threads)
         classifier = load_reference(folder, threads)
-    return lambda inputs: [Answer(each["label"], each["score"]) for each in classifier.predict(inputs)]
+    return Labelling(classifier)
+
+
+def asked(row: Row) -> Input:
+    """What a bundle is asked about a row: its text, or both of its texts."""
+    return row.text if row.pair is None else (row.text, row.pair)
 
 
 def joined(text: Input | Text) -> str:

@@ -20,11 +20,14 @@ from cluster.session import JobError
 from configs.loader import Spec
 from jobs.data.source import Row, rows
 from jobs.data.spec import DataSpec
-from jobs.measure.contenders import Answer, Contender, Fitted, Predictor, joined, load
+from jobs.measure.contenders import Answer, Contender, Fitted, Labelling, Predictor, asked, joined, load
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS, named
+from serving.cascade import Cascade
 
 BUDGET_SHAPE = (1, 32)  # batch and tokens at which `budget.max_p95_ms` holds
+MIX = "mix"  # names latencies over single rows as they come, of whatever length
+SHARE = "first_share"  # of the rows: what the first model of a cascade answers
 CALLS = 300
 CALLS_OF_A_LARGE_BATCH = 60
 TEXTS = 50  # different inputs that a latency is measured over
@@ -42,6 +45,7 @@ class Question(Spec):
     answers: bool = False  # give back what each said of every row
     shapes: list[tuple[int, int]] = Field(default_factory=list)
     tokenizer: str | None = None
+    mix: bool = False  # also time single rows as they come: a cascade's latency depends on what they say
     threads: int = 1
 
 
@@ -92,10 +96,12 @@ def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
             contenders=[contender],
             shapes=[BUDGET_SHAPE],
             tokenizer=str(bundle / description.tokenizer),
+            mix=description.first is not None,
         )
     )["bundle"].metrics
     renamed = {
-        ("validation_" + name if name in ("accuracy", "macro_f1") else name): value for name, value in measured.items()
+        ("validation_" + name if name in ("accuracy", "macro_f1", SHARE) else name): value
+        for name, value in measured.items()
     }
     size = bundle_bytes(description)
     return renamed | {
@@ -150,13 +156,20 @@ def answer(question: Question) -> dict[str, Measured]:
                 latencies = interleaved(predictors, batches, calls)
             for name, latency in latencies.items():
                 results[name] |= {key((rows_, tokens), each): value for each, value in latency.items()}
+    if question.mix:
+        count = min(CALLS, len(examples))
+        batches = [[asked(examples[number * len(examples) // count])] for number in range(count)]
+        with quiet.measuring():
+            latencies = interleaved(predictors, batches, CALLS)
+        for name, latency in latencies.items():
+            results[name] |= {f"{MIX}_{each}": value for each, value in latency.items()}
     return {name: Measured(each, said[name] if question.answers else []) for name, each in results.items()}
 
 
 def _score(task: str, predict: Predictor, examples: list[Row]) -> tuple[dict[str, float], list[Answer]]:
     import resource
 
-    inputs = [row.text if row.pair is None else (row.text, row.pair) for row in examples]
+    inputs = [asked(row) for row in examples]
     started = time.perf_counter()
     answers = predict(inputs)
     seconds = time.perf_counter() - started
@@ -165,6 +178,8 @@ def _score(task: str, predict: Predictor, examples: list[Row]) -> tuple[dict[str
         "rows_per_second": len(examples) / seconds,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # kB on Linux
     }
+    if isinstance(predict, Labelling) and isinstance(predict.classifier, Cascade):
+        metrics[SHARE] = predict.classifier.share_first(inputs)
     return metrics, answers
 
 

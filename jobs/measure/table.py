@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jobs.measure.differences import LEAST_ROWS, Difference
-from jobs.measure.fresh import BUDGET_SHAPE, key
+from jobs.measure.fresh import BUDGET_SHAPE, MIX, SHARE, key
 from jobs.tasks.table import Task
 from tuning.pareto import METRIC, broken
 from tuning.spec import BudgetSpec
@@ -38,9 +38,9 @@ def ratios(
     """
     ours, theirs = answers[winner], answers[teacher]
     found = {"retention": ours[task.metric] / theirs[task.metric]} if theirs[task.metric] else {}
-    for shape in shapes:
-        name = key(shape, "p50_ms")
-        found[f"speedup_{name.removesuffix('_p50_ms')}"] = theirs[name] / ours[name]
+    for name in (*(key(shape, "p50_ms") for shape in shapes), f"{MIX}_p50_ms"):
+        if name in ours and name in theirs:
+            found[f"speedup_{name.removesuffix('_p50_ms')}"] = theirs[name] / ours[name]
     if ours.get("bytes") and theirs.get("bytes"):
         found["times_smaller"] = theirs["bytes"] / ours["bytes"]
     return found
@@ -78,6 +78,19 @@ def verdict(
     times, ours = answers[winner][p50] / answers[best][p50], answers[winner][task.metric] / whole
     words = f"The baseline {best} is inside the budget and {times:.1f}x faster than the winner: "
     return Verdict(f"{words}it keeps {share}, the winner {ours:.1%}.", True)
+
+
+def cascade(ours: Mapping[str, float], theirs: Mapping[str, float] | None) -> str | None:
+    """What the first model of a cascade answers, and what a row as it comes takes; None of any other winner."""
+    if SHARE not in ours:
+        return None
+    p50, p95 = f"{MIX}_p50_ms", f"{MIX}_p95_ms"
+    words = f"The winner is a cascade: its first model answers {ours[SHARE]:.1%} of the test rows. "
+    words += f"A row as it comes, batch 1, takes p50 / p95 {ours[p50]:.2f} / {ours[p95]:.2f} ms"
+    if theirs is None:
+        return words + "."
+    times = f"{_times(theirs[p50], ours[p50])} / {_times(theirs[p95], ours[p95])}"
+    return f"{words}, {times} faster than the teacher's {theirs[p50]:.2f} / {theirs[p95]:.2f} ms."
 
 
 def markdown(answers: Figures, teacher: str | None, shapes: Sequence[tuple[int, int]], task: Task) -> str:

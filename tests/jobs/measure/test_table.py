@@ -6,7 +6,7 @@ import pytest
 
 from jobs.measure.differences import Difference
 from jobs.measure.fresh import BUDGET_SHAPE, key
-from jobs.measure.table import differences_markdown, flat, markdown, ratios, verdict
+from jobs.measure.table import cascade, differences_markdown, flat, markdown, ratios, verdict
 from jobs.tasks.table import TASKS
 from tuning.spec import BudgetSpec
 
@@ -173,3 +173,16 @@ def test_differences_are_a_table_of_shares_and_points():
 
 def test_where_the_winner_is_never_behind_a_sentence_says_so():
     assert differences_markdown([]) == "In no class or slice of at least 10 rows is the winner behind its teacher.\n"
+
+
+def test_a_cascade_says_what_its_first_model_answers_and_what_a_row_takes():
+    ours = {**answer(0.95, 1.0), "first_share": 0.725, "mix_p50_ms": 0.4, "mix_p95_ms": 2.0}
+    theirs = {**answer(0.96, 20.0), "mix_p50_ms": 16.0, "mix_p95_ms": 20.0}
+    assert cascade(ours, theirs) == (
+        "The winner is a cascade: its first model answers 72.5% of the test rows. A row as it comes, batch 1, takes "
+        "p50 / p95 0.40 / 2.00 ms, 40.0x / 10.0x faster than the teacher's 16.00 / 20.00 ms."
+    )
+    assert (cascade(ours, None) or "").endswith("takes p50 / p95 0.40 / 2.00 ms.")
+    assert cascade(theirs, theirs) is None
+    found = ratios({"winner": ours, "teacher": theirs}, "winner", "teacher", [BUDGET_SHAPE], CLASSIFY)
+    assert (found["speedup_mix"], found["speedup_batch1_tokens32"]) == (40.0, 20.0)

@@ -1,0 +1,137 @@
+"""Join two bundles into one: the first answers what it is sure of, the second the rest.
+
+    ray job submit --working-dir . -- python -m jobs.cascade --config configs/intent.yaml cascade.first=<bundle>
+    ... cascade.second=<bundle>     instead of <output>/bundle
+    ... cascade.max_loss=0.002      of the second's accuracy, instead of budget.min_retention of the teacher's
+
+Both are exported classifiers of the same labels. On the validation rows their probabilities are calibrated, and the
+threshold is chosen: the lowest one with which the cascade is accurate enough. Writes <output>/cascade, a bundle like
+any other, and registers it as models:/<name>@cascade.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster import quiet, registry, tracking
+from cluster.session import JobError
+from configs.loader import UsageError
+from jobs.command import Result, main
+from jobs.data.source import Row, rows
+from jobs.finetune import teacher_folder
+from jobs.measure.calibration import confidence, fit_temperature, lowest_threshold
+from jobs.measure.contenders import asked
+from jobs.measure.fresh import SHARE, measure_candidate
+from jobs.prepare import output
+from jobs.recipe import Recipe
+from jobs.tasks import classify
+from serving.bundle import MANIFEST, Bundle, bundle_digest, read_description, with_metrics
+from serving.cascade import check_pair, join
+from serving.runtime import Classifier, load_bundle, read_servable
+from tuning.pareto import METRIC
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ALIAS = "cascade"
+VALIDATION = f"validation_{classify.METRIC}"
+
+log = logging.getLogger(__name__)
+
+
+def run(recipe: Recipe, parent: str | None = None) -> Result:
+    """The job: one MLflow run around `cascade`, with the bundle measured on the validation rows and registered."""
+    if recipe.cascade.first is None:
+        raise UsageError("cascade.first: missing; give a small exported bundle: its folder, or models:/<name>@<alias>")
+    with tracking.run(
+        "cascade", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
+    ) as run:
+        first = registry.folder(recipe.cascade.first, MANIFEST)
+        second = registry.folder(recipe.cascade.second or str(Path(output(recipe), "bundle")), MANIFEST)
+        folder = Path(output(recipe), "cascade")
+        bundle = cascade(recipe, first, second, folder, {"run_id": run.id})
+        measured = measure_candidate(recipe, folder)
+        measured[METRIC] = measured[VALIDATION]
+        if teacher := teacher_accuracy(recipe, bundle):
+            measured["retention"] = measured[METRIC] / teacher
+        metrics = with_metrics(folder, measured).metrics
+        run.metrics.log(metrics)
+        log.info("the first model answers %.1f %% of the validation rows", 100 * metrics[f"validation_{SHARE}"])
+        uri = registry.register(recipe.name, run, folder, {"slimcart.bundle": bundle_digest(folder)}, ALIAS)
+    return Result("cascade", run.id, output(recipe), metrics, bundle=str(folder), model_uri=uri)
+
+
+def cascade(recipe: Recipe, first: Path, second: Path, folder: Path, provenance: Mapping[str, Any]) -> Bundle:
+    """Make `folder` the cascade of two bundles, calibrated on the validation rows.
+
+    Raises `BundleError` where they do not go together, `JobError` where no threshold is accurate enough.
+    """
+    small, large = read_servable(first), read_servable(second)
+    check_pair(small, large)
+    examples = list(rows(recipe.data, "validation"))
+    label_N = _label_numbers(examples, large)
+    with quiet.at_work():
+        logits = [_log_scores(load_bundle(each), examples) for each in (first, second)]
+    temperatures = fit_temperature(logits[0], label_N), fit_temperature(logits[1], label_N)
+    first_right_N, second_right_N = (logits_NC.argmax(axis=1) == label_N for logits_NC in logits)
+    first_alone, second_alone = float(first_right_N.mean()), float(second_right_N.mean())
+    wanted = wanted_accuracy(recipe, large, second_alone)
+    threshold = lowest_threshold(confidence(logits[0], temperatures[0]), first_right_N, second_right_N, wanted)
+    words = f"an accuracy of {wanted:.4f} on the validation rows ({first_alone:.4f} and {second_alone:.4f} alone)"
+    if threshold is None:
+        raise JobError(f"no threshold at which the first of two models answers anything keeps {words}")
+    if threshold == 0:
+        log.warning("the first model alone keeps %s: the second is never asked", words)
+    origins = {
+        name: {"bundle": bundle_digest(place), "provenance": part.provenance}
+        for name, place, part in (("first", first, small), ("second", second, large))
+    }
+    alone = {"validation_first_accuracy": first_alone, "validation_second_accuracy": second_alone}
+    made = {**provenance, **origins, "wanted_accuracy": wanted, "code": tracking.code_version()[1]}
+    return join(folder, first, second, threshold, temperatures, alone, made)
+
+
+def wanted_accuracy(recipe: Recipe, bundle: Bundle, second: float) -> float:
+    """What the cascade must reach on the validation rows, where its second model alone has the accuracy `second`."""
+    if recipe.cascade.max_loss is not None:
+        return second - recipe.cascade.max_loss
+    teacher = teacher_accuracy(recipe, bundle)
+    if teacher is None:
+        raise JobError(
+            f"{teacher_folder(recipe)}: no teacher of these labels, of whose accuracy budget.min_retention could be "
+            "kept; give teacher.bundle, or cascade.max_loss"
+        )
+    return recipe.budget.min_retention * teacher
+
+
+def teacher_accuracy(recipe: Recipe, bundle: Bundle) -> float | None:
+    """The accuracy of the recipe's teacher on its validation rows; None where there is none with these labels."""
+    folder = teacher_folder(recipe)
+    if not (folder / MANIFEST).exists():
+        return None
+    teacher = read_description(folder)
+    return teacher.metrics.get(VALIDATION) if teacher.labels == bundle.labels else None
+
+
+def _label_numbers(examples: Sequence[Row], bundle: Bundle) -> np.ndarray:
+    import numpy as np
+
+    numbers = {label: number for number, label in enumerate(bundle.labels)}
+    if unknown := sorted({row.label for row in examples} - numbers.keys()):
+        raise UsageError(f"data.validation: label {unknown[0]!r} is none of the bundle's {len(numbers)}")
+    return np.array([numbers[row.label] for row in examples])
+
+
+def _log_scores(classifier: Classifier, examples: Sequence[Row]) -> np.ndarray:
+    """Log-probabilities [N, C]: the logits, but for a constant of each row."""
+    import numpy as np
+
+    scores_NC = classifier.scores([asked(row) for row in examples])
+    return np.log(np.maximum(scores_NC, np.finfo(np.float32).tiny))
+
+
+if __name__ == "__main__":
+    main(run, tasks=["classify"])

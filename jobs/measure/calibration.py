@@ -1,0 +1,68 @@
+"""How sure a model may say it is, and how sure it must be to answer instead of a larger one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+COLDEST, HOTTEST = 0.05, 20.0  # where all rows or none are right, the best temperature is 0 or infinite
+STEPS = 50  # of bisection: the last bits of a float
+
+
+def fit_temperature(logits_NC: np.ndarray, label_N: np.ndarray) -> float:
+    """The T whose softmax(logits / T) gives the labels the least negative log-likelihood (NLL).
+
+    Temperature scaling, Guo et al. 2017 (arXiv 1706.04599), section 4.2. `logits_NC` may be log-probabilities, which
+    differ from logits by a constant of the row. The NLL is convex in 1 / T, so its slope there, the mean over the rows
+    of E[logit] - logit of the label, has one zero.
+    """
+    import numpy as np
+
+    logits_NC = np.asarray(logits_NC, dtype=np.float64)
+    expected = logits_NC[np.arange(len(label_N)), label_N].mean()
+    low, high = 1 / HOTTEST, 1 / COLDEST
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        if (_softmax(logits_NC * middle) * logits_NC).sum(axis=1).mean() < expected:
+            low = middle
+        else:
+            high = middle
+    return 2 / (low + high)
+
+
+def confidence(logits_NC: np.ndarray, temperature: float) -> np.ndarray:
+    """Probability [N] of the likeliest class of softmax(logits / temperature)."""
+    return _softmax(logits_NC / temperature).max(axis=1)
+
+
+def lowest_threshold(
+    confidence_N: np.ndarray, first_right_N: np.ndarray, second_right_N: np.ndarray, wanted: float
+) -> float | None:
+    """The lowest threshold with which a cascade has an accuracy of `wanted`, at the smallest share of the second.
+
+    Rows whose `confidence_N` reaches it are answered by the first model, the rest by the second; `*_right_N` says which
+    rows each would answer rightly. It lies midway between two confidences, so that rounding moves no row across; 0
+    where the first may answer all rows, None where it may answer none.
+    """
+    import numpy as np
+
+    surest_first = np.argsort(-confidence_N, kind="stable")
+    sorted_N = confidence_N[surest_first]
+    gained_N = (first_right_N[surest_first].astype(int) - second_right_N[surest_first]).cumsum()
+    right_N = second_right_N.sum() + gained_N  # rows of the cascade that are right if the first answers up to here
+    next_N = np.append(sorted_N[1:], 0.0)
+    apart_N = sorted_N - next_N > np.finfo(np.float32).eps  # closer ones change places with the batch they are in
+    possible = ((right_N / len(right_N) >= wanted) & apart_N).nonzero()[0]
+    if not len(possible):
+        return None
+    last = possible[-1]
+    return 0.0 if last == len(sorted_N) - 1 else float((sorted_N[last] + next_N[last]) / 2)
+
+
+def _softmax(logits_NC: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    shifted_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
+    return shifted_NC / shifted_NC.sum(axis=1, keepdims=True)

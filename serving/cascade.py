@@ -1,0 +1,101 @@
+"""A cascade: a small model answers what it is sure of, and the bundle's own model the rest.
+
+In `bundle.json` the fields of a bundle stand for the second model, and `first` for the one that is asked first.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serving.bundle import Bundle, BundleError, Stage, read_bundle, write_bundle
+from serving.runtime import Classifier, Input
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FIRST = "first"  # folder of the first model's files
+
+
+class Cascade(Classifier):
+    """A classifier that is asked only where `first` is less sure than the bundle's threshold."""
+
+    def __init__(self, first: Classifier, *second: Any) -> None:
+        """`second`: what makes a `Classifier` of the second model, with the bundle of both."""
+        super().__init__(*second)
+        assert self.bundle.first is not None
+        self._first = first
+        self._threshold = self.bundle.first.threshold
+
+    def scores(self, inputs: Sequence[Input]) -> np.ndarray:
+        """Probabilities, float32 [N, C], of each input by the model that answers it. Raises `InputError`."""
+        rows = self.rows(inputs)
+        scores_NC = self._first.scores(rows)
+        unsure = (~self._sure(scores_NC)).nonzero()[0]
+        if len(unsure):
+            scores_NC[unsure] = super().scores([rows[index] for index in unsure])
+        return scores_NC
+
+    def share_first(self, inputs: Sequence[Input]) -> float:
+        """Share of `inputs`, at least one, that the first model answers. Raises `InputError`."""
+        return float(self._sure(self._first.scores(inputs)).mean())
+
+    def _sure(self, scores_NC: np.ndarray) -> np.ndarray:
+        return scores_NC.max(axis=1) >= self._threshold
+
+
+def check_pair(first: Bundle, second: Bundle) -> None:
+    """Raise `BundleError` where two bundles do not make a cascade."""
+    for bundle in (first, second):
+        if bundle.task != "classify" or bundle.runtime == "torch" or bundle.first is not None:
+            kind = "cascade" if bundle.first else f"{bundle.runtime} bundle for task {bundle.task!r}"
+            raise BundleError(f"bundle {bundle.name!r}: a {kind}; a cascade joins two exported classifiers")
+    if first.labels != second.labels:
+        raise BundleError(
+            f"bundles {first.name!r} and {second.name!r}: their labels differ or stand in another order; "
+            "a cascade joins two models of the same rows"
+        )
+    if first.pairs != second.pairs:
+        raise BundleError(f"bundles {first.name!r} and {second.name!r}: one answers pairs of texts, one single texts")
+
+
+def join(
+    folder: Path,
+    first: Path,
+    second: Path,
+    threshold: float,
+    temperatures: tuple[float, float] = (1.0, 1.0),
+    metrics: Mapping[str, float] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Make `folder` the cascade of the bundles `first` and `second`, with the files of both.
+
+    The first answers with a probability of at least `threshold`, the logits of each divided by its temperature. A
+    tokenizer that both have is kept once. Raises `BundleError`.
+    """
+    small, large = read_bundle(first), read_bundle(second)
+    check_pair(small, large)
+    shared = small.files[small.tokenizer] == large.files[large.tokenizer]
+    names = {name: f"{FIRST}/{name}" for name in small.files if not (shared and name == small.tokenizer)}
+    stage = small.model_dump(include=set(Stage.model_fields)) | {
+        "model": names[small.model],
+        "tokenizer": names.get(small.tokenizer, large.tokenizer),
+        "temperature": small.temperature * temperatures[0],
+        "threshold": threshold,
+    }
+    fields = large.model_dump(exclude={"files"}) | {
+        "first": stage,
+        "temperature": large.temperature * temperatures[1],
+        "metrics": dict(metrics or {}),
+        "provenance": dict(provenance or {}),
+    }
+
+    def fill(aside: Path) -> None:
+        copies = [(first / name, aside / kept) for name, kept in names.items()]
+        for source, target in [*copies, *((second / name, aside / name) for name in large.files)]:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
+    return write_bundle(folder, fields, fill)

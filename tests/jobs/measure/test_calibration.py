@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from jobs.measure.calibration import COLDEST, HOTTEST, confidence, fit_temperature, lowest_threshold
+
+
+def logits_and_labels(heat: float, rows: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [N, 4], and labels [N] drawn from softmax(logits / heat)."""
+    random = np.random.default_rng(seed)
+    logits_NC = random.normal(size=(rows, 4)) * 5
+    noise_NC = random.gumbel(size=(rows, 4))
+    return logits_NC, (logits_NC / heat + noise_NC).argmax(axis=1)
+
+
+def nll(logits_NC: np.ndarray, label_N: np.ndarray, temperature: float) -> float:
+    return -log_softmax(logits_NC / temperature, axis=1)[np.arange(len(label_N)), label_N].mean()
+
+
+@pytest.mark.parametrize("heat", [0.5, 1.0, 3.0])
+def test_temperature_is_where_scipy_finds_the_least_nll(heat: float):
+    logits_NC, label_N = logits_and_labels(heat)
+    best = minimize_scalar(
+        lambda log_t: nll(logits_NC, label_N, np.exp(log_t)), bounds=(-2, 3), method="bounded", options={"xatol": 1e-9}
+    )
+    fitted = fit_temperature(logits_NC, label_N)
+    assert fitted == pytest.approx(np.exp(best.x), rel=1e-5)  # pyright: ignore[reportAttributeAccessIssue]
+    assert fitted == pytest.approx(heat, rel=0.3)
+
+
+def test_log_probabilities_do_as_well_as_logits():
+    logits_NC, label_N = logits_and_labels(2.0)
+    log_scores_NC = log_softmax(logits_NC, axis=1)
+    assert fit_temperature(log_scores_NC, label_N) == pytest.approx(fit_temperature(logits_NC, label_N))
+    np.testing.assert_allclose(confidence(log_scores_NC, 2.0), confidence(logits_NC, 2.0))
+
+
+def test_a_model_that_is_always_right_or_always_wrong_gets_the_end_of_the_scale():
+    logits_NC, _ = logits_and_labels(1.0)
+    assert fit_temperature(logits_NC, logits_NC.argmax(axis=1)) == pytest.approx(COLDEST)
+    assert fit_temperature(logits_NC, logits_NC.argmin(axis=1)) == pytest.approx(HOTTEST)
+
+
+def test_confidence_is_the_largest_probability():
+    logits_NC, _ = logits_and_labels(1.0, rows=7)
+    expected = np.exp(log_softmax(logits_NC / 1.7, axis=1)).max(axis=1)
+    np.testing.assert_allclose(confidence(logits_NC, 1.7), expected)
+
+
+def lowest_by_trying(
+    confidence_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray, wanted: float
+) -> float | None:
+    known = np.unique(confidence_N)
+    for threshold in (0.0, *((known[1:] + known[:-1]) / 2)):
+        if np.where(confidence_N >= threshold, first_N, second_N).mean() >= wanted:
+            return threshold
+    return None
+
+
+@pytest.mark.parametrize("digits", [1, 12])  # 1: most confidences are shared by several rows
+def test_threshold_is_the_lowest_that_trying_them_all_finds(digits: int):
+    found = []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        rows = int(random.integers(1, 40))
+        confidence_N = random.uniform(0.2, 1, rows).round(digits)
+        first_N, second_N = random.random(rows) < confidence_N, random.random(rows) < 0.9
+        wanted = second_N.mean() - random.choice([-0.05, 0.0, 0.02, 0.1, 0.5])
+        found.append(lowest_threshold(confidence_N, first_N, second_N, wanted))
+        assert found[-1] == pytest.approx(lowest_by_trying(confidence_N, first_N, second_N, wanted))
+    assert None in found and 0.0 in found and len(set(found)) > 15
+
+
+def test_the_first_answers_no_row_that_shares_its_confidence_with_one_too_many():
+    confidence_N = np.array([0.9, 0.8, 0.8, 0.7])
+    first_N, second_N = np.array([True, True, False, False]), np.array([True, True, True, True])
+    assert lowest_threshold(confidence_N, first_N, second_N, 1.0) == pytest.approx(0.85)

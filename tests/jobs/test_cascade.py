@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster import registry
+from cluster.record import Cluster
+from cluster.session import JobError
+from configs.loader import UsageError
+from jobs.cascade import cascade, run, teacher_accuracy
+from jobs.deploy import check_evidence, evidence, smoke
+from jobs.measure import fresh
+from jobs.measure.contenders import Contender
+from jobs.recipe import Recipe
+from serving.bundle import MANIFEST, BundleError, read_bundle
+from serving.cascade import Cascade
+from serving.runtime import load_bundle
+from tests.serving import tiny
+from tests.serving.tiny import LABELS, WORDS, write_tiny_bundle
+from tuning.spec import BudgetSpec
+
+TEXTS = [" ".join(words) for words in itertools.combinations(WORDS[4:], 2)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two bundles, the first a blurred copy of the second, and validation rows of which that is right on 90 %."""
+    folder = tmp_path_factory.mktemp("cascade")
+    random = np.random.default_rng(0)
+    weights = tiny.reference_weights(0)
+    write_tiny_bundle(folder / "second", seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        weights["linear"] = weights["linear"] + random.normal(size=weights["linear"].shape).astype(np.float32)
+        patch.setattr(tiny, "reference_weights", lambda seed: weights)
+        write_tiny_bundle(folder / "first")
+    with (folder / "validation.jsonl").open("w") as file:
+        for text, said in zip(TEXTS, load_bundle(folder / "second").predict(TEXTS), strict=True):
+            label = said["label"] if random.random() < 0.9 else random.choice(LABELS)
+            file.write(json.dumps({"text": text, "label": label}) + "\n")
+    return folder
+
+
+def recipe(folder: Path, output: Path, **sections: Any) -> Recipe:
+    data = {"validation": str(folder / "validation.jsonl")}
+    return Recipe.model_validate({"name": "x", "output": str(output), "data": data} | sections)
+
+
+def made(folder: Path, output: Path, **sections: Any) -> Cascade:
+    asked = recipe(folder, output, **sections)
+    cascade(asked, folder / "first", folder / "second", output / "cascade", {"run_id": "1"})
+    loaded = load_bundle(output / "cascade")
+    assert isinstance(loaded, Cascade)
+    return loaded
+
+
+def accuracy(folder: Path, labels: list[str]) -> float:
+    rows = [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
+    return float(np.mean([row["label"] == label for row, label in zip(rows, labels, strict=True)]))
+
+
+def labels_of(classifier: Any) -> list[str]:
+    return [each["label"] for each in classifier.predict(TEXTS)]
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05, 0.2])
+def test_no_lower_threshold_keeps_the_wanted_accuracy(folder: Path, tmp_path: Path, loss: float):
+    joined = made(folder, tmp_path, cascade={"max_loss": loss})
+    second = labels_of(load_bundle(folder / "second"))
+    wanted = accuracy(folder, second) - loss
+    assert accuracy(folder, labels_of(joined)) >= wanted - 1e-9
+    first = load_bundle(folder / "first")
+    assert joined.bundle.first is not None and 0 < joined.bundle.first.threshold < 1
+    scores_NC = first.scores(TEXTS).astype(np.float64) ** (1 / joined.bundle.first.temperature)
+    sure_N = (scores_NC / scores_NC.sum(axis=1, keepdims=True)).max(axis=1)
+    for lower in (each for each in sure_N if each < joined.bundle.first.threshold - 1e-6):
+        mixed = np.where(sure_N >= lower, labels_of(first), second)
+        assert accuracy(folder, mixed.tolist()) < wanted
+
+
+def test_a_cascade_says_what_it_is_made_of_and_what_its_models_do_alone(folder: Path, tmp_path: Path):
+    bundle = made(folder, tmp_path, cascade={"max_loss": 0.05}).bundle
+    for name in ("first", "second"):
+        alone = accuracy(folder, labels_of(load_bundle(folder / name)))
+        assert bundle.metrics[f"validation_{name}_accuracy"] == pytest.approx(alone)
+        assert bundle.provenance[name].keys() == {"bundle", "provenance"}
+    assert bundle.provenance["run_id"] == "1"
+    assert bundle.provenance["wanted_accuracy"] == pytest.approx(bundle.metrics["validation_second_accuracy"] - 0.05)
+
+
+def test_without_a_stated_loss_the_budget_says_what_is_kept_of_the_teacher(folder: Path, tmp_path: Path):
+    write_tiny_bundle(tmp_path / "teacher", runtime="torch", metrics={"validation_accuracy": 0.9})
+    bundle = made(folder, tmp_path, budget={"min_retention": 0.8}).bundle
+    assert bundle.provenance["wanted_accuracy"] == pytest.approx(0.72)
+    with pytest.raises(JobError, match=r"no threshold .* keeps an accuracy of 1\.3500 on the validation rows \(0\.\d+"):
+        made(folder, tmp_path, budget={"min_retention": 1.5})
+
+
+def test_a_teacher_of_other_labels_is_none_and_its_absence_is_said(folder: Path, tmp_path: Path):
+    asked = recipe(folder, tmp_path)
+    second = load_bundle(folder / "second").bundle
+    with pytest.raises(JobError, match=r"teacher: no teacher of these labels.*give teacher\.bundle, or cascade\.max"):
+        made(folder, tmp_path)
+    write_tiny_bundle(tmp_path / "teacher", labels=LABELS[::-1], runtime="torch", metrics={"validation_accuracy": 0.9})
+    assert teacher_accuracy(asked, second) is None
+
+
+def test_a_first_model_that_would_do_alone_is_a_warning(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    joined = made(folder, tmp_path, cascade={"max_loss": 0.99})
+    assert joined.share_first(TEXTS) == 1
+    assert [each.levelno for each in caplog.records if "the second is never asked" in each.message] == [logging.WARNING]
+
+
+def test_rows_of_a_label_that_the_bundles_do_not_know_are_refused(folder: Path, tmp_path: Path):
+    (tmp_path / "validation.jsonl").write_text('{"text": "refund", "label": "praise"}\n')
+    asked = recipe(tmp_path, tmp_path, cascade={"max_loss": 0.1})
+    with pytest.raises(UsageError, match=r"data\.validation: label 'praise' is none of the bundle's 3"):
+        cascade(asked, folder / "first", folder / "second", tmp_path / "cascade", {})
+
+
+def test_a_bundle_with_other_labels_is_refused_before_rows_are_read(folder: Path, tmp_path: Path):
+    write_tiny_bundle(tmp_path / "other", labels=LABELS[::-1])
+    asked = Recipe.model_validate({"name": "x", "data": {"validation": "nowhere.jsonl"}})
+    with pytest.raises(BundleError, match="their labels differ"):
+        cascade(asked, tmp_path / "other", folder / "second", tmp_path / "cascade", {})
+
+
+def test_a_recipe_without_a_first_bundle_is_refused(folder: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match=r"cascade\.first: missing; give a small exported bundle"):
+        run(recipe(folder, tmp_path))
+
+
+def test_folders_of_bundles_are_made_absolute_on_the_driver_and_uris_stay(tmp_path: Path):
+    asked = Recipe.model_validate({"name": "x", "cascade": {"first": "edge/bundle", "second": "models:/x@champion"}})
+    found = asked.on_driver(tmp_path / "home", tmp_path).cascade
+    assert (found.first, found.second) == (str(tmp_path / "edge/bundle"), "models:/x@champion")
+
+
+def test_measuring_gives_the_share_of_the_first_and_latencies_of_rows_as_they_come(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    joined = made(folder, tmp_path, cascade={"max_loss": 0.05})
+    monkeypatch.setattr(fresh, "_pin", lambda threads: None)
+    monkeypatch.setattr(fresh, "CALLS", 10)
+    contenders = [
+        Contender(name="both", kind="bundle", folder=str(tmp_path / "cascade")),
+        Contender(name="second", kind="bundle", folder=str(folder / "second")),
+    ]
+    data = recipe(folder, tmp_path).data
+    found = fresh.answer(fresh.Question(data=data, split="validation", contenders=contenders, mix=True))
+    assert found["both"].metrics["first_share"] == joined.share_first(TEXTS)
+    assert found["both"].metrics["accuracy"] == pytest.approx(accuracy(folder, labels_of(joined)))
+    assert "first_share" not in found["second"].metrics
+    for each in found.values():
+        assert 0 < each.metrics["mix_p50_ms"] <= each.metrics["mix_p95_ms"]
+
+
+def test_the_job_measures_what_deploy_asks_for_and_registers_the_bundle(
+    folder: Path, tmp_path: Path, on_cluster: Cluster
+):
+    write_tiny_bundle(tmp_path / "teacher", runtime="torch", metrics={"validation_accuracy": 0.95})
+    parts = {"first": str(folder / "first"), "second": str(folder / "second")}
+    result = run(recipe(folder, tmp_path, name="tiny-cascade", cascade=parts, budget={"min_retention": 0.9}))
+    fetched = registry.folder("models:/tiny-cascade@cascade", MANIFEST)
+    bundle = read_bundle(fetched)
+    assert result.bundle is not None and bundle == read_bundle(Path(result.bundle))
+    assert bundle.metrics == result.metrics
+    assert result.metrics["retention"] == pytest.approx(result.metrics["validation_accuracy"] / 0.95)
+    assert 0 < result.metrics["validation_first_share"] < 1
+    assert result.metrics["mix_p50_ms"] <= result.metrics["mix_p95_ms"]
+    check_evidence("models:/tiny-cascade@cascade", evidence(bundle), BudgetSpec(min_retention=0.9, max_p95_ms=1000))
+    smoke("models:/tiny-cascade@cascade", fetched, bundle)
