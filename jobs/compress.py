@@ -38,15 +38,18 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     return Result("compress", run.id, output(recipe), metrics, bundle=str(folder))
 
 
-def compress(recipe: Recipe, student: Path, folder: Path, provenance: Mapping[str, Any]) -> Bundle:
-    """Make `folder` the bundle of `student` after all steps of the recipe."""
+def compress(recipe: Recipe, student: Path, folder: Path, provenance: Mapping[str, Any], judged: bool = True) -> Bundle:
+    """Make `folder` the bundle of `student` after all steps of the recipe.
+
+    Raises `JobError` where, if `judged`, a step loses too much.
+    """
     from jobs.compression import steps
     from jobs.compression.workplace import Workplace
     from jobs.models import encoder
 
     reference = read_reference(student, "python -m jobs.distill")
     with tempfile.TemporaryDirectory(prefix="slimcart-compress-") as between:
-        workplace = Workplace(recipe, student, reference, Path(between))
+        workplace = Workplace(recipe, student, reference, Path(between), judged)
         file = steps.compress(encoder.load(student), recipe.compression, workplace)
         fields = reference.model_dump(exclude={"files", "metrics", "provenance"}) | {
             "runtime": "onnxruntime",
