@@ -30,7 +30,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         session.connect()
         folder = Path(output(recipe), "bundle")
         student = Path(recipe.bundle or Path(output(recipe), "student"))
-        compress(recipe, student, folder, {"run_id": run.id})
+        compress(recipe, student, folder, {"run_id": run.id}, judged=True)
         metrics = measure_candidate(recipe, folder)
         with_metrics(folder, metrics)
         run.metrics.log(metrics)
@@ -38,10 +38,12 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     return Result("compress", run.id, output(recipe), metrics, bundle=str(folder))
 
 
-def compress(recipe: Recipe, student: Path, folder: Path, provenance: Mapping[str, Any], judged: bool = True) -> Bundle:
+def compress(
+    recipe: Recipe, student: Path, folder: Path, provenance: Mapping[str, Any], judged: bool = False
+) -> Bundle:
     """Make `folder` the bundle of `student` after all steps of the recipe.
 
-    Raises `JobError` where, if `judged`, a step loses too much.
+    Raises `JobError` where, if `judged`, a step loses too much; the trials of a search are measured whole instead.
     """
     from jobs.compression import steps
     from jobs.compression.workplace import Workplace

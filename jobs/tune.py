@@ -146,8 +146,7 @@ def trial(
         distilled = distill(chosen, rows, Path(teacher_outputs), place / "student", run.id)
         bundle = place / "bundle"
         with quiet.at_work():
-            made_by = {"run_id": run.id, "trial": trial_id, "values": values}
-            compress(chosen, place / "student", bundle, made_by, judged=False)  # the file is, by the search
+            compress(chosen, place / "student", bundle, {"run_id": run.id, "trial": trial_id, "values": values})
         metrics = measure_candidate(chosen, bundle)
         metrics[METRIC] = metrics[f"validation_{classify.METRIC}"]
         metrics["retention"] = metrics[METRIC] / teacher_metric

@@ -1,7 +1,7 @@
 """ONNX graphs in 8 bits by ONNX Runtime's quantiser: which layers a graph has, and chosen ones converted.
 
-A layer is a product with a constant matrix (MatMul, Gemm, Conv) or a look-up in a constant table (Gather). Products of two
-activations, those inside attention, stay in float: a few per cent of the work, and the place where 8 bits hurt most.
+A layer is a product with a constant matrix (MatMul, Gemm, Conv) or a look-up in a constant table (Gather). Products of
+two activations, those inside attention, stay in float: a few per cent of the work.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import io
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.calibrate import CalibrationDataReader, create_calibrator, save_tensors_data
 
@@ -28,24 +29,32 @@ METHODS = {
 }
 
 
-def read(file: Path) -> ModelProto:
-    """The graph of an ONNX file with every layer under a name of its own, that of its weights where they have one."""
+class Graph(NamedTuple):
+    """A float graph whose layers have names of their own, those of their weights where they have one."""
+
+    model: ModelProto
+    shapes: list[ValueInfoProto]  # of tensors on the way, as the exporter knew them
+
+
+def read(file: Path) -> Graph:
+    """The graph of an ONNX file."""
     model = onnx.load(str(file))
-    del model.graph.value_info[:]  # shapes that the exporter noted; the quantiser's own inference trips over them
+    shapes = list(model.graph.value_info)
+    del model.graph.value_info[:]  # the quantiser's own inference trips over them
     _name(model.graph)
-    return model
+    return Graph(model, shapes)
 
 
-def layers(model: ModelProto) -> list[str]:
+def layers(graph: Graph) -> list[str]:
     """Names of all layers, from the input to the output."""
-    return [node.name for node in _layers(model.graph)]
+    return [node.name for node in _layers(graph.model.graph)]
 
 
-def dynamic(model: ModelProto, chosen: Collection[str], spec: QuantizeSpec, made: Path) -> None:
+def dynamic(graph: Graph, chosen: Collection[str], spec: QuantizeSpec, made: Path) -> None:
     """Write `made` with the chosen layers in 8 bits; activations are scaled in each batch."""
     with _hushed():
         quantize_dynamic(
-            model,
+            graph.model,
             str(made),
             op_types_to_quantize=list(WEIGHTS),
             nodes_to_quantize=[*chosen, *(f"{layer}_MatMul" for layer in chosen)],  # what it makes of a Gemm
@@ -53,30 +62,31 @@ def dynamic(model: ModelProto, chosen: Collection[str], spec: QuantizeSpec, made
             reduce_range=spec.reduce_range,
             weight_type=QuantType.QInt8,
         )
+    _restore(graph.shapes, made)
 
 
-def calibrate(model: ModelProto, feeds: Iterable[dict[str, np.ndarray]], spec: QuantizeSpec, folder: Path) -> None:
+def calibrate(graph: Graph, feeds: Iterable[dict[str, np.ndarray]], spec: QuantizeSpec, folder: Path) -> None:
     """Leave in `folder` what `static` needs: the graph, and the range of every activation over the feeds."""
-    graph, ranges = _calibrated(folder)
+    file, ranges = _calibrated(folder)
     separate = ModelProto()
-    separate.CopyFrom(model)
+    separate.CopyFrom(graph.model)
     _separate_inputs(separate.graph)
-    onnx.save(separate, str(graph))
+    onnx.save(separate, str(file))
     with _hushed():
         calibrator = create_calibrator(
-            graph, list(WEIGHTS), str(folder / "observed.onnx"), calibrate_method=METHODS[spec.calibration]
+            file, list(WEIGHTS), str(folder / "observed.onnx"), calibrate_method=METHODS[spec.calibration]
         )
         for feed in feeds:  # one by one: batches of different lengths make no common array
             calibrator.collect_data(_Once(feed))
         save_tensors_data(calibrator.compute_data(), ranges)
 
 
-def static(folder: Path, chosen: Collection[str], spec: QuantizeSpec, made: Path) -> None:
+def static(graph: Graph, folder: Path, chosen: Collection[str], spec: QuantizeSpec, made: Path) -> None:
     """Write `made` with the chosen layers between QuantizeLinear and DequantizeLinear (QDQ), as `calibrate` found."""
-    graph, ranges = _calibrated(folder)
+    file, ranges = _calibrated(folder)
     with _hushed():
         quantize_static(
-            graph,
+            file,
             str(made),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(WEIGHTS),
@@ -89,6 +99,7 @@ def static(folder: Path, chosen: Collection[str], spec: QuantizeSpec, made: Path
             calibration_cache_path=ranges,
             extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},  # sums go on in float
         )
+    _restore(graph.shapes, made)
 
 
 class _Once(CalibrationDataReader):
@@ -128,6 +139,17 @@ def _name(graph: GraphProto) -> None:
         name = (name or node.name or node.output[0]).removeprefix("model.")
         node.name = name if name not in taken else f"{name}.{len(taken)}"
         taken.add(node.name)
+
+
+def _restore(shapes: Iterable[ValueInfoProto], made: Path) -> None:
+    """Put the exporter's shapes back: by what the quantiser infers, the runtime cannot fuse every residual and norm."""
+    model = onnx.load(str(made))
+    known = {each.name: each for each in shapes}
+    remaining = {name for node in model.graph.node for name in node.output}
+    others = [each for each in model.graph.value_info if each.name not in known]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(others + [each for name, each in known.items() if name in remaining])
+    onnx.save(model, str(made))
 
 
 def _separate_inputs(graph: GraphProto) -> None:

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 class Judge:
     """Measures the model on the same validation rows after each step; where there are none, the facts say so.
 
-    A trial of the search is not `judged`: its exported file is measured whole, and what loses too much cannot win.
+    Nothing is measured where the workplace is not `judged`: the file of a trial is measured whole, and what loses too
+    much cannot win.
     """
 
     def __init__(self, model: nn.Module, specs: Sequence[StepSpec], workplace: Workplace) -> None:

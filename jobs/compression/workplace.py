@@ -30,7 +30,7 @@ class Workplace:
     student: Path  # the reference bundle under compression
     reference: Bundle
     folder: Path  # for files in between; gone afterwards
-    judged: bool = True  # whether a step that loses too much ends the job
+    judged: bool = False  # whether a step that loses too much ends the job
     facts: dict[str, Any] = field(default_factory=dict)  # by the name of a step: what it says of itself, for the report
     tokenizer: Tokenizer = field(init=False)  # gives the ids that the model takes; a step may put another in its place
 

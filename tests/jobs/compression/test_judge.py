@@ -40,7 +40,9 @@ def ruined(model: EncoderClassifier) -> EncoderClassifier:
 @pytest.fixture
 def place(tmp_path: Path, model: EncoderClassifier) -> Workplace:
     rows = labelled(examples(60), model)
-    return workplace(tmp_path, model, rows, rows, budget={"min_retention": 0.9})
+    made = workplace(tmp_path, model, rows, rows, budget={"min_retention": 0.9})
+    made.judged = True
+    return made
 
 
 def test_every_step_is_measured(place: Workplace, model: EncoderClassifier):
