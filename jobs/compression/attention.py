@@ -18,7 +18,7 @@ def for_export(model: EncoderClassifier) -> nn.Module:
     """`model` with the projections to queries, keys and values merged and its mask made once; others as they are.
 
     One quantised product of [H, 3H] instead of three, attention in plain products instead of what the exporter makes
-    of PyTorch's fused one, and no look-up of a type where all texts are single.
+    of PyTorch's fused one, the mean as a product, and no look-up of a type where all texts are single.
     """
     if model.encoder.config.model_type not in LIKE_BERT:
         return model
@@ -35,9 +35,16 @@ class _Plain(nn.Module):
             model.encoder.embeddings = _Embeddings(model.encoder.embeddings)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        hidden_BL = torch.finfo(torch.float32).min * (1.0 - attention_mask.to(torch.float32))
-        mask_B11L = hidden_BL[:, None, None, :]  # transformers hands a mask of four axes to the layers as it is
-        return self.model.answer(self.model.tokens(input_ids, mask_B11L, token_type_ids), attention_mask)
+        masked_BL = torch.finfo(torch.float32).min * (1.0 - attention_mask.to(torch.float32))
+        mask_B11L = masked_BL[:, None, None, :]  # transformers hands a mask of four axes to the layers as it is
+        hidden_BLH = self.model.tokens(input_ids, mask_B11L, token_type_ids)
+        return self.model.head(self._pooled(hidden_BLH, attention_mask.to(hidden_BLH.dtype)))
+
+    def _pooled(self, hidden_BLH: Tensor, mask_BL: Tensor) -> Tensor:
+        if self.model.pooling == "cls":
+            return hidden_BLH[:, 0]
+        share_B1L = (mask_BL / mask_BL.sum(1, keepdim=True)).unsqueeze(1)
+        return (share_B1L @ hidden_BLH).squeeze(1)  # the mean as one product
 
 
 class _Embeddings(nn.Module):

@@ -11,11 +11,10 @@ import io
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.calibrate import CalibrationDataReader, create_calibrator, save_tensors_data
 
@@ -29,32 +28,23 @@ METHODS = {
 }
 
 
-class Graph(NamedTuple):
-    """A float graph whose layers have names of their own, those of their weights where they have one."""
-
-    model: ModelProto
-    shapes: list[ValueInfoProto]  # of tensors on the way, as the exporter knew them
-
-
-def read(file: Path) -> Graph:
-    """The graph of an ONNX file."""
+def read(file: Path) -> ModelProto:
+    """The graph of an ONNX file with every layer under a name of its own, that of its weights where they have one."""
     model = onnx.load(str(file))
-    shapes = list(model.graph.value_info)
-    del model.graph.value_info[:]  # the quantiser's own inference trips over them
     _name(model.graph)
-    return Graph(model, shapes)
+    return model
 
 
-def layers(graph: Graph) -> list[str]:
+def layers(model: ModelProto) -> list[str]:
     """Names of all layers, from the input to the output."""
-    return [node.name for node in _layers(graph.model.graph)]
+    return [node.name for node in _layers(model.graph)]
 
 
-def dynamic(graph: Graph, chosen: Collection[str], spec: QuantizeSpec, made: Path) -> None:
+def dynamic(model: ModelProto, chosen: Collection[str], spec: QuantizeSpec, made: Path) -> None:
     """Write `made` with the chosen layers in 8 bits; activations are scaled in each batch."""
     with _hushed():
         quantize_dynamic(
-            graph.model,
+            model,
             str(made),
             op_types_to_quantize=list(WEIGHTS),
             nodes_to_quantize=[*chosen, *(f"{layer}_MatMul" for layer in chosen)],  # what it makes of a Gemm
@@ -62,14 +52,14 @@ def dynamic(graph: Graph, chosen: Collection[str], spec: QuantizeSpec, made: Pat
             reduce_range=spec.reduce_range,
             weight_type=QuantType.QInt8,
         )
-    _restore(graph.shapes, made)
+    _drop_shapes(made)
 
 
-def calibrate(graph: Graph, feeds: Iterable[dict[str, np.ndarray]], spec: QuantizeSpec, folder: Path) -> None:
+def calibrate(model: ModelProto, feeds: Iterable[dict[str, np.ndarray]], spec: QuantizeSpec, folder: Path) -> None:
     """Leave in `folder` what `static` needs: the graph, and the range of every activation over the feeds."""
     file, ranges = _calibrated(folder)
     separate = ModelProto()
-    separate.CopyFrom(graph.model)
+    separate.CopyFrom(model)
     _separate_inputs(separate.graph)
     onnx.save(separate, str(file))
     with _hushed():
@@ -81,7 +71,7 @@ def calibrate(graph: Graph, feeds: Iterable[dict[str, np.ndarray]], spec: Quanti
         save_tensors_data(calibrator.compute_data(), ranges)
 
 
-def static(graph: Graph, folder: Path, chosen: Collection[str], spec: QuantizeSpec, made: Path) -> None:
+def static(folder: Path, chosen: Collection[str], spec: QuantizeSpec, made: Path) -> None:
     """Write `made` with the chosen layers between QuantizeLinear and DequantizeLinear (QDQ), as `calibrate` found."""
     file, ranges = _calibrated(folder)
     with _hushed():
@@ -99,7 +89,7 @@ def static(graph: Graph, folder: Path, chosen: Collection[str], spec: QuantizeSp
             calibration_cache_path=ranges,
             extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},  # sums go on in float
         )
-    _restore(graph.shapes, made)
+    _drop_shapes(made)
 
 
 class _Once(CalibrationDataReader):
@@ -141,14 +131,10 @@ def _name(graph: GraphProto) -> None:
         taken.add(node.name)
 
 
-def _restore(shapes: Iterable[ValueInfoProto], made: Path) -> None:
-    """Put the exporter's shapes back: by what the quantiser infers, the runtime cannot fuse every residual and norm."""
+def _drop_shapes(made: Path) -> None:
+    """Those that the quantiser inferred, for the reason in `jobs.compression.export`."""
     model = onnx.load(str(made))
-    known = {each.name: each for each in shapes}
-    remaining = {name for node in model.graph.node for name in node.output}
-    others = [each for each in model.graph.value_info if each.name not in known]
     del model.graph.value_info[:]
-    model.graph.value_info.extend(others + [each for name, each in known.items() if name in remaining])
     onnx.save(model, str(made))
 
 

@@ -22,12 +22,12 @@ def quantize(file: Path, spec: QuantizeSpec, made: Path, workplace: Workplace) -
 
     Raises `JobError` where `mode: static` finds no training rows, or where the guard cannot keep the loss in its limit.
     """
-    graph = int8.read(file)
-    layers = int8.layers(graph)
-    put = functools.partial(int8.dynamic, graph)
+    model = int8.read(file)
+    layers = int8.layers(model)
+    put = functools.partial(int8.dynamic, model)
     if spec.mode == "static":
-        int8.calibrate(graph, workplace.rows("train", spec.calibration_rows).feeds, spec, workplace.folder)
-        put = functools.partial(int8.static, graph, workplace.folder)
+        int8.calibrate(model, workplace.rows("train", spec.calibration_rows).feeds, spec, workplace.folder)
+        put = functools.partial(int8.static, workplace.folder)
 
     def convert(chosen: Collection[str]) -> Path:
         put(chosen, spec, made)

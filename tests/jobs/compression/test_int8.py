@@ -119,7 +119,7 @@ def test_a_matrix_has_a_scale_per_channel_or_one(files: Pair):
 
 def test_no_weight_is_further_from_its_own_than_half_a_step_of_its_scale(files: Pair):
     """Symmetric: 127 steps between 0 and the largest weight of a channel, or of the matrix."""
-    whole = int8.read(files.whole).model
+    whole = int8.read(files.whole)
     weights, stored = constants(whole), constants(onnx.load(files.small))
     products = [node for node in whole.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
     assert len(products) == 4 * LAYERS
@@ -156,7 +156,7 @@ def fixed(request: pytest.FixtureRequest, whole: Path, tmp_path_factory: pytest.
     graph = int8.read(whole)
     feeds = [feed(50, tokens, seed=tokens) for tokens in (8, 16)]
     int8.calibrate(graph, feeds, spec, folder)
-    int8.static(graph, folder, int8.layers(graph), spec, folder / "1.onnx")
+    int8.static(folder, int8.layers(graph), spec, folder / "1.onnx")
     return Static(folder / "1.onnx", folder)
 
 
@@ -182,7 +182,7 @@ def test_the_runtime_multiplies_in_8_bits_and_adds_in_float(fixed: Static, tmp_p
     assert kinds["QGemm"] == 1  # the head
     assert kinds["MatMul"] + kinds["FusedMatMul"] == 2 * LAYERS  # of two activations each, inside attention
     assert kinds["QuantizeLinear"] == 4 * LAYERS + 1  # one in front of each product; what is added is not rounded
-    assert kinds["SkipLayerNormalization"] == 2 * LAYERS
+    assert not kinds["SkipLayerNormalization"]  # slower than its parts
     assert not kinds["Identity"]
 
 
@@ -190,7 +190,7 @@ def test_the_runtime_scales_and_multiplies_in_one_operation(files: Pair, tmp_pat
     kinds = Counter(node.op_type for node in loaded(files.small, tmp_path).node)
     assert kinds["DynamicQuantizeMatMul"] + kinds["MatMulIntegerToFloat"] == 4 * LAYERS + 1
     assert not kinds["MatMulInteger"]
-    assert kinds["SkipLayerNormalization"] == 2 * LAYERS
+    assert not kinds["SkipLayerNormalization"]  # slower than its parts
 
 
 def test_layers_are_named_after_their_weights(whole: Path):
@@ -219,7 +219,7 @@ def test_quantizing_leaves_logging_as_it_was(
     graph, spec = int8.read(whole), QuantizeSpec(step="quantize", mode="static", calibration="percentile")
     int8.dynamic(graph, int8.layers(graph), spec, tmp_path / "1.onnx")
     int8.calibrate(graph, [feed(4, 8)], spec, tmp_path)
-    int8.static(graph, tmp_path, int8.layers(graph), spec, tmp_path / "2.onnx")
+    int8.static(tmp_path, int8.layers(graph), spec, tmp_path / "2.onnx")
     assert logging.root.level == before
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
