@@ -30,7 +30,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         session.connect()
         folder = Path(output(recipe), "bundle")
         student = Path(recipe.bundle or Path(output(recipe), "student"))
-        compress(recipe, student, folder, {"run_id": run.id})
+        compress(recipe, student, folder, {"run_id": run.id}, judged=True)
         metrics = measure_candidate(recipe, folder)
         with_metrics(folder, metrics)
         run.metrics.log(metrics)
@@ -38,15 +38,20 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     return Result("compress", run.id, output(recipe), metrics, bundle=str(folder))
 
 
-def compress(recipe: Recipe, student: Path, folder: Path, provenance: Mapping[str, Any]) -> Bundle:
-    """Make `folder` the bundle of `student` after all steps of the recipe."""
+def compress(
+    recipe: Recipe, student: Path, folder: Path, provenance: Mapping[str, Any], judged: bool = False
+) -> Bundle:
+    """Make `folder` the bundle of `student` after all steps of the recipe.
+
+    Raises `JobError` where, if `judged`, a step loses too much; the trials of a search are measured whole instead.
+    """
     from jobs.compression import steps
     from jobs.compression.workplace import Workplace
     from jobs.models import encoder
 
     reference = read_reference(student, "python -m jobs.distill")
     with tempfile.TemporaryDirectory(prefix="slimcart-compress-") as between:
-        workplace = Workplace(recipe, student, reference, Path(between))
+        workplace = Workplace(recipe, student, reference, Path(between), judged)
         file = steps.compress(encoder.load(student), recipe.compression, workplace)
         fields = reference.model_dump(exclude={"files", "metrics", "provenance"}) | {
             "runtime": "onnxruntime",

@@ -50,7 +50,7 @@ class Classifier:
         self._session = session
         self._tokenizer = tokenizer
         self._tokens_per_batch = tokens_per_batch
-        self._pad_id = _pad_id(tokenizer)
+        self._pad_id = pad_id(tokenizer)
         tokenizer.no_padding()
         tokenizer.enable_truncation(bundle.max_length)
 
@@ -130,6 +130,14 @@ def cut(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
         batch.append(index)
     if batch:
         yield batch
+
+
+def pad_id(tokenizer: Tokenizer) -> int:
+    """The id that rows are filled up with."""
+    if tokenizer.padding:
+        return tokenizer.padding["pad_id"]
+    known = (tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>"))
+    return next((each for each in known if each is not None), 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -233,13 +241,6 @@ def _valid(index: int, text: str) -> str:
     except UnicodeEncodeError:
         raise InputError(f"input {index} holds a lone surrogate, which is not valid text") from None
     return text
-
-
-def _pad_id(tokenizer: Tokenizer) -> int:
-    if tokenizer.padding:
-        return tokenizer.padding["pad_id"]
-    known = (tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>"))
-    return next((each for each in known if each is not None), 0)
 
 
 def _softmax(logits_BC: np.ndarray) -> np.ndarray:

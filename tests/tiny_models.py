@@ -10,6 +10,7 @@ from transformers import (
     AutoModel,
     BertConfig,
     DistilBertConfig,
+    ElectraConfig,
     ModernBertConfig,
     PreTrainedConfig,
     RobertaConfig,
@@ -24,6 +25,7 @@ VOCABULARY = 60
 POSITIONS = 40
 TRANSFORMERS: Mapping[str, Any] = {
     "bert": BertConfig,
+    "electra": ElectraConfig,
     "roberta": RobertaConfig,
     "distilbert": DistilBertConfig,
     "modernbert": ModernBertConfig,

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from jobs.models.encoder import EncoderClassifier
 
 LIKE_BERT = ("bert", "roberta", "xlm-roberta", "electra")
+COUNTED = ("bert", "electra")  # the position of a token is its place in the row, whatever stands there
 
 
 def for_export(model: EncoderClassifier) -> nn.Module:
     """`model` with the projections to queries, keys and values merged and its mask made once; others as they are.
 
-    One quantised product of [H, 3H] instead of three, and attention in plain products instead of what the exporter
-    makes of PyTorch's fused one.
+    One quantised product of [H, 3H] instead of three, attention in plain products instead of what the exporter makes
+    of PyTorch's fused one, the mean as a product, and no look-up of a type where all texts are single.
     """
     if model.encoder.config.model_type not in LIKE_BERT:
         return model
@@ -30,11 +31,45 @@ class _Plain(nn.Module):
         self.model = model
         for layer in model.encoder.encoder.layer:  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
             layer.attention.self = _MergedAttention(layer.attention.self)
+        if model.encoder.config.model_type in COUNTED:
+            model.encoder.embeddings = _Embeddings(model.encoder.embeddings)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        hidden_BL = torch.finfo(torch.float32).min * (1.0 - attention_mask.to(torch.float32))
-        mask_B11L = hidden_BL[:, None, None, :]  # transformers hands a mask of four axes to the layers as it is
-        return self.model.answer(self.model.tokens(input_ids, mask_B11L, token_type_ids), attention_mask)
+        masked_BL = torch.finfo(torch.float32).min * (1.0 - attention_mask.to(torch.float32))
+        mask_B11L = masked_BL[:, None, None, :]  # transformers hands a mask of four axes to the layers as it is
+        hidden_BLH = self.model.tokens(input_ids, mask_B11L, token_type_ids)
+        return self.model.head(self._pooled(hidden_BLH, attention_mask.to(hidden_BLH.dtype)))
+
+    def _pooled(self, hidden_BLH: Tensor, mask_BL: Tensor) -> Tensor:
+        if self.model.pooling == "cls":
+            return hidden_BLH[:, 0]
+        share_B1L = (mask_BL / mask_BL.sum(1, keepdim=True)).unsqueeze(1)
+        return (share_B1L @ hidden_BLH).squeeze(1)  # the mean as one product
+
+
+class _Embeddings(nn.Module):
+    """LayerNorm(word + position + type); the type of a first text lies in the positions, and counts for nothing."""
+
+    def __init__(self, embeddings: Any) -> None:
+        super().__init__()
+        self.word_embeddings, self.LayerNorm = embeddings.word_embeddings, embeddings.LayerNorm
+        self.position_embeddings = embeddings.position_embeddings
+        self.token_type_embeddings = embeddings.token_type_embeddings
+        self.register_buffer("position_ids", embeddings.position_ids, persistent=False)
+        self.position_ids: Tensor
+        with torch.no_grad():
+            first = self.token_type_embeddings.weight[0].clone()
+            self.position_embeddings.weight += first
+            self.token_type_embeddings.weight -= first
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, **rest: Any) -> Tensor:
+        """As the embeddings they replace; `rest` is for caches and given vectors, which a classifier has none of."""
+        hidden_BLH = self.word_embeddings(input_ids) + self.position_embeddings(
+            self.position_ids[:, : input_ids.shape[1]]
+        )
+        if token_type_ids is not None:
+            hidden_BLH = hidden_BLH + self.token_type_embeddings(token_type_ids)
+        return self.LayerNorm(hidden_BLH)
 
 
 class _MergedAttention(nn.Module):

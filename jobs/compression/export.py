@@ -67,13 +67,18 @@ def largest_difference(model: nn.Module, inputs: Sequence[str], file: Path) -> f
 
 
 def _drop_notes(file: Path) -> None:
-    """The exporter notes at each node where this machine keeps the code, lines of it included: no part of a bundle."""
+    """Drop where this machine keeps the code, noted at each node with lines of it, and the shapes on the way.
+
+    ONNX Runtime fuses a residual and its norm where it knows their shapes, into an operation on one core (1.31) that
+    takes 2.5 times as long as the two.
+    """
     import onnx
 
     model = onnx.load(str(file))
     graph = model.graph
-    for noted in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+    for noted in (model, graph, *graph.node, *graph.input, *graph.output):
         del noted.metadata_props[:]
+    del graph.value_info[:]
     onnx.save(model, str(file))
 
 

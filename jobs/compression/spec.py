@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.loader import Spec
 
@@ -14,9 +14,17 @@ class StepSpec(Spec):
 
     after_export: ClassVar[bool] = False  # works on the exported file, not on the model
     looks_around: ClassVar[bool] = False  # is handed a `Workplace` too
+    trains: ClassVar[bool] = False  # the model learns: what the steps before it lost is judged after it
 
     name: str | None = Field(
         default=None, min_length=1, description="name by which overrides and the search address it"
+    )
+    max_loss: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of the validation metric that it may lose; more fails the job. "
+        "Default: 1 - budget.min_retention; 1 = anything goes",
     )
 
 
@@ -34,11 +42,35 @@ class ExportStep(StepSpec):
 
 
 class QuantizeSpec(StepSpec):
-    """Int8 weights and embeddings, activations scaled at run time. After `export`."""
+    """Int8 weights and embedding tables; what two activations are multiplied with stays in float. After `export`."""
 
     after_export: ClassVar[bool] = True
+    looks_around: ClassVar[bool] = True
     step: Literal["quantize"]
+    mode: Literal["dynamic", "static"] = Field(
+        default="dynamic", description="scales of activations: found in each batch, or fixed by calibration rows"
+    )
     per_channel: bool = Field(default=True, description="one scale per output channel instead of one per matrix")
+    reduce_range: bool = Field(
+        default=False, description="weights in 7 bits, for CPUs without VNNI, where sums of 8-bit products saturate"
+    )
+    calibration_rows: int = Field(default=256, ge=1, description="training rows that fix the scales; static only")
+    calibration: Literal["minmax", "entropy", "percentile"] = Field(
+        default="minmax",
+        description="range of an activation: all of it, the one of least KL divergence, or 99.999 % of it; static only",
+    )
+    guard: bool = Field(
+        default=True, description="leave the most sensitive layers in float until the loss is inside max_loss"
+    )
+
+    @model_validator(mode="after")
+    def only_static_is_calibrated(self) -> Self:
+        for name in ("calibration_rows", "calibration") if self.mode == "dynamic" else ():
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name}: {value!r}: mode 'dynamic' fixes no scales; use mode: static, or leave it out"
+                )
+        return self
 
 
 Step = Annotated[PruneSpec | ExportStep | QuantizeSpec, Field(discriminator="step")]

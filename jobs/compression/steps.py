@@ -8,11 +8,11 @@ be combined with stands in `jobs.compression.spec.APART`.
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.compression.judge import Judge
 from jobs.compression.spec import ExportStep, PruneSpec, QuantizeSpec, StepSpec
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ STEPS: dict[type[StepSpec], str] = {
     QuantizeSpec: "jobs.compression.quantize:quantize",
 }
 
-log = logging.getLogger(__name__)
-
 
 def step(spec: StepSpec) -> Callable[..., Any]:
     """The function of a step's spec; its module is imported only now."""
@@ -35,15 +33,22 @@ def step(spec: StepSpec) -> Callable[..., Any]:
 
 
 def compress(model: EncoderClassifier, specs: Sequence[StepSpec], workplace: Workplace) -> Path:
-    """Apply all steps; returns the last file, which lies in the folder of `workplace`. `model` stays as it was."""
+    """Apply all steps; returns the last file, which lies in the folder of `workplace`. `model` stays as it was.
+
+    Raises `JobError` where one loses more than its `max_loss`, see `Judge`.
+    """
     split = next(index for index, spec in enumerate(specs) if isinstance(spec, ExportStep))
-    for spec in specs[:split]:
+    judge = Judge(model, specs, workplace)
+    for number, spec in enumerate(specs[:split]):
         model = step(spec)(model, spec, *_around(spec, workplace))
+        judge.after(number, model)
     file = workplace.folder / "0.onnx"
     step(specs[split])(model, workplace.inputs, file)
+    judge.after(split, file)
     for number, spec in enumerate(specs[split + 1 :], 1):
         made = workplace.folder / f"{number}.onnx"
         step(spec)(file, spec, made, *_around(spec, workplace))
+        judge.after(split + number, made)
         file = made
     return file
 

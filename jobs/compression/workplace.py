@@ -11,10 +11,15 @@ from tokenizers import Tokenizer
 
 from cluster.session import JobError
 from configs.folder import FolderError
-from jobs.data.prepared import Prepared
+from jobs.compression.rows import Rows, take
+from jobs.compression.spec import StepSpec
+from jobs.data.prepared import Prepared, PreparedSplit
 from jobs.models.reference import check_fits, read_tokenizer
 from jobs.recipe import Recipe
 from serving.bundle import Bundle
+from serving.runtime import pad_id
+
+JUDGED = 2000  # validation rows at most that a step is judged on
 
 
 @dataclass
@@ -25,6 +30,7 @@ class Workplace:
     student: Path  # the reference bundle under compression
     reference: Bundle
     folder: Path  # for files in between; gone afterwards
+    judged: bool = False  # whether a step that loses too much ends the job
     facts: dict[str, Any] = field(default_factory=dict)  # by the name of a step: what it says of itself, for the report
     tokenizer: Tokenizer = field(init=False)  # gives the ids that the model takes; a step may put another in its place
 
@@ -55,3 +61,24 @@ class Workplace:
             else:
                 return prepared
         raise JobError(f"compression needs the rows that the student learned from: {reasons[-1]}")
+
+    def rows(self, split: PreparedSplit, most: int) -> Rows:
+        """At most so many rows of a split, evenly spread over it, as the exported graph takes them."""
+        return take(self.prepared.examples(split), self.inputs, pad_id(self.tokenizer), most)
+
+    def validation(self) -> Rows | None:
+        """The rows that steps are judged on; None where nothing was prepared, or where models write texts."""
+        if self.recipe.task != "classify" or self.recipe.output is None:
+            return None
+        try:
+            return self.rows("validation", JUDGED)
+        except JobError:
+            return None
+
+    def max_loss(self, spec: StepSpec) -> float:
+        """The share of the validation metric that a step may lose."""
+        return max(0.0, 1 - self.recipe.budget.min_retention) if spec.max_loss is None else spec.max_loss
+
+    def note(self, spec: StepSpec, **found: Any) -> None:
+        """Add to the facts of a step."""
+        self.facts.setdefault(spec.name or spec.step, {}).update(found)

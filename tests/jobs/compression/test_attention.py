@@ -9,7 +9,7 @@ from tests.tiny_models import batch, encoder_classifier
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
 def test_the_rewritten_encoder_is_the_same_function(kind: str, pooling: str):
     model = encoder_classifier(kind, pooling=pooling)
     given = batch(4, 12)
@@ -39,6 +39,13 @@ def test_queries_keys_and_values_are_one_product():
     modules = for_export(encoder_classifier("bert", layers=1)).modules()
     widths = [each.out_features for each in modules if isinstance(each, torch.nn.Linear)]
     assert widths[0] == 3 * 32
+
+
+def test_a_single_text_has_no_type_to_look_up():
+    model = encoder_classifier("bert", layers=1)
+    embeddings = for_export(model).model.encoder.embeddings  # pyright: ignore[reportAttributeAccessIssue]
+    assert not embeddings.token_type_embeddings.weight[0].any()
+    assert model.encoder.embeddings.token_type_embeddings.weight[0].all()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_graded_encoder_keeps_its_grades():

@@ -1,106 +1,74 @@
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, numpy_helper
 
-from jobs.compression.export import export_onnx
+from cluster.session import JobError
+from jobs.compression import int8
 from jobs.compression.quantize import quantize
+from jobs.compression.rows import metric
 from jobs.compression.spec import QuantizeSpec
-from tests.tiny_models import VOCABULARY, batch, encoder_classifier
+from jobs.compression.workplace import Workplace
+from tests.tiny_graph import LAYERS, write_graph
+from tests.tiny_models import encoder_classifier
+from tests.tiny_workplace import examples, labelled, workplace
 
-LAYERS = 2
-INPUTS = ("input_ids", "attention_mask")
-
-
-class Pair(NamedTuple):
-    """The float file and what became of it."""
-
-    whole: Path
-    small: Path
-    per_channel: bool
+RUINED = "second"
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A float file, made once: the exporter takes seconds for any model."""
-    file = tmp_path_factory.mktemp("whole") / "0.onnx"
-    export_onnx(encoder_classifier(layers=LAYERS), INPUTS, file)
-    return file
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    """Its rows have the labels that the float file gives them."""
+    file = write_graph(tmp_path / "0.onnx", RUINED)
+    train, validation = (labelled(examples(200, seed), file) for seed in (0, 1))
+    return workplace(tmp_path, encoder_classifier(layers=1), train, validation, budget={"min_retention": 0.9})
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["per channel", "per matrix"])
-def files(request: pytest.FixtureRequest, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    pair = Pair(whole, tmp_path_factory.mktemp("quantize") / "1.onnx", request.param)
-    before = whole.read_bytes()
-    quantize(whole, QuantizeSpec(step="quantize", per_channel=request.param), pair.small)
-    assert whole.read_bytes() == before
-    return pair
+def made(place: Workplace, **fields: Any) -> float:
+    """Quantise; the accuracy of what was made."""
+    file = place.folder / "1.onnx"
+    quantize(place.folder.parent / "0.onnx", QuantizeSpec.model_validate({"step": "quantize", **fields}), file, place)
+    rows = place.validation()
+    assert rows is not None
+    return metric(file, rows)
 
 
-def logits(file: Path, rows: int, tokens: int) -> np.ndarray:
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    feed = {name: tensor.numpy() for name, tensor in batch(rows, tokens).items()}
-    return np.asarray(session.run(["logits"], feed)[0])
+@pytest.mark.parametrize("mode", ["dynamic", "static"])
+def test_the_guard_leaves_the_layer_that_8_bits_ruin_in_float_and_says_so(place: Workplace, mode: str):
+    assert made(place, mode=mode) >= 0.9
+    facts = place.facts["quantize"]
+    assert facts["in_float"] == [RUINED]
+    assert facts["sensitivity"].keys() == set(LAYERS)
+    assert facts["layers"] == len(LAYERS)
 
 
-def test_the_weights_take_about_a_quarter_of_the_bytes(files: Pair):
-    whole, small = (
-        sum(len(numpy_helper.to_array(each).tobytes()) for each in onnx.load(file).graph.initializer)
-        for file in (files.whole, files.small)
-    )
-    assert small < 0.35 * whole
-    assert files.small.stat().st_size < files.whole.stat().st_size
+@pytest.mark.parametrize("mode", ["dynamic", "static"])
+def test_without_the_guard_the_layer_is_ruined(place: Workplace, mode: str):
+    assert made(place, mode=mode, guard=False) < 0.7
+    assert place.facts["quantize"] == {"guard": "off"}
 
 
-def test_the_int8_file_answers_nearly_like_the_float_file(files: Pair):
-    whole_BC, small_BC = (logits(file, 400, 16) for file in (files.whole, files.small))
-    spread = whole_BC.std()
-    assert np.abs(small_BC - whole_BC).mean() < 0.05 * spread
-    assert (small_BC.argmax(1) == whole_BC.argmax(1)).mean() >= 0.95
-    assert not np.array_equal(small_BC, whole_BC)
+def test_a_wider_limit_leaves_nothing_in_float(place: Workplace):
+    assert made(place, max_loss=1) < 0.7
+    assert place.facts["quantize"]["in_float"] == []
 
 
-def test_the_int8_file_takes_any_batch_and_length(files: Pair):
-    for rows, tokens in ((1, 2), (3, 17), (16, 40)):
-        assert logits(files.small, rows, tokens).shape == logits(files.whole, rows, tokens).shape
+def test_without_rows_the_guard_says_that_it_measured_nothing(place: Workplace):
+    place.recipe = place.recipe.model_copy(update={"output": str(place.folder)})
+    quantize(place.folder.parent / "0.onnx", QuantizeSpec(step="quantize"), place.folder / "1.onnx", place)
+    assert place.facts["quantize"] == {"guard": "no rows to measure on"}
+    with pytest.raises(JobError, match="needs the rows"):
+        made(place, mode="static")
 
 
-def test_weights_of_products_and_embeddings_are_stored_in_8_bits(files: Pair):
-    graph = onnx.load(files.small).graph
-    stored = {each.name: each for each in graph.initializer}
-    kinds = [node.op_type for node in graph.node]
-    weighted = [node for node in graph.node if node.op_type in ("MatMul", "Gemm") and set(node.input) & stored.keys()]
-    assert not weighted
-    assert kinds.count("MatMulInteger") == 4 * LAYERS + 1  # one for queries, keys and values; the head
-    for node in graph.node:
-        if node.op_type == "MatMulInteger":
-            assert stored[node.input[1]].data_type == TensorProto.INT8
-    words = [each for each in graph.initializer if list(each.dims) == [VOCABULARY, 32]]
-    assert [each.data_type for each in words] == [TensorProto.UINT8]
-    large = [each for each in graph.initializer if each.data_type == TensorProto.FLOAT and np.prod(each.dims) > 96]
-    assert not large
+def test_the_layers_of_the_graph_are_named_after_their_weights(tmp_path: Path):
+    assert int8.layers(int8.read(write_graph(tmp_path / "0.onnx"))) == LAYERS
 
 
-def test_a_matrix_has_a_scale_per_channel_or_one(files: Pair):
-    graph = onnx.load(files.small).graph
-    sizes = {each.name: int(np.prod(each.dims)) for each in graph.initializer}
-    scales = [
-        sizes[node.input[1].removesuffix("_quantized") + "_scale"]
-        for node in graph.node
-        if node.op_type == "MatMulInteger"
-    ]
-    assert set(scales) == ({5, 32, 64, 96} if files.per_channel else {1})
-
-
-def test_quantizing_leaves_logging_as_it_was(files: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    before = logging.root.level
-    quantize(files.whole, QuantizeSpec(step="quantize"), tmp_path / "1.onnx")
-    assert logging.root.level == before
-    assert not caplog.records
+@pytest.mark.parametrize("field", [{"calibration_rows": 9}, {"calibration": "entropy"}])
+def test_calibration_is_refused_where_it_would_be_ignored(field: dict[str, Any]):
+    with pytest.raises(ValueError, match=f"{next(iter(field))}: .*: mode 'dynamic' fixes no scales"):
+        QuantizeSpec.model_validate({"step": "quantize", **field})
+    QuantizeSpec.model_validate({"step": "quantize", "mode": "static", **field})

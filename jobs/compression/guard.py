@@ -1,0 +1,71 @@
+"""Accuracy guard: how much each layer suffers in 8 bits, and the most sensitive ones left in float until it is enough.
+
+Sensitivity as in ZeroQ (Cai et al. 2020, arXiv 2001.00281): the KL divergence of the answers with this layer alone
+in 8 bits from those in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cluster.session import JobError
+from jobs.compression.rows import Rows, logits, metric
+from jobs.tasks import classify
+
+Convert = Callable[[Collection[str]], Path]  # layers to put in 8 bits -> the file
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """What the guard did. The last file that was converted is the one that it accepts."""
+
+    before: float  # metric in float
+    after: float  # metric of the accepted file
+    in_float: list[str] = field(default_factory=list)  # the most sensitive layer first
+    sensitivity: dict[str, float] = field(default_factory=dict)  # nats by layer; empty where none had to be left out
+
+
+def guarded(whole: Path, layers: Sequence[str], convert: Convert, rows: Rows, few: Rows, max_loss: float) -> Guarded:
+    """Convert all layers, or all but as few of the most sensitive ones as keep the loss within `max_loss`.
+
+    The metric is taken over `rows`, sensitivities over `few`. `max_loss` is a share of the metric of `whole`, the file
+    in float. Raises `JobError` where one layer alone in 8 bits loses more.
+    """
+    before = metric(whole, rows)
+    after = metric(convert(layers), rows)
+    if lost(before, after) <= max_loss:
+        return Guarded(before, after)
+    suffered = sensitivity(whole, layers, convert, few)
+    ranked = sorted(layers, key=lambda layer: -suffered[layer])
+    for number in range(1, len(ranked)):
+        after = metric(convert([layer for layer in layers if layer not in ranked[:number]]), rows)
+        if lost(before, after) <= max_loss:
+            return Guarded(before, after, ranked[:number], {layer: suffered[layer] for layer in ranked})
+    raise JobError(
+        f"int8: validation {classify.METRIC} falls from {before:.4g} to {after:.4g} with {ranked[-1]} alone in 8 bits, "
+        f"the layer that suffers least; a loss of {max_loss:.2g} is allowed: raise max_loss, or leave the step out"
+    )
+
+
+def sensitivity(whole: Path, layers: Sequence[str], convert: Convert, rows: Rows) -> dict[str, float]:
+    """Mean KL(float || this layer alone in 8 bits) of the answers to `rows`, in nats, by layer."""
+    float_NC = _log_softmax(logits(whole, rows))
+    found = {}
+    for layer in layers:
+        int8_NC = _log_softmax(logits(convert([layer]), rows))
+        found[layer] = float((np.exp(float_NC) * (float_NC - int8_NC)).sum(1).mean())
+    return found
+
+
+def lost(before: float, after: float) -> float:
+    """The share of a metric that is gone; below 0 where it rose, none of nothing."""
+    return round(1 - after / before, 9) if before else 0.0
+
+
+def _log_softmax(logits_NC: np.ndarray) -> np.ndarray:
+    shifted_NC = logits_NC.astype(np.float64) - logits_NC.max(1, keepdims=True)
+    return shifted_NC - np.log(np.exp(shifted_NC).sum(1, keepdims=True))

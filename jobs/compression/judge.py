@@ -1,0 +1,59 @@
+"""What each step of a compression costs in accuracy, and the end of the job where that is too much."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.session import JobError
+from jobs.compression.guard import lost
+from jobs.compression.rows import metric
+from jobs.compression.spec import StepSpec
+from jobs.compression.workplace import Workplace
+from jobs.tasks import classify
+
+if TYPE_CHECKING:
+    from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+class Judge:
+    """Measures the model on the same validation rows after each step; where there are none, the facts say so.
+
+    Nothing is measured where the workplace is not `judged`: the file of a trial is measured whole, and what loses too
+    much cannot win.
+    """
+
+    def __init__(self, model: nn.Module, specs: Sequence[StepSpec], workplace: Workplace) -> None:
+        self._specs, self._workplace = specs, workplace
+        rows = workplace.validation() if workplace.judged else None
+        self._last = self._agreed = None if rows is None else metric(model, rows)
+
+    def after(self, number: int, model: nn.Module | Path) -> None:
+        """Note what step `number` lost. Raises `JobError` where it is more than its `max_loss`.
+
+        Steps that a later one trains after are not judged: that one is, with all that it did not win back.
+        """
+        if not self._workplace.judged:
+            return
+        spec, before, rows = self._specs[number], self._last, self._workplace.validation()
+        if before is None or self._agreed is None or rows is None:
+            self._workplace.note(spec, measured="no: there are no prepared validation rows of this student")
+            return
+        self._last = metric(model, rows)
+        self._workplace.note(spec, before=before, after=self._last, rows=len(rows))
+        name = spec.name or spec.step
+        log.info("%s: validation %s %.4f, before %.4f", name, classify.METRIC, self._last, before)
+        if any(later.trains for later in self._specs[number + 1 :]):
+            return
+        allowed = self._workplace.max_loss(spec)
+        if lost(self._agreed, self._last) > allowed:
+            raise JobError(
+                f"compression[{number}]: {name!r} lowers validation {classify.METRIC} from {self._agreed:.4g} to "
+                f"{self._last:.4g} ({len(rows)} rows); it may lose {allowed:.2%} of it: ask less of the step, train "
+                f"after it, or raise its max_loss"
+            )
+        self._agreed = self._last

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from jobs.compression import int8
+from jobs.compression.export import export_onnx
+from jobs.compression.spec import QuantizeSpec
+from tests.tiny_models import VOCABULARY, batch, encoder_classifier
+
+LAYERS = 2
+INPUTS = ("input_ids", "attention_mask")
+
+
+class Pair(NamedTuple):
+    """The float file and what became of it."""
+
+    whole: Path
+    small: Path
+    per_channel: bool
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float file, made once: the exporter takes seconds for any model."""
+    file = tmp_path_factory.mktemp("whole") / "0.onnx"
+    export_onnx(encoder_classifier(layers=LAYERS), INPUTS, file)
+    return file
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["per channel", "per matrix"])
+def files(request: pytest.FixtureRequest, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    pair = Pair(whole, tmp_path_factory.mktemp("quantize") / "1.onnx", request.param)
+    before = whole.read_bytes()
+    graph = int8.read(whole)
+    int8.dynamic(graph, int8.layers(graph), QuantizeSpec(step="quantize", per_channel=request.param), pair.small)
+    assert whole.read_bytes() == before
+    return pair
+
+
+def logits(file: Path, rows: int, tokens: int) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["logits"], feed(rows, tokens))[0])
+
+
+def feed(rows: int, tokens: int, seed: int = 0) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in batch(rows, tokens, seed).items()}
+
+
+def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+
+
+def loaded(file: Path, folder: Path) -> onnx.GraphProto:
+    """What the runtime makes of a file before it runs it."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "loaded.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "loaded.onnx").graph
+
+
+def test_the_weights_take_about_a_quarter_of_the_bytes(files: Pair):
+    whole, small = (
+        sum(len(numpy_helper.to_array(each).tobytes()) for each in onnx.load(file).graph.initializer)
+        for file in (files.whole, files.small)
+    )
+    assert small < 0.35 * whole
+    assert files.small.stat().st_size < files.whole.stat().st_size
+
+
+def test_the_int8_file_answers_nearly_like_the_float_file(files: Pair):
+    whole_BC, small_BC = (logits(file, 400, 16) for file in (files.whole, files.small))
+    spread = whole_BC.std()
+    assert np.abs(small_BC - whole_BC).mean() < 0.05 * spread
+    assert (small_BC.argmax(1) == whole_BC.argmax(1)).mean() >= 0.95
+    assert not np.array_equal(small_BC, whole_BC)
+
+
+def test_the_int8_file_takes_any_batch_and_length(files: Pair):
+    for rows, tokens in ((1, 2), (3, 17), (16, 40)):
+        assert logits(files.small, rows, tokens).shape == logits(files.whole, rows, tokens).shape
+
+
+def test_weights_of_products_and_embeddings_are_stored_in_8_bits(files: Pair):
+    graph = onnx.load(files.small).graph
+    stored = {each.name: each for each in graph.initializer}
+    kinds = [node.op_type for node in graph.node]
+    weighted = [node for node in graph.node if node.op_type in ("MatMul", "Gemm") and set(node.input) & stored.keys()]
+    assert not weighted
+    assert kinds.count("MatMulInteger") == 4 * LAYERS + 1  # one for queries, keys and values; the head
+    for node in graph.node:
+        if node.op_type == "MatMulInteger":
+            assert stored[node.input[1]].data_type == TensorProto.INT8
+    words = [each for each in graph.initializer if list(each.dims) == [VOCABULARY, 32]]
+    assert [each.data_type for each in words] == [TensorProto.UINT8]
+    large = [each for each in graph.initializer if each.data_type == TensorProto.FLOAT and np.prod(each.dims) > 96]
+    assert not large
+
+
+def test_a_matrix_has_a_scale_per_channel_or_one(files: Pair):
+    graph = onnx.load(files.small).graph
+    sizes = {each.name: int(np.prod(each.dims)) for each in graph.initializer}
+    scales = [
+        sizes[node.input[1].removesuffix("_quantized") + "_scale"]
+        for node in graph.node
+        if node.op_type == "MatMulInteger"
+    ]
+    assert set(scales) == ({5, 32, 64, 96} if files.per_channel else {1})
+
+
+def test_no_weight_is_further_from_its_own_than_half_a_step_of_its_scale(files: Pair):
+    """Symmetric: 127 steps between 0 and the largest weight of a channel, or of the matrix."""
+    whole = int8.read(files.whole)
+    weights, stored = constants(whole), constants(onnx.load(files.small))
+    products = [node for node in whole.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    assert len(products) == 4 * LAYERS
+    for node in products:
+        weight_IO = weights[node.input[1]]
+        scale = stored[f"{node.input[1]}_scale"]
+        largest = np.abs(weight_IO).max(axis=0 if files.per_channel else None)
+        np.testing.assert_allclose(scale, largest / 127, rtol=1e-5)
+        back_IO = stored[f"{node.input[1]}_quantized"].astype(np.float32) * scale
+        assert (np.abs(back_IO - weight_IO) <= scale / 2 * (1 + 1e-5)).all()
+
+
+def test_reduced_weights_take_7_bits(whole: Path, tmp_path: Path):
+    graph = int8.read(whole)
+    int8.dynamic(graph, int8.layers(graph), QuantizeSpec(step="quantize", reduce_range=True), tmp_path / "1.onnx")
+    stored = constants(onnx.load(tmp_path / "1.onnx"))
+    products = [each for name, each in stored.items() if name.endswith("_quantized") and each.dtype == np.int8]
+    assert max(np.abs(each).max() for each in products) == 64
+    spread = logits(whole, 100, 16).std()
+    assert np.abs(logits(tmp_path / "1.onnx", 100, 16) - logits(whole, 100, 16)).mean() < 0.1 * spread
+
+
+class Static(NamedTuple):
+    """A statically quantised file and the folder with its ranges."""
+
+    file: Path
+    folder: Path
+
+
+@pytest.fixture(scope="module", params=["minmax", "entropy", "percentile"])
+def fixed(request: pytest.FixtureRequest, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Static:
+    folder = tmp_path_factory.mktemp("static")
+    spec = QuantizeSpec.model_validate({"step": "quantize", "mode": "static", "calibration": request.param})
+    graph = int8.read(whole)
+    feeds = [feed(50, tokens, seed=tokens) for tokens in (8, 16)]
+    int8.calibrate(graph, feeds, spec, folder)
+    int8.static(folder, int8.layers(graph), spec, folder / "1.onnx")
+    return Static(folder / "1.onnx", folder)
+
+
+def test_fixed_scales_answer_like_scales_of_each_batch(fixed: Static, whole: Path, tmp_path: Path):
+    graph = int8.read(whole)
+    int8.dynamic(graph, int8.layers(graph), QuantizeSpec(step="quantize"), tmp_path / "1.onnx")
+    whole_BC, dynamic_BC, static_BC = (logits(file, 400, 16) for file in (whole, tmp_path / "1.onnx", fixed.file))
+    spread = whole_BC.std()
+    assert np.abs(static_BC - dynamic_BC).mean() < 0.08 * spread
+    assert np.abs(static_BC - whole_BC).mean() < 0.08 * spread
+    assert (static_BC.argmax(1) == whole_BC.argmax(1)).mean() >= 0.93
+    assert not np.array_equal(static_BC, dynamic_BC)
+
+
+def test_a_static_file_stores_tables_and_weights_in_8_bits(fixed: Static):
+    large = [each for each in constants(onnx.load(fixed.file)).values() if each.dtype == np.float32 and each.size > 96]
+    assert not large
+
+
+def test_the_runtime_multiplies_in_8_bits_and_adds_in_float(fixed: Static, tmp_path: Path):
+    kinds = Counter(node.op_type for node in loaded(fixed.file, tmp_path).node)
+    assert kinds["MatMulIntegerToFloat"] == 4 * LAYERS
+    assert kinds["QGemm"] == 1  # the head
+    assert kinds["MatMul"] + kinds["FusedMatMul"] == 2 * LAYERS  # of two activations each, inside attention
+    assert kinds["QuantizeLinear"] == 4 * LAYERS + 1  # one in front of each product; what is added is not rounded
+    assert not kinds["SkipLayerNormalization"]  # slower than its parts
+    assert not kinds["Identity"]
+
+
+def test_the_runtime_scales_and_multiplies_in_one_operation(files: Pair, tmp_path: Path):
+    kinds = Counter(node.op_type for node in loaded(files.small, tmp_path).node)
+    assert kinds["DynamicQuantizeMatMul"] + kinds["MatMulIntegerToFloat"] == 4 * LAYERS + 1
+    assert not kinds["MatMulInteger"]
+    assert not kinds["SkipLayerNormalization"]  # slower than its parts
+
+
+def test_layers_are_named_after_their_weights(whole: Path):
+    names = int8.layers(int8.read(whole))
+    assert names[-1] == "head"
+    assert "encoder.embeddings.word_embeddings" in names
+    assert "encoder.encoder.layer.1.attention.self.projection" in names
+    assert len(names) == len(set(names))
+
+
+def test_only_chosen_layers_are_converted(whole: Path, tmp_path: Path):
+    graph = int8.read(whole)
+    names = int8.layers(graph)
+    int8.dynamic(graph, ["head"], QuantizeSpec(step="quantize"), tmp_path / "1.onnx")
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "1.onnx").graph.node)
+    assert kinds["MatMulInteger"] == 1
+    int8.dynamic(graph, names[:-1], QuantizeSpec(step="quantize"), tmp_path / "2.onnx")
+    left = int8.layers(int8.read(tmp_path / "2.onnx"))
+    assert left == ["head"]
+
+
+def test_quantizing_leaves_logging_as_it_was(
+    whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+):
+    before = logging.root.level
+    graph, spec = int8.read(whole), QuantizeSpec(step="quantize", mode="static", calibration="percentile")
+    int8.dynamic(graph, int8.layers(graph), spec, tmp_path / "1.onnx")
+    int8.calibrate(graph, [feed(4, 8)], spec, tmp_path)
+    int8.static(tmp_path, int8.layers(graph), spec, tmp_path / "2.onnx")
+    assert logging.root.level == before
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
