@@ -1,4 +1,4 @@
-"""The table of compression steps, and running them in the recipe's order.
+"""The tables of compression steps and of exports, and running them in the recipe's order.
 
 Before `export` a step is `(model, spec) -> model`; after it `(file, spec, new file) -> None`. One whose spec
 `looks_around` is handed a `Workplace` as well. A new step is one spec, one function and one line here; what it cannot
@@ -11,41 +11,84 @@ import importlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.compression.spec import ExportStep, PruneSpec, QuantizeSpec, StepSpec
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from jobs.compression.workplace import Workplace
-    from jobs.models.encoder import EncoderClassifier
 
 STEPS: dict[type[StepSpec], str] = {
     PruneSpec: "jobs.compression.prune:prune",
-    ExportStep: "jobs.compression.export:export_onnx",
     QuantizeSpec: "jobs.compression.quantize:quantize",
 }
+
+EXPORTS = {  # by runtime: (model, new file, workplace) -> None
+    "onnxruntime": "jobs.compression.export:export",
+    "openvino": "jobs.compression.openvino:export",
+    "ctranslate2": "jobs.compression.ctranslate2:export",
+}
+
+OF_RUNTIME: dict[tuple[str, type[StepSpec]], str] = {  # steps after export on files other than ONNX, with a workplace
+    ("openvino", QuantizeSpec): "jobs.compression.openvino:quantize",
+    ("ctranslate2", QuantizeSpec): "jobs.compression.ctranslate2:quantize",
+}
+
+SUFFIXES = {"onnxruntime": ".onnx", "openvino": ".xml", "ctranslate2": ""}  # of CTranslate2 a folder
 
 log = logging.getLogger(__name__)
 
 
+class Exported(NamedTuple):
+    """A model under way to a runtime."""
+
+    whole: Path  # as it was exported
+    last: Path  # after all steps
+
+
+class Compressed(NamedTuple):
+    """What came of a model: itself as it was exported, and files by runtime."""
+
+    model: nn.Module
+    files: dict[str, Exported]
+
+
 def step(spec: StepSpec) -> Callable[..., Any]:
     """The function of a step's spec; its module is imported only now."""
-    module, _, name = STEPS[type(spec)].partition(":")
-    return getattr(importlib.import_module(module), name)
+    return _function(STEPS[type(spec)])
 
 
-def compress(model: EncoderClassifier, specs: Sequence[StepSpec], workplace: Workplace) -> Path:
-    """Apply all steps; returns the last file, which lies in the folder of `workplace`. `model` stays as it was."""
+def compress(model: nn.Module, specs: Sequence[StepSpec], workplace: Workplace, runtimes: Sequence[str]) -> Compressed:
+    """Apply all steps, those after export for each of the runtimes. `model` stays as it was.
+
+    The files lie in the folder of `workplace`.
+    """
     split = next(index for index, spec in enumerate(specs) if isinstance(spec, ExportStep))
     for spec in specs[:split]:
         model = step(spec)(model, spec, *_around(spec, workplace))
-    file = workplace.folder / "0.onnx"
-    step(specs[split])(model, workplace.inputs, file)
-    for number, spec in enumerate(specs[split + 1 :], 1):
-        made = workplace.folder / f"{number}.onnx"
-        step(spec)(file, spec, made, *_around(spec, workplace))
+    return Compressed(model, {each: _exported(model, specs[split + 1 :], workplace, each) for each in runtimes})
+
+
+def _exported(model: nn.Module, after: Sequence[StepSpec], workplace: Workplace, runtime: str) -> Exported:
+    folder = workplace.folder / runtime
+    folder.mkdir()
+    file = whole = folder / f"0{SUFFIXES[runtime]}"
+    _function(EXPORTS[runtime])(model, whole, workplace)
+    for number, spec in enumerate(after, 1):
+        made = folder / f"{number}{SUFFIXES[runtime]}"
+        if other := OF_RUNTIME.get((runtime, type(spec))):
+            _function(other)(file, spec, made, workplace)
+        else:
+            step(spec)(file, spec, made, *_around(spec, workplace))
         file = made
-    return file
+    return Exported(whole, file)
+
+
+def _function(named: str) -> Callable[..., Any]:
+    module, _, name = named.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _around(spec: StepSpec, workplace: Workplace) -> tuple[Workplace, ...]:

@@ -11,10 +11,14 @@ from tokenizers import Tokenizer
 
 from cluster.session import JobError
 from configs.folder import FolderError
-from jobs.data.prepared import Prepared
+from jobs.compression.rows import Rows, take
+from jobs.data.prepared import Prepared, PreparedSplit
 from jobs.models.reference import check_fits, read_tokenizer
 from jobs.recipe import Recipe
 from serving.bundle import Bundle
+from serving.runtime import pad_id
+
+JUDGED = 2000  # validation rows at most that a step is judged on
 
 
 @dataclass
@@ -55,3 +59,16 @@ class Workplace:
             else:
                 return prepared
         raise JobError(f"compression needs the rows that the student learned from: {reasons[-1]}")
+
+    def rows(self, split: PreparedSplit, most: int) -> Rows:
+        """At most so many rows of a split, evenly spread over it, as the exported graph takes them."""
+        return take(self.prepared.examples(split), self.inputs, pad_id(self.tokenizer), most)
+
+    def validation(self) -> Rows | None:
+        """The rows that steps are judged on; None where nothing was prepared, or where models write texts."""
+        if self.recipe.task != "classify" or self.recipe.output is None:
+            return None
+        try:
+            return self.rows("validation", JUDGED)
+        except JobError:
+            return None
