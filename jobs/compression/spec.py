@@ -43,7 +43,6 @@ class QuantizeSpec(StepSpec):
     After `export`."""
 
     after_export: ClassVar[bool] = True
-    looks_around: ClassVar[bool] = True
     tasks: ClassVar[tuple[str, ...]] = ("classify", "generate")
     runtimes: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "onnxruntime": ("calibration_rows",),
