@@ -18,7 +18,8 @@ from jobs.compression.steps import Compressed, Exported
 from jobs.compression.workplace import Workplace
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Question, ask, key
-from serving.bundle import Bundle, write_bundle
+from jobs.recipe import Recipe
+from serving.bundle import Bundle, read_description, write_bundle
 
 MODEL = {"onnxruntime": "model.onnx", "openvino": "model.xml", "ctranslate2": "model.bin"}  # name in a bundle
 
@@ -110,32 +111,39 @@ def _held(
 def _fastest(
     inside: Mapping[Form, Path], workplace: Workplace, fields: Mapping[str, Any], facts: dict[str, Any]
 ) -> Chosen:
-    """By the geometric mean of p50 over `export.lengths` and `export.batches`, in turns in a fresh process."""
-    recipe = workplace.recipe
+    """By the geometric mean of p50 over `export.lengths` and `export.batches`."""
     folders = {form: workplace.folder / "-".join(("candidate", *form)) for form in inside}
     for form, file in inside.items():
         write(folders[form], form, file, workplace, fields)
-    shapes = [(rows, tokens) for rows in recipe.export.batches for tokens in recipe.export.lengths]
+    named = {" ".join(form): form for form in inside}
+    export = workplace.recipe.export
+    shapes = [(rows, tokens) for rows in export.batches for tokens in export.lengths]
+    measured = timed({name: folders[form] for name, form in named.items()}, workplace.recipe, shapes)
+    for name, p50 in measured.items():
+        facts[name] |= {key(shape, "p50_ms"): ms for shape, ms in p50.items()}
+        facts[name]["mean_ms"] = float(np.exp(np.mean(np.log(list(p50.values())))))
+    best = min(measured, key=lambda name: facts[name]["mean_ms"])
+    log.info("fastest: %s, of %s", best, {name: f"{facts[name]['mean_ms']:.3g} ms" for name in measured})
+    return Chosen(named[best], inside[named[best]], facts)
+
+
+def timed(
+    bundles: Mapping[str, Path], recipe: Recipe, shapes: Sequence[tuple[int, int]]
+) -> dict[str, dict[tuple[int, int], float]]:
+    """{bundle: {(rows, tokens): p50 in ms}}, in turns in a fresh process, tokenizer included."""
+    one = next(iter(bundles.values()))
     measured = ask(
         Question(
             task=recipe.task,
             data=recipe.data.model_copy(update={"test": None, "slices": []}),
             split="validation",
-            contenders=[Contender(name=" ".join(form), kind="bundle", folder=str(folders[form])) for form in inside],
+            contenders=[Contender(name=name, kind="bundle", folder=str(folder)) for name, folder in bundles.items()],
             score=False,
-            shapes=shapes,
-            tokenizer=str(next(iter(folders.values())) / workplace.reference.tokenizer),
+            shapes=list(shapes),
+            tokenizer=str(one / read_description(one).tokenizer),
         )
     )
-    means = {}
-    for form in inside:
-        name = " ".join(form)
-        p50 = {each: measured[name].metrics[each] for each in (key(shape, "p50_ms") for shape in shapes)}
-        means[form] = facts[name]["mean_ms"] = float(np.exp(np.mean(np.log(list(p50.values())))))
-        facts[name] |= p50
-    best = min(means, key=lambda form: means[form])
-    log.info("fastest: %s, of %s", best, {" ".join(form): f"{mean:.3g} ms" for form, mean in means.items()})
-    return Chosen(best, inside[best], facts)
+    return {name: {shape: measured[name].metrics[key(shape, "p50_ms")] for shape in shapes} for name in bundles}
 
 
 def _computes(form: Form) -> bool:

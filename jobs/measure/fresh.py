@@ -119,7 +119,7 @@ def answer(question: Question) -> dict[str, Measured]:
 
     from jobs.measure.timing import interleaved, texts_of_length
 
-    _pin(question.threads)
+    pin(question.threads)
     examples = list(rows(question.data, question.split))
     results: dict[str, dict[str, float]] = {}
     predictors: dict[str, Predictor] = {}
@@ -170,7 +170,7 @@ def _score(task: str, predict: Predictor, examples: list[Row]) -> tuple[dict[str
     return metrics, answers
 
 
-def _pin(threads: int) -> None:
+def pin(threads: int) -> None:
     """Keep to as many cores as there are threads: a thread that wanders leaves its cache behind."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

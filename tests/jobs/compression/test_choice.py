@@ -17,8 +17,8 @@ from jobs.compression.export import export
 from jobs.compression.forms import Form
 from jobs.compression.steps import Compressed, Exported
 from jobs.compression.workplace import Workplace
-from jobs.measure.fresh import Measured, Question
 from jobs.models.encoder import EncoderClassifier
+from jobs.recipe import Recipe
 from serving.runtime import load_bundle
 from tests.tiny_models import encoder_classifier
 from tests.tiny_workplace import examples, labelled, workplace
@@ -54,13 +54,10 @@ def times(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
     """p50 at each shape, by form; a form without times is never asked for. Bundles are not written."""
     known: dict[str, list[float]] = {}
 
-    def ask(question: Question) -> dict[str, Measured]:
-        names = [f"batch{rows}_tokens{tokens}_p50_ms" for rows, tokens in question.shapes]
-        return {
-            each.name: Measured(dict(zip(names, known[each.name], strict=True)), []) for each in question.contenders
-        }
+    def timed(bundles: dict[str, Path], _: Recipe, shapes: list[tuple[int, int]]) -> dict[str, Any]:
+        return {name: dict(zip(shapes, known[name], strict=True)) for name in bundles}
 
-    monkeypatch.setattr(choice, "ask", ask)
+    monkeypatch.setattr(choice, "timed", timed)
     monkeypatch.setattr(choice, "write", lambda *_: None)
     return known
 
