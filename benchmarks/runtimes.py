@@ -52,6 +52,7 @@ BUNDLES: dict[str, tuple[list[dict[str, str]], dict[str, str]]] = {  # steps and
 }
 COMPETE = ("ONNX Runtime int8", "OpenVINO int8", "OpenVINO int8 and bf16")  # what auto times after `quantize`
 OF_THE_BEST, OF_EAGER = 0.95, 4.5
+CALIBRATION_ROWS = 256
 CALL_SECONDS = 0.3  # of a side's turn, about
 UNIT = "rows/s"
 
@@ -173,7 +174,7 @@ def _prepared(recipe: Recipe) -> Prepared:
         (aside / ROWS).mkdir()
         tokenizer.save(str(aside / TOKENIZER))
         for split, table in tables.items():
-            rows = tokenise_classes(table, tokenizer.to_str(), labels)
+            rows = tokenise_classes(table.slice(0, CALIBRATION_ROWS), tokenizer.to_str(), labels)
             pyarrow.parquet.write_table(rows, aside / ROWS / f"{split}.parquet")
         return {"key": "", "labels": labels, "pairs": False, "max_length": LONGEST}
 

@@ -18,7 +18,8 @@ from serving.generator import completions
 from serving.runtimes.ctranslate2 import open_folder
 
 FLOAT, FLOAT_TEXTS, INT8 = 0.999, 0.95, 0.98  # least share of rows, where the recipe does not say
-PROMPTS = 32  # of which a decoder and its file write all
+ROWS = 1000  # validation rows at most
+PROMPTS = 32  # of those, that a decoder and its file complete
 
 
 class Parity(NamedTuple):
@@ -48,7 +49,7 @@ def least(workplace: Workplace, is_float: bool) -> float:
 
 
 def _of_labels(model: nn.Module, workplace: Workplace) -> Compare | None:
-    rows = workplace.validation()
+    rows = workplace.validation(ROWS)
     if rows is None:
         return None
     expected_NC = logits(model, rows)
