@@ -9,6 +9,7 @@ import torch
 import torch.distributed
 
 from cluster.launch import WORKER_ENVIRONMENT
+from jobs.measure.fresh import pin
 
 
 def alone(module: str, *arguments: str) -> None:
@@ -24,3 +25,14 @@ def alone(module: str, *arguments: str) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     store = torch.distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage] - public in torch's reference
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+
+
+def one_thread(module: str) -> None:
+    """Keep this process, started as `python -m <module>`, to one thread on one core; starts it again for the former."""
+    wanted = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        os.execve(  # noqa: S606
+            sys.executable, [sys.executable, "-m", module], {**os.environ, **wanted}
+        )
+    torch.set_num_threads(1)
+    pin(1)

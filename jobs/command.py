@@ -79,8 +79,8 @@ def main(
 def _refuse_what_is_ignored(recipe: Recipe, verb: str, takes: Sequence[str], tasks: Sequence[str]) -> None:
     verb = Path(sys.argv[0]).stem if verb == "__main__" else verb.rpartition(".")[2]
     if recipe.task not in tasks:
-        able = "prepare, finetune, teach, distill and evaluate do"
-        raise UsageError(f"task: {recipe.task!r}: {verb} exports no such model yet; {able}")
+        able = "prepare, finetune, teach, distill, compress and evaluate do"
+        raise UsageError(f"task: {recipe.task!r}: {verb} does not know such models yet; {able}")
     for name in ("bundle", "deploy"):
         if name not in takes and (value := getattr(recipe, name)):
             raise UsageError(f"{name}: {value!r}: {verb} does not take it; leave it out")

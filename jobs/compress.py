@@ -7,19 +7,20 @@ Reads <output>/student (or `bundle=<folder>` of safetensors), writes <output>/bu
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cluster import session, tracking
+from configs.loader import UsageError
 from jobs.command import Result, main
+from jobs.compression.forms import forms
 from jobs.measure.fresh import measure_candidate
 from jobs.models.reference import read_reference
 from jobs.prepare import output
 from jobs.recipe import Recipe
-from serving.bundle import Bundle, bundle_digest, with_metrics, write_bundle
+from serving.bundle import Bundle, bundle_digest, with_metrics
 
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
@@ -46,31 +47,30 @@ def compress(
     Raises `JobError` where, if `judged`, a step loses too much; the trials of a search are measured whole instead.
     """
     from jobs.compression import steps
+    from jobs.compression.choice import choose, installed, write
     from jobs.compression.workplace import Workplace
-    from jobs.models import encoder
+    from jobs.models import decoder, encoder
 
+    possible = installed(forms(recipe.export, recipe.task, recipe.compression))
     reference = read_reference(student, "python -m jobs.distill")
+    if reference.task != recipe.task:
+        raise UsageError(f"task: {recipe.task!r}: {student} is for task {reference.task!r}")
+    load = decoder.load if recipe.task == "generate" else encoder.load
     with tempfile.TemporaryDirectory(prefix="slimcart-compress-") as between:
         workplace = Workplace(recipe, student, reference, Path(between), judged)
-        file = steps.compress(encoder.load(student), recipe.compression, workplace)
-        fields = reference.model_dump(exclude={"files", "metrics", "provenance"}) | {
-            "runtime": "onnxruntime",
-            "model": "model.onnx",
-            "provenance": {
-                **provenance,
-                "student": bundle_digest(student),
-                "steps": [spec.model_dump(exclude_none=True) for spec in recipe.compression],
-                "facts": workplace.facts,
-                "code": tracking.code_version()[1],
-            },
+        runtimes = list(dict.fromkeys(form.runtime for form in possible))
+        compressed = steps.compress(load(student), recipe.compression, workplace, runtimes)
+        fields = reference.model_dump(exclude={"files", "metrics", "provenance"})
+        chosen = choose(compressed, possible, workplace, fields)
+        fields["provenance"] = {
+            **provenance,
+            "student": bundle_digest(student),
+            "steps": [spec.model_dump(exclude_none=True) for spec in recipe.compression],
+            "facts": workplace.facts | {"forms": chosen.facts},
+            "code": tracking.code_version()[1],
         }
-
-        def fill(aside: Path) -> None:
-            shutil.copyfile(file, aside / "model.onnx")
-            workplace.tokenizer.save(str(aside / reference.tokenizer))
-
-        return write_bundle(folder, fields, fill)
+        return write(folder, chosen.form, chosen.file, workplace, fields)
 
 
 if __name__ == "__main__":
-    main(run, takes=["bundle"], tasks=["classify"])
+    main(run, takes=["bundle"])

@@ -51,12 +51,12 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 def locate(recipe: Recipe) -> Path:
     """The folder of the bundle under evaluation: `bundle`, fetched where it is a model URI, else <output>/bundle.
 
-    Decoders are not exported so far: of them it is <output>/student, or the teacher where there is no student.
+    Of a decoder that was not compressed it is <output>/student, or the teacher where there is no student.
     """
     if recipe.bundle is None:
-        if recipe.task == "classify":
-            return Path(output(recipe), "bundle")
-        student = Path(output(recipe), "student")
+        bundle, student = Path(output(recipe), "bundle"), Path(output(recipe), "student")
+        if recipe.task == "classify" or (bundle / BUNDLE).exists():
+            return bundle
         return student if (student / BUNDLE).exists() else teacher_folder(recipe)
     return registry.folder(recipe.bundle, BUNDLE)
 

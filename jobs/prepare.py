@@ -27,7 +27,7 @@ from jobs.data.spec import DataSpec
 from jobs.models.reference import read_reference, read_tokenizer
 from jobs.models.spec import NEW
 from jobs.recipe import Recipe
-from jobs.tasks.generate import prompt
+from serving.inputs import prompt
 
 if TYPE_CHECKING:
     import pyarrow

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cluster.spec import EngineSpec, TrackingSpec
 from configs.loader import Spec, UsageError, assign
+from jobs.compression.forms import forms
 from jobs.compression.spec import APART, CascadeSpec, ExportSpec, ExportStep, PruneSpec, QuantizeSpec, Step
 from jobs.data.spec import DataSpec
 from jobs.models.spec import NEW, StudentSpec, TeacherSpec
@@ -166,6 +167,11 @@ class Recipe(Spec):
                 raise ValueError(f"compression[{index}]: {step.step!r} works {side} export; move it {side} that item")
             if reason := next((APART[kind, step.step] for kind in kinds[:index] if (kind, step.step) in APART), None):
                 raise ValueError(f"compression[{index}]: {step.step!r} after {kinds[:index]}: {reason}; leave one out")
+            if self.task not in step.tasks:
+                raise ValueError(
+                    f"compression[{index}]: {step.step!r} is for task {' or '.join(step.tasks)}; leave it out"
+                )
+        forms(self.export, self.task, self.compression)
         names = Counter(each.name or each.step for each in self.compression)
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"compression: {twice[0]!r} stands for several items; give each a name of its own")

@@ -21,7 +21,8 @@ from ray import serve
 
 from configs.loader import Spec
 from serving.endpoint import Answer, Question, create_app, create_catalogue
-from serving.runtime import Classifier, Prediction, Row, load_bundle
+from serving.inputs import Row
+from serving.runtime import Classifier, Prediction, load_bundle
 from serving.spec import ServingSpec
 
 START_ATTEMPTS = 2  # a replica that fails to start twice fails the deployment

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickletools
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
@@ -17,11 +15,12 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from configs import folder as folders
+from serving.pickles import pickle_reason
 
 MANIFEST = "bundle.json"
 FORMAT_VERSION = 1
-PICKLE_OPCODES = frozenset(each.code for each in pickletools.opcodes)
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+RUNTIMES = {"classify": ("onnxruntime", "openvino", "torch"), "generate": ("ctranslate2", "torch")}  # by task
 
 
 class BundleError(folders.FolderError):
@@ -42,8 +41,9 @@ class FileEntry(_Frozen):
 class Stage(_Frozen):
     """One model and how it is run."""
 
-    runtime: Literal["onnxruntime", "torch"]
-    model: str = Field(min_length=1, description="file of the weights")
+    runtime: Literal["onnxruntime", "openvino", "ctranslate2", "torch"]
+    precision: Literal["f32", "bf16", "f16"] = Field(default="f32", description="of what is not computed in int8")
+    model: str = Field(min_length=1, description="file of the graph, or of the weights where there is none")
     inputs: list[str] = Field(min_length=1, description="names of the graph's inputs, int64 [batch, length]")
     max_length: int = Field(ge=1, description="tokens; longer inputs are cut")
     tokenizer: str = "tokenizer.json"
@@ -59,7 +59,11 @@ class Stage(_Frozen):
     @property
     def needed(self) -> list[str]:
         """Files without which the model cannot be opened."""
-        return [self.model, self.tokenizer]
+        beside = {
+            "openvino": [str(PurePosixPath(self.model).with_suffix(".bin"))],
+            "ctranslate2": ["config.json", "vocabulary.json"],
+        }
+        return [self.model, self.tokenizer, *beside.get(self.runtime, [])]
 
 
 class First(Stage):
@@ -89,6 +93,8 @@ class Bundle(Stage):
             raise ValueError(
                 f"task {self.task!r} with {len(self.labels)} labels; classify has two or more, generate none"
             )
+        if self.runtime not in RUNTIMES[self.task]:
+            raise ValueError(f"runtime {self.runtime!r} does not run task {self.task!r}; {RUNTIMES[self.task]} do")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels repeat; each output needs its own label")
         if self.first and (self.task != "classify" or "torch" in (self.runtime, self.first.runtime)):
@@ -211,24 +217,5 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _refuse_pickles(folder: Path) -> None:
     for path in _walk(folder):
-        if path.is_file() and (reason := _pickle_reason(path)):
+        if path.is_file() and (reason := pickle_reason(path)):
             raise BundleError(f"{path}: {reason}; loading a pickle runs its author's code, export to ONNX instead")
-
-
-def _pickle_reason(path: Path) -> str | None:
-    """Why the content of `path`, whatever its name, is a pickle; None if it is not."""
-    with path.open("rb") as file:
-        head = file.read(3)
-    # A safetensors file may start with the same two bytes (they are its header's length), but then a zero
-    # follows, which is no pickle opcode.
-    if len(head) == 3 and head[0] == 0x80 and 2 <= head[1] <= 5 and chr(head[2]) in PICKLE_OPCODES:
-        return f"starts as a pickle of protocol {head[1]}"
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                inside = [name for name in archive.namelist() if name.endswith(".pkl")]
-        except zipfile.BadZipFile:
-            return None
-        if inside:
-            return f"a zip archive that holds the pickle {inside[0]!r}"
-    return None

@@ -22,7 +22,7 @@ from typing import Any
 from configs.folder import digest_json
 from serving.bundle import read_description
 from serving.dashboard import POLL_S, Application, Dashboard, DeployError
-from serving.runtime import read_servable
+from serving.runtimes import read_servable
 from serving.spec import ServingSpec, service_name
 
 CATALOGUE = "catalogue"

@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.runtime import InputError, Prediction
+from serving.inputs import InputError
+from serving.runtime import Prediction
 from serving.spec import ServingSpec
 
 PROBLEM = "application/problem+json"

@@ -3,33 +3,30 @@
     python -m serving.runtime <bundle> [--threads N] [--scores]
 
 reads one input a line from stdin (text; for bundles of pairs a JSON object with `text` and `text_pair`) and answers
-each with one line of JSON. Exit 2 with one line on stderr where the bundle or a line is refused.
+each with one line of JSON: a label, or of a decoder what it writes. Exit 2 with one line on stderr where the bundle or
+a line is refused.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NotRequired, TextIO, TypedDict
 
-from serving.bundle import Bundle, BundleError, read_bundle
+from serving.bundle import Bundle, BundleError, read_description
+from serving.generator import load_generator
+from serving.inputs import TOKENS_PER_BATCH, Input, Row, checked, cut
+from serving.runtimes import ClassifierModel, one_line, open_bundle, open_verified
 
 if TYPE_CHECKING:
     import numpy as np
-    from onnxruntime import InferenceSession
     from tokenizers import Encoding, Tokenizer
 
-TOKENS_PER_BATCH = 2048
-Row = str | tuple[str, str]
-Input = str | tuple[str, str] | Mapping[str, str]
-
-
-class InputError(ValueError):
-    """An input is refused; the message names its index and the reason, never its text."""
+Predict = Callable[[Sequence[Input]], Sequence[Mapping[str, Any]]]
 
 
 class Prediction(TypedDict):
@@ -44,10 +41,10 @@ class Classifier:
     """A loaded bundle: inputs -> probabilities or predictions. One thread at a time gives the best latency."""
 
     def __init__(
-        self, bundle: Bundle, session: InferenceSession, tokenizer: Tokenizer, tokens_per_batch: int = TOKENS_PER_BATCH
+        self, bundle: Bundle, model: ClassifierModel, tokenizer: Tokenizer, tokens_per_batch: int = TOKENS_PER_BATCH
     ) -> None:
         self.bundle = bundle
-        self._session = session
+        self._model = model
         self._tokenizer = tokenizer
         self._tokens_per_batch = tokens_per_batch
         self._pad_id = pad_id(tokenizer)
@@ -56,7 +53,7 @@ class Classifier:
 
     def rows(self, inputs: Sequence[Input]) -> list[Row]:
         """`inputs` in the tokenizer's form. A wrong one raises `InputError` naming the index."""
-        return [_row(index, each, self.bundle.pairs) for index, each in enumerate(inputs)]
+        return checked(inputs, self.bundle.pairs)
 
     def scores(self, inputs: Sequence[Input]) -> np.ndarray:
         """Probabilities, float32 [N, C], in the order of `inputs`. Raises `InputError`."""
@@ -97,39 +94,28 @@ class Classifier:
                 feed["attention_mask"][row, : max(1, length)] = 1
             if "token_type_ids" in feed:
                 feed["token_type_ids"][row, :length] = encoding.type_ids
-        logits_BC = np.asarray(self._session.run(["logits"], feed)[0], dtype=np.float32)
+        logits_BC = np.asarray(self._model.logits(feed), dtype=np.float32)
         if not np.isfinite(logits_BC).all():
             raise RuntimeError(f"the model of bundle {self.bundle.name!r} answered NaN or infinity")
         return logits_BC
 
 
 def load_bundle(folder: Path | str, threads: int = 1, tokens_per_batch: int = TOKENS_PER_BATCH) -> Classifier:
-    """Verify the bundle and load it on the CPU; `threads` run one matrix product. Raises `BundleError`."""
-    bundle = read_servable(Path(folder))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a second thread pool would fight over the cores
-    return _load(Path(folder), bundle, threads, tokens_per_batch)
+    """Verify a classifier's bundle and load it on the CPU; `threads` run one matrix product. Raises `BundleError`."""
+    folder = Path(folder)
+    opened = open_bundle(folder, "classify", threads)
+    first = opened.bundle.first
+    parts = (opened.bundle, opened.model, opened.tokenizer, tokens_per_batch)
+    classifier = Classifier(*parts)
+    _try_once(folder, classifier)
+    if first is None:
+        return classifier
+    from serving.cascade import Cascade
 
-
-def read_servable(folder: Path) -> Bundle:
-    """The verified bundle, if this runtime can run it. Raises `BundleError`."""
-    bundle = read_bundle(folder)
-    if bundle.runtime == "torch":
-        raise BundleError(
-            f"{folder}: a torch bundle is a reference and is not served; export it with python -m jobs.compress"
-        )
-    return bundle
-
-
-def cut(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, each at most `tokens_per_batch` tokens with its padding (or one input)."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[index] > tokens_per_batch:  # this input is the longest so far
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    small = open_verified(folder, opened.bundle.alone(first), threads)
+    asked_first = Classifier(small.bundle, small.model, small.tokenizer, tokens_per_batch)
+    _try_once(folder, asked_first)
+    return Cascade(asked_first, *parts)
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
@@ -150,19 +136,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads < 1:
         parser.error(f"--threads {options.threads}: give 1 or more")
     try:
-        answer(load_bundle(options.bundle, options.threads), sys.stdin.buffer, sys.stdout, options.scores)
+        bundle = read_description(options.bundle)
+        if bundle.task == "classify":
+            predict = partial(load_bundle(options.bundle, options.threads).predict, all_scores=options.scores)
+        elif options.scores:
+            raise BundleError(f"--scores: {options.bundle} writes texts and has no labels to score; leave it out")
+        else:
+            predict = load_generator(options.bundle, options.threads).predict
+        answer(predict, bundle.pairs, sys.stdin.buffer, sys.stdout)
     except (BundleError, ValueError) as error:
-        print(_one_line(error), file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return 2
     return 0
 
 
-def answer(classifier: Classifier, lines: BinaryIO, out: TextIO, all_scores: bool = False) -> None:
+def answer(predict: Predict, pairs: bool, lines: BinaryIO, out: TextIO) -> None:
     """One JSON line on `out` for each line read, flushed at once. A refused one raises `ValueError` with its number."""
     for number, line in enumerate(lines, start=1):
         try:
             text = line.decode("utf-8").rstrip("\r\n")
-            (prediction,) = classifier.predict([json.loads(text) if classifier.bundle.pairs else text], all_scores)
+            (prediction,) = predict([json.loads(text) if pairs else text])
         except UnicodeDecodeError as error:
             raise ValueError(f"line {number}: byte {error.start} is not UTF-8") from None
         except json.JSONDecodeError:
@@ -173,74 +166,12 @@ def answer(classifier: Classifier, lines: BinaryIO, out: TextIO, all_scores: boo
         out.flush()
 
 
-def _load(folder: Path, bundle: Bundle, threads: int, tokens_per_batch: int) -> Classifier:
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / bundle.tokenizer))
-    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception
-        raise BundleError(f"{folder / bundle.tokenizer}: {_one_line(error)}") from None
-    parts = (bundle, _open_session(folder, bundle, threads), tokenizer, tokens_per_batch)
-    classifier = Classifier(*parts)
-    _try_once(folder, classifier)
-    if bundle.first is None:
-        return classifier
-    from serving.cascade import Cascade
-
-    return Cascade(_load(folder, bundle.alone(bundle.first), threads, tokens_per_batch), *parts)
-
-
-def _open_session(folder: Path, bundle: Bundle, threads: int) -> InferenceSession:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Idle threads sleep: replicas, the proxy and training share the cores, and a spinning thread takes one whole.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = onnxruntime.InferenceSession(
-            str(folder / bundle.model), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no public base class
-        raise BundleError(f"{folder / bundle.model}: {_one_line(error)}") from None
-    wanted = sorted(each.name for each in session.get_inputs())
-    if wanted != sorted(bundle.inputs):
-        raise BundleError(f"{folder / bundle.model}: inputs {wanted}, the manifest says {sorted(bundle.inputs)}")
-    if "logits" not in (each.name for each in session.get_outputs()):
-        raise BundleError(f"{folder / bundle.model}: has no output named 'logits'")
-    return session
-
-
 def _try_once(folder: Path, classifier: Classifier) -> None:
     """A model that cannot answer is refused when it is loaded, not by its first customer."""
     try:
         classifier.scores([("a", "b") if classifier.bundle.pairs else "a"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no public base class
-        raise BundleError(f"{folder / classifier.bundle.model}: cannot answer: {_one_line(error)}") from None
-
-
-def _row(index: int, value: Any, pairs: bool) -> Row:
-    parts: Any = value if pairs else (value,)
-    if pairs and isinstance(value, Mapping) and value.keys() == {"text", "text_pair"}:
-        parts = (value["text"], value["text_pair"])
-    match parts:
-        case (str() as text,) if not pairs:
-            return _valid(index, text)
-        case (str() as text, str() as second) if pairs:
-            return _valid(index, text), _valid(index, second)
-    wanted = "an object with the texts text and text_pair" if pairs else "a text"
-    raise InputError(f"input {index} is not {wanted}")
-
-
-def _valid(index: int, text: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"input {index} holds a lone surrogate, which is not valid text") from None
-    return text
+    except Exception as error:  # noqa: BLE001 - the runtimes' errors share no public base class
+        raise BundleError(f"{folder / classifier.bundle.model}: cannot answer: {one_line(error)}") from None
 
 
 def _softmax(logits_BC: np.ndarray) -> np.ndarray:
@@ -248,10 +179,6 @@ def _softmax(logits_BC: np.ndarray) -> np.ndarray:
 
     shifted_BC = np.exp(logits_BC - logits_BC.max(axis=1, keepdims=True))
     return shifted_BC / shifted_BC.sum(axis=1, keepdims=True)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -15,11 +15,17 @@ from torch import nn
 
 from cluster.session import JobError
 from jobs.compression.attention import for_export
+from jobs.compression.workplace import Workplace
 from jobs.models.encoder import EncoderClassifier, longest
 
 OPSET = 20
 SAMPLE = (2, 9)  # rows and tokens of the traced example; both free afterwards
 TOLERANCE = 1e-3  # largest difference of a logit between torch and the exported file
+
+
+def export(model: EncoderClassifier, made: Path, workplace: Workplace) -> None:
+    """Write `made`, the ONNX file of `model`; see `export_onnx`."""
+    export_onnx(model, workplace.inputs, made)
 
 
 def export_onnx(model: EncoderClassifier, inputs: Sequence[str], file: Path) -> None:

@@ -6,10 +6,11 @@ import copy
 
 from torch import nn
 from torch.nn.utils import prune as torch_prune
+from transformers.pytorch_utils import Conv1D
 
 from jobs.compression.spec import PruneSpec
 
-MULTIPLIED = (nn.Linear, nn.Conv1d)
+MULTIPLIED = (nn.Linear, nn.Conv1d, Conv1D)  # the last is what GPT-2 calls a Linear
 
 
 def prune(model: nn.Module, spec: PruneSpec) -> nn.Module:

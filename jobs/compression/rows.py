@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ import numpy as np
 from jobs.data.batches import collate
 from jobs.data.prepared import Examples
 from jobs.tasks import classify
-from serving.runtime import TOKENS_PER_BATCH, cut
+from serving.inputs import TOKENS_PER_BATCH, cut
+from serving.runtimes import ClassifierModel
+from serving.runtimes.onnxruntime import OnnxModel, open_session
+from serving.runtimes.openvino import OpenvinoModel, compile_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,10 +47,20 @@ def take(examples: Examples, inputs: Sequence[str], pad_id: int, most: int) -> R
     return Rows(feeds, examples.labels[np.concatenate(batches)])
 
 
-def logits(model: nn.Module | Path, rows: Rows) -> np.ndarray:
-    """Logits [N, C] of a model, or of an exported file."""
-    answer = _of_file(model) if isinstance(model, Path) else _of_module(model)
+def logits(model: nn.Module | Path | ClassifierModel, rows: Rows) -> np.ndarray:
+    """Logits [N, C] of a model, of an exported file, or of one that is open."""
+    if isinstance(model, Path):
+        model = open_file(model)
+    answer = model.logits if isinstance(model, ClassifierModel) else _of_module(model)
     return np.concatenate([answer(feed) for feed in rows.feeds])
+
+
+def open_file(file: Path, precision: str = "f32") -> ClassifierModel:
+    """An exported classifier, on all cores of this process."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if file.suffix == ".xml":
+        return OpenvinoModel(compile_file(file, precision, threads))
+    return OnnxModel(open_session(file, threads))
 
 
 def metric(model: nn.Module | Path, rows: Rows) -> float:
@@ -56,13 +70,6 @@ def metric(model: nn.Module | Path, rows: Rows) -> float:
 
 def _longest(examples: Examples, batch: np.ndarray) -> int:
     return int(examples.lengths[batch].max())
-
-
-def _of_file(file: Path) -> Callable[[Feed], np.ndarray]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return lambda feed: np.asarray(session.run(["logits"], feed)[0])
 
 
 def _of_module(model: nn.Module) -> Callable[[Feed], np.ndarray]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from configs.loader import Spec
 
@@ -15,6 +16,8 @@ class StepSpec(Spec):
     after_export: ClassVar[bool] = False  # works on the exported file, not on the model
     looks_around: ClassVar[bool] = False  # is handed a `Workplace` too
     trains: ClassVar[bool] = False  # the model learns: what the steps before it lost is judged after it
+    tasks: ClassVar[tuple[str, ...]] = ("classify",)
+    runtimes: ClassVar[Mapping[str, tuple[str, ...]]] = {"onnxruntime": ()}  # see `jobs.compression.forms`
 
     name: str | None = Field(
         default=None, min_length=1, description="name by which overrides and the search address it"
@@ -27,10 +30,15 @@ class StepSpec(Spec):
         "Default: 1 - budget.min_retention; 1 = anything goes",
     )
 
+    def ignored_by(self, runtime: str) -> tuple[str, ...]:
+        """Fields that mean nothing to a runtime."""
+        return self.runtimes[runtime]
+
 
 class PruneSpec(StepSpec):
     """Global L1 unstructured pruning of all Linear and Conv1d weights, made permanent. Before `export`."""
 
+    tasks: ClassVar[tuple[str, ...]] = ("classify", "generate")
     step: Literal["prune"]
     sparsity: float = Field(default=0.3, ge=0, lt=1, description="share of the weights set to zero, over all layers")
 
@@ -38,6 +46,7 @@ class PruneSpec(StepSpec):
 class ExportStep(StepSpec):
     """torch -> file of the runtime in `export.runtime`, any batch and any length. Exactly one."""
 
+    tasks: ClassVar[tuple[str, ...]] = ("classify", "generate")
     step: Literal["export"]
 
 
@@ -46,15 +55,25 @@ class QuantizeSpec(StepSpec):
 
     after_export: ClassVar[bool] = True
     looks_around: ClassVar[bool] = True
+    tasks: ClassVar[tuple[str, ...]] = ("classify", "generate")
+    runtimes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "onnxruntime": (),
+        "openvino": ("mode", "per_channel", "reduce_range", "calibration", "guard"),
+        "ctranslate2": ("mode", "per_channel", "reduce_range", "calibration_rows", "calibration", "guard"),
+    }
     step: Literal["quantize"]
     mode: Literal["dynamic", "static"] = Field(
-        default="dynamic", description="scales of activations: found in each batch, or fixed by calibration rows"
+        default="dynamic",
+        description="onnxruntime: scales of activations are found in each batch, or fixed by calibration rows; "
+        "openvino always fixes them",
     )
     per_channel: bool = Field(default=True, description="one scale per output channel instead of one per matrix")
     reduce_range: bool = Field(
         default=False, description="weights in 7 bits, for CPUs without VNNI, where sums of 8-bit products saturate"
     )
-    calibration_rows: int = Field(default=256, ge=1, description="training rows that fix the scales; static only")
+    calibration_rows: int = Field(
+        default=256, ge=1, description="training rows that fix the scales; static, and openvino"
+    )
     calibration: Literal["minmax", "entropy", "percentile"] = Field(
         default="minmax",
         description="range of an activation: all of it, the one of least KL divergence, or 99.999 % of it; static only",
@@ -63,14 +82,13 @@ class QuantizeSpec(StepSpec):
         default=True, description="leave the most sensitive layers in float until the loss is inside max_loss"
     )
 
-    @model_validator(mode="after")
-    def only_static_is_calibrated(self) -> Self:
-        for name in ("calibration_rows", "calibration") if self.mode == "dynamic" else ():
-            if (value := getattr(self, name)) != type(self).model_fields[name].default:
-                raise ValueError(
-                    f"{name}: {value!r}: mode 'dynamic' fixes no scales; use mode: static, or leave it out"
-                )
-        return self
+    def ignored_by(self, runtime: str) -> tuple[str, ...]:
+        """A mode that fixes no scales asks no rows for them."""
+        return (
+            ("calibration_rows", "calibration")
+            if (runtime, self.mode) == ("onnxruntime", "dynamic")
+            else self.runtimes[runtime]
+        )
 
 
 Step = Annotated[PruneSpec | ExportStep | QuantizeSpec, Field(discriminator="step")]
@@ -83,7 +101,22 @@ APART: dict[tuple[str, str], str] = {  # (a step, one somewhere after it): why t
 class ExportSpec(Spec):
     """What the exported file is made for and measured at."""
 
-    runtime: Literal["onnxruntime"] = Field(default="onnxruntime", description="engine that runs the exported file")
+    runtime: Literal["onnxruntime", "openvino", "ctranslate2", "auto"] | None = Field(
+        default=None,
+        description="engine that runs the exported file; auto = of those installed the fastest at lengths and batches "
+        "that answers as the model does; default: onnxruntime, of task generate ctranslate2",
+    )
+    precision: Literal["f32", "bf16", "f16"] | None = Field(
+        default=None,
+        description="in which the runtime computes what is not int8; default: f32, with auto any that the CPU has",
+    )
+    parity: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of validation rows on which the file must answer as the model does; default: 0.999, of "
+        "decoders 0.95; files in int8 are held to it with auto only, default 0.98",
+    )
     lengths: list[Annotated[int, Field(ge=4)]] = Field(
         default=[16, 32], min_length=1, description="tokens at which it is timed"
     )

@@ -1,4 +1,4 @@
-"""The table of compression steps, and running them in the recipe's order.
+"""The tables of compression steps and of exports, and running them in the recipe's order.
 
 Before `export` a step is `(model, spec) -> model`; after it `(file, spec, new file) -> None`. One whose spec
 `looks_around` is handed a `Workplace` as well. A new step is one spec, one function and one line here; what it cannot
@@ -10,47 +10,93 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.compression.judge import Judge
 from jobs.compression.spec import ExportStep, PruneSpec, QuantizeSpec, StepSpec
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from jobs.compression.workplace import Workplace
-    from jobs.models.encoder import EncoderClassifier
 
 STEPS: dict[type[StepSpec], str] = {
     PruneSpec: "jobs.compression.prune:prune",
-    ExportStep: "jobs.compression.export:export_onnx",
     QuantizeSpec: "jobs.compression.quantize:quantize",
 }
+
+EXPORTS = {  # by runtime: (model, new file, workplace) -> None
+    "onnxruntime": "jobs.compression.export:export",
+    "openvino": "jobs.compression.openvino:export",
+    "ctranslate2": "jobs.compression.ctranslate2:export",
+}
+
+OF_RUNTIME: dict[tuple[str, type[StepSpec]], str] = {  # steps after export on files other than ONNX, with a workplace
+    ("openvino", QuantizeSpec): "jobs.compression.openvino:quantize",
+    ("ctranslate2", QuantizeSpec): "jobs.compression.ctranslate2:quantize",
+}
+
+SUFFIXES = {"onnxruntime": ".onnx", "openvino": ".xml", "ctranslate2": ""}  # of CTranslate2 a folder
+
+
+class Exported(NamedTuple):
+    """A model under way to a runtime."""
+
+    whole: Path  # as it was exported
+    last: Path  # after all steps
+
+
+class Compressed(NamedTuple):
+    """What came of a model: itself as it was exported, and files by runtime."""
+
+    model: nn.Module
+    files: dict[str, Exported]
 
 
 def step(spec: StepSpec) -> Callable[..., Any]:
     """The function of a step's spec; its module is imported only now."""
-    module, _, name = STEPS[type(spec)].partition(":")
-    return getattr(importlib.import_module(module), name)
+    return _function(STEPS[type(spec)])
 
 
-def compress(model: EncoderClassifier, specs: Sequence[StepSpec], workplace: Workplace) -> Path:
-    """Apply all steps; returns the last file, which lies in the folder of `workplace`. `model` stays as it was.
+def compress(model: nn.Module, specs: Sequence[StepSpec], workplace: Workplace, runtimes: Sequence[str]) -> Compressed:
+    """Apply all steps, those after export for each of the runtimes. `model` stays as it was.
 
-    Raises `JobError` where one loses more than its `max_loss`, see `Judge`.
+    The files lie in the folder of `workplace`. Raises `JobError` where a step loses more than its `max_loss`, see
+    `Judge`; of several runtimes each file is held to the model when one is chosen.
     """
     split = next(index for index, spec in enumerate(specs) if isinstance(spec, ExportStep))
     judge = Judge(model, specs, workplace)
     for number, spec in enumerate(specs[:split]):
         model = step(spec)(model, spec, *_around(spec, workplace))
         judge.after(number, model)
-    file = workplace.folder / "0.onnx"
-    step(specs[split])(model, workplace.inputs, file)
-    judge.after(split, file)
+    alone = judge if len(runtimes) == 1 else None
+    return Compressed(model, {each: _exported(model, specs, split, workplace, each, alone) for each in runtimes})
+
+
+def _exported(
+    model: nn.Module, specs: Sequence[StepSpec], split: int, workplace: Workplace, runtime: str, judge: Judge | None
+) -> Exported:
+    folder = workplace.folder / runtime
+    folder.mkdir()
+    file = whole = folder / f"0{SUFFIXES[runtime]}"
+    _function(EXPORTS[runtime])(model, whole, workplace)
+    if judge:
+        judge.after(split, whole)
     for number, spec in enumerate(specs[split + 1 :], 1):
-        made = workplace.folder / f"{number}.onnx"
-        step(spec)(file, spec, made, *_around(spec, workplace))
-        judge.after(split + number, made)
+        made = folder / f"{number}{SUFFIXES[runtime]}"
+        if other := OF_RUNTIME.get((runtime, type(spec))):
+            _function(other)(file, spec, made, workplace)
+        else:
+            step(spec)(file, spec, made, *_around(spec, workplace))
+        if judge:
+            judge.after(split + number, made)
         file = made
-    return file
+    return Exported(whole, file)
+
+
+def _function(named: str) -> Callable[..., Any]:
+    module, _, name = named.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _around(spec: StepSpec, workplace: Workplace) -> tuple[Workplace, ...]:

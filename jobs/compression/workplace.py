@@ -66,12 +66,12 @@ class Workplace:
         """At most so many rows of a split, evenly spread over it, as the exported graph takes them."""
         return take(self.prepared.examples(split), self.inputs, pad_id(self.tokenizer), most)
 
-    def validation(self) -> Rows | None:
+    def validation(self, most: int = JUDGED) -> Rows | None:
         """The rows that steps are judged on; None where nothing was prepared, or where models write texts."""
         if self.recipe.task != "classify" or self.recipe.output is None:
             return None
         try:
-            return self.rows("validation", JUDGED)
+            return self.rows("validation", most)
         except JobError:
             return None
 

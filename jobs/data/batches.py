@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from jobs.data.prepared import Examples
-from serving.runtime import cut
+from serving.inputs import cut
 
 if TYPE_CHECKING:
     import torch

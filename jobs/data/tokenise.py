@@ -12,7 +12,7 @@ from configs.loader import UsageError
 from jobs.data.batches import NO_TARGET
 from jobs.data.source import Split, rows
 from jobs.data.spec import DataSpec
-from jobs.tasks.generate import prompt
+from serving.inputs import prompt
 
 if TYPE_CHECKING:
     import pyarrow

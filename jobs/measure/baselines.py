@@ -14,7 +14,7 @@ from jobs.data.spec import DataSpec
 from jobs.measure.contenders import Answer, Fitted, Predictor, joined
 from jobs.models.reference import read_reference, read_tokenizer
 from serving.bundle import read_description
-from serving.runtime import Input
+from serving.inputs import Input
 
 ITERATIONS = 1000  # at most; scikit-learn's 100 end before they converge
 

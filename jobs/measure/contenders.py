@@ -11,7 +11,8 @@ from configs.loader import Spec
 from jobs.data.source import Row
 from jobs.data.spec import DataSpec
 from serving.bundle import read_description
-from serving.runtime import Classifier, Input
+from serving.inputs import Input
+from serving.runtime import Classifier
 
 Text = tuple[str, str | None]
 
@@ -73,16 +74,16 @@ def load(contender: Contender, data: DataSpec, threads: int) -> Predictor:
     if contender.kind == "static":
         return baselines.fit_static(data, folder)
     if contender.kind == "bundle":
+        from serving.generator import load_generator
         from serving.runtime import load_bundle
-
-        classifier = load_bundle(folder, threads)
     else:
-        from jobs.measure.reference import load_generator, load_reference
+        from jobs.measure.reference import load_decoder as load_generator
+        from jobs.measure.reference import load_reference as load_bundle
 
-        if read_description(folder).task == "generate":
-            return load_generator(folder, threads)
-        classifier = load_reference(folder, threads)
-    return Labelling(classifier)
+    if read_description(folder).task == "generate":
+        generator = load_generator(folder, threads)
+        return lambda inputs: [Answer(each["text"]) for each in generator.predict(inputs)]
+    return Labelling(load_bundle(folder, threads))
 
 
 def asked(row: Row) -> Input:

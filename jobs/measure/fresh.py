@@ -89,27 +89,28 @@ def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
 
     description = read_bundle(bundle)
     contender = Contender(name="bundle", kind="bundle", folder=str(bundle))
+    timed = recipe.task == "classify"  # how long a text takes depends on the text
     measured = ask(
         Question(
+            task=recipe.task,
             data=recipe.data.model_copy(update={"test": None, "slices": []}),
             split="validation",
             contenders=[contender],
-            shapes=[BUDGET_SHAPE],
+            shapes=[BUDGET_SHAPE] if timed else [],
             tokenizer=str(bundle / description.tokenizer),
             mix=description.first is not None,
         )
     )["bundle"].metrics
-    renamed = {
-        ("validation_" + name if name in ("accuracy", "macro_f1", SHARE) else name): value
+    task = TASKS[recipe.task]
+    found = {
+        ("validation_" + name if name in (task.metric, *task.shown, SHARE) else name): value
         for name, value in measured.items()
     }
-    size = bundle_bytes(description)
-    return renamed | {
-        "p50_ms": measured[key(BUDGET_SHAPE, "p50_ms")],
-        "p95_ms": measured[key(BUDGET_SHAPE, "p95_ms")],
-        "bytes": size,
-        "megabytes": size / 1e6,
-    }
+    found["bytes"] = bundle_bytes(description)
+    found["megabytes"] = found["bytes"] / 1e6
+    if timed:
+        found |= {name: measured[key(BUDGET_SHAPE, name)] for name in ("p50_ms", "p95_ms")}
+    return found
 
 
 def key(shape: tuple[int, int], name: str) -> str:
@@ -123,7 +124,7 @@ def answer(question: Question) -> dict[str, Measured]:
 
     from jobs.measure.timing import interleaved, texts_of_length
 
-    _pin(question.threads)
+    pin(question.threads)
     examples = list(rows(question.data, question.split))
     results: dict[str, dict[str, float]] = {}
     predictors: dict[str, Predictor] = {}
@@ -183,7 +184,7 @@ def _score(task: str, predict: Predictor, examples: list[Row]) -> tuple[dict[str
     return metrics, answers
 
 
-def _pin(threads: int) -> None:
+def pin(threads: int) -> None:
     """Keep to as many cores as there are threads: a thread that wanders leaves its cache behind."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

@@ -9,7 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from jobs.measure.contenders import Predictor
-from serving.runtime import Input
+from serving.inputs import Input
 
 ROUNDS = 10
 WARM_UP = 20

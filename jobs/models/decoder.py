@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from configs.loader import UsageError
 from jobs.models.encoder import TEACHER, locate
 from jobs.models.spec import NEW, NewModelSpec, TeacherSpec
-from serving.runtime import TOKENS_PER_BATCH
+from serving.inputs import TOKENS_PER_BATCH
 
 INPUTS = ("input_ids", "position_ids")
 
@@ -31,9 +31,16 @@ class Decoder(nn.Module):
         return self.lm(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
 
     @property
+    def head(self) -> nn.Module:
+        """What scores the tokens; it may share its weights with their embeddings."""
+        head = self.lm.get_output_embeddings()
+        assert head is not None
+        return head
+
+    @property
     def vocabulary(self) -> int:
         """Tokens that are scored, V."""
-        return self.lm.get_output_embeddings().weight.shape[0]  # pyright: ignore[reportOptionalMemberAccess]
+        return self.head.weight.shape[0]  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue, reportArgumentType]
 
     def gradient_checkpointing_enable(self) -> None:
         """Compute the activations of each layer again in the backward pass."""

@@ -12,11 +12,6 @@ WORDS = re.compile(r"\w+|[^\w\s]")
 UNSAYABLE = frozenset({"true", "false", "yes", "no", "none", "dontcare", "dont_care", "?", ""})
 
 
-def prompt(text: str, pair: str | None) -> str:
-    """What the model reads before it writes; the completion starts on a new line."""
-    return f"{text}\n" if pair is None else f"{text}\n{pair}\n"
-
-
 def score(predicted: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
     """BLEU and ROUGE-L, 0 to 100; for rows with attributes their slot error rate, and that of the references.
 

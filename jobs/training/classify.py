@@ -26,7 +26,7 @@ from jobs.training.loss import balanced_weights, distill_loss, inside_loss, labe
 from jobs.training.outputs import Vectors, hidden_column, read_logits, relations_column
 from jobs.training.spec import DistillationSpec
 from jobs.training.task import EVALUATION_TOKENS, my_rows
-from serving.runtime import cut
+from serving.inputs import cut
 
 
 class Classify:

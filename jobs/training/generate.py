@@ -26,7 +26,7 @@ from jobs.training.loss import at_targets, completion_loss, distill_completion_l
 from jobs.training.outputs import TokenOutputs
 from jobs.training.spec import DistillationSpec
 from jobs.training.task import EVALUATION_TOKENS, my_rows
-from serving.runtime import cut
+from serving.inputs import cut
 
 
 class Generate:

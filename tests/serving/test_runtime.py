@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from serving.bundle import BundleError
-from serving.runtime import cut, load_bundle
+from serving.inputs import cut
+from serving.runtime import load_bundle
 from tests.serving.tiny import LABELS, WORDS, reference_weights, write_tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,17 +11,23 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from serving.bundle import Bundle, write_bundle
+from serving.runtimes.openvino import import_openvino
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "where", "is", "my", "order", "refund", "please", "cancel", "it", "now"]
 LABELS = ["track", "refund", "cancel"]
 
 
 def write_tiny_bundle(folder: Path, seed: int = 0, pairs: bool = False, **fields: Any) -> Bundle:
-    """A bundle of random weights (those of `seed`) that runs in onnxruntime."""
+    """A bundle of random weights (those of `seed`) that runs in onnxruntime, or in openvino where `fields` say so."""
 
     def fill(aside: Path) -> None:
         tokenizer(pairs).save(str(aside / "tokenizer.json"))
-        onnx.save(mean_of_embeddings(seed, pairs), str(aside / "model.onnx"))
+        graph = aside / "model.onnx"
+        onnx.save(mean_of_embeddings(seed, pairs), str(graph))
+        if fields.get("runtime") == "openvino":
+            openvino = import_openvino()
+            openvino.save_model(openvino.convert_model(graph), aside / "model.xml", compress_to_fp16=False)
+            graph.unlink()
 
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if pairs else [])]
     given: dict[str, Any] = {
@@ -29,7 +35,7 @@ def write_tiny_bundle(folder: Path, seed: int = 0, pairs: bool = False, **fields
         "task": "classify",
         "labels": LABELS,
         "runtime": "onnxruntime",
-        "model": "model.onnx",
+        "model": "model.xml" if fields.get("runtime") == "openvino" else "model.onnx",
         "inputs": inputs,
         "max_length": 12,
         "pairs": pairs,

@@ -20,7 +20,7 @@ from jobs.measure.contenders import Answer, Contender, Fitted, load
 from jobs.models.encoder import load_tokenizer, pretrained
 from jobs.models.reference import write_reference
 from jobs.models.spec import TeacherSpec
-from serving.runtime import Input
+from serving.inputs import Input
 
 
 def data(folder: Path, **fields: str) -> DataSpec:

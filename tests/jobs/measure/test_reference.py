@@ -10,10 +10,10 @@ from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.data.spec import DataSpec
 from jobs.data.tokenise import train_tokenizer
 from jobs.measure.contenders import Contender, load
-from jobs.measure.reference import load_generator
+from jobs.measure.reference import load_decoder
 from jobs.models.decoder import Decoder
 from jobs.models.reference import write_reference
-from jobs.tasks.generate import prompt
+from serving.inputs import prompt
 from tests.tiny_models import POSITIONS, decoder
 
 PROMPTS = ["red shoe", "a blue hat for you and me", "tea"]
@@ -55,10 +55,11 @@ def greedy(model: Decoder, words: Tokenizer, text: str) -> str:
 
 def test_texts_are_written_greedily_whatever_stands_beside_them(bundle: Path, model: Decoder, words: Tokenizer):
     expected = [greedy(model, words, text) for text in PROMPTS]
-    assert [each.text for each in load_generator(bundle)(PROMPTS)] == expected
+    assert [each["text"] for each in load_decoder(bundle).predict(PROMPTS)] == expected
     assert len(set(expected)) == len(expected)
 
 
 def test_a_generator_is_loaded_as_its_bundle_says(bundle: Path):
     contender = Contender(name="teacher", kind="reference", folder=str(bundle))
-    assert load(contender, DataSpec(), 1)(PROMPTS[:1]) == load_generator(bundle)(PROMPTS[:1])
+    (answer,) = load(contender, DataSpec(), 1)(PROMPTS[:1])
+    assert answer.text == load_decoder(bundle).predict(PROMPTS[:1])[0]["text"]

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from jobs.data.shop import messages
 from jobs.measure.contenders import Answer, Predictor
 from jobs.measure.timing import ROUNDS, WARM_UP, interleaved, texts_of_length
-from serving.runtime import Input
+from serving.inputs import Input
 from tests.tiny_shop import tokenizer
 
 TEXTS = [row["text"] for row in messages("train")][:200]

@@ -4,7 +4,8 @@ import pytest
 import sacrebleu
 
 from jobs.data.source import Row, Slots
-from jobs.tasks.generate import prompt, score, slot_error_rate
+from jobs.tasks.generate import score, slot_error_rate
+from serving.inputs import prompt
 
 TV: Slots = (("name", "Apollo 73"), ("screen", "40 inch"), ("usb", "true"))
 RADIO: Slots = (("name", "Hermes 9"), ("colour", "matt black finish"))

@@ -1,0 +1,80 @@
+"""Answer from a decoder's bundle: prompts in, texts out, by greedy search. No Ray, no torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from serving.bundle import Bundle, BundleError
+from serving.inputs import TOKENS_PER_BATCH, Input, Row, checked, cut, prompt
+from serving.runtimes import GeneratorModel, one_line, open_bundle
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class Completion(TypedDict):
+    """What follows a prompt."""
+
+    text: str
+
+
+class Generator:
+    """A loaded bundle: inputs -> texts."""
+
+    def __init__(
+        self, bundle: Bundle, model: GeneratorModel, tokenizer: Tokenizer, tokens_per_batch: int = TOKENS_PER_BATCH
+    ) -> None:
+        self.bundle = bundle
+        self._model = model
+        self._tokenizer = tokenizer
+        self._tokens_per_batch = tokens_per_batch
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(bundle.max_length - 1)  # what is read leaves room for what is written
+
+    def rows(self, inputs: Sequence[Input]) -> list[Row]:
+        """`inputs` in the tokenizer's form. A wrong one raises `InputError` naming the index."""
+        return checked(inputs, self.bundle.pairs)
+
+    def predict(self, inputs: Sequence[Input]) -> list[Completion]:
+        """One text for each input, in order. Raises `InputError`."""
+        prompts = [prompt(row, None) if isinstance(row, str) else prompt(*row) for row in self.rows(inputs)]
+        encoded = [each.ids for each in self._tokenizer.encode_batch(prompts, add_special_tokens=False)]
+        completed = completions(self._model, encoded, self.bundle.max_length, self._tokens_per_batch)
+        return [{"text": text} for text in self._tokenizer.decode_batch(completed)]
+
+
+def completions(
+    model: GeneratorModel,
+    prompts: Sequence[Sequence[int]],
+    max_length: int,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+) -> list[list[int]]:
+    """Token ids that follow each prompt, in order; read and written, a text has `max_length` tokens at most.
+
+    Prompts of one length are completed together, so that none is padded and all may write the same number of tokens.
+    """
+    completed: list[list[int]] = [[]] * len(prompts)
+    by_length: defaultdict[int, list[int]] = defaultdict(list)
+    for index, ids in enumerate(prompts):
+        by_length[len(ids)].append(index)
+    for length, alike in by_length.items():
+        for places in cut([length] * len(alike), tokens_per_batch):
+            chosen = [alike[place] for place in places]
+            written = model.complete([prompts[index] for index in chosen], max_length)
+            for index, ids in zip(chosen, written, strict=True):
+                completed[index] = ids
+    return completed
+
+
+def load_generator(folder: Path | str, threads: int = 1, tokens_per_batch: int = TOKENS_PER_BATCH) -> Generator:
+    """Verify a decoder's bundle and load it on the CPU; `threads` run one matrix product. Raises `BundleError`."""
+    opened = open_bundle(Path(folder), "generate", threads)
+    generator = Generator(opened.bundle, opened.model, opened.tokenizer, tokens_per_batch)
+    try:  # what cannot answer is refused when it is loaded, not by its first customer
+        generator.predict([("a", "b") if opened.bundle.pairs else "a"])
+    except Exception as error:  # noqa: BLE001 - the runtimes' errors share no public base class
+        raise BundleError(f"{Path(folder) / opened.bundle.model}: cannot answer: {one_line(error)}") from None
+    return generator

@@ -1,0 +1,113 @@
+"""The runtimes that a bundle can ask for: one file each, imported when a bundle is opened.
+
+A new one is a file with `open_model(folder, bundle, threads)` and a line in `RUNTIMES`; what it is asked for is
+`ClassifierModel` or `GeneratorModel`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+from serving.bundle import Bundle, BundleError, read_bundle
+
+if TYPE_CHECKING:
+    import numpy as np
+    from tokenizers import Tokenizer
+
+RUNTIMES = {  # by the name in `bundle.json`
+    "onnxruntime": "serving.runtimes.onnxruntime:open_model",
+    "openvino": "serving.runtimes.openvino:open_model",
+    "ctranslate2": "serving.runtimes.ctranslate2:open_model",
+}
+
+
+@runtime_checkable
+class ClassifierModel(Protocol):
+    """Scores rows of token ids."""
+
+    def logits(self, feed: Mapping[str, np.ndarray]) -> np.ndarray:
+        """float [B, C] of int64 inputs [B, L] by name."""
+        ...
+
+
+class GeneratorModel(Protocol):
+    """Writes what follows token ids."""
+
+    def complete(self, prompts: Sequence[Sequence[int]], max_length: int) -> list[list[int]]:
+        """The likeliest token after the other, for prompts of one length, without the token that ends a text.
+
+        Prompt and what follows it have `max_length` tokens at most together.
+        """
+        ...
+
+
+class Opened(NamedTuple):
+    """A verified bundle, ready to answer."""
+
+    bundle: Bundle
+    tokenizer: Tokenizer
+    model: Any  # of the task: ClassifierModel or GeneratorModel
+
+
+def open_bundle(folder: Path, task: str, threads: int) -> Opened:
+    """Verify the bundle and load it on the CPU; `threads` run one matrix product. Raises `BundleError`."""
+    bundle = read_servable(folder)
+    if bundle.task != task:
+        raise BundleError(f"{folder}: a bundle for task {bundle.task!r}; one for {task!r} is needed")
+    return open_verified(folder, bundle, threads)
+
+
+def open_verified(folder: Path, bundle: Bundle, threads: int) -> Opened:
+    """The model that `bundle`, which was read from `folder`, says itself. Raises `BundleError`."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a second thread pool would fight over the cores
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / bundle.tokenizer))
+    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception
+        raise BundleError(f"{folder / bundle.tokenizer}: {one_line(error)}") from None
+    return Opened(bundle, tokenizer, _open_model(folder, bundle, threads))
+
+
+def read_servable(folder: Path) -> Bundle:
+    """The verified bundle, if a runtime here can run it. Raises `BundleError`."""
+    bundle = read_bundle(folder)
+    if bundle.runtime not in RUNTIMES:
+        raise BundleError(
+            f"{folder}: a {bundle.runtime} bundle is a reference and is not served; "
+            "export it with python -m jobs.compress"
+        )
+    return bundle
+
+
+def check_graph(path: Path, bundle: Bundle, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Raise `BundleError` where the graph in `path` is not asked what the manifest says, or gives no logits."""
+    if sorted(inputs) != sorted(bundle.inputs):
+        raise BundleError(f"{path}: inputs {sorted(inputs)}, the manifest says {sorted(bundle.inputs)}")
+    if "logits" not in outputs:
+        raise BundleError(f"{path}: has no output named 'logits'")
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks."""
+    return " ".join(str(error).split())
+
+
+def _open_model(folder: Path, bundle: Bundle, threads: int) -> Any:
+    module, _, name = RUNTIMES[bundle.runtime].partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)(folder, bundle, threads)
+    except ModuleNotFoundError as error:
+        if error.name != bundle.runtime:
+            raise
+        raise BundleError(
+            f"{folder}: runtime {bundle.runtime!r} is not installed here; pip install 'slimcart[runtimes]'"
+        ) from None
+    except BundleError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the errors of these libraries share no public base class
+        raise BundleError(f"{folder / bundle.model}: {one_line(error)}") from None

@@ -1,0 +1,51 @@
+"""CTranslate2: decoders as model.bin (its own binary form), config.json and vocabulary.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.bundle import Bundle, BundleError
+
+if TYPE_CHECKING:
+    from ctranslate2 import Generator
+
+VOCABULARY = "vocabulary.json"
+
+
+class Ctranslate2Model:
+    """Greedy search over token ids; the library itself wants the names of tokens."""
+
+    def __init__(self, generator: Generator, tokens: list[str]) -> None:
+        self._generator = generator
+        self._tokens = tokens
+
+    def complete(self, prompts: Sequence[Sequence[int]], max_length: int) -> list[list[int]]:
+        """Completions without the prompt and without the token that ends a text."""
+        found = self._generator.generate_batch(
+            [[self._tokens[token] for token in ids] for ids in prompts],
+            beam_size=1,
+            max_length=max_length - len(prompts[0]),
+            include_prompt_in_result=False,
+        )
+        return [each.sequences_ids[0] for each in found]
+
+
+def open_model(folder: Path, bundle: Bundle, threads: int) -> Ctranslate2Model:
+    """Raises `BundleError` where the folder is not as CTranslate2 wants it, else what it raises."""
+    if bundle.model != "model.bin":
+        raise BundleError(f"{folder / bundle.model}: CTranslate2 reads the model from model.bin")
+    return open_folder(folder, threads)
+
+
+def open_folder(folder: Path, threads: int) -> Ctranslate2Model:
+    """A decoder on the CPU. It computes in what its weights are stored in: a float, or int8 beside one."""
+    import ctranslate2
+
+    tokens = json.loads((folder / VOCABULARY).read_bytes())
+    generator = ctranslate2.Generator(
+        str(folder), device="cpu", compute_type="default", inter_threads=1, intra_threads=threads
+    )
+    return Ctranslate2Model(generator, tokens)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from cluster.session import JobError
+from jobs.compression.openvino import export, quantize
+from jobs.compression.parity import comparison
+from jobs.compression.rows import Rows, logits, open_file
+from jobs.compression.spec import QuantizeSpec
+from jobs.compression.workplace import Workplace
+from jobs.models.encoder import EncoderClassifier
+from tests.tiny_models import encoder_classifier
+from tests.tiny_workplace import examples, labelled, workplace
+
+
+class Made(NamedTuple):
+    """A model, and what was exported of it."""
+
+    place: Workplace
+    model: EncoderClassifier
+    whole: Path
+    small: Path
+
+    @property
+    def rows(self) -> Rows:
+        rows = self.place.validation()
+        assert rows is not None
+        return rows
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Exported and quantised once: both take seconds for any model."""
+    model = encoder_classifier(layers=2)
+    train, validation = (labelled(examples(200, seed), model) for seed in (0, 1))
+    place = workplace(tmp_path_factory.mktemp("openvino"), model, train, validation)
+    whole, small = place.folder / "0.xml", place.folder / "1.xml"
+    export(model, whole, place)
+    quantize(whole, QuantizeSpec(step="quantize", calibration_rows=100), small, place)
+    return Made(place, model, whole, small)
+
+
+def test_the_graph_answers_as_the_model_over_rows_of_any_length(made: Made):
+    np.testing.assert_allclose(logits(made.whole, made.rows), logits(made.model, made.rows), atol=1e-4)
+
+
+def test_parity_is_the_share_of_equal_labels_and_the_largest_difference(made: Made):
+    compare = comparison(made.model, made.place)
+    assert compare is not None
+    found = compare(made.whole, "f32")
+    assert (found.rows, found.same) == (200, 1.0)
+    assert found.difference is not None and 0 < found.difference < 1e-4
+    small = compare(made.small, "f32")
+    expected_NC, small_NC = logits(made.model, made.rows), logits(made.small, made.rows)
+    assert small.difference == pytest.approx(np.abs(small_NC - expected_NC).max())
+    assert small.same == (small_NC.argmax(1) == expected_NC.argmax(1)).mean()
+
+
+def test_int8_answers_nearly_as_the_float_graph(made: Made):
+    whole_NC, small_NC = logits(made.whole, made.rows), logits(made.small, made.rows)
+    assert np.abs(small_NC - whole_NC).mean() < 0.1 * whole_NC.std()
+    assert (small_NC.argmax(1) == whole_NC.argmax(1)).mean() >= 0.9
+    assert not np.array_equal(small_NC, whole_NC)
+
+
+def test_int8_stores_its_matrices_in_8_bits(made: Made):
+    assert made.small.with_suffix(".bin").stat().st_size < 0.45 * made.whole.with_suffix(".bin").stat().st_size
+
+
+def test_the_precision_is_the_one_that_was_asked_for(made: Made):
+    f32_NC = logits(open_file(made.whole, "f32"), made.rows)
+    bf16_NC = logits(open_file(made.whole, "bf16"), made.rows)
+    np.testing.assert_array_equal(f32_NC, logits(made.whole, made.rows))
+    assert np.abs(bf16_NC - f32_NC).max() < 0.3 * f32_NC.std()
+
+
+def test_int8_needs_rows_to_calibrate_with(made: Made, tmp_path: Path):
+    bare = Workplace(
+        made.place.recipe.model_copy(update={"output": str(tmp_path)}),
+        made.place.student,
+        made.place.reference,
+        tmp_path,
+    )
+    with pytest.raises(JobError, match="compression needs the rows"):
+        quantize(made.whole, QuantizeSpec(step="quantize"), tmp_path / "1.xml", bare)
