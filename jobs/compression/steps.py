@@ -10,10 +10,12 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.compression.spec import ExportStep, PruneSpec, QuantizeSpec, StepSpec
+from cluster import quiet
+from jobs.compression.spec import DistillStep, ExportStep, PruneSpec, QuantizeSpec, StepSpec
 
 if TYPE_CHECKING:
     from jobs.compression.workplace import Workplace
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 STEPS: dict[type[StepSpec], str] = {
     PruneSpec: "jobs.compression.prune:prune",
+    DistillStep: "jobs.compression.distill:distill_further",
     ExportStep: "jobs.compression.export:export_onnx",
     QuantizeSpec: "jobs.compression.quantize:quantize",
 }
@@ -38,14 +41,22 @@ def compress(model: EncoderClassifier, specs: Sequence[StepSpec], workplace: Wor
     """Apply all steps; returns the last file, which lies in the folder of `workplace`. `model` stays as it was."""
     split = next(index for index, spec in enumerate(specs) if isinstance(spec, ExportStep))
     for spec in specs[:split]:
-        model = step(spec)(model, spec, *_around(spec, workplace))
+        with _beside_measurements(spec):
+            model = step(spec)(model, spec, *_around(spec, workplace))
     file = workplace.folder / "0.onnx"
-    step(specs[split])(model, workplace.inputs, file)
+    with _beside_measurements(specs[split]):
+        step(specs[split])(model, workplace.inputs, file)
     for number, spec in enumerate(specs[split + 1 :], 1):
         made = workplace.folder / f"{number}.onnx"
-        step(spec)(file, spec, made, *_around(spec, workplace))
+        with _beside_measurements(spec):
+            step(spec)(file, spec, made, *_around(spec, workplace))
         file = made
     return file
+
+
+def _beside_measurements(spec: StepSpec) -> AbstractContextManager[None]:
+    """No step works beside a measurement. One that waits for them itself would wait for ever for its own caller."""
+    return nullcontext() if spec.asks_for_quiet else quiet.at_work()
 
 
 def _around(spec: StepSpec, workplace: Workplace) -> tuple[Workplace, ...]:
