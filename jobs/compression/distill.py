@@ -10,7 +10,7 @@ from cluster.session import JobError
 from jobs.compression.prune import zeros
 from jobs.compression.spec import DistillStep
 from jobs.compression.workplace import Workplace
-from jobs.data.prepared import Prepared
+from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.distill import GoingOn, distill
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
@@ -54,8 +54,10 @@ def further(recipe: Recipe, spec: DistillStep) -> Recipe:
 
 def _rows(workplace: Workplace) -> Prepared:
     """Those that the student learned from, with the pool."""
-    learned = read_tokenizer(workplace.student / workplace.reference.tokenizer)
-    if workplace.tokenizer.to_str() != learned.to_str():
-        raise JobError("compression: distill: a step before it changed the tokens, and the rows are in the old ones")
     prepared, pool = workplace.prepared, pool_folder(workplace.recipe)
+    written_with = [prepared.folder / TOKENIZER]
+    if pool is not None:  # it was made beside the rows of `prepare`
+        written_with.append(workplace.student / workplace.reference.tokenizer)
+    if any(read_tokenizer(file).to_str() != workplace.tokenizer.to_str() for file in written_with):
+        raise JobError("compression: distill: a step before it changed the tokens, and the rows are in the old ones")
     return prepared if pool is None else replace(prepared, pool=Prepared.open(pool))
