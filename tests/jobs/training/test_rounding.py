@@ -10,9 +10,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from jobs.compression.quantize import quantize
 from jobs.compression.spec import QuantizeSpec
+from jobs.models.conv import ConvBlock
 from jobs.training.rounding import learn_rounded, rounded_like
 from jobs.training.zeros import release
 from tests.tiny_models import batch, encoder_classifier
@@ -69,6 +71,36 @@ def test_a_convolution_is_rounded_as_the_runtime_does(tmp_path: Path):
     nodes = [helper.make_node("Conv", ["given", "w"], ["made"], kernel_shape=[3], pads=[1, 1])]
     weights = {"w": layer.get_parameter("weight")}
     assert_rounded_alike(layer, given, runtime(nodes, weights, given.numpy(), tmp_path))
+
+
+class Block(nn.Module):
+    """A convolution, its norm and what it is added to, of rows without padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = ConvBlock(6, 3)
+        norm = self.block.norm
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        nn.init.uniform_(norm.weight, -3, 3)
+        norm.running_var.uniform_(0.1, 3)
+        norm.running_mean.normal_()
+
+    def forward(self, given: Tensor) -> Tensor:
+        return self.block(given, torch.ones(len(given), given.shape[2]))
+
+
+def test_a_convolution_is_rounded_with_the_norm_that_the_exporter_folds_into_it(tmp_path: Path):
+    torch.manual_seed(0)
+    layer, given = Block().eval(), torch.randn(2, 6, 9)
+    conv = fuse_conv_bn_eval(layer.block.conv, layer.block.norm)
+    nodes = [
+        helper.make_node("Conv", ["given", "w", "b"], ["c"], kernel_shape=[3], pads=[1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Add", ["r", "given"], ["made"]),
+    ]
+    assert conv.bias is not None
+    assert_rounded_alike(layer, given, runtime(nodes, {"w": conv.weight, "b": conv.bias}, given.numpy(), tmp_path))
 
 
 def test_embeddings_are_rounded_as_the_runtime_does(tmp_path: Path):
