@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -79,7 +81,7 @@ def release(model: nn.Module) -> None:
     """Make the layers of `model` ordinary again: what counted as zero is zero, what was rounded is not."""
     for layer in model.modules():
         if parametrize.is_parametrized(layer, "weight"):
-            held = layer.parametrizations["weight"]  # pyright: ignore[reportIndexIssue]
+            held: Any = layer.get_submodule("parametrizations.weight")
             for each in held:
                 if isinstance(each, Masked):
                     held.original.copy_(each(held.original))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,9 @@ from jobs.training.zeros import release
 from tests.tiny_models import batch, encoder_classifier
 
 
-def runtime(nodes: Sequence[onnx.NodeProto], weights: dict[str, Tensor], given: np.ndarray, folder: Path) -> np.ndarray:
+def runtime(
+    nodes: Sequence[onnx.NodeProto], weights: Mapping[str, Tensor], given: np.ndarray, folder: Path
+) -> np.ndarray:
     """What ONNX Runtime's int8 form of a graph, from `given` to `made`, says."""
     kind = TensorProto.INT64 if given.dtype == np.int64 else TensorProto.FLOAT
     graph = helper.make_graph(
