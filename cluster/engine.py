@@ -148,6 +148,10 @@ class Engine:
             for name, weight in self._weights():
                 if name in target:  # not the second name of a weight that two layers share
                     target[name].copy_(weight)
+            here = dict(self.module.named_buffers())
+            for name, buffer in self._whole.named_buffers():
+                if name in here:  # a stage numbers its layers otherwise
+                    buffer.copy_(here[name])
         return self._whole.to(self.device).train(self.module.training)
 
     def save(self, folder: Path, progress: dict[str, Any]) -> None:

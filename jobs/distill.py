@@ -8,16 +8,25 @@ Writes <output>/student, a reference bundle (safetensors) of the best epoch by v
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster import launch, session, tracking
 from configs.folder import digest_json
 from jobs.command import Result, main
+from jobs.compression.spec import DistillStep
 from jobs.data.prepared import Prepared
 from jobs.finetune import TRAIN_LOOP, teacher_folder
 from jobs.models.reference import read_reference
 from jobs.prepare import output, prepare, prepare_student
 from jobs.recipe import Recipe
 from jobs.teach import lessons, pool_outputs, taught_by, teach
+
+
+class GoingOn(NamedTuple):
+    """A model that learns further."""
+
+    start: Path  # its reference bundle
+    step: DistillStep  # what holds meanwhile
 
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
@@ -37,9 +46,17 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 
 
 def distill(
-    recipe: Recipe, prepared: Prepared, teacher_outputs: Path, folder: Path, run_id: str | None = None
+    recipe: Recipe,
+    prepared: Prepared,
+    teacher_outputs: Path,
+    folder: Path,
+    run_id: str | None = None,
+    going_on: GoingOn | None = None,
 ) -> dict[str, float]:
-    """Train the student on the rows of `prepare_student` into `folder`; returns the metrics of its best epoch."""
+    """Train the student on the rows of `prepare_student` into `folder`; returns the metrics of its best epoch.
+
+    It is the one of the recipe, new, or what is `going_on`.
+    """
     session.check_capacity(recipe.engine)
     teacher = teacher_folder(recipe)
     read_reference(teacher, "python -m jobs.finetune")
@@ -58,6 +75,8 @@ def distill(
         "key": key,
         "run_id": run_id,
     }
+    if going_on is not None:
+        config |= {"start": str(going_on.start), "step": going_on.step.model_dump()}
     return launch.fit(TRAIN_LOOP, config, recipe.engine, work / "ray")
 
 

@@ -13,7 +13,16 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from cluster.spec import EngineSpec, TrackingSpec
 from configs.loader import Spec, UsageError, assign
 from jobs.compression.forms import forms
-from jobs.compression.spec import APART, CascadeSpec, ExportSpec, ExportStep, PruneSpec, QuantizeSpec, Step
+from jobs.compression.spec import (
+    APART,
+    CascadeSpec,
+    DistillStep,
+    ExportSpec,
+    ExportStep,
+    PruneSpec,
+    QuantizeSpec,
+    Step,
+)
 from jobs.data.spec import DataSpec
 from jobs.models.spec import NEW, StudentSpec, TeacherSpec
 from jobs.training.spec import DistillationSpec
@@ -175,6 +184,21 @@ class Recipe(Spec):
         names = Counter(each.name or each.step for each in self.compression)
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"compression: {twice[0]!r} stands for several items; give each a name of its own")
+        return self
+
+    @model_validator(mode="after")
+    def further_training_is_possible(self) -> Self:
+        for index, step in enumerate(self.compression):
+            if not isinstance(step, DistillStep):
+                continue
+            if reason := step.refused_by(self.engine):
+                raise ValueError(f"compression[{index}].{reason}")
+            rounded = [each for each in self.compression[index:] if isinstance(each, QuantizeSpec) and each.per_channel]
+            if step.quantize_aware and not rounded:
+                raise ValueError(
+                    f"compression[{index}].quantize_aware=true: no step quantize with per_channel=true rounds what "
+                    "learned to be rounded; add one after export, or leave it out"
+                )
         return self
 
     @model_validator(mode="after")

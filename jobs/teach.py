@@ -23,7 +23,7 @@ from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, Prepared, has_key
 from jobs.finetune import teacher_folder
 from jobs.models.reference import check_fits, read_reference
-from jobs.prepare import output, prepare
+from jobs.prepare import output, pool_folder, prepare
 from jobs.recipe import Recipe
 from jobs.training.spec import INSIDE, Taught, Wanted
 from serving.bundle import bundle_digest
@@ -61,6 +61,23 @@ def teach(recipe: Recipe, prepared: Prepared) -> Path:
     return _ask(recipe, prepared, Path(output(recipe), "teacher_outputs"), wanted)
 
 
+def outputs_of(recipe: Recipe) -> Path:
+    """The folder that `teach` left. Raises `JobError` where it, or that of the pool, is not of this recipe's rows."""
+    folder = Path(output(recipe), "teacher_outputs")
+    given = [(folder, Path(output(recipe), "prepared"))]
+    if (pool := pool_folder(recipe)) is not None:
+        given.append((pool_outputs(recipe), pool))
+    for outputs, rows in given:
+        try:
+            manifest, prepared = verify(outputs, MANIFEST), Prepared.open(rows)
+        except FolderError as error:
+            raise JobError(f"{error}; python -m jobs.teach makes them") from None
+        stored = Wanted.model_validate(manifest["wanted"])
+        if manifest["key"] != _key(recipe, prepared, stored) or not stored.covers(wanted_of(recipe)):
+            raise JobError(f"{outputs}: of other rows, teachers or objectives; python -m jobs.teach makes them again")
+    return folder
+
+
 def _check_teachers(recipe: Recipe, prepared: Prepared) -> None:
     for folder, _ in teachers(recipe):
         check_fits(Path(folder), read_reference(Path(folder), "python -m jobs.finetune"), prepared)
@@ -77,7 +94,7 @@ def _ask(recipe: Recipe, prepared: Prepared, folder: Path, wanted: Wanted) -> Pa
 
     from jobs.training.teaching import write_outputs
 
-    key = digest_json({"teachers": taught_by(recipe), "prepared": prepared.key, "wanted": wanted.model_dump()})
+    key = _key(recipe, prepared, wanted)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if has_key(folder, MANIFEST, key):
@@ -94,6 +111,10 @@ def _ask(recipe: Recipe, prepared: Prepared, folder: Path, wanted: Wanted) -> Pa
         session.check_capacity(engine)
         write_outputs(folder, teachers(recipe), prepared, key, wanted, engine.cpus_per_worker, gpus=int(engine.use_gpu))
     return folder
+
+
+def _key(recipe: Recipe, prepared: Prepared, wanted: Wanted) -> str:
+    return digest_json({"teachers": taught_by(recipe), "prepared": prepared.key, "wanted": wanted.model_dump()})
 
 
 def teachers(recipe: Recipe) -> list[Taught]:

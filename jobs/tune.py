@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster import quiet, registry, session, tracking
+from cluster import registry, session, tracking
 from cluster.session import JobError
 from configs.folder import commit, digest_json, read_manifest, replace
 from jobs.command import Result, main
@@ -153,8 +153,7 @@ def trial(
         rows = Prepared.open(Path(prepared), pool_folder(whole))
         distilled = distill(chosen, rows, Path(teacher_outputs), place / "student", run.id)
         bundle = place / "bundle"
-        with quiet.at_work():
-            compress(chosen, place / "student", bundle, {"run_id": run.id, "trial": trial_id, "values": values})
+        compress(chosen, place / "student", bundle, {"run_id": run.id, "trial": trial_id, "values": values})
         metrics = measure_candidate(chosen, bundle)
         metrics[METRIC] = metrics[f"validation_{classify.METRIC}"]
         metrics["retention"] = metrics[METRIC] / teacher_metric

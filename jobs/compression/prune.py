@@ -1,34 +1,82 @@
-"""Unstructured pruning: the smallest weights become zero."""
+"""Unstructured pruning: weights become zero, the layers keep their sizes."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 from transformers.pytorch_utils import Conv1D
 
 from jobs.compression.spec import PruneSpec
+from jobs.compression.workplace import Workplace
 
 MULTIPLIED = (nn.Linear, nn.Conv1d, Conv1D)  # the last is what GPT-2 calls a Linear
 
 
-def prune(model: nn.Module, spec: PruneSpec) -> nn.Module:
-    """Zero the smallest share of all Linear and Conv1d weights, by |w| over the whole model; that stays as it was.
+def prune(model: nn.Module, spec: PruneSpec, workplace: Workplace) -> nn.Module:
+    """`zeroed` with the recipe's seed; the facts are the share of zeros, over all layers and of each."""
+    pruned = zeroed(model, spec, workplace.recipe.seed)
+    workplace.facts[spec.name or spec.step] = zeros(pruned)
+    return pruned
 
-    The head is left alone: a few hundred weights that decide everything.
+
+def zeroed(model: nn.Module, spec: PruneSpec, seed: int) -> nn.Module:
+    """A copy of `model` in which the least important weights of `multiplied` layers are zero.
+
+    What is zero already counts least, so that pruning twice never goes beyond the larger of two shares.
     """
     pruned = copy.deepcopy(model)
-    head = getattr(pruned, "head", None)
-    weights = [(layer, "weight") for layer in pruned.modules() if isinstance(layer, MULTIPLIED) and layer is not head]
-    torch_prune.global_unstructured(weights, pruning_method=torch_prune.L1Unstructured, amount=spec.sparsity)
+    weights = [(layer, "weight") for layer in multiplied(pruned).values()]
+    chance = torch.Generator().manual_seed(seed)
+    importance = {(layer, name): _importance(layer.weight.detach(), spec, chance) for layer, name in weights}
+    if spec.kept is not None:
+        for layer, name in weights:
+            torch_prune.custom_from_mask(layer, name, largest_of_groups(importance[layer, name], *spec.kept))
+    elif spec.scope == "global":
+        torch_prune.global_unstructured(
+            weights, torch_prune.L1Unstructured, importance_scores=importance, amount=spec.sparsity
+        )
+    else:
+        for layer, name in weights:
+            torch_prune.l1_unstructured(layer, name, spec.sparsity, importance[layer, name])
     for layer, name in weights:
         torch_prune.remove(layer, name)  # the mask is multiplied in: an ordinary module again
     return pruned
 
 
-def sparsity(model: nn.Module) -> float:
-    """Share of zeros among all Linear and Conv1d weights."""
-    weights = [layer.weight for layer in model.modules() if isinstance(layer, MULTIPLIED)]
-    zeros = sum(int((weight == 0).sum()) for weight in weights)
-    return zeros / max(1, sum(weight.numel() for weight in weights))
+def largest_of_groups(importance_OI: Tensor, most: int, size: int) -> Tensor:
+    """Mask that is 1 at the `most` largest of each `size` inputs in a row, per output (and place in a kernel).
+
+    N:M sparsity (Zhou et al. 2021, arXiv 2102.04010); [O, I] or [O, I, K]. A last group of fewer inputs keeps as many.
+    """
+    importance = importance_OI.transpose(1, -1)  # inputs last
+    inputs = importance.shape[-1]
+    filled = nn.functional.pad(importance, (0, -inputs % size), value=-1.0).unflatten(-1, (-1, size))
+    mask = torch.zeros_like(filled).scatter(-1, filled.topk(most, dim=-1).indices, 1.0)
+    return mask.flatten(-2)[..., :inputs].transpose(1, -1)
+
+
+def multiplied(model: nn.Module) -> dict[str, Any]:
+    """Linear and Conv1d layers by name, but for the head: a few hundred weights that decide everything."""
+    head = set(model.get_submodule("head").modules()) if hasattr(model, "head") else set()
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, MULTIPLIED) and layer not in head}
+
+
+def zeros(model: nn.Module) -> dict[str, Any]:
+    """Share of zeros among the weights of `multiplied` layers: `sparsity` of all together, and of each in `layers`."""
+    counts = {name: int((layer.weight == 0).sum()) for name, layer in multiplied(model).items()}
+    sizes = {name: layer.weight.numel() for name, layer in multiplied(model).items()}
+    return {
+        "sparsity": sum(counts.values()) / max(1, sum(sizes.values())),
+        "layers": {name: round(count / sizes[name], 4) for name, count in counts.items()},
+    }
+
+
+def _importance(weight: Tensor, spec: PruneSpec, chance: torch.Generator) -> Tensor:
+    """Positive but for the zeros there are."""
+    if spec.by == "magnitude":
+        return weight.abs()
+    return (1.0 - torch.rand(weight.shape, generator=chance)) * (weight != 0)

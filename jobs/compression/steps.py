@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cluster import quiet
 from jobs.compression.judge import Judge
-from jobs.compression.spec import ExportStep, PruneSpec, QuantizeSpec, StepSpec
+from jobs.compression.spec import DistillStep, ExportStep, PruneSpec, QuantizeSpec, StepSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 STEPS: dict[type[StepSpec], str] = {
     PruneSpec: "jobs.compression.prune:prune",
+    DistillStep: "jobs.compression.distill:distill_further",
     QuantizeSpec: "jobs.compression.quantize:quantize",
 }
 
@@ -67,7 +70,8 @@ def compress(model: nn.Module, specs: Sequence[StepSpec], workplace: Workplace, 
     split = next(index for index, spec in enumerate(specs) if isinstance(spec, ExportStep))
     judge = Judge(model, specs, workplace)
     for number, spec in enumerate(specs[:split]):
-        model = step(spec)(model, spec, *_around(spec, workplace))
+        with _beside_measurements(spec):
+            model = step(spec)(model, spec, *_around(spec, workplace))
         judge.after(number, model)
     alone = judge if len(runtimes) == 1 else None
     return Compressed(model, {each: _exported(model, specs, split, workplace, each, alone) for each in runtimes})
@@ -79,15 +83,18 @@ def _exported(
     folder = workplace.folder / runtime
     folder.mkdir()
     file = whole = folder / f"0{SUFFIXES[runtime]}"
-    _function(EXPORTS[runtime])(model, whole, workplace)
+    with _beside_measurements(specs[split]):
+        _function(EXPORTS[runtime])(model, whole, workplace)
     if judge:
         judge.after(split, whole)
     for number, spec in enumerate(specs[split + 1 :], 1):
         made = folder / f"{number}{SUFFIXES[runtime]}"
-        if other := OF_RUNTIME.get((runtime, type(spec))):
-            _function(other)(file, spec, made, workplace)
-        else:
-            step(spec)(file, spec, made, *_around(spec, workplace))
+        other = OF_RUNTIME.get((runtime, type(spec)))
+        with _beside_measurements(spec):
+            if other:
+                _function(other)(file, spec, made, workplace)
+            else:
+                step(spec)(file, spec, made, *_around(spec, workplace))
         if judge:
             judge.after(split + number, made)
         file = made
@@ -97,6 +104,11 @@ def _exported(
 def _function(named: str) -> Callable[..., Any]:
     module, _, name = named.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _beside_measurements(spec: StepSpec) -> AbstractContextManager[None]:
+    """No step works beside a measurement. One that waits for them itself would wait for ever for its own caller."""
+    return nullcontext() if spec.asks_for_quiet else quiet.at_work()
 
 
 def _around(spec: StepSpec, workplace: Workplace) -> tuple[Workplace, ...]:

@@ -52,10 +52,10 @@ class Classify:
         """Pretrained, with a new head."""
         return encoder.pretrained(recipe.teacher, self._classes)
 
-    def student(self, teacher: Path, recipe: Recipe) -> nn.Module:
-        """Of the kind in `recipe.student`; where objectives compare more than logits, as `Observed`."""
-        taught = encoder.load(teacher)
-        student = encoder_student(taught, recipe.student)
+    def student(self, teacher: Path, recipe: Recipe, start: Path | None = None) -> nn.Module:
+        """Of the kind in `recipe.student`, or from `start`; as `Observed` where more than logits is compared."""
+        taught, dropout = encoder.load(teacher), recipe.student.dropout
+        student = encoder_student(taught, recipe.student) if start is None else encoder.load(start, dropout)
         spec = recipe.distillation
         if not spec.inside:
             return student

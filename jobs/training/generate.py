@@ -48,8 +48,10 @@ class Generate:
         vocabulary = Tokenizer.from_file(str(self._tokenizer)).get_vocab_size()
         return decoder.pretrained(recipe.teacher, vocabulary, self._manifest["max_length"], self._manifest["end"])
 
-    def student(self, teacher: Path, recipe: Recipe) -> Decoder:
-        """Some of the teacher's layers, or another model."""
+    def student(self, teacher: Path, recipe: Recipe, start: Path | None = None) -> Decoder:
+        """Some of the teacher's layers, another model, or the one in `start`."""
+        if start is not None:
+            return decoder.load(start)
         if recipe.student.model is not None:
             return pretrained_decoder(recipe.student, self._manifest["max_length"])
         return decoder_student(decoder.load(teacher), recipe.student)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import shutil
 import time
@@ -21,12 +22,15 @@ from cluster import checkpoint, engine, quiet
 from cluster.engine import Engine, Named
 from cluster.outbox import Outbox
 from configs.loader import Spec
+from jobs.compression.spec import DistillStep
 from jobs.data.prepared import Prepared
 from jobs.models.reference import write_reference
 from jobs.models.spec import OptimizerSpec
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS, named
+from jobs.training.rounding import learn_rounded
 from jobs.training.task import TrainingTask
+from jobs.training.zeros import Zeros, release
 
 SECONDS_BETWEEN_LINES = 10
 FRESH = ("head.", "projections.", "last.")  # weights that no pretraining has seen
@@ -40,6 +44,8 @@ class Fit(Spec):
     prepared: str
     teacher: str | None = None
     teacher_outputs: str | None = None
+    start: str | None = None  # reference bundle that a student goes on from, instead of one of the recipe's kind
+    step: DistillStep | None = None  # of the compression that it is under
     pool: str | None = None
     pool_outputs: str | None = None
     target: str
@@ -60,14 +66,21 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     spec = recipe.teacher if fit.role == "teacher" else recipe.distillation
     outputs = _path(fit.teacher_outputs), _path(fit.pool_outputs)
     task: TrainingTask = named(TASKS[recipe.task].training)(prepared, *outputs)
-    model = task.teacher(recipe) if fit.role == "teacher" else task.student(Path(fit.teacher or ""), recipe)
+    if fit.role == "teacher":
+        model = task.teacher(recipe)
+    else:
+        model = task.student(Path(fit.teacher or ""), recipe, _path(fit.start))
     epochs = [task.epoch(recipe.seed, epoch, recipe.engine) for epoch in range(spec.epochs)]
+    steps = list(itertools.accumulate(map(len, epochs), initial=0))  # before each epoch, and in all
+    zeros = Zeros(task.result(model), fit.step, steps[-1]) if fit.step and fit.step.keep_zeros else None
+    if fit.step and fit.step.quantize_aware:
+        learn_rounded(task.result(model))
     training = Engine(
         model,
         task.inputs,
         task.loss(model, spec.during(0)),
         functools.partial(_optimizer, spec=spec),
-        functools.partial(_schedule, spec=spec, steps=sum(map(len, epochs))),
+        functools.partial(_schedule, spec=spec, steps=steps[-1]),
         recipe.engine,
         task.layers,
     )
@@ -76,6 +89,8 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         "epoch": 0,
         "best": None,
     }
+    if zeros:
+        zeros.done = steps[progress["epoch"]]
     record = Outbox(fit.run_id, Path(recipe.output or "")) if first and fit.run_id else None
     pace = Pace(fit.role, spec.epochs, epochs, task.lengths, progress["epoch"], silent=not first)
     ranked = f"validation_{task.ranked}"
@@ -86,12 +101,13 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
             # workers that split a layer do not.
             torch.manual_seed(recipe.seed + 1000 * (epoch + 1) + training.data_rank)
             training.minimise(task.loss(model, spec.during(epoch)))
-            loss = _epoch(training, task, epochs[epoch], recipe.engine.accumulation, pace)
+            loss = _epoch(training, task, epochs[epoch], recipe.engine.accumulation, pace, zeros)
             with quiet.at_work() if first else nullcontext():
                 trained = task.result(training.whole())
                 metrics = evaluate(task, trained, training.device)
             metrics |= {"train_loss": loss, "tokens_per_second": pace.tokens_per_second, **training.facts()}
-            if progress["best"] is None or metrics[ranked] >= progress["best"][ranked]:
+            settled = zeros is None or zeros.settled
+            if settled and (progress["best"] is None or metrics[ranked] >= progress["best"][ranked]):
                 progress["best"] = metrics | {"best_epoch": epoch + 1}
                 if first:
                     _keep(trained, work, epoch + 1)
@@ -107,6 +123,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
             record.close()
     if first:
         trained.load_state_dict(load_file(_best(work, int(progress["best"]["best_epoch"]))))
+        release(trained)
         write_reference(
             Path(fit.target), trained, prepared, recipe.name, progress["best"], {"key": fit.key, "role": fit.role}
         )
@@ -153,7 +170,14 @@ def _schedule(
     return get_linear_schedule_with_warmup(optimizer, int(steps * spec.warmup), steps)
 
 
-def _epoch(training: Engine, task: TrainingTask, batches: Sequence[np.ndarray], parts: int, pace: Pace) -> float:
+def _epoch(
+    training: Engine,
+    task: TrainingTask,
+    batches: Sequence[np.ndarray],
+    parts: int,
+    pace: Pace,
+    zeros: Zeros | None,
+) -> float:
     """One pass; returns the mean over batches of the global loss."""
     first = torch.distributed.get_rank() == 0
     training.module.train()
@@ -162,6 +186,8 @@ def _epoch(training: Engine, task: TrainingTask, batches: Sequence[np.ndarray], 
         micro, size = task.parts(batch, training.data_rank, training.data_size, parts)
         with quiet.at_work() if first else nullcontext():  # the other workers wait for this one anyway
             total += training.step(micro, size)
+        if zeros:
+            zeros.after_step()
         pace.step(batch)
     return sum(engine.gather(total)) / len(batches)
 

@@ -169,6 +169,13 @@ class Wanted(Spec):
     hidden_layers: list[int] = Field(default_factory=list, description="of an encoder: token vectors after these")
     relation_layer: int | None = Field(default=None, description="of an encoder: queries, keys and values in this one")
 
+    def covers(self, other: Wanted) -> bool:
+        """Whether an encoder's outputs, stored so, hold what `other` wants of it."""
+        return set(other.hidden_layers) <= set(self.hidden_layers) and other.relation_layer in (
+            None,
+            self.relation_layer,
+        )
+
 
 class Taught(NamedTuple):
     """A teacher's bundle folder, and its weight in the mean of several."""

@@ -33,8 +33,8 @@ class TrainingTask(Protocol):
         """The model that is fine-tuned."""
         ...
 
-    def student(self, teacher: Path, recipe: Recipe) -> nn.Module:
-        """What learns from the teacher in a reference bundle."""
+    def student(self, teacher: Path, recipe: Recipe, start: Path | None = None) -> nn.Module:
+        """What learns from the teacher in a reference bundle: that of the recipe, or the one in the bundle `start`."""
         ...
 
     def result(self, model: nn.Module) -> nn.Module:

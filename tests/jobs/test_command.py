@@ -139,7 +139,7 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
     "two lines in a value": ('name: "a\\nb"', ["name: got 'a\\nb'", "match pattern"]),
     "unknown step": (
         "name: a\ncompression: [{step: shrink}]",
-        ["compression[0]: got", "'shrink'", "'prune', 'export'"],
+        ["compression[0]: got", "'shrink'", "'prune', "],
     ),
     "item without step": ("name: a\ncompression: [{sparsity: 0.1}]", ["compression[0]: got", "with the key 'step'"]),
     "misspelt field of a step": (

@@ -9,6 +9,7 @@ from jobs.recipe import Recipe, absolute
 
 EXPORT = {"step": "export"}
 PRUNE = {"step": "prune"}
+DISTILL = {"step": "distill"}
 QUANTIZE = {"step": "quantize"}
 
 
@@ -46,10 +47,27 @@ def test_steps_on_their_side_of_export_are_taken_in_order(steps: list[dict[str, 
             [EXPORT, QUANTIZE, {**QUANTIZE, "name": "again"}],
             "compression[2]: 'quantize' after ['export', 'quantize']: its weights are integers already; leave one out",
         ),
+        (
+            [{**DISTILL, "quantize_aware": True}, EXPORT],
+            "compression[0].quantize_aware=true: no step quantize with per",
+        ),
+        (
+            [{**DISTILL, "quantize_aware": True}, EXPORT, {**QUANTIZE, "per_channel": False}],
+            "compression[0].quantize_aware=true: no step quantize with per_channel=true",
+        ),
     ],
 )
 def test_steps_in_an_order_that_cannot_work_are_refused(steps: list[dict[str, Any]], said: str):
     assert said in refusal(compression=steps)
+
+
+def test_a_step_that_learns_rounded_goes_before_the_one_that_rounds():
+    assert recipe(compression=[PRUNE, {**DISTILL, "quantize_aware": True}, EXPORT, QUANTIZE])
+
+
+def test_a_step_that_keeps_zeros_is_refused_where_workers_hold_parts_of_the_weights():
+    said = refusal(compression=[PRUNE, DISTILL, EXPORT], engine={"workers": 2, "pipeline_stages": 2})
+    assert said.startswith("compression[1].keep_zeros=true: with engine.pipeline_stages=2 a worker holds parts")
 
 
 def test_two_steps_of_a_kind_work_under_two_names():

@@ -12,12 +12,12 @@ import pytest
 
 from cluster import session
 from cluster.session import JobError
-from configs.folder import commit
+from configs.folder import commit, digest_json
 from configs.loader import UsageError
 from jobs import teach as module
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.recipe import Recipe
-from jobs.teach import _check_room, taught_by, teach, wanted_of
+from jobs.teach import _check_room, outputs_of, taught_by, teach, wanted_of
 from jobs.training.spec import Wanted
 from tests.serving.tiny import write_tiny_bundle
 
@@ -112,3 +112,40 @@ def test_two_jobs_at_once_ask_the_teacher_once(tmp_path: Path, locked: bool, mon
         folders = list(pool.map(lambda _: teach(recipe(tmp_path), ROWS), range(2)))
     assert folders == [tmp_path / "teacher_outputs"] * 2
     assert len(asked) == (1 if locked else 2)
+
+
+def leave_outputs(folder: Path, wanted: Wanted, pool: bool = False) -> None:
+    """What `prepare` and `teach` leave, as far as their manifests go."""
+    write_tiny_bundle(folder / "teacher")
+    for rows, outputs in [("prepared", "teacher_outputs"), *([("pool", "pool_outputs")] if pool else [])]:
+        commit(folder / rows, MANIFEST, lambda aside, rows=rows: {"key": rows})
+        parts = {"teachers": taught_by(recipe(folder)), "prepared": rows, "wanted": wanted.model_dump()}
+        manifest = {"key": digest_json(parts), "wanted": wanted.model_dump()}
+        commit(folder / outputs, MANIFEST, lambda aside, manifest=manifest: manifest)
+
+
+def test_outputs_that_teach_left_are_found_also_where_they_hold_more(tmp_path: Path):
+    leave_outputs(tmp_path, Wanted(hidden_layers=[3, 6]))
+    assert outputs_of(recipe(tmp_path)) == tmp_path / "teacher_outputs"
+    assert outputs_of(recipe(tmp_path, weights={"cosine": 1})) == tmp_path / "teacher_outputs"
+
+
+@pytest.mark.parametrize(
+    ("damage", "asked"),
+    [
+        (lambda folder: (folder / "teacher_outputs" / MANIFEST).unlink(), {}),
+        (lambda folder: commit(folder / "prepared", MANIFEST, lambda aside: {"key": "other rows"}), {}),
+        (lambda folder: write_tiny_bundle(folder / "teacher", seed=1), {}),
+        (lambda folder: None, {"weights": {"relations": 1}}),
+        (lambda folder: (folder / "pool_outputs" / MANIFEST).unlink(), {"pool": {"rows": 2}}),
+    ],
+    ids=["none", "of other rows", "of another teacher", "without what is compared", "none of the pool"],
+)
+def test_outputs_that_do_not_fit_are_refused_with_the_command_that_makes_them(
+    tmp_path: Path, damage: Any, asked: dict[str, Any]
+):
+    leave_outputs(tmp_path, Wanted(), pool=True)
+    assert outputs_of(recipe(tmp_path, pool={"rows": 2})) == tmp_path / "teacher_outputs"
+    damage(tmp_path)
+    with pytest.raises(JobError, match=r"python -m jobs\.teach makes them"):
+        outputs_of(recipe(tmp_path, **asked))

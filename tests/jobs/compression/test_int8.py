@@ -9,11 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, numpy_helper
 
 from jobs.compression import int8
 from jobs.compression.export import export_onnx
 from jobs.compression.spec import QuantizeSpec
+from jobs.training.rounding import learn_rounded
 from tests.tiny_models import VOCABULARY, batch, encoder_classifier
 
 LAYERS = 2
@@ -83,6 +85,19 @@ def test_the_int8_file_answers_nearly_like_the_float_file(files: Pair):
     assert np.abs(small_BC - whole_BC).mean() < 0.05 * spread
     assert (small_BC.argmax(1) == whole_BC.argmax(1)).mean() >= 0.95
     assert not np.array_equal(small_BC, whole_BC)
+
+
+def test_learning_rounded_sees_what_the_int8_file_answers(files: Pair):
+    """Batch by batch, as scales are taken over what is computed together."""
+    if not files.per_channel:
+        return  # a recipe that learns rounded needs scales by channel
+    given, model = batch(50, 16), encoder_classifier(layers=LAYERS)
+    with torch.inference_mode():
+        whole_BC = model(**given).numpy()
+        learn_rounded(model)
+        rounded_BC = model(**given).numpy()
+    small_BC = logits(files.small, 50, 16)
+    assert np.abs(rounded_BC - small_BC).mean() < 0.1 * np.abs(whole_BC - small_BC).mean()
 
 
 def test_the_int8_file_takes_any_batch_and_length(files: Pair):

@@ -11,6 +11,7 @@ from jobs.compression.quantize import quantize
 from jobs.compression.rows import metric
 from jobs.compression.spec import QuantizeSpec
 from jobs.compression.workplace import Workplace
+from jobs.recipe import Recipe
 from tests.tiny_graph import LAYERS, write_graph
 from tests.tiny_models import encoder_classifier
 from tests.tiny_workplace import examples, labelled, workplace
@@ -69,6 +70,8 @@ def test_the_layers_of_the_graph_are_named_after_their_weights(tmp_path: Path):
 
 @pytest.mark.parametrize("field", [{"calibration_rows": 9}, {"calibration": "entropy"}])
 def test_calibration_is_refused_where_it_would_be_ignored(field: dict[str, Any]):
-    with pytest.raises(ValueError, match=f"{next(iter(field))}: .*: mode 'dynamic' fixes no scales"):
-        QuantizeSpec.model_validate({"step": "quantize", **field})
-    QuantizeSpec.model_validate({"step": "quantize", "mode": "static", **field})
+    (name,) = field
+    steps = [{"step": "export"}, {"step": "quantize", **field}]
+    with pytest.raises(ValueError, match=rf"compression\[1\]\.{name}: .*: means nothing to onnxruntime"):
+        Recipe.model_validate({"name": "tiny", "compression": steps})
+    Recipe.model_validate({"name": "tiny", "compression": [steps[0], {**steps[1], "mode": "static"}]})

@@ -23,13 +23,16 @@ from cluster.record import Cluster
 from cluster.spec import EngineSpec
 from configs.folder import commit
 from configs.loader import load
+from jobs.compression.prune import multiplied, zeroed, zeros
+from jobs.compression.spec import DistillStep, PruneSpec
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, PreparedSplit
-from jobs.distill import distill
+from jobs.distill import GoingOn, distill
 from jobs.finetune import finetune, teacher_folder
 from jobs.models import decoder, encoder
 from jobs.models.decoder import Decoder
 from jobs.models.reference import read_tokenizer, write_reference
-from jobs.models.spec import TeacherSpec
+from jobs.models.spec import StudentSpec, TeacherSpec
+from jobs.models.student import encoder_student
 from jobs.prepare import prepare, prepare_student
 from jobs.recipe import Recipe
 from jobs.training import loop
@@ -48,6 +51,13 @@ INSIDE = [  # relations first, then all that can be compared
     "distillation.relation_heads=4",
     *(f"distillation.weights.{name}=1" for name in ("hidden", "cosine", "relations")),
 ]
+FURTHER: dict[str, dict[str, Any]] = {  # students of which half the weights are zero, and what holds while they go on
+    "pruned student": {"keep_zeros": True},
+    "pruned student, forgotten": {"keep_zeros": False},
+    "pruned student, rising": {"sparsity": 0.8, "rising": 0.6},
+    "pruned student, rising, bf16 weights": {"sparsity": 0.8, "rising": 0.6},
+    "pruned student, rounded": {"quantize_aware": True},
+}
 # A name starts with what is trained: "encoder" and "decoder" are teachers.
 ONE_WORKER = {
     "encoder": CALM,
@@ -58,6 +68,8 @@ ONE_WORKER = {
     "encoder, never killed": ["engine.max_failures=1"],
     "student": CALM,
     "student inside": [*CALM, *INSIDE],
+    **dict.fromkeys(FURTHER, CALM),
+    "pruned student, rising, bf16 weights": ["engine.precision=bf16"],
     "conv student": ["engine.precision=bf16_autocast"],
     "foreign student": FP32,
     "decoder": FP32,
@@ -71,6 +83,7 @@ TENSOR = ["engine.tensor_parallel=2"]
 PAIR = ["engine.workers=2"]
 TWO_WORKERS = {  # one for each mechanism; the two-worker modes of test_engine beside it
     **{f"encoder, zero {stage}": [*CALM, *PAIR, f"engine.zero_stage={stage}"] for stage in (2, 3)},
+    "pruned student, rising": [*CALM, *PAIR, "engine.zero_stage=2"],
     "student, pipeline": [*CALM, *PAIR, *PIPELINE],
     "decoder, pipeline": [*FP32, *PAIR, *PIPELINE],
     "decoder, tensor": [*FP32, *PAIR, *TENSOR],  # last: what DeepSpeed keeps of it no other mode can use
@@ -105,6 +118,7 @@ FOUR_WORKERS = {  # whole models, then pipelines, then split layers: in one proc
 }
 ACCURACIES = {
     "encoder, worse at last": [0.5, 0.9, 0.2],
+    "pruned student, rising": [0.9, 0.5, 0.2],
     "encoder, crash before a checkpoint": [0.5, 0.9, 0.2, 0.1],  # the second epoch, run again, goes otherwise
 }
 Facts = dict[str, Any]
@@ -166,7 +180,8 @@ def head(model: torch.nn.Module) -> list[float]:
     """The weights of the last layer, of a decoder a part of them."""
     if isinstance(model, Decoder):
         return model.lm.get_output_embeddings().weight.detach()[:, 0].tolist()  # pyright: ignore[reportOptionalMemberAccess]
-    return model.get_submodule("head").get_parameter("weight").detach().flatten().tolist()
+    weight: torch.Tensor = model.get_submodule("head").weight  # pyright: ignore[reportAssignmentType]
+    return weight.detach().flatten().tolist()
 
 
 class Shop:
@@ -219,6 +234,9 @@ class Shop:
             prepare_student(recipe, prepared),
             self.folder / f"{of}-outputs",
             Path(recipe.output or "", "student"),
+            going_on=GoingOn(self.folder / "pruned", DistillStep(step="distill", **FURTHER[name]))
+            if name in FURTHER
+            else None,
         )
 
     def give_teachers(self) -> None:
@@ -227,6 +245,8 @@ class Shop:
         classes = len(self.prepared.labels)
         classifier = encoder.pretrained(TeacherSpec(model=str(self.calm)), self.prepared.labels)
         write_reference(self.folder / "encoder-given", classifier, self.prepared, "given", {}, {})
+        pruned = zeroed(encoder_student(classifier, StudentSpec(layers=2)), PruneSpec(step="prune", sparsity=0.5), 0)
+        write_reference(self.folder / "pruned", pruned, self.prepared, "given", {}, {})
         recipe = self.recipe("decoder", [])
         generator = decoder.pretrained(recipe.teacher, 400, recipe.data.max_length, self.completions.manifest["end"])
         write_reference(self.folder / "decoder-given", generator, self.completions, "given", {}, {})
@@ -272,6 +292,9 @@ class Shop:
 
         commit(self.folder / name, MANIFEST, fill)
 
+    def student(self, name: str) -> Path:
+        return self.folder / folder_of(name) / "student"
+
     def teacher(self, name: str) -> Path:
         return self.folder / folder_of(name) / "teacher"
 
@@ -281,7 +304,7 @@ def folder_of(name: str) -> str:
 
 
 def reference_of(name: str) -> str:
-    return name.split(",")[0]
+    return name if name in ONE_WORKER else name.split(",")[0]
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +367,35 @@ def test_a_student_of_what_its_teacher_holds_inside_is_kept_without_its_projecti
     assert [head(encoder.load(folder))] == one["student inside"]["heads"][
         one["student inside"]["best"]["best_epoch"] - 1
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("pruned student", 0.5), ("pruned student, rising", 0.8), ("pruned student, rising, bf16 weights", 0.8)],
+)
+def test_a_student_goes_on_with_its_zeros(shop: Shop, one: dict[str, Facts], name: str, share: float):
+    before, after = (encoder.load(folder) for folder in (shop.folder / "pruned", shop.student(name)))
+    assert zeros(after)["sparsity"] == pytest.approx(share, abs=1e-3)
+    for path, layer in multiplied(after).items():
+        assert not layer.weight[before.get_submodule(path).weight == 0].any()
+    assert one[name]["curve"][-1] < one[name]["curve"][0]
+
+
+def test_a_student_that_forgets_its_zeros_has_none(shop: Shop, one: dict[str, Facts]):
+    assert zeros(encoder.load(shop.student("pruned student, forgotten")))["sparsity"] < 0.01
+
+
+def test_of_a_rising_sparsity_only_epochs_at_its_target_are_kept(one: dict[str, Facts]):
+    """0.6 of the steps end in the second of three, and the first was better."""
+    best = one["pruned student, rising"]["best"]
+    assert (best["best_epoch"], best["validation_accuracy"]) == (2, 0.5)
+
+
+def test_a_student_that_learns_rounded_is_judged_rounded_and_kept_whole(shop: Shop, one: dict[str, Facts]):
+    assert one["pruned student, rounded"]["curve"] != one["pruned student"]["curve"]
+    assert one["pruned student, rounded"]["curve"] == pytest.approx(one["pruned student"]["curve"], rel=0.05)
+    weight = encoder.load(shop.student("pruned student, rounded")).head.weight
+    assert len(weight[0].unique()) == len(weight[0])
 
 
 @pytest.mark.parametrize("mode", ["accumulated", "activations computed twice", "offloaded"])

@@ -1,0 +1,63 @@
+"""Further training inside a compression: the student learns on from what the teacher said of its rows."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from cluster.session import JobError
+from jobs.compression.prune import zeros
+from jobs.compression.spec import DistillStep
+from jobs.compression.workplace import Workplace
+from jobs.data.prepared import TOKENIZER, Prepared
+from jobs.distill import GoingOn, distill
+from jobs.models import encoder
+from jobs.models.encoder import EncoderClassifier
+from jobs.models.reference import read_tokenizer, write_reference
+from jobs.prepare import pool_folder
+from jobs.recipe import Recipe
+from jobs.teach import outputs_of
+
+
+def distill_further(model: EncoderClassifier, spec: DistillStep, workplace: Workplace) -> EncoderClassifier:
+    """`model` as the best of some epochs more left it, with the engine and the objectives of the recipe.
+
+    The facts are the metrics of that epoch and the share of zeros. Raises `JobError` where the teacher's outputs or
+    the rows are missing.
+    """
+    recipe = further(workplace.recipe, spec)
+    outputs, prepared = outputs_of(recipe), _rows(workplace)
+    between = workplace.output / ".work"  # which the workers on other nodes see too
+    between.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="further-", dir=between) as folder:
+        start, made = Path(folder, "start"), Path(folder, "made")
+        write_reference(start, model, prepared, recipe.name, {}, {})
+        metrics = distill(recipe, prepared, outputs, made, going_on=GoingOn(start, spec))
+        learned = encoder.load(made)
+    workplace.facts[spec.name or spec.step] = {**metrics, **zeros(learned)}
+    return learned
+
+
+def further(recipe: Recipe, spec: DistillStep) -> Recipe:
+    """`recipe` with the distillation of `spec`: the objectives of its last epoch, and nothing is new any more."""
+    last = recipe.distillation.during(recipe.distillation.epochs - 1)
+    changes = {
+        "epochs": spec.epochs,
+        "learning_rate": spec.learning_rate,
+        "head_learning_rate": spec.learning_rate,
+        "final_temperature": None,
+        "stages": [],
+    }
+    return recipe.model_copy(update={"distillation": last.model_copy(update=changes)})
+
+
+def _rows(workplace: Workplace) -> Prepared:
+    """Those that the student learned from, with the pool."""
+    prepared, pool = workplace.prepared, pool_folder(workplace.recipe)
+    written_with = [prepared.folder / TOKENIZER]
+    if pool is not None:  # it was made beside the rows of `prepare`
+        written_with.append(workplace.student / workplace.reference.tokenizer)
+    if any(read_tokenizer(file).to_str() != workplace.tokenizer.to_str() for file in written_with):
+        raise JobError("compression: distill: a step before it changed the tokens, and the rows are in the old ones")
+    return prepared if pool is None else replace(prepared, pool=Prepared.open(pool))

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster import quiet
+from jobs.compression import steps
+from jobs.compression.spec import DistillStep, ExportStep, PruneSpec, QuantizeSpec
+
+
+def test_no_step_works_beside_a_measurement_but_one_that_waits_for_them_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its workers would wait for a measurement that waits for the step."""
+    at_work: list[bool] = []
+    seen: dict[str, bool] = {}
+
+    @contextlib.contextmanager
+    def enter():
+        at_work.append(True)
+        yield
+        at_work.pop()
+
+    def doing(spec: Any) -> Any:
+        return lambda *_: seen.update({spec.step: bool(at_work)})
+
+    monkeypatch.setattr(quiet, "at_work", enter)
+    monkeypatch.setattr(steps, "step", doing)
+    specs = [
+        PruneSpec(step="prune"),
+        DistillStep(step="distill"),
+        ExportStep(step="export"),
+        QuantizeSpec(step="quantize"),
+    ]
+    workplace: Any = SimpleNamespace(folder=tmp_path, inputs=[])
+    model: Any = None
+    assert steps.compress(model, specs, workplace) == tmp_path / "1.onnx"
+    assert seen == {"prune": True, "distill": False, "export": True, "quantize": True}
