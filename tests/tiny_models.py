@@ -10,6 +10,7 @@ from transformers import (
     AutoModel,
     BertConfig,
     DistilBertConfig,
+    ElectraConfig,
     ModernBertConfig,
     PreTrainedConfig,
     RobertaConfig,
@@ -25,6 +26,7 @@ POSITIONS = 40
 TRANSFORMERS: Mapping[str, Any] = {
     "bert": BertConfig,
     "roberta": RobertaConfig,
+    "electra": ElectraConfig,
     "distilbert": DistilBertConfig,
     "modernbert": ModernBertConfig,
 }
@@ -42,6 +44,8 @@ def config(kind: str, layers: int) -> PreTrainedConfig:
     }
     if kind == "roberta":
         common |= {"type_vocab_size": 1}
+    if kind == "electra":
+        common |= {"embedding_size": 16}
     if kind == "modernbert":
         common |= {"local_attention": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
         common |= {"cls_token_id": 1, "sep_token_id": 2}

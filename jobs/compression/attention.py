@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.models.encoder import EncoderClassifier
+from jobs.models.layers import layers_of
 
 LIKE_BERT = ("bert", "roberta", "xlm-roberta", "electra")
 
@@ -19,17 +20,22 @@ def for_export(model: EncoderClassifier) -> nn.Module:
     One quantised product of [H, 3H] instead of three, and attention in plain products instead of what the exporter
     makes of PyTorch's fused one.
     """
-    if model.encoder.config.model_type not in LIKE_BERT:
-        return model
-    return _Plain(copy.deepcopy(model))
+    return _Plain(merged(model)) if model.encoder.config.model_type in LIKE_BERT else model
+
+
+def merged(model: EncoderClassifier) -> EncoderClassifier:
+    """A copy, where it is like BERT with one projection to queries, keys and values, for a mask of four axes."""
+    made = copy.deepcopy(model)
+    if made.encoder.config.model_type in LIKE_BERT:
+        for layer in layers_of(made.encoder):
+            layer.attention.self = _MergedAttention(layer.attention.self)  # pyright: ignore[reportAttributeAccessIssue]
+    return made
 
 
 class _Plain(nn.Module):
     def __init__(self, model: EncoderClassifier) -> None:
         super().__init__()
         self.model = model
-        for layer in model.encoder.encoder.layer:  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
-            layer.attention.self = _MergedAttention(layer.attention.self)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         hidden_BL = torch.finfo(torch.float32).min * (1.0 - attention_mask.to(torch.float32))

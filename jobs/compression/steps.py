@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.compression.spec import ExportStep, PruneSpec, QuantizeSpec, StepSpec
+from jobs.compression.spec import ExportStep, PruneSpec, QuantizeSpec, ShrinkSpec, StepSpec
 
 if TYPE_CHECKING:
     from jobs.compression.workplace import Workplace
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 STEPS: dict[type[StepSpec], str] = {
     PruneSpec: "jobs.compression.prune:prune",
+    ShrinkSpec: "jobs.compression.shrink:shrink",
     ExportStep: "jobs.compression.export:export_onnx",
     QuantizeSpec: "jobs.compression.quantize:quantize",
 }
