@@ -12,6 +12,7 @@ from jobs.compression.importance import Importance
 from jobs.compression.layer_times import LayerTimes
 from jobs.models.layers import LayerSize
 
+UNITS = 16  # numbers in a vector register: feed-forward units are chosen by so many
 BUCKETS = 4000  # equal steps of time in which a limit is counted
 Kept = dict[int, LayerSize]  # what stays of the layers that stay, by number
 
@@ -40,35 +41,29 @@ def uniform(asked: Mapping[str, int | float], sizes: Sequence[LayerSize], import
     return kept
 
 
+def options(size: LayerSize) -> list[LayerSize]:
+    """The sizes that a layer could keep, the smallest first."""
+    widths = [*range(UNITS, size.feed_forward, UNITS), size.feed_forward]
+    return [size._replace(heads=heads, feed_forward=wide) for heads in range(1, size.heads + 1) for wide in widths]
+
+
 def under(limit_ms: float, sizes: Sequence[LayerSize], importance: Importance, times: LayerTimes) -> Kept | None:
-    """The sizes in the table that lose least importance in at most `limit_ms`; None where nothing is so fast.
+    """The sizes that lose least importance in at most `limit_ms`; None where nothing is so fast.
 
     A layer loses the least important of its heads and units, or all of them where it is left out.
     """
-    options, lost, ms = [], [], []
-    for size, heads_A, units_F in zip(sizes, importance.heads, importance.units, strict=True):
+    able, lost, ms = [options(size) for size in sizes], [], []
+    for sizes_K, heads_A, units_F in zip(able, importance.heads, importance.units, strict=True):
         of_heads, of_units = _without_first(heads_A), _without_first(units_F)
-        able = [
-            size._replace(heads=heads, feed_forward=units)
-            for heads in times.heads
-            for units in times.feed_forward
-            if heads <= size.heads and units <= size.feed_forward
-        ]
-        options.append([*able, None])
-        lost.append(
-            np.array(
-                [of_heads[each.heads] + of_units[each.feed_forward] for each in able] + [of_heads[0] + of_units[0]]
-            )
-        )
-        ms.append(np.array([times.model([each]) - times.rest for each in able] + [0.0]))
+        losses = [of_heads[each.heads] + of_units[each.feed_forward] for each in sizes_K]
+        lost.append(np.array([*losses, of_heads[0] + of_units[0]]))
+        ms.append(np.array([*map(times.layer, sizes_K), 0.0]))
     room = limit_ms - times.rest
     chosen = cheapest(lost, ms, room) if room > 0 else None
-    kept = (
-        {}
-        if chosen is None
-        else {number: size for number, option in enumerate(chosen) if (size := options[number][option]) is not None}
-    )
-    return kept or None
+    if chosen is None:
+        return None
+    stays = {number: option for number, option in enumerate(chosen) if option < len(able[number])}
+    return {number: able[number][option] for number, option in stays.items()} or None
 
 
 def lost_by(kept: Kept, importance: Importance) -> float:
@@ -85,8 +80,9 @@ def cheapest(
 ) -> list[int] | None:
     """One option for each layer, of least sum of `lost` among those whose `ms` add up to at most `limit`.
 
-    A multiple-choice knapsack by dynamic programming over time (ZipLM, section 3.2), in equal steps rounded up: the
-    limit holds, and what is lost is least but for that rounding. None where no choice is inside the limit.
+    A multiple-choice knapsack by dynamic programming over time (as SPDY, Frantar and Alistarh 2022, arXiv 2201.13096),
+    in equal steps rounded up: the limit holds, and what is lost is least but for that rounding. None where no choice is
+    inside the limit.
     """
     best_T = np.zeros(buckets + 1)  # least lost by the layers so far in at most so many steps
     steps, taken = [np.ceil(each / limit * buckets - 1e-9).astype(int) for each in ms], []

@@ -1,6 +1,6 @@
 """How long the blocks of an encoder take on this machine, by their size: the table that sizes are chosen from.
 
-The idea of ZipLM (Kurtic et al. 2023, arXiv 2302.04089, section 3.2), here of the blocks as they are exported.
+The idea of ZipLM (Kurtic et al. 2023, arXiv 2302.04089), here of the blocks as they are exported.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import LayerSize, layers_of, set_sizes, sizes_of
 
 TOKENS = 32  # of the one row that is timed
-CALLS = 50  # of each block
-STEPS = 16  # sizes of feed-forward blocks, evenly spaced
-UNITS = 8  # numbers in a vector register: sizes are multiples of it
+CALLS = 100  # of each block
+SHARES = (1 / 16, 1 / 4, 1 / 2, 1)  # of the heads and units that a block has, where it is timed; lines in between
 REST = "rest"
 INPUTS = ("input_ids", "attention_mask", "hidden", "mask")  # of every block, though it may not read all
 
@@ -37,12 +36,16 @@ class LayerTimes:
     """Median milliseconds of one row of `TOKENS` tokens, one thread of this machine, ONNX Runtime in float32."""
 
     rest: float  # embeddings, pooling and head
-    heads: Mapping[int, float]  # of an attention block with so many heads
-    feed_forward: Mapping[int, float]  # of a feed-forward block with so many units
+    heads: Mapping[int, float]  # of an attention block with so many heads, rising
+    feed_forward: Mapping[int, float]  # of a feed-forward block with so many units, rising
+
+    def layer(self, size: LayerSize) -> float:
+        """Of a layer, between two sizes that were timed on the line between them."""
+        return _between(self.heads, size.heads) + _between(self.feed_forward, size.feed_forward)
 
     def model(self, sizes: Sequence[LayerSize]) -> float:
         """Of a model with such layers."""
-        return self.rest + sum(self.heads[each.heads] + self.feed_forward[each.feed_forward] for each in sizes)
+        return self.rest + sum(map(self.layer, sizes))
 
     def facts(self) -> dict[str, Any]:
         """For a report."""
@@ -53,12 +56,12 @@ class LayerTimes:
 
 
 def measure(model: EncoderClassifier, folder: Path) -> LayerTimes:
-    """Time blocks of all numbers of heads and `STEPS` numbers of units that layers of `model` could keep."""
+    """Time blocks of some sizes that the layers of `model` could keep; `folder` is for a file in between."""
     sizes = sizes_of(model.encoder.config)
-    heads = range(1, max(each.heads for each in sizes) + 1)
-    widest = max(each.feed_forward for each in sizes)
-    spaced = (-(-widest * step // (STEPS * UNITS)) * UNITS for step in range(1, STEPS + 1))
-    units = sorted({*(min(widest, each) for each in spaced), *(each.feed_forward for each in sizes)})
+    heads, units = (
+        sorted({max(1, round(share * most)) for share in SHARES})
+        for most in (max(each.heads for each in sizes), max(each.feed_forward for each in sizes))
+    )
     names = [REST, *(f"heads {each}" for each in heads), *(f"units {each}" for each in units)]
     with quiet.at_work():
         apart = _Apart(_staircase(model, heads, units), len(heads), len(units))
@@ -70,6 +73,10 @@ def measure(model: EncoderClassifier, folder: Path) -> LayerTimes:
         {each: ms[f"heads {each}"] for each in heads},
         {each: ms[f"units {each}"] for each in units},
     )
+
+
+def _between(times: Mapping[int, float], size: int) -> float:
+    return float(np.interp(size, list(times), list(times.values())))
 
 
 def _staircase(model: EncoderClassifier, heads: Sequence[int], units: Sequence[int]) -> EncoderClassifier:

@@ -12,7 +12,7 @@ from cluster import quiet
 from configs.loader import UsageError
 from jobs.compression import layer_times
 from jobs.compression.importance import Importance, importance
-from jobs.compression.layer_sizes import Kept, check, lost_by, part_of, under, uniform
+from jobs.compression.layer_sizes import Kept, check, lost_by, options, part_of, under, uniform
 from jobs.compression.layer_times import LayerTimes
 from jobs.compression.spec import ShrinkSpec
 from jobs.compression.workplace import Workplace
@@ -80,17 +80,14 @@ def of_parts(
 
 def _fitted(spec: ShrinkSpec, sizes: Sequence[LayerSize], found: Importance, times: LayerTimes) -> Kept:
     """Sizes under the limit of `spec`. Raises `UsageError` where not even one layer of the smallest size is."""
-    now, least = times.model(sizes), times.rest + min(times.heads.values()) + min(times.feed_forward.values())
+    now = times.model(sizes)
     kept = under(spec.max_ms if spec.speedup is None else now / spec.speedup, sizes, found, times)
     if kept is None:
-        able = (
-            f"max_ms={1.01 * least:.3g} or more"
-            if spec.speedup is None
-            else f"speedup={0.99 * now / least:.3g} or less"
-        )
+        least = min(times.model(options(size)[:1]) for size in sizes)
+        slowest, fastest = f"max_ms={1.01 * least:.3g} or more", f"speedup={0.99 * now / least:.3g} or less"
         raise UsageError(
             f"compression.{spec.name or spec.step}.{spec.limit}: one layer of the smallest size takes {least:.3g} ms, "
-            f"the whole model {now:.3g} ms on this machine; give {able}"
+            f"the whole model {now:.3g} ms on this machine; give {slowest if spec.speedup is None else fastest}"
         )
     return kept
 

@@ -18,7 +18,7 @@ MATTERS = Importance(
     units=[torch.linspace(0.1, 1.0, 24), torch.linspace(0.0, 2.0, 16)],
     dims=torch.ones(8),
 )
-TIMES = LayerTimes(rest=1.0, heads={1: 2.0, 2: 3.0, 3: 4.0}, feed_forward={8: 1.0, 16: 2.0, 24: 3.0})
+TIMES = LayerTimes(rest=1.0, heads={1: 2.0, 2: 3.0, 3: 4.0}, feed_forward={8: 1.0, 24: 3.0})
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -43,14 +43,14 @@ def test_the_choice_loses_as_little_as_the_best_of_all_combinations(seed: int):
 
 def test_what_is_chosen_fits_and_more_time_loses_less():
     before = 1.0
-    for limit in (4.0, 6.0, 8.0, 11.0, 13.1):
+    for limit in (5.0, 6.5, 8.0, 11.0, 13.1):
         kept = under(limit, SIZES, MATTERS, TIMES)
         assert kept is not None
         assert TIMES.model(list(kept.values())) <= limit
         after = lost_by(kept, MATTERS)
         assert after < before
         before = after
-    assert before == pytest.approx(0.0)  # 13 ms are the whole model
+    assert before == pytest.approx(0.0, abs=1e-6)  # 13 ms are the whole model
 
 
 def test_a_whole_layer_is_left_out_where_its_time_is_worth_more_elsewhere():
@@ -59,7 +59,7 @@ def test_a_whole_layer_is_left_out_where_its_time_is_worth_more_elsewhere():
 
 
 def test_no_model_is_faster_than_one_smallest_layer():
-    assert under(3.9, SIZES, MATTERS, TIMES) is None
+    assert under(4.9, SIZES, MATTERS, TIMES) is None
     assert under(0.5, SIZES, MATTERS, TIMES) is None
 
 
