@@ -68,11 +68,11 @@ def under(limit_ms: float, sizes: Sequence[LayerSize], importance: Importance, t
 
 def lost_by(kept: Kept, importance: Importance) -> float:
     """The share of the importance of all heads and units that does not stay."""
-    stays = sum(
-        _kept_sum(importance.heads[number], size.heads) + _kept_sum(importance.units[number], size.feed_forward)
-        for number, size in kept.items()
-    )
-    return 1 - stays / max(sum(importance.layers), 1e-30)
+    lost = 0.0
+    for number, (heads_A, units_F) in enumerate(zip(importance.heads, importance.units, strict=True)):
+        size = kept.get(number, LayerSize(0, 0, 0))
+        lost += float(_without_first(heads_A)[size.heads] + _without_first(units_F)[size.feed_forward])
+    return lost / max(sum(importance.layers), 1e-30)
 
 
 def cheapest(
@@ -108,7 +108,3 @@ def _without_first(importance: Tensor) -> np.ndarray:
     """What is lost where the k most important ones stay, for k from 0 to all."""
     total = importance.sort(descending=True).values.double().cumsum(0).numpy()
     return total[-1] - np.concatenate([[0.0], total])
-
-
-def _kept_sum(importance: Tensor, count: int) -> float:
-    return float(importance.topk(count).values.sum())

@@ -29,7 +29,8 @@ def shrink(model: EncoderClassifier, spec: ShrinkSpec, workplace: Workplace) -> 
     The facts are what each layer keeps, the share of importance that is lost, and the times that sizes were chosen by.
     Raises `UsageError` for a kind of model whose parts are not known, and for sizes or limits that it cannot have.
     """
-    step, config = spec.name or spec.step, model.encoder.config
+    step = spec.name or spec.step
+    config: Any = model.encoder.config
     if config.model_type not in KNOWN:
         raise UsageError(
             f"compression.{step}: no heads and units known for {config.model_type!r} models; for {', '.join(KNOWN)}"
@@ -81,7 +82,7 @@ def of_parts(
 def _fitted(spec: ShrinkSpec, sizes: Sequence[LayerSize], found: Importance, times: LayerTimes) -> Kept:
     """Sizes under the limit of `spec`. Raises `UsageError` where not even one layer of the smallest size is."""
     now = times.model(sizes)
-    kept = under(spec.max_ms if spec.speedup is None else now / spec.speedup, sizes, found, times)
+    kept = under(spec.max_ms or now / (spec.speedup or 1), sizes, found, times)
     if kept is None:
         least = min(times.model(options(size)[:1]) for size in sizes)
         slowest, fastest = f"max_ms={1.01 * least:.3g} or more", f"speedup={0.99 * now / least:.3g} or less"

@@ -43,13 +43,13 @@ def test_each_block_is_exported_by_itself(tmp_path: Path):
 
 def test_blocks_are_timed_from_the_smallest_size_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(layer_times, "_sessions", lambda apart, names, folder: dict.fromkeys(names))
-    monkeypatch.setattr(layer_times, "_medians", lambda sessions, feed: {name: len(name) for name in sessions})
+    monkeypatch.setattr(layer_times, "_times", lambda sessions, feed: {name: len(name) for name in sessions})
     times = layer_times.measure(encoder_classifier(), tmp_path)
     assert list(times.heads) == [1, 2]
     assert list(times.feed_forward) == [4, 16, 32, 64]
 
 
-def test_a_block_takes_the_median_of_its_calls_in_milliseconds(monkeypatch: pytest.MonkeyPatch):
+def test_a_block_takes_the_milliseconds_of_its_undisturbed_calls(monkeypatch: pytest.MonkeyPatch):
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
 
@@ -61,7 +61,7 @@ def test_a_block_takes_the_median_of_its_calls_in_milliseconds(monkeypatch: pyte
             self.calls += 1
             clock[0] += self.seconds if self.calls % 3 else 9.0  # a neighbour took the core
 
-    assert layer_times._medians({"one": Session(0.25), "other": Session(0.5)}, {}) == {"one": 250, "other": 500}
+    assert layer_times._times({"one": Session(0.25), "other": Session(0.5)}, {}) == {"one": 250, "other": 500}
 
 
 def test_a_model_takes_the_time_of_its_blocks_and_of_the_rest():
