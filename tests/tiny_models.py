@@ -27,6 +27,7 @@ TRANSFORMERS: Mapping[str, Any] = {
     "bert": BertConfig,
     "electra": ElectraConfig,
     "roberta": RobertaConfig,
+    "electra": ElectraConfig,
     "distilbert": DistilBertConfig,
     "modernbert": ModernBertConfig,
 }
@@ -44,6 +45,8 @@ def config(kind: str, layers: int) -> PreTrainedConfig:
     }
     if kind == "roberta":
         common |= {"type_vocab_size": 1}
+    if kind == "electra":
+        common |= {"embedding_size": 16}
     if kind == "modernbert":
         common |= {"local_attention": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
         common |= {"cls_token_id": 1, "sep_token_id": 2}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.models.encoder import EncoderClassifier
+from jobs.models.layers import layers_of
 
 LIKE_BERT = ("bert", "roberta", "xlm-roberta", "electra")
 COUNTED = ("bert", "electra")  # the position of a token is its place in the row, whatever stands there
@@ -20,17 +21,22 @@ def for_export(model: EncoderClassifier) -> nn.Module:
     One quantised product of [H, 3H] instead of three, attention in plain products instead of what the exporter makes
     of PyTorch's fused one, the mean as a product, and no look-up of a type where all texts are single.
     """
-    if model.encoder.config.model_type not in LIKE_BERT:
-        return model
-    return _Plain(copy.deepcopy(model))
+    return _Plain(merged(model)) if model.encoder.config.model_type in LIKE_BERT else model
+
+
+def merged(model: EncoderClassifier) -> EncoderClassifier:
+    """A copy, where it is like BERT with one projection to queries, keys and values, for a mask of four axes."""
+    made = copy.deepcopy(model)
+    if made.encoder.config.model_type in LIKE_BERT:
+        for layer in layers_of(made.encoder):
+            layer.attention.self = _MergedAttention(layer.attention.self)  # pyright: ignore[reportAttributeAccessIssue]
+    return made
 
 
 class _Plain(nn.Module):
     def __init__(self, model: EncoderClassifier) -> None:
         super().__init__()
         self.model = model
-        for layer in model.encoder.encoder.layer:  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
-            layer.attention.self = _MergedAttention(layer.attention.self)
         if model.encoder.config.model_type in COUNTED:
             model.encoder.embeddings = _Embeddings(model.encoder.embeddings)
 

@@ -6,8 +6,9 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,24 +37,35 @@ def export_onnx(model: EncoderClassifier, inputs: Sequence[str], file: Path) -> 
     model = model.eval()
     example = {name: torch.ones(SAMPLE, dtype=torch.int64) for name in inputs}
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=longest(model.encoder.config))
+    trace(for_export(model), example, {name: {0: batch, 1: length} for name in inputs}, ["logits"], file)
+    _drop_notes(file)
+    difference = largest_difference(model, inputs, file)
+    if not difference <= TOLERANCE:  # NaN is a difference
+        raise JobError(f"the exported file differs from the model by {difference:.2g} in a logit; at most {TOLERANCE}")
+
+
+def trace(
+    module: nn.Module,
+    example: Mapping[str, torch.Tensor],
+    free: Mapping[str, Mapping[int, Any]],
+    outputs: Sequence[str],
+    file: Path,
+) -> None:
+    """Write the graph of `module`, called with `example`; `free` are the axes of each input that vary in size."""
     with _quiet(), torch.inference_mode():
         torch.onnx.export(
-            for_export(model),
+            module,
             (),
             str(file),
-            kwargs=example,
-            input_names=list(inputs),
-            output_names=["logits"],
-            dynamic_shapes={name: {0: batch, 1: length} for name in inputs},
+            kwargs=dict(example),
+            input_names=list(example),
+            output_names=list(outputs),
+            dynamic_shapes={name: dict(axes) for name, axes in free.items()},
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
             verbose=False,
         )
-    _drop_notes(file)
-    difference = largest_difference(model, inputs, file)
-    if not difference <= TOLERANCE:  # NaN is a difference
-        raise JobError(f"the exported file differs from the model by {difference:.2g} in a logit; at most {TOLERANCE}")
 
 
 def largest_difference(model: nn.Module, inputs: Sequence[str], file: Path) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster import quiet
 from jobs.compression.judge import Judge
-from jobs.compression.spec import DistillStep, ExportStep, PruneSpec, QuantizeSpec, StepSpec
+from jobs.compression.spec import DistillStep, ExportStep, PruneSpec, QuantizeSpec, ShrinkSpec, StepSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 STEPS: dict[type[StepSpec], str] = {
     PruneSpec: "jobs.compression.prune:prune",
+    ShrinkSpec: "jobs.compression.shrink:shrink",
     DistillStep: "jobs.compression.distill:distill_further",
     QuantizeSpec: "jobs.compression.quantize:quantize",
 }

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 
 import jobs.models.conv  # noqa: F401 - so that AutoConfig and AutoModel know it
 from configs.loader import UsageError
+from jobs.models.layers import build
 from jobs.models.spec import TeacherSpec
 
 CONFIG = "config.json"
@@ -208,5 +209,5 @@ def load(folder: Path, dropout: float = 0.0) -> EncoderClassifier:
 def from_config(
     config: PreTrainedConfig, pooling: str, classes: int | Sequence[float], dropout: float
 ) -> EncoderClassifier:
-    """An encoder with new weights."""
-    return EncoderClassifier(AutoModel.from_config(config, dtype=torch.float32), pooling, classes, dropout)
+    """An encoder with new weights, of layers as large as `config` says, see `layers.build`."""
+    return EncoderClassifier(build(config), pooling, classes, dropout)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from configs.loader import UsageError
 from jobs.models.encoder import EncoderClassifier
-from jobs.models.student import LAYERS
+from jobs.models.layers import LAYERS
 
 LIKE_BERT = ("attention.self.query", "attention.self.key", "attention.self.value")
 PROJECTIONS = {  # in a layer, from its input to queries, keys and values, by the model type of the config
@@ -52,6 +52,12 @@ def place(layer: int, count: int, field: str) -> int:
     if not 1 <= found <= count:
         raise UsageError(f"distillation.{field}: {layer}: the teacher has layers 1 to {count}, or -{count} to -1")
     return found
+
+
+def relation_width(model: EncoderClassifier, layer: int) -> int:
+    """Width of the queries, keys and values of one layer, counted as in `look_inside`."""
+    query: Any = _projections(model, place(layer, model.encoder.config.num_hidden_layers, "relation_layer"))[0]
+    return query.out_features
 
 
 def _projections(model: EncoderClassifier, layer: int) -> list[nn.Module]:

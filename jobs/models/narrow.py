@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,50 +11,41 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from configs.loader import UsageError
+from jobs.models.layers import KNOWN, Parts, has_own_sizes, set_hidden, sizes_of
 
 Weights = dict[str, Tensor]
-NO_DIMENSION = ("head.bias", "head.grades", "head.score.bias")  # all other weights have one place for each dimension
+NO_DIMENSION = ("head.bias", "head.grades", "head.score.bias")
+PROJECTION = "encoder.embeddings_project"  # of ELECTRA, from its token embeddings to the token vectors
 
 
-class Parts(NamedTuple):
-    """What a kind of encoder calls the matrices of a layer and the entries of its config."""
+class Kept(NamedTuple):
+    """What stays in a layer: rows of queries and keys, rows of values, feed-forward units."""
 
-    query: str
-    key: str
-    value: str
-    attended: str
-    widened: str
-    narrowed: str
-    entries: Mapping[str, str]
+    scores: Tensor
+    values: Tensor
+    units: Tensor
 
 
-_BERT = Parts(
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    attended="attention.output.dense",
-    widened="intermediate.dense",
-    narrowed="output.dense",
-    entries={"hidden": "hidden_size", "heads": "num_attention_heads", "feed_forward": "intermediate_size"},
-)
-_DISTILBERT = Parts(
-    query="attention.q_lin",
-    key="attention.k_lin",
-    value="attention.v_lin",
-    attended="attention.out_lin",
-    widened="ffn.lin1",
-    narrowed="ffn.lin2",
-    entries={"hidden": "dim", "heads": "n_heads", "feed_forward": "hidden_dim"},
-)
-KNOWN = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "distilbert": _DISTILBERT}
+class Strength(NamedTuple):
+    """What the parts of a layer weigh by magnitude."""
+
+    scores: Tensor  # [heads, head size]: a dimension of the queries and keys
+    values: Tensor  # [heads, head size]: a dimension of the values
+    units: Tensor  # [feed-forward]
 
 
 def resized(config: PreTrainedConfig, sizes: Mapping[str, int]) -> PreTrainedConfig:
     """A copy of `config` with these of `hidden`, `heads` and `feed_forward`; the others stay.
 
-    Raises `UsageError` for a kind of encoder whose sizes are not known by name, or a width that heads cannot share.
+    Raises `UsageError` for a kind of encoder whose sizes are not known by name, a width that heads cannot share, or
+    layers that differ already.
     """
     made = copy.deepcopy(config)
+    if has_own_sizes(made):
+        raise UsageError(
+            "student: the teacher's layers have sizes of their own; give student.kind=layers, and neither hidden, "
+            "heads nor feed_forward"
+        )
     if not sizes:
         return made
     if made.model_type not in KNOWN:
@@ -62,7 +53,10 @@ def resized(config: PreTrainedConfig, sizes: Mapping[str, int]) -> PreTrainedCon
         raise UsageError(f"student.{name}: {size}: no sizes known for {made.model_type!r}; for {', '.join(KNOWN)}")
     entries = KNOWN[made.model_type].entries
     for name, size in sizes.items():
-        setattr(made, entries[name], size)
+        if name == "hidden":
+            set_hidden(made, size, "student.hidden")
+        else:
+            setattr(made, entries[name], size)
     hidden, heads = (getattr(made, entries[name]) for name in ("hidden", "heads"))
     if hidden % heads:
         raise UsageError(f"student.hidden: {hidden}: {heads} heads cannot share it; give a multiple, or student.heads")
@@ -74,12 +68,7 @@ def narrow(
 ) -> tuple[PreTrainedConfig, Weights]:
     """Config and weights of a classifier narrowed to `sizes`; `layers` is the path of its layers among `weights`.
 
-    Magnitude decides, as for the filters of Li et al. 2017 (arXiv 1608.08710, section 3.1). A feed-forward unit, and a
-    dimension inside a head, is the outer product of two vectors: what reads into it and what it writes, or its query
-    and its key. It weighs the product of their L2 norms, biases included. A head weighs what its values and outputs
-    weigh together (heads are left out whole as in Michel et al. 2019, arXiv 1905.10650). A dimension of the token
-    vectors is kept in all layers or in none: it weighs the sum, over all matrices, of the norm of its row or column,
-    divided by the mean of all rows or columns of that matrix.
+    Magnitude decides, see `magnitudes` and `votes`. A dimension of the token vectors is kept in all layers or in none.
     The queries of a smaller head are scaled so that a score is divided by the same root as before.
     """
     made = resized(config, sizes)
@@ -91,32 +80,81 @@ def narrow(
             f"student.heads: {heads}: heads of {hidden} / {heads} = {after} dimensions, the teacher's have {before}; "
             f"give student.hidden={heads * before} or less, or more heads"
         )
-    written = (parts.attended, parts.narrowed)
-    dims = _largest(_votes(weights, written), hidden)
-    places: dict[str, tuple[Tensor, Tensor]] = {}  # rows and columns that are kept, by module
-    for number in range(config.num_hidden_layers):
-        modules = [f"{layers}.{number}.{name}" for name in parts[:6]]
-        query, key, value, attended, widened, narrowed = modules
-        norm = {each: _norms(weights, each, each.endswith(written)) for each in modules}
-        mixed_hd = (norm[value] * norm[attended]).view(-1, before)
-        kept = _largest(mixed_hd.sum(1), heads)
-        scores = _places((norm[query] * norm[key]).view(-1, before), kept, after)
-        values = _places(mixed_hd, kept, after)
-        units = _largest(norm[widened] * norm[narrowed], feed_forward)
-        places |= {query: (scores, dims), key: (scores, dims), value: (values, dims), attended: (dims, values)}
-        places |= {widened: (units, dims), narrowed: (dims, units)}
+    dims = largest(votes(weights, parts), hidden)
+    kept, scaled = [], {}
+    for number, strength in enumerate(magnitudes(config, weights, layers)):
+        chosen = largest(strength.values.sum(1), heads)
+        scores, values = (_places(each, chosen, after) for each in (strength.scores, strength.values))
+        kept.append(Kept(scores, values, largest(strength.units, feed_forward)))
         # A smaller head divides its scores by a smaller root.
-        scaled = {name: weights[name] * (after / before) ** 0.5 for name in (f"{query}.weight", f"{query}.bias")}
-        weights = weights | scaled
-    return made, {name: _cut(name, weight, places, dims) for name, weight in weights.items()}
+        query = f"{layers}.{number}.{parts.query}"
+        scaled |= {name: weights[name] * (after / before) ** 0.5 for name in (f"{query}.weight", f"{query}.bias")}
+    return made, cut(weights | scaled, parts, layers, kept, dims)
 
 
-def _cut(name: str, weight: Tensor, places: Mapping[str, tuple[Tensor, Tensor]], dims: Tensor) -> Tensor:
+def magnitudes(config: PreTrainedConfig, weights: Weights, layers: str) -> list[Strength]:
+    """What the parts of each layer weigh, as the filters of Li et al. 2017 (arXiv 1608.08710, section 3.1).
+
+    A feed-forward unit, and a dimension inside a head, is the outer product of two vectors: what reads into it and what
+    it writes, or its query and its key. It weighs the product of their L2 norms, biases included. So a head weighs what
+    its values and outputs weigh together (heads are left out whole as in Michel et al. 2019, arXiv 1905.10650).
+    """
+    parts, found = KNOWN[config.model_type], []
+    for number, size in enumerate(sizes_of(config)):
+        query, key, value, attended, widened, narrowed = (
+            _norms(weights, f"{layers}.{number}.{name}", name in (parts.attended, parts.narrowed)) for name in parts[:6]
+        )
+        scores, values = (each.view(size.heads, size.head_size) for each in (query * key, value * attended))
+        found.append(Strength(scores, values, widened * narrowed))
+    return found
+
+
+def votes(weights: Weights, parts: Parts) -> Tensor:
+    """What each dimension of the token vectors weighs, [H].
+
+    The sum, over all matrices, of the norm of its row or column, divided by the mean of all of that matrix.
+    """
+    total_H = torch.zeros(())
+    for name, weight in weights.items():
+        axis = dimension_axis(name, weights, parts)
+        if weight.ndim == 2 and axis is not None:
+            norm_H = weight.norm(dim=1 - axis)
+            total_H = total_H + norm_H / norm_H.mean().clamp(min=1e-12)
+    return total_H
+
+
+def cut(weights: Weights, parts: Parts, layers: str, kept: Sequence[Kept], dims: Tensor) -> Weights:
+    """Of the weights of a classifier what is kept: `dims` of the token vectors, and of each layer its own parts."""
+    own: dict[str, tuple[int, Tensor]] = {}  # axis and places on it, by module
+    for number, (scores, values, units) in enumerate(kept):
+        query, key, value, attended, widened, narrowed = (f"{layers}.{number}.{name}" for name in parts[:6])
+        own |= {query: (0, scores), key: (0, scores), value: (0, values), attended: (1, values)}
+        own |= {widened: (0, units), narrowed: (1, units)}
+    made = {}
+    for name, weight in weights.items():
+        if (along := dimension_axis(name, weights, parts)) is not None:
+            weight = weight.index_select(along, dims)  # noqa: PLW2901
+        axis, places = own.get(name.rpartition(".")[0], (weight.ndim, dims))
+        made[name] = weight.index_select(axis, places) if axis < weight.ndim else weight  # a bias has one axis
+    return made
+
+
+def dimension_axis(name: str, weights: Weights, parts: Parts) -> int | None:
+    """The axis of a weight of a classifier that has a place for each dimension of the token vectors, if one has."""
     module = name.rpartition(".")[0]
-    if module in places:
-        rows, columns = places[module]
-        return weight[rows][:, columns] if weight.ndim == 2 else weight[rows]
-    return weight if name in NO_DIMENSION else weight[..., dims]
+    before_projection = f"{PROJECTION}.weight" in weights and name.startswith("encoder.embeddings.")
+    if name in NO_DIMENSION or before_projection:
+        return None
+    if module.endswith((parts.attended, parts.narrowed)) or module == PROJECTION:
+        return 0
+    if module.endswith((parts.query, parts.key, parts.value, parts.widened)):
+        return 1 if weights[name].ndim == 2 else None
+    return weights[name].ndim - 1
+
+
+def largest(strength: Tensor, count: int) -> Tensor:
+    """Indices, in order, of the `count` largest along the last axis."""
+    return strength.topk(count, dim=-1).indices.sort(dim=-1).values
 
 
 def _fewer(config: PreTrainedConfig, made: PreTrainedConfig, name: str, parts: Parts) -> int:
@@ -134,22 +172,7 @@ def _norms(weights: Weights, module: str, columns: bool) -> Tensor:
     return torch.cat([weight, weights[f"{module}.bias"].unsqueeze(1)], dim=1).norm(dim=1)
 
 
-def _votes(weights: Weights, written: tuple[str, str]) -> Tensor:
-    """What each dimension of the token vectors weighs, [H]; matrices named `written` have a row for it."""
-    total_H = torch.zeros(())
-    for name, weight in weights.items():
-        if weight.ndim == 2:
-            norm_H = weight.norm(dim=1 if name.removesuffix(".weight").endswith(written) else 0)
-            total_H = total_H + norm_H / norm_H.mean().clamp(min=1e-12)
-    return total_H
-
-
 def _places(strength_hd: Tensor, kept: Tensor, size: int) -> Tensor:
     """Rows of the `size` strongest dimensions in each kept head, head after head."""
-    dims = _largest(strength_hd[kept], size)
+    dims = largest(strength_hd[kept], size)
     return (kept.unsqueeze(1) * strength_hd.shape[1] + dims).flatten()
-
-
-def _largest(strength: Tensor, count: int) -> Tensor:
-    """Indices, in order, of the `count` largest along the last axis."""
-    return strength.topk(count, dim=-1).indices.sort(dim=-1).values

@@ -11,7 +11,7 @@ from cluster.engine import Layers, Tied
 from configs.loader import UsageError
 from jobs.models.decoder import Decoder
 from jobs.models.encoder import EncoderClassifier, pool
-from jobs.models.student import LAYERS
+from jobs.models.layers import layers_of
 
 ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert")
 DECODERS = ("gpt2", "llama", "qwen2")
@@ -21,8 +21,8 @@ Hidden = tuple[Tensor, Tensor]  # token vectors [B, L, H], and the mask of an en
 def encoder_layers(model: nn.Module) -> Layers:
     """Embeddings, every layer, pooling with head. Raises `UsageError` for a kind of encoder that is not known so."""
     assert isinstance(model, EncoderClassifier)
-    kind = _known(model.encoder.config.model_type, ENCODERS)
-    blocks: nn.ModuleList = model.encoder.get_submodule(LAYERS[kind])  # pyright: ignore[reportAssignmentType]
+    _known(model.encoder.config.model_type, ENCODERS)
+    blocks = layers_of(model.encoder)
     return [_Embeddings(model), *(_Block(block, model.encoder.config) for block in blocks), _Head(model)]
 
 
@@ -31,7 +31,7 @@ def decoder_layers(model: nn.Module) -> Layers:
     assert isinstance(model, Decoder)
     kind = _known(model.lm.config.model_type, DECODERS)
     tokens, scores = model.lm.get_input_embeddings(), model.lm.get_output_embeddings()
-    blocks: nn.ModuleList = model.lm.get_submodule(LAYERS[kind])  # pyright: ignore[reportAssignmentType]
+    blocks = layers_of(model.lm)
     body: Any = model.lm.base_model
     if kind == "gpt2":
         inner: list[nn.Module] = [_Positions(body), *(_GPT2Block(block, body.config) for block in blocks)]

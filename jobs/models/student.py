@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,21 +14,11 @@ from jobs.models import decoder, encoder
 from jobs.models.conv import ConvConfig, principal
 from jobs.models.decoder import Decoder
 from jobs.models.encoder import EncoderClassifier
+from jobs.models.layers import LAYERS, has_own_sizes, layers_of, set_sizes, sizes_of
 from jobs.models.narrow import narrow, resized
 from jobs.models.spec import StudentSpec
 
 STUDENT = "student.model"
-LAYERS = {  # where a model keeps its layers, by the model type of its config
-    "bert": "encoder.layer",
-    "roberta": "encoder.layer",
-    "xlm-roberta": "encoder.layer",
-    "electra": "encoder.layer",
-    "distilbert": "transformer.layer",
-    "modernbert": "layers",
-    "gpt2": "transformer.h",
-    "llama": "model.layers",
-    "qwen2": "model.layers",
-}
 DROPOUTS = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
@@ -122,17 +113,24 @@ def decoder_student(teacher: Decoder, spec: StudentSpec) -> Decoder:
 
 def _chosen(teacher: PreTrainedModel, spec: StudentSpec) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
     """Config and weights of a model of the chosen layers."""
-    config = copy.deepcopy(teacher.config)
-    path = LAYERS.get(config.model_type)
-    if path is None:
-        raise UsageError(f"student.layers: no layers known for {config.model_type!r}; known: {', '.join(LAYERS)}")
-    chosen = choose_layers(spec.layers, config.num_hidden_layers)
+    kind = teacher.config.model_type
+    if kind not in LAYERS:
+        raise UsageError(f"student.layers: no layers known for {kind!r}; known: {', '.join(LAYERS)}")
+    config, weights = of_layers(teacher, choose_layers(spec.layers, teacher.config.num_hidden_layers))
+    return _dropped(config, spec), weights
+
+
+def of_layers(model: PreTrainedModel, chosen: Sequence[int]) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
+    """Config and weights of a model of some of the layers of `model`, in the order of `chosen`."""
+    config, path = copy.deepcopy(model.config), LAYERS[model.config.model_type]
+    if has_own_sizes(config):
+        sizes = sizes_of(config)
+        set_sizes(config, [sizes[index] for index in chosen])
     config.num_hidden_layers = len(chosen)
     if getattr(config, "layer_types", None):  # a layer keeps the kind of attention that it was trained with
         config.layer_types = [config.layer_types[index] for index in chosen]
-    _dropped(config, spec)
-    weights = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith(f"{path}.")}
-    layers: nn.ModuleList = teacher.get_submodule(path)  # pyright: ignore[reportAssignmentType]
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{path}.")}
+    layers = layers_of(model)
     for new, old in enumerate(chosen):
         weights |= {f"{path}.{new}.{name}": tensor for name, tensor in layers[old].state_dict().items()}
     return config, weights

@@ -16,7 +16,8 @@ from jobs.data.batches import collate, global_batches, shard
 from jobs.data.prepared import Examples, Prepared
 from jobs.models import encoder
 from jobs.models.encoder import INPUTS, EncoderClassifier
-from jobs.models.inside import Inside, Observed, place
+from jobs.models.inside import Inside, Observed, place, relation_width
+from jobs.models.layers import has_own_sizes
 from jobs.models.spec import OptimizerSpec
 from jobs.models.stages import encoder_layers
 from jobs.models.student import encoder_student
@@ -56,13 +57,16 @@ class Classify:
         """Of the kind in `recipe.student`, or from `start`; as `Observed` where more than logits is compared."""
         taught, dropout = encoder.load(teacher), recipe.student.dropout
         student = encoder_student(taught, recipe.student) if start is None else encoder.load(start, dropout)
+        ways = recipe.engine.tensor_parallel
+        if ways > 1 and has_own_sizes(student.encoder.config):
+            raise UsageError(f"engine.tensor_parallel: {ways}: layers of different size cannot be split alike; use 1")
         spec = recipe.distillation
         if not spec.inside:
             return student
         config = taught.encoder.config
         if "relations" in spec.inside:
-            for width in (config.hidden_size, student.encoder.config.hidden_size):
-                if width % spec.relation_heads:
+            for model, layer in ((taught, spec.relation_layer), (student, -1)):
+                if (width := relation_width(model, layer)) % spec.relation_heads:
                     raise UsageError(
                         f"distillation.relation_heads: {spec.relation_heads}: does not divide a width of {width}"
                     )

@@ -10,7 +10,7 @@ from torch import nn
 from configs.loader import UsageError
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.inside import PROJECTIONS, Observed, look_inside, place
-from jobs.models.student import LAYERS
+from jobs.models.layers import LAYERS
 from tests.tiny_models import batch, encoder_classifier
 
 KINDS = ["bert", "roberta", "distilbert"]

@@ -9,8 +9,9 @@ import torch
 from configs.loader import UsageError
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
+from jobs.models.layers import LAYERS
 from jobs.models.spec import StudentSpec
-from jobs.models.student import LAYERS, encoder_student
+from jobs.models.student import encoder_student
 from tests.tiny_models import CLASSES, POSITIONS, VOCABULARY, batch, encoder_classifier
 
 KINDS = ["bert", "roberta", "distilbert"]  # 32 wide, 2 heads, 64 feed-forward units

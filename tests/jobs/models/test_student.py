@@ -9,8 +9,9 @@ from transformers import AlbertConfig, AlbertModel
 from configs.loader import UsageError
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
+from jobs.models.layers import LAYERS
 from jobs.models.spec import StudentSpec
-from jobs.models.student import LAYERS, choose_layers, encoder_student
+from jobs.models.student import choose_layers, encoder_student
 from tests.tiny_models import CLASSES, POSITIONS, VOCABULARY, batch, encoder_classifier
 
 KINDS = ["bert", "roberta", "distilbert", "modernbert"]

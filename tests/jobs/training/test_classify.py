@@ -11,12 +11,17 @@ import torch
 
 from cluster.spec import EngineSpec
 from configs.folder import commit
+from configs.loader import UsageError
 from jobs.data.batches import NO_TARGET
 from jobs.data.prepared import MANIFEST, ROWS, Prepared, PreparedSplit
+from jobs.models import encoder
+from jobs.models.layers import LayerSize, set_sizes
+from jobs.models.spec import StudentSpec
+from jobs.recipe import Recipe
 from jobs.training.classify import Classify
 from jobs.training.loss import balanced_weights, distill_loss
 from jobs.training.spec import DistillationSpec
-from tests.tiny_models import CLASSES, encoder_classifier
+from tests.tiny_models import CLASSES, config, encoder_classifier
 
 TRAIN, POOL = 30, 20
 LABELS = [row % 3 for row in range(TRAIN)]
@@ -125,3 +130,30 @@ def test_the_pool_changes_neither_class_weights_nor_what_a_labelled_row_costs(ta
 def test_a_teacher_learns_from_labelled_rows_alone(tmp_path: Path):
     write_rows(tmp_path / "prepared", {"train": LABELS, "validation": [0, 1]}, 10)
     assert len(Classify(Prepared.open(tmp_path / "prepared"), None).lengths) == TRAIN
+
+
+@pytest.fixture
+def uneven(tmp_path: Path) -> Path:
+    """A folder of a teacher whose two layers differ in size: one head of 16, and two."""
+    given = config("bert", 2)
+    set_sizes(given, [LayerSize(1, 16, 40), LayerSize(2, 16, 8)])
+    (tmp_path / "uneven").mkdir()
+    encoder.save(encoder.from_config(given, "mean", CLASSES, 0.0), tmp_path / "uneven")
+    return tmp_path / "uneven"
+
+
+def test_layers_of_different_size_are_not_split(taught: Classify, uneven: Path):
+    recipe = Recipe.model_validate({"name": "tiny", "student": {"layers": 2}, "engine": {"workers": 2}})
+    assert taught.student(uneven, recipe)
+    split = recipe.model_copy(update={"engine": EngineSpec(workers=2, tensor_parallel=2)})
+    with pytest.raises(UsageError, match=r"engine.tensor_parallel: 2: layers of different size .*; use 1"):
+        taught.student(uneven, split)
+
+
+def test_relations_are_cut_into_parts_of_the_width_of_their_own_layer(taught: Classify, uneven: Path):
+    asked = {"weights": {"relations": 1}, "relation_heads": 32, "relation_layer": 2}
+    recipe = Recipe.model_validate({"name": "tiny", "student": {"layers": [1]}, "distillation": asked})
+    assert taught.student(uneven, recipe)  # two heads of 16 in the teacher's layer and in the student's
+    narrower = recipe.model_copy(update={"student": StudentSpec(layers=1)})
+    with pytest.raises(UsageError, match=r"distillation.relation_heads: 32: does not divide a width of 16"):
+        taught.student(uneven, narrower)

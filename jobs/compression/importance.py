@@ -1,0 +1,131 @@
+"""What the heads, feed-forward units and dimensions of an encoder matter to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cluster.session import JobError
+from configs.folder import FolderError
+from configs.loader import UsageError
+from jobs.compression.spec import ShrinkSpec
+from jobs.compression.workplace import Workplace
+from jobs.data.batches import collate
+from jobs.data.prepared import TOKENIZER
+from jobs.models.encoder import INPUTS, EncoderClassifier
+from jobs.models.layers import KNOWN, LAYERS, sizes_of
+from jobs.models.narrow import Weights, dimension_axis, magnitudes, votes
+from jobs.models.reference import read_tokenizer
+from jobs.training.loss import kl, label_loss
+from jobs.training.outputs import read_logits
+
+ROWS_PER_BATCH = 16  # rows whose gradients may cancel one another
+Batch = dict[str, Tensor]
+Loss = Callable[[Tensor, Batch], Tensor]
+
+
+class Importance(NamedTuple):
+    """Larger matters more; comparable within a model."""
+
+    heads: list[Tensor]  # of each layer, [A]
+    units: list[Tensor]  # of each layer, [F]
+    dims: Tensor  # of the token vectors, [H]
+
+    @property
+    def layers(self) -> list[float]:
+        """What the parts of each layer matter together."""
+        return [float(heads.sum() + units.sum()) for heads, units in zip(self.heads, self.units, strict=True)]
+
+
+def importance(model: EncoderClassifier, spec: ShrinkSpec, workplace: Workplace) -> Importance:
+    """As `spec` measures it. Raises `JobError` where rows or outputs of the teacher are asked for and missing."""
+    if spec.importance == "magnitude":
+        return magnitude(model)
+    graded = not isinstance(model.classes, int)
+    if spec.loss == "teacher":
+        return taylor(model, _batches(spec, workplace), teacher_loss)
+    return taylor(
+        model, _batches(spec, workplace), lambda logits_BC, batch: label_loss(logits_BC, batch["label"], graded=graded)
+    )
+
+
+def magnitude(model: EncoderClassifier) -> Importance:
+    """By the norms of the weights, see `narrow.magnitudes` and `narrow.votes`."""
+    weights, config = {name: weight.detach() for name, weight in model.state_dict().items()}, model.encoder.config
+    strengths = magnitudes(config, weights, f"encoder.{LAYERS[config.model_type]}")
+    dims_H = votes(weights, KNOWN[config.model_type])
+    return Importance([each.values.sum(1) for each in strengths], [each.units for each in strengths], dims_H)
+
+
+def taylor(model: EncoderClassifier, batches: Iterable[Batch], loss: Loss) -> Importance:
+    """The sum of |w dL/dw| over the weights of a structure, its mean over rows: to first order what L would feel.
+
+    Molchanov et al. 2019, arXiv 1906.10771, with the absolute value in place of the square. L is the mean of
+    `loss(logits, batch)` [B] over one batch: over all rows together, a trained model's gradients add up to nothing.
+    """
+    weights = dict(model.named_parameters())
+    felt = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    rows = 0
+    for batch in batches:
+        logits_BC = model(**{name: batch[name] for name in INPUTS})
+        gradients = torch.autograd.grad(loss(logits_BC, batch).mean(), list(weights.values()), allow_unused=True)
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+            if gradient is not None:
+                felt[name] += len(logits_BC) * (weight.detach() * gradient).abs()
+        rows += len(logits_BC)
+    return _by_structure(model, {name: total / rows for name, total in felt.items()})
+
+
+def teacher_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+    """KL from the teacher's probabilities to the model's, [B]."""
+    return kl(F.log_softmax(batch["teacher_logits"], dim=-1), F.log_softmax(logits_BC, dim=-1))
+
+
+def _by_structure(model: EncoderClassifier, felt: Weights) -> Importance:
+    config = model.encoder.config
+    parts, heads, units = KNOWN[config.model_type], [], []
+    for number, size in enumerate(sizes_of(config)):
+        layer = f"encoder.{LAYERS[config.model_type]}.{number}"
+        query, key, value, widened = (
+            felt[f"{layer}.{name}.weight"].sum(1) + felt[f"{layer}.{name}.bias"]
+            for name in (parts.query, parts.key, parts.value, parts.widened)
+        )
+        attended, narrowed = (felt[f"{layer}.{name}.weight"].sum(0) for name in (parts.attended, parts.narrowed))
+        heads.append((query + key + value + attended).view(size.heads, size.head_size).sum(1))
+        units.append(widened + narrowed)
+    dims_H = torch.zeros(config.hidden_size)
+    for name, weight in felt.items():
+        if (axis := dimension_axis(name, felt, parts)) is not None:
+            dims_H += weight.movedim(axis, 0).flatten(1).sum(1) if weight.ndim > 1 else weight
+    return Importance(heads, units, dims_H)
+
+
+def _batches(spec: ShrinkSpec, workplace: Workplace) -> Iterator[Batch]:
+    """Some training rows, drawn with the recipe's seed, with what the teacher said of them where the loss asks."""
+    step, prepared = spec.name or spec.step, workplace.prepared
+    if read_tokenizer(prepared.folder / TOKENIZER).to_str() != workplace.tokenizer.to_str():
+        raise UsageError(f"compression.{step}: calibration rows are in the tokens before another step; move it before")
+    examples, teacher_NC = prepared.examples("train"), None
+    if spec.loss == "teacher":
+        teacher_NC = _teacher_logits(step, workplace)
+        if len(teacher_NC) != len(examples):
+            raise JobError(f"compression.{step}: the stored teacher outputs are of other rows; run jobs.teach again")
+    rows = np.random.default_rng(workplace.recipe.seed).permutation(len(examples))[: spec.calibration_rows]
+    for start in range(0, len(rows), ROWS_PER_BATCH):
+        chosen = rows[start : start + ROWS_PER_BATCH]
+        batch = collate(examples, chosen, int(examples.lengths[chosen].max()))
+        if teacher_NC is not None:
+            batch["teacher_logits"] = torch.from_numpy(teacher_NC[chosen].astype(np.float32))
+        yield batch
+
+
+def _teacher_logits(step: str, workplace: Workplace) -> np.ndarray:
+    try:
+        return read_logits(workplace.output / "teacher_outputs", "train")
+    except FolderError as error:
+        raise JobError(f"compression.{step}: {error}; run jobs.teach, or use loss=labels") from None

@@ -1,0 +1,150 @@
+"""Layers of a model: where it keeps them, what an encoder calls their matrices, and layers with sizes of their own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from configs.loader import UsageError
+
+LAYERS = {  # where a model keeps its layers, by the model type of its config
+    "bert": "encoder.layer",
+    "roberta": "encoder.layer",
+    "xlm-roberta": "encoder.layer",
+    "electra": "encoder.layer",
+    "distilbert": "transformer.layer",
+    "modernbert": "layers",
+    "gpt2": "transformer.h",
+    "llama": "model.layers",
+    "qwen2": "model.layers",
+}
+HEAD_SIZE = "head_size"  # entry of a config that transformers does not know: its heads are hidden / heads wide
+
+
+class Parts(NamedTuple):
+    """What a kind of encoder calls the matrices of a layer and the entries of its config."""
+
+    query: str
+    key: str
+    value: str
+    attended: str
+    widened: str
+    narrowed: str
+    entries: Mapping[str, str]
+
+
+_BERT = Parts(
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attended="attention.output.dense",
+    widened="intermediate.dense",
+    narrowed="output.dense",
+    entries={"hidden": "hidden_size", "heads": "num_attention_heads", "feed_forward": "intermediate_size"},
+)
+_DISTILBERT = Parts(
+    query="attention.q_lin",
+    key="attention.k_lin",
+    value="attention.v_lin",
+    attended="attention.out_lin",
+    widened="ffn.lin1",
+    narrowed="ffn.lin2",
+    entries={"hidden": "dim", "heads": "n_heads", "feed_forward": "hidden_dim"},
+)
+KNOWN = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "electra": _BERT, "distilbert": _DISTILBERT}
+
+
+class LayerSize(NamedTuple):
+    """What may differ from layer to layer; the width of the token vectors is the whole model's."""
+
+    heads: int
+    head_size: int  # dimensions of a head
+    feed_forward: int  # units
+
+
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The layers, in order, of a kind of model in `LAYERS`."""
+    return model.get_submodule(LAYERS[model.config.model_type])  # pyright: ignore[reportReturnType]
+
+
+def has_own_sizes(config: PreTrainedConfig) -> bool:
+    """Whether the layers are of sizes that the usual entries of `config` cannot say."""
+    return HEAD_SIZE in vars(config)
+
+
+def sizes_of(config: PreTrainedConfig) -> list[LayerSize]:
+    """The size of every layer of an encoder of a kind in `KNOWN`."""
+    entries = KNOWN[config.model_type].entries
+    sizes = []
+    for layer in config.per_layer_config:
+        heads, feed_forward = (getattr(layer, entries[name]) for name in ("heads", "feed_forward"))
+        sizes.append(LayerSize(heads, getattr(layer, HEAD_SIZE, config.hidden_size // heads), feed_forward))
+    return sizes
+
+
+def set_sizes(config: PreTrainedConfig, sizes: Sequence[LayerSize]) -> None:
+    """Make `config` say that layers have `sizes`, in the entries that all share, and where they differ layer by layer.
+
+    The latter is transformers' own `per_layer_config`: who reads the shared entry is stopped.
+    """
+    entries = KNOWN[config.model_type].entries
+    most = LayerSize(*map(max, zip(*sizes, strict=True)))
+    config.per_layer_config = None
+    config.num_hidden_layers = len(sizes)
+    vars(config).pop(HEAD_SIZE, None)
+    setattr(config, entries["heads"], most.heads)
+    setattr(config, entries["feed_forward"], most.feed_forward)
+    differ = len(set(sizes)) > 1
+    if differ or most.heads * most.head_size != config.hidden_size:
+        setattr(config, HEAD_SIZE, most.head_size)
+    if differ:
+        names = (entries["heads"], HEAD_SIZE, entries["feed_forward"])
+        config.per_layer_config = {
+            number: dict(zip(names, size, strict=True))
+            for number, size in enumerate(sizes)  # pyright: ignore[reportAttributeAccessIssue]
+        }
+
+
+def set_hidden(config: PreTrainedConfig, hidden: int, field: str) -> None:
+    """Make `config` say that token vectors are `hidden` wide; embeddings as wide as these were go with them.
+
+    Raises `UsageError`, naming `field`, for the width at which ELECTRA would not project its embeddings any more.
+    """
+    entry = KNOWN[config.model_type].entries["hidden"]
+    embedded, before = getattr(config, "embedding_size", None), getattr(config, entry)
+    if embedded == before:
+        setattr(config, "embedding_size", hidden)  # noqa: B010 - not every config has it
+    elif embedded == hidden:
+        raise UsageError(f"{field}: {hidden}: as wide as the token embeddings, which are projected; give another width")
+    setattr(config, entry, hidden)
+
+
+def build(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model with new weights in float32; layers get their own sizes where `config` has such."""
+    if not has_own_sizes(config):
+        return AutoModel.from_config(config, dtype=torch.float32)
+    sizes, alike = sizes_of(config), copy.deepcopy(config)
+    set_sizes(alike, [LayerSize(1, config.hidden_size, 1)] * len(sizes))  # what transformers can build
+    model = AutoModel.from_config(alike, dtype=torch.float32)
+    for layer, size in zip(layers_of(model), sizes, strict=True):
+        _resize(layer, KNOWN[config.model_type], size, config.hidden_size)
+    set_sizes(model.config, sizes)
+    return model
+
+
+def _resize(layer: nn.Module, parts: Parts, size: LayerSize, hidden: int) -> None:
+    inside = size.heads * size.head_size
+    for name in (parts.query, parts.key, parts.value):
+        layer.set_submodule(name, nn.Linear(hidden, inside))
+    layer.set_submodule(parts.attended, nn.Linear(inside, hidden))
+    layer.set_submodule(parts.widened, nn.Linear(hidden, size.feed_forward))
+    layer.set_submodule(parts.narrowed, nn.Linear(size.feed_forward, hidden))
+    attention: Any = layer.get_submodule(parts.query.rpartition(".")[0])
+    setattr(attention, parts.entries["heads"], size.heads)
+    attention.attention_head_size = size.head_size
+    attention.scaling = size.head_size**-0.5
