@@ -27,7 +27,7 @@ FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {  # what a task does not use, 
     "generate": {
         "data": ("slices",),
         "teacher": (*HEAD, "pooling", "dropout", "head"),
-        "student": ("hidden", "heads", "feed_forward", "kernel", "pooling"),
+        "student": ("hidden", "heads", "feed_forward", "share_layers", "kernel", "pooling"),
         "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
     },
 }
@@ -151,6 +151,9 @@ class Recipe(Spec):
             if (value := getattr(self.engine, name)) not in possible:
                 able = " or ".join(map(str, possible))
                 raise ValueError(f"engine.{name}: {value!r}: a student of kind 'conv' cannot be trained so; use {able}")
+        for name in ("pipeline_stages", "tensor_parallel") if self.student.share_layers else ():
+            if (value := getattr(self.engine, name)) > 1:
+                raise ValueError(f"engine.{name}: {value}: student.share_layers has one layer in all places; use 1")
         return self
 
     @model_validator(mode="after")
@@ -165,6 +168,8 @@ class Recipe(Spec):
                 raise ValueError(f"compression[{index}]: {step.step!r} works {side} export; move it {side} that item")
             if reason := next((APART[kind, step.step] for kind in kinds[:index] if (kind, step.step) in APART), None):
                 raise ValueError(f"compression[{index}]: {step.step!r} after {kinds[:index]}: {reason}; leave one out")
+        if "cluster" in kinds and "code" not in kinds:
+            raise ValueError("compression: 'cluster' makes a file smaller only with 'code' after export; add that item")
         names = Counter(each.name or each.step for each in self.compression)
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"compression: {twice[0]!r} stands for several items; give each a name of its own")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.models.encoder import EncoderClassifier
+from jobs.models.layers import layers_of
 
 LIKE_BERT = ("bert", "roberta", "xlm-roberta", "electra")
 
@@ -28,7 +29,7 @@ class _Plain(nn.Module):
     def __init__(self, model: EncoderClassifier) -> None:
         super().__init__()
         self.model = model
-        for layer in model.encoder.encoder.layer:  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
+        for layer in dict.fromkeys(layers_of(model.encoder)):  # one may stand in several places
             layer.attention.self = _MergedAttention(layer.attention.self)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:

@@ -13,7 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.compression.spec import ExportStep, PruneSpec, QuantizeSpec, StepSpec
+from jobs.compression.spec import (
+    ClusterSpec,
+    CodeSpec,
+    ExportStep,
+    FoldSpec,
+    PruneSpec,
+    QuantizeSpec,
+    StepSpec,
+    VocabularySpec,
+)
 
 if TYPE_CHECKING:
     from jobs.compression.workplace import Workplace
@@ -21,8 +30,12 @@ if TYPE_CHECKING:
 
 STEPS: dict[type[StepSpec], str] = {
     PruneSpec: "jobs.compression.prune:prune",
+    VocabularySpec: "jobs.compression.vocabulary:prune_vocabulary",
+    ClusterSpec: "jobs.compression.cluster:cluster",
+    FoldSpec: "jobs.compression.fold:fold",
     ExportStep: "jobs.compression.export:export_onnx",
     QuantizeSpec: "jobs.compression.quantize:quantize",
+    CodeSpec: "jobs.compression.code:code",
 }
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from configs.loader import UsageError
 from jobs.models.encoder import EncoderClassifier
-from jobs.models.student import LAYERS
+from jobs.models.layers import LAYERS
 
 LIKE_BERT = ("attention.self.query", "attention.self.key", "attention.self.value")
 PROJECTIONS = {  # in a layer, from its input to queries, keys and values, by the model type of the config

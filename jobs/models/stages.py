@@ -11,7 +11,7 @@ from cluster.engine import Layers, Tied
 from configs.loader import UsageError
 from jobs.models.decoder import Decoder
 from jobs.models.encoder import EncoderClassifier, pool
-from jobs.models.student import LAYERS
+from jobs.models.layers import LAYERS
 
 ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert")
 DECODERS = ("gpt2", "llama", "qwen2")

@@ -13,21 +13,12 @@ from jobs.models import decoder, encoder
 from jobs.models.conv import ConvConfig, principal
 from jobs.models.decoder import Decoder
 from jobs.models.encoder import EncoderClassifier
+from jobs.models.layers import LAYERS
 from jobs.models.narrow import narrow, resized
+from jobs.models.sharing import share_layers
 from jobs.models.spec import StudentSpec
 
 STUDENT = "student.model"
-LAYERS = {  # where a model keeps its layers, by the model type of its config
-    "bert": "encoder.layer",
-    "roberta": "encoder.layer",
-    "xlm-roberta": "encoder.layer",
-    "electra": "encoder.layer",
-    "distilbert": "transformer.layer",
-    "modernbert": "layers",
-    "gpt2": "transformer.h",
-    "llama": "model.layers",
-    "qwen2": "model.layers",
-}
 DROPOUTS = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
@@ -57,6 +48,8 @@ def _layers_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderCla
         config, weights = narrow(config, weights, f"encoder.{LAYERS[config.model_type]}", spec.sizes)
     student = encoder.from_config(config, teacher.pooling, teacher.classes, spec.dropout)
     _fill(student, weights, spec)
+    if spec.share_layers:
+        share_layers(student.encoder)
     return student
 
 
@@ -65,7 +58,10 @@ def _new_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassi
     assert isinstance(spec.layers, int)
     config = resized(teacher.encoder.config, spec.sizes)
     config.num_hidden_layers = spec.layers
-    return encoder.from_config(_dropped(config, spec), teacher.pooling, teacher.classes, spec.dropout)
+    student = encoder.from_config(_dropped(config, spec), teacher.pooling, teacher.classes, spec.dropout)
+    if spec.share_layers:
+        share_layers(student.encoder)
+    return student
 
 
 def _conv_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
