@@ -65,18 +65,19 @@ def code(file: Path, spec: CodeSpec, made: Path, workplace: Workplace) -> None:
     model = onnx.load(str(file))
     graph = model.graph
     coded: dict[str, Coded] = {}
-    before = 0
-    for tensor in list(graph.initializer):
+    whole, before = [], 0
+    for tensor in graph.initializer:
         array = numpy_helper.to_array(tensor)
-        if array.dtype not in WEIGHTS:
-            continue
         best = min(candidates(array), key=lambda each: each.size, default=None)
         if best is not None and best.size + OVERHEAD < array.nbytes:
             coded[tensor.name] = best
             before += array.nbytes
-            graph.initializer.remove(tensor)
+        else:
+            whole.append(tensor)
     if not coded:
         raise JobError("compression: code: no weights of the file have few enough values; put cluster before export")
+    del graph.initializer[:]
+    graph.initializer.extend(whole)
     nodes = [node for name, each in coded.items() for node in _unpacked(name, each, graph.initializer)]
     nodes += graph.node
     del graph.node[:]
@@ -89,6 +90,8 @@ def code(file: Path, spec: CodeSpec, made: Path, workplace: Workplace) -> None:
 def candidates(array: np.ndarray) -> Iterator[Coded]:
     """The forms of a tensor with indices of at most `MOST_BITS`. Matrices with a scale for each column, as quantisation
     leaves them, have few values by column only."""
+    if array.dtype not in WEIGHTS:
+        return
     most = 2**MOST_BITS
     if array.size and len(np.unique(array.ravel()[:TASTE])) <= most:
         values_K, index = np.unique(array, return_inverse=True)
