@@ -33,7 +33,14 @@ class VocabularySpec(StepSpec):
 
     looks_around: ClassVar[bool] = True
     step: Literal["vocabulary"]
-    min_count: int = Field(default=1, ge=1, description="times that a kept token occurs in the training rows, at least")
+    min_count: int = Field(
+        default=1, ge=1, description="times that a kept token occurs in the training rows and the pool"
+    )
+    keep_first: int = Field(
+        default=0,
+        ge=0,
+        description="kept besides: tokens with a lower id, the more frequent ones where the tokenizer was made",
+    )
     characters: Literal["all", "seen"] = Field(
         default="all",
         description="single characters that stay tokens: all, or those that kept tokens consist of, so that words with "
@@ -94,6 +101,7 @@ Step = Annotated[
 APART: dict[tuple[str, str], str] = {  # (a step, one somewhere after it): why they cannot be combined
     ("quantize", "quantize"): "its weights are integers already",
     ("vocabulary", "vocabulary"): "the tokens are those of the training rows already",
+    ("vocabulary", "distill"): "the rows to learn from are in the tokens before it; distil first",
     ("cluster", "prune"): "zeros are a weight more than its codebooks have; prune before it",
     ("cluster", "fold"): "what is folded in would scale the weights out of their codebooks; fold before it",
     ("cluster", "distill"): "weights that learn leave their codebooks, which cluster trains itself; distil before it",

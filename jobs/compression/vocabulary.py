@@ -14,9 +14,10 @@ from torch import nn
 
 from jobs.compression.spec import VocabularySpec
 from jobs.compression.workplace import Workplace
-from jobs.data.prepared import Examples
+from jobs.data.prepared import Examples, Prepared
 from jobs.data.vocabulary import reduced
 from jobs.models.encoder import EncoderClassifier
+from jobs.prepare import pool_folder
 
 
 def prune_vocabulary(model: EncoderClassifier, spec: VocabularySpec, workplace: Workplace) -> EncoderClassifier:
@@ -30,8 +31,8 @@ def prune_vocabulary(model: EncoderClassifier, spec: VocabularySpec, workplace: 
     table: Any = smaller.encoder.get_input_embeddings()
     named = {name: index for name, index in config.to_dict().items() if name.endswith("_token_id")}
     named = {name: index for name, index in named.items() if isinstance(index, int) and 0 <= index < len(table.weight)}
-    counts = np.bincount(workplace.prepared.examples("train").ids)
-    wanted = {*np.flatnonzero(counts >= spec.min_count).tolist(), *named.values()}
+    counts = np.bincount(_learned(workplace), minlength=len(table.weight))
+    wanted = {*np.flatnonzero(counts >= spec.min_count).tolist(), *range(spec.keep_first), *named.values()}
     if table.padding_idx is not None:
         wanted.add(table.padding_idx)
     before = workplace.prepared.examples("validation")
@@ -50,6 +51,14 @@ def prune_vocabulary(model: EncoderClassifier, spec: VocabularySpec, workplace: 
         "validation_rows_changed": share_changed(before, workplace.prepared.examples("validation"), renumbered),
     }
     return smaller
+
+
+def _learned(workplace: Workplace) -> np.ndarray:
+    """The tokens of all rows that the student learned from."""
+    parts = [workplace.prepared.examples("train").ids]
+    if (pool := pool_folder(workplace.recipe)) is not None:
+        parts.append(Prepared.open(pool).examples("train").ids)
+    return np.concatenate(parts)
 
 
 def _rows(table: nn.Embedding, kept: list[int]) -> nn.Embedding:

@@ -1,22 +1,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from cluster.session import JobError
+from configs.folder import commit
 from jobs.compress import compress
 from jobs.compression.spec import ExportStep, VocabularySpec
 from jobs.compression.vocabulary import prune_vocabulary
 from jobs.compression.workplace import Workplace
 from jobs.data.batches import collate
-from jobs.data.prepared import Examples
+from jobs.data.prepared import MANIFEST, ROWS, Examples, rows_of
 from jobs.data.source import rows
+from jobs.data.spec import PoolSpec
 from jobs.measure.baselines import embedding_table
 from jobs.measure.reference import load_reference
 from jobs.models import encoder
@@ -71,6 +76,37 @@ def test_rarer_tokens_go_too_and_all_rows_stay_encodable(place: Workplace):
     assert place.facts["rare"]["validation_rows_changed"] > 0
     assert place.tokenizer.token_to_id("[UNK]") not in examples.ids
     assert examples.lengths.max() == LONGEST
+
+
+def test_further_tokens_change_fewer_rows(place: Workplace):
+    model = encoder.load(place.student)
+    first = 300
+    names = [place.tokenizer.id_to_token(index) for index in range(first)]
+    prune_vocabulary(model, spec(name="more", keep_first=first), place)
+    assert all(place.tokenizer.token_to_id(name) is not None for name in names)
+    place = replace(place)
+    prune_vocabulary(model, spec(name="fewer"), place)
+    assert place.facts["more"]["validation_rows_changed"] < place.facts["fewer"]["validation_rows_changed"]
+    assert place.facts["more"]["tokens"] > place.facts["fewer"]["tokens"]
+
+
+def test_tokens_of_the_pool_stay_too(place: Workplace, tmp_path: Path):
+    output = tmp_path / "output"
+    shutil.copytree(place.prepared.folder, output / "prepared")
+    validation = rows_of(place.prepared.folder / ROWS, "validation")
+    split = validation.schema.get_field_index("split")
+    validation = validation.set_column(split, "split", pa.array(["train"] * len(validation)))
+
+    def fill(aside: Path) -> dict[str, Any]:
+        (aside / ROWS).mkdir()
+        pq.write_table(validation, aside / ROWS / "0.parquet")
+        return {"key": "pool"}
+
+    commit(output / "pool", MANIFEST, fill)
+    distillation = place.recipe.distillation.model_copy(update={"pool": PoolSpec(rows=1)})
+    place.recipe = place.recipe.model_copy(update={"distillation": distillation, "output": str(output)})
+    prune_vocabulary(encoder.load(place.student), spec(), place)
+    assert place.facts["vocabulary"]["validation_rows_changed"] == 0
 
 
 def test_the_given_model_stays_as_it_was_and_the_new_one_reloads(place: Workplace, tmp_path: Path):
