@@ -37,7 +37,7 @@ FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {  # what a task does not use, 
     "generate": {
         "data": ("slices",),
         "teacher": (*HEAD, "pooling", "dropout", "head"),
-        "student": ("hidden", "heads", "feed_forward", "kernel", "pooling"),
+        "student": ("hidden", "heads", "feed_forward", "share_layers", "kernel", "pooling"),
         "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
     },
 }
@@ -162,6 +162,9 @@ class Recipe(Spec):
             if (value := getattr(self.engine, name)) not in possible:
                 able = " or ".join(map(str, possible))
                 raise ValueError(f"engine.{name}: {value!r}: a student of kind 'conv' cannot be trained so; use {able}")
+        for name in ("pipeline_stages", "tensor_parallel") if self.student.share_layers else ():
+            if (value := getattr(self.engine, name)) > 1:
+                raise ValueError(f"engine.{name}: {value}: student.share_layers has one layer in all places; use 1")
         return self
 
     @model_validator(mode="after")
@@ -180,6 +183,8 @@ class Recipe(Spec):
                 raise ValueError(
                     f"compression[{index}]: {step.step!r} is for task {' or '.join(step.tasks)}; leave it out"
                 )
+        if "cluster" in kinds and "code" not in kinds:
+            raise ValueError("compression: 'cluster' makes a file smaller only with 'code' after export; add that item")
         forms(self.export, self.task, self.compression)
         names = Counter(each.name or each.step for each in self.compression)
         if twice := [name for name, count in names.items() if count > 1]:

@@ -27,7 +27,6 @@ TRANSFORMERS: Mapping[str, Any] = {
     "bert": BertConfig,
     "electra": ElectraConfig,
     "roberta": RobertaConfig,
-    "electra": ElectraConfig,
     "distilbert": DistilBertConfig,
     "modernbert": ModernBertConfig,
 }

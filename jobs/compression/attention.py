@@ -28,7 +28,7 @@ def merged(model: EncoderClassifier) -> EncoderClassifier:
     """A copy, where it is like BERT with one projection to queries, keys and values, for a mask of four axes."""
     made = copy.deepcopy(model)
     if made.encoder.config.model_type in LIKE_BERT:
-        for layer in layers_of(made.encoder):
+        for layer in dict.fromkeys(layers_of(made.encoder)):  # one may stand in several places
             layer.attention.self = _MergedAttention(layer.attention.self)  # pyright: ignore[reportAttributeAccessIssue]
     return made
 

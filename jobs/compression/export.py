@@ -97,7 +97,24 @@ def _drop_notes(file: Path) -> None:
     for noted in (model, graph, *graph.node, *graph.input, *graph.output):
         del noted.metadata_props[:]
     del graph.value_info[:]
+    _store_once(graph)
     onnx.save(model, str(file))
+
+
+def _store_once(graph: Any) -> None:
+    """The exporter writes the weights of a layer that stands in several places again for each of them."""
+    first: dict[tuple[Any, ...], str] = {}
+    names, kept = {}, []
+    for tensor in graph.initializer:
+        same = (tensor.data_type, *tensor.dims, tensor.raw_data) if len(tensor.dims) > 1 else (tensor.name,)
+        names[tensor.name] = first.setdefault(same, tensor.name)
+        if names[tensor.name] == tensor.name:
+            kept.append(tensor)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
 
 
 @contextlib.contextmanager

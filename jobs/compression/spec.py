@@ -226,6 +226,49 @@ class ShrinkSpec(StepSpec):
         return self
 
 
+class VocabularySpec(StepSpec):
+    """Token embeddings and tokenizer cut to the tokens that the training rows use, and those that spell any text.
+    Before `export`."""
+
+    looks_around: ClassVar[bool] = True
+    step: Literal["vocabulary"]
+    min_count: int = Field(
+        default=1, ge=1, description="times that a kept token occurs in the training rows and the pool"
+    )
+    keep_first: int = Field(
+        default=0,
+        ge=0,
+        description="kept besides: tokens with a lower id, the more frequent ones where the tokenizer was made",
+    )
+    characters: Literal["all", "seen"] = Field(
+        default="all",
+        description="single characters that stay tokens: all, or those that kept tokens consist of, so that words with "
+        "others become unknown",
+    )
+
+
+class ClusterSpec(StepSpec):
+    """Weight sharing: each matrix takes its weights from a codebook found by k-means. Before `export`.
+
+    Stored so by step `code` after `export`."""
+
+    looks_around: ClassVar[bool] = True
+    step: Literal["cluster"]
+    bits: int = Field(default=4, ge=2, le=8, description="of an index; a matrix has at most 2^bits different weights")
+    steps: int = Field(
+        default=200, ge=0, description="training steps of the codebooks by what the teacher says; 0 = k-means alone"
+    )
+    learning_rate: float = Field(default=1e-4, gt=0, description="peak rate of the codebooks' training")
+
+
+class FoldSpec(StepSpec):
+    """BatchNorm into the convolution before it, LayerNorm's scale and shift into the layer after it where nothing else
+    reads them. Before `export`."""
+
+    looks_around: ClassVar[bool] = True
+    step: Literal["fold"]
+
+
 class ExportStep(StepSpec):
     """torch -> file of the runtime in `export.runtime`, any batch and any length. Exactly one."""
 
@@ -274,10 +317,38 @@ class QuantizeSpec(StepSpec):
         )
 
 
-Step = Annotated[PruneSpec | ShrinkSpec | DistillStep | ExportStep | QuantizeSpec, Field(discriminator="step")]
+class CodeSpec(StepSpec):
+    """Weights of few different values stored as packed indices into a codebook, looked up when the file is loaded;
+    exactly the same model. After `export`."""
+
+    after_export: ClassVar[bool] = True
+    looks_around: ClassVar[bool] = True
+    step: Literal["code"]
+
+
+Step = Annotated[
+    PruneSpec
+    | ShrinkSpec
+    | DistillStep
+    | VocabularySpec
+    | ClusterSpec
+    | FoldSpec
+    | ExportStep
+    | QuantizeSpec
+    | CodeSpec,
+    Field(discriminator="step"),
+]
 
 APART: dict[tuple[str, str], str] = {  # (a step, one somewhere after it): why they cannot be combined
     ("quantize", "quantize"): "its weights are integers already",
+    ("vocabulary", "vocabulary"): "the tokens are those of the training rows already",
+    ("vocabulary", "distill"): "the rows to learn from are in the tokens before it; distil first",
+    ("cluster", "prune"): "zeros are a weight more than its codebooks have; prune before it",
+    ("cluster", "fold"): "what is folded in would scale the weights out of their codebooks; fold before it",
+    ("cluster", "distill"): "weights that learn leave their codebooks, which cluster trains itself; distil before it",
+    ("fold", "distill"): "a norm that is folded learns no more; fold after it",
+    ("code", "quantize"): "weights out of codebooks are not seen there; quantize before it, or cluster by fewer bits",
+    ("code", "code"): "its weights are indices already",
 }
 
 

@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster import quiet
 from jobs.compression.judge import Judge
-from jobs.compression.spec import DistillStep, ExportStep, PruneSpec, QuantizeSpec, ShrinkSpec, StepSpec
+from jobs.compression.spec import (
+    ClusterSpec,
+    CodeSpec,
+    DistillStep,
+    ExportStep,
+    FoldSpec,
+    PruneSpec,
+    QuantizeSpec,
+    ShrinkSpec,
+    StepSpec,
+    VocabularySpec,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +37,11 @@ STEPS: dict[type[StepSpec], str] = {
     PruneSpec: "jobs.compression.prune:prune",
     ShrinkSpec: "jobs.compression.shrink:shrink",
     DistillStep: "jobs.compression.distill:distill_further",
+    VocabularySpec: "jobs.compression.vocabulary:prune_vocabulary",
+    ClusterSpec: "jobs.compression.cluster:cluster",
+    FoldSpec: "jobs.compression.fold:fold",
     QuantizeSpec: "jobs.compression.quantize:quantize",
+    CodeSpec: "jobs.compression.code:code",
 }
 
 EXPORTS = {  # by runtime: (model, new file, workplace) -> None

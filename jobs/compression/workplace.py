@@ -10,10 +10,10 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from cluster.session import JobError
-from configs.folder import FolderError
+from configs.folder import FolderError, commit, digest_json
 from jobs.compression.rows import Rows, take
 from jobs.compression.spec import StepSpec
-from jobs.data.prepared import Prepared, PreparedSplit
+from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, PreparedSplit
 from jobs.models.reference import check_fits, read_tokenizer
 from jobs.recipe import Recipe
 from serving.bundle import Bundle
@@ -32,7 +32,7 @@ class Workplace:
     folder: Path  # for files in between; gone afterwards
     judged: bool = False  # whether a step that loses too much ends the job
     facts: dict[str, Any] = field(default_factory=dict)  # by the name of a step: what it says of itself, for the report
-    tokenizer: Tokenizer = field(init=False)  # gives the ids that the model takes; a step may put another in its place
+    tokenizer: Tokenizer = field(init=False)  # gives the ids that the model takes; see `adopt`
 
     def __post_init__(self) -> None:
         self.tokenizer = read_tokenizer(self.student / self.reference.tokenizer)
@@ -50,7 +50,7 @@ class Workplace:
 
     @cached_property
     def prepared(self) -> Prepared:
-        """The rows in the tokens of the student, which `prepare` left. Raises `JobError` where there are none."""
+        """The rows in the ids of `tokenizer`, by `prepare` or `adopt`. Raises `JobError` where there are none."""
         reasons = []
         for name in ("prepared_student", "prepared"):
             try:
@@ -82,3 +82,32 @@ class Workplace:
     def note(self, spec: StepSpec, **found: Any) -> None:
         """Add to the facts of a step."""
         self.facts.setdefault(spec.name or spec.step, {}).update(found)
+
+    def adopt(self, tokenizer: Tokenizer) -> None:
+        """Put `tokenizer` in the place of the one there is: the texts of the prepared rows are tokenised again.
+
+        Row for row the same, so what the teacher said of a text goes with it. Raises `JobError` where the texts are not
+        those that were prepared.
+        """
+        before = self.prepared
+        cutting = Tokenizer.from_str(tokenizer.to_str())
+        cutting.enable_truncation(before.manifest["max_length"])
+
+        def fill(aside: Path) -> dict[str, Any]:
+            import pyarrow.parquet
+
+            from jobs.data.tokenise import checked, tokenise_classes
+
+            (aside / ROWS).mkdir()
+            cutting.save(str(aside / TOKENIZER))
+            for split, fingerprint in before.manifest["fingerprints"].items():
+                table, found = checked(self.recipe.data, split)
+                if found != fingerprint:
+                    raise JobError(f"data.{split}: changed since {before.folder} was made; run jobs.prepare again")
+                rows = tokenise_classes(table, cutting.to_str(), before.labels)
+                pyarrow.parquet.write_table(rows, aside / ROWS / f"{split}.parquet")
+            return before.manifest | {"key": digest_json([before.key, cutting.to_str()])}
+
+        folder = self.folder / "prepared"
+        commit(folder, MANIFEST, fill)
+        self.tokenizer, self.prepared = tokenizer, Prepared.open(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ class ConvConfig(PreTrainedConfig):
     num_hidden_layers: int = 2
     kernel_size: int = 3
     hidden_dropout_prob: float = 0.0
+    folded: bool = False  # norms are in the weights of the convolutions: a model to run, not to train
 
 
 class ConvEncoder(PreTrainedModel):
@@ -32,7 +35,7 @@ class ConvEncoder(PreTrainedModel):
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList(
-            ConvBlock(config.hidden_size, config.kernel_size) for _ in range(config.num_hidden_layers)
+            ConvBlock(config.hidden_size, config.kernel_size, config.folded) for _ in range(config.num_hidden_layers)
         )
         self.post_init()
 
@@ -47,10 +50,10 @@ class ConvEncoder(PreTrainedModel):
 class ConvBlock(nn.Module):
     """x + ReLU(BatchNorm(Conv1d(x))) of the real tokens: padding neither reaches them nor counts in the statistics."""
 
-    def __init__(self, width: int, kernel: int) -> None:
+    def __init__(self, width: int, kernel: int, folded: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, bias=False)
-        self.norm = nn.BatchNorm1d(width)
+        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, bias=folded)
+        self.norm: Any = nn.Identity() if folded else nn.BatchNorm1d(width)
 
     def forward(self, hidden_BHL: Tensor, mask_BL: Tensor) -> Tensor:
         """Token vectors [B, H, L] of such."""

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 import jobs.models.conv  # noqa: F401 - so that AutoConfig and AutoModel know it
 from configs.loader import UsageError
 from jobs.models.layers import build
+from jobs.models.sharing import first_names, share_layers
 from jobs.models.spec import TeacherSpec
 
 CONFIG = "config.json"
@@ -178,7 +179,7 @@ def pooling_of(folder: str, asked: str) -> str:
 
 
 def save(model: EncoderClassifier, folder: Path) -> None:
-    """Weights as safetensors and the encoder's config, with pooling, for `load`."""
+    """Weights as safetensors, each once, and the encoder's config, with pooling, for `load`."""
     from safetensors.torch import save_file
 
     config = model.encoder.config.to_dict() | {
@@ -187,9 +188,11 @@ def save(model: EncoderClassifier, folder: Path) -> None:
     }
     config.pop("transformers_version", None)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+    first = first_names(model)
     weights = {
         name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()
+        if first[name] == name
     }
     save_file(weights, folder / WEIGHTS)
 
@@ -202,12 +205,15 @@ def load(folder: Path, dropout: float = 0.0) -> EncoderClassifier:
     weights = load_file(folder / WEIGHTS)
     classes = weights["head.grades"].tolist() if "head.grades" in weights else len(weights["head.bias"])
     model = from_config(config, config.classifier_pooling, classes, dropout)
-    model.load_state_dict(weights)
+    model.load_state_dict(weights | {name: weights[at] for name, at in first_names(model).items() if at in weights})
     return model.eval()
 
 
 def from_config(
     config: PreTrainedConfig, pooling: str, classes: int | Sequence[float], dropout: float
 ) -> EncoderClassifier:
-    """An encoder with new weights, of layers as large as `config` says, see `layers.build`."""
-    return EncoderClassifier(build(config), pooling, classes, dropout)
+    """An encoder with new weights, of layers as large as `config` says, see `layers.build`; one layer if it says so."""
+    encoder = build(config)
+    if getattr(config, "share_layers", False):
+        share_layers(encoder)
+    return EncoderClassifier(encoder, pooling, classes, dropout)

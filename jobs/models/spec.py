@@ -87,8 +87,8 @@ class TeacherSpec(OptimizerSpec):
 
 
 TAKES = {  # what a kind of student takes beside its dropout
-    "layers": ("layers", "hidden", "heads", "feed_forward"),
-    "new": ("layers", "hidden", "heads", "feed_forward"),
+    "layers": ("layers", "hidden", "heads", "feed_forward", "share_layers"),
+    "new": ("layers", "hidden", "heads", "feed_forward", "share_layers"),
     "conv": ("layers", "hidden", "kernel"),
     "pretrained": ("model", "pooling"),
 }
@@ -121,6 +121,10 @@ class StudentSpec(Spec):
     )
     feed_forward: int | None = Field(
         default=None, ge=1, description="feed-forward units in a layer; default: the teacher's"
+    )
+    share_layers: bool = Field(
+        default=False,
+        description="one layer, at first the first of layers, stands in all places; its weights are stored once",
     )
     kernel: int = Field(default=3, ge=1, description="conv: tokens that a convolution sees at once, an odd number")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the head")

@@ -16,6 +16,7 @@ from jobs.models.decoder import Decoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import LAYERS, has_own_sizes, layers_of, set_sizes, sizes_of
 from jobs.models.narrow import narrow, resized
+from jobs.models.sharing import share_layers
 from jobs.models.spec import StudentSpec
 
 STUDENT = "student.model"
@@ -48,6 +49,8 @@ def _layers_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderCla
         config, weights = narrow(config, weights, f"encoder.{LAYERS[config.model_type]}", spec.sizes)
     student = encoder.from_config(config, teacher.pooling, teacher.classes, spec.dropout)
     _fill(student, weights, spec)
+    if spec.share_layers:
+        share_layers(student.encoder)
     return student
 
 
@@ -56,7 +59,10 @@ def _new_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassi
     assert isinstance(spec.layers, int)
     config = resized(teacher.encoder.config, spec.sizes)
     config.num_hidden_layers = spec.layers
-    return encoder.from_config(_dropped(config, spec), teacher.pooling, teacher.classes, spec.dropout)
+    student = encoder.from_config(_dropped(config, spec), teacher.pooling, teacher.classes, spec.dropout)
+    if spec.share_layers:
+        share_layers(student.encoder)
+    return student
 
 
 def _conv_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:

@@ -55,6 +55,10 @@ def test_steps_on_their_side_of_export_are_taken_in_order(steps: list[dict[str, 
             [{**DISTILL, "quantize_aware": True}, EXPORT, {**QUANTIZE, "per_channel": False}],
             "compression[0].quantize_aware=true: no step quantize with per_channel=true",
         ),
+        ([{"step": "cluster"}, {"step": "fold"}, EXPORT, {"step": "code"}], "out of their codebooks; fold before it"),
+        ([{"step": "cluster"}, PRUNE, EXPORT, {"step": "code"}], "zeros are a weight more than its codebooks have"),
+        ([EXPORT, {"step": "code"}, QUANTIZE], "'quantize' after ['export', 'code']: weights out of codebooks"),
+        ([{"step": "cluster"}, EXPORT, QUANTIZE], "'cluster' makes a file smaller only with 'code' after export"),
     ],
 )
 def test_steps_in_an_order_that_cannot_work_are_refused(steps: list[dict[str, Any]], said: str):
@@ -192,6 +196,12 @@ def test_a_student_that_is_no_decoder_cannot_generate(fields: dict[str, Any], sa
 def test_convolutions_are_trained_whole_in_float32_weights(engine: dict[str, Any], said: str):
     assert said in refusal(student={"kind": "conv"}, engine=engine)
     assert recipe(engine=engine)
+
+
+@pytest.mark.parametrize("layout", ["pipeline_stages", "tensor_parallel"])
+def test_layers_that_are_one_stay_on_one_worker(layout: str):
+    said = refusal(student={"share_layers": True}, engine={"workers": 2, layout: 2})
+    assert said == f"engine.{layout}: 2: student.share_layers has one layer in all places; use 1"
 
 
 def test_at_refuses_a_value_that_the_field_does_not_take():

@@ -1,0 +1,74 @@
+"""Vocabulary pruning: the token embeddings and the tokenizer keep what the training rows use.
+
+In a small student nearly all bytes are its vocabulary; of one for many uses, a shop's texts need a part (Abdaoui et al.
+2020, arXiv 2010.05609).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from jobs.compression.spec import VocabularySpec
+from jobs.compression.workplace import Workplace
+from jobs.data.prepared import Examples, Prepared
+from jobs.data.vocabulary import reduced
+from jobs.models.encoder import EncoderClassifier
+from jobs.prepare import pool_folder
+
+
+def prune_vocabulary(model: EncoderClassifier, spec: VocabularySpec, workplace: Workplace) -> EncoderClassifier:
+    """`model` for the tokens of a smaller tokenizer, which `workplace` adopts.
+
+    Both together answer exactly as before where every token of a text is kept. Facts: tokens kept, of how many, and
+    the share of validation rows whose tokens are other ones now.
+    """
+    smaller = copy.deepcopy(model)
+    config: Any = smaller.encoder.config
+    table: Any = smaller.encoder.get_input_embeddings()
+    named = {name: index for name, index in config.to_dict().items() if name.endswith("_token_id")}
+    named = {name: index for name, index in named.items() if isinstance(index, int) and 0 <= index < len(table.weight)}
+    counts = np.bincount(_learned(workplace), minlength=len(table.weight))
+    wanted = {*np.flatnonzero(counts >= spec.min_count).tolist(), *range(spec.keep_first), *named.values()}
+    if table.padding_idx is not None:
+        wanted.add(table.padding_idx)
+    before = workplace.prepared.examples("validation")
+    tokenizer, kept = reduced(workplace.tokenizer, wanted, spec.characters)
+    workplace.adopt(tokenizer)
+    renumbered = np.full(len(table.weight), -1, dtype=np.int64)
+    renumbered[kept] = np.arange(len(kept))
+    for name, index in named.items():
+        new = int(renumbered[index])
+        setattr(config, name, new if new >= 0 else None)
+    config.vocab_size = len(kept)
+    smaller.encoder.set_input_embeddings(_rows(table, kept))
+    workplace.facts[spec.name or spec.step] = {
+        "tokens": len(kept),
+        "of": len(table.weight),
+        "validation_rows_changed": share_changed(before, workplace.prepared.examples("validation"), renumbered),
+    }
+    return smaller
+
+
+def _learned(workplace: Workplace) -> np.ndarray:
+    """The tokens of all rows that the student learned from."""
+    parts = [workplace.prepared.examples("train").ids]
+    if (pool := pool_folder(workplace.recipe)) is not None:
+        parts.append(Prepared.open(pool).examples("train").ids)
+    return np.concatenate(parts)
+
+
+def _rows(table: nn.Embedding, kept: list[int]) -> nn.Embedding:
+    padding = None if table.padding_idx is None else kept.index(table.padding_idx)
+    return nn.Embedding.from_pretrained(table.weight.detach()[kept], freeze=False, padding_idx=padding)
+
+
+def share_changed(before: Examples, after: Examples, renumbered: np.ndarray) -> float:
+    """Share of the same rows whose tokens are not those from `before` under their new numbers, -1 for one left out."""
+    parts = zip(
+        np.split(renumbered[before.ids], before.offsets[1:-1]), np.split(after.ids, after.offsets[1:-1]), strict=True
+    )
+    return sum(not np.array_equal(old, new) for old, new in parts) / len(before)

@@ -1,0 +1,58 @@
+"""A student, the rows it learned from and what a teacher says of them, for compression steps that look around."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from configs.folder import commit
+from jobs.compression.workplace import Workplace
+from jobs.data.prepared import MANIFEST, ROWS
+from jobs.models import encoder
+from jobs.models.reference import read_reference, write_reference
+from jobs.prepare import prepare
+from jobs.recipe import Recipe
+from tests.tiny_shop import CHOSEN, write_encoder, write_locally, write_rows
+
+LONGEST = 24
+
+
+def workplace(folder: Path, layers: int = 1) -> Workplace:
+    """Of a BERT of random weights, 32 wide, and rows of five intents, cut to `LONGEST` tokens."""
+    write_rows(folder)
+    model = str(write_encoder(folder / "encoder", layers))
+    splits = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
+    recipe = Recipe.model_validate(
+        {
+            "name": "tiny",
+            "output": str(folder),
+            "data": splits | {"max_length": LONGEST},
+            "teacher": {"model": model},
+        }
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.data.tokenise.write_shards", write_locally)
+        prepared = prepare(recipe)
+    student = encoder.from_pretrained(model, "mean", len(CHOSEN), 0.0)
+    write_reference(folder / "student", student, prepared, "tiny", {}, {})
+    (folder / "between").mkdir()
+    reference = read_reference(folder / "student", "python -m jobs.distill")
+    return Workplace(recipe, folder / "student", reference, folder / "between")
+
+
+def write_logits(folder: Path, logits_NC: np.ndarray) -> None:
+    """What a teacher says of the training rows."""
+
+    def fill(aside: Path) -> dict[str, Any]:
+        (aside / ROWS).mkdir()
+        values = pa.FixedSizeListArray.from_arrays(pa.array(logits_NC.astype(np.float16).ravel()), logits_NC.shape[1])
+        rows = pa.table({"split": ["train"] * len(logits_NC), "row": range(len(logits_NC)), "logits": values})
+        pq.write_table(rows, aside / ROWS / "0.parquet")
+        return {"key": "logits"}
+
+    commit(folder, MANIFEST, fill)
