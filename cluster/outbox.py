@@ -142,7 +142,7 @@ class Outbox:
 
 
 def replay(output: Path) -> list[Path]:
-    """Send what outboxes of this output left behind; returns the files that could not be sent."""
+    """Send what closed outboxes and dead processes left in this output; returns the files that could not be sent."""
     left, away = [], False
     for path in spool.waiting(output):
         if away:
@@ -151,8 +151,8 @@ def replay(output: Path) -> list[Path]:
         try:
             with spool.left_behind(path) as found:
                 if found is None:
-                    left.append(path)
-                elif _deliver_all(path, *found):
+                    continue  # its writer lives and sends it itself
+                if _deliver_all(path, *found):
                     path.rename(path.with_suffix(spool.REFUSED))
                 else:
                     path.unlink()

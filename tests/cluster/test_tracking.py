@@ -43,7 +43,9 @@ def run(recipe):
             for step in (1, 2):
                 whole.metrics.log({"loss": 1.0}, step)
             below.metrics.log({"accuracy": 0.5})
-            os.kill(os.getpid(), getattr(signal, ending))
+            if ending == "unheard":
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGKILL if ending == "killed" else signal.SIGTERM)
             time.sleep(60)
 
 run.__module__ = "jobs.prepare"
@@ -57,13 +59,13 @@ for asked in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def ended(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Outputs of four jobs, each with two runs below its own: three were killed, one was stopped as Ray does it."""
+    """Outputs of jobs, each with two runs below its own: three were killed, two stopped as Ray does it, one unheard."""
     folder = tmp_path_factory.mktemp("ended")
-    outputs = [folder / str(number) for number in range(4)]
-    signals = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM")
-    asked = [f"{output}={signal}" for output, signal in zip(outputs, signals, strict=True)]
+    endings = ("killed", "killed", "killed", "stopped", "unheard")
+    outputs = [folder / str(number) for number in range(len(endings))]
+    asked = [f"{output}={ending}" for output, ending in zip(outputs, endings, strict=True)]
     done = subprocess.run([sys.executable, "-c", JOBS, *asked], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    assert [line for line in done.stdout.split("\n") if line.lstrip("-").isdigit()] == ["-9", "-9", "-9", "143"]
+    assert done.stdout.split() == ["-9", "-9", "-9", "143", "-15"]
     return outputs
 
 
@@ -257,9 +259,11 @@ def test_a_killed_job_that_another_recipe_follows_is_marked_as_killed(ended: lis
     assert sorted(each.info.status for each in runs_of(ended[2])) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
 
 
-def test_a_job_that_is_stopped_marks_its_runs_as_killed(ended: list[Path]):
-    assert sorted(each.info.status for each in runs_of(ended[3])) == ["FINISHED", "KILLED", "KILLED"]
-    assert spool.waiting(ended[3]) == []
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_job_that_is_stopped_marks_its_runs_as_killed(ended: list[Path], heard: bool):
+    output = ended[3 if heard else 4]
+    assert [each.info.status for each in runs_of(output)].count("KILLED") == (2 if heard else 0)
+    assert (spool.waiting(output) == []) == heard
 
 
 def test_the_second_of_two_jobs_with_one_output_opens_no_run(on_cluster: Cluster, recipe: dict[str, Any]):
