@@ -27,6 +27,11 @@ class StepSpec(Spec):
         "Default: 1 - budget.min_retention; 1 = anything goes",
     )
 
+    @property
+    def title(self) -> str:
+        """What overrides, facts and messages call it."""
+        return self.name or self.model_dump()["step"]
+
 
 class PruneSpec(StepSpec):
     """Global L1 unstructured pruning of all Linear and Conv1d weights, made permanent. Before `export`."""

@@ -81,4 +81,4 @@ class Workplace:
 
     def note(self, spec: StepSpec, **found: Any) -> None:
         """Add to the facts of a step."""
-        self.facts.setdefault(spec.name or spec.step, {}).update(found)
+        self.facts.setdefault(spec.title, {}).update(found)
