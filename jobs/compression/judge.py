@@ -45,14 +45,13 @@ class Judge:
             return
         self._last = metric(model, rows)
         self._workplace.note(spec, before=before, after=self._last, rows=len(rows))
-        name = spec.name or spec.step
-        log.info("%s: validation %s %.4f, before %.4f", name, classify.METRIC, self._last, before)
+        log.info("%s: validation %s %.4f, before %.4f", spec.title, classify.METRIC, self._last, before)
         if any(later.trains for later in self._specs[number + 1 :]):
             return
         allowed = self._workplace.max_loss(spec)
         if lost(self._agreed, self._last) > allowed:
             raise JobError(
-                f"compression[{number}]: {name!r} lowers validation {classify.METRIC} from {self._agreed:.4g} to "
+                f"compression[{number}]: {spec.title!r} lowers validation {classify.METRIC} from {self._agreed:.4g} to "
                 f"{self._last:.4g} ({len(rows)} rows); it may lose {allowed:.2%} of it: ask less of the step, train "
                 f"after it, or raise its max_loss"
             )

@@ -37,6 +37,11 @@ class StepSpec(Spec):
         """Fields that mean nothing to a runtime."""
         return self.runtimes[runtime]
 
+    @property
+    def title(self) -> str:
+        """What overrides, facts and messages call it."""
+        return self.name or self.model_dump()["step"]
+
 
 class PruneSpec(StepSpec):
     """Zeros among the weights of all Linear and Conv1d layers but the head. Before `export`."""

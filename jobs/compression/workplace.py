@@ -81,7 +81,7 @@ class Workplace:
 
     def note(self, spec: StepSpec, **found: Any) -> None:
         """Add to the facts of a step."""
-        self.facts.setdefault(spec.name or spec.step, {}).update(found)
+        self.facts.setdefault(spec.title, {}).update(found)
 
     def adopt(self, tokenizer: Tokenizer) -> None:
         """Put `tokenizer` in the place of the one there is: the texts of the prepared rows are tokenised again.

@@ -112,6 +112,16 @@ def test_the_file_says_nothing_of_the_machine_it_was_made_on(exported: Exported)
     assert b".py" not in written and b"stack_trace" not in written
 
 
+def test_the_runtime_leaves_the_residuals_and_norms_of_a_layer_apart(exported: Exported, tmp_path: Path):
+    """The runtime takes longer for the two in one than for each alone."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    options.log_severity_level = 3  # it warns that such a file is for this machine alone
+    onnxruntime.InferenceSession(str(exported.file), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "loaded.onnx").graph.node]
+    assert kinds.count("LayerNormalization") >= 2  # of the one layer; those of the embeddings are another matter
+
+
 @pytest.mark.parametrize("wrong", [0.5, np.nan])
 def test_a_file_that_answers_unlike_the_model_is_refused(
     exported: Exported, wrong: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
