@@ -55,11 +55,16 @@ def importance(model: EncoderClassifier, spec: ShrinkSpec, workplace: Workplace)
 
 
 def magnitude(model: EncoderClassifier) -> Importance:
-    """By the norms of the weights, see `narrow.magnitudes` and `narrow.votes`."""
+    """By the norms of the weights, see `narrow.magnitudes` and `narrow.votes`.
+
+    Norms of heads and units are of no common scale: all heads of the model together matter as much as all its units.
+    """
     weights, config = {name: weight.detach() for name, weight in model.state_dict().items()}, model.encoder.config
     strengths = magnitudes(config, weights, f"encoder.{LAYERS[config.model_type]}")
     dims_H = votes(weights, KNOWN[config.model_type])
-    return Importance([each.values.sum(1) for each in strengths], [each.units for each in strengths], dims_H)
+    return Importance(
+        _shares([each.values.sum(1) for each in strengths]), _shares([each.units for each in strengths]), dims_H
+    )
 
 
 def taylor(model: EncoderClassifier, batches: Iterable[Batch], loss: Loss) -> Importance:
@@ -84,6 +89,12 @@ def taylor(model: EncoderClassifier, batches: Iterable[Batch], loss: Loss) -> Im
 def teacher_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
     """KL from the teacher's probabilities to the model's, [B]."""
     return kl(F.log_softmax(batch["teacher_logits"], dim=-1), F.log_softmax(logits_BC, dim=-1))
+
+
+def _shares(strengths: list[Tensor]) -> list[Tensor]:
+    """Of the sum over all layers."""
+    total = sum(float(each.sum()) for each in strengths)
+    return [each / max(total, 1e-30) for each in strengths]
 
 
 def _by_structure(model: EncoderClassifier, felt: Weights) -> Importance:

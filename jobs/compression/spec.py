@@ -156,8 +156,8 @@ class DistillStep(StepSpec):
 
 
 def _number_or_share(value: float) -> float:
-    if isinstance(value, float) and not 0 < value < 1:
-        raise ValueError(f"{value!r}: a share is above 0 and below 1, a number is whole")
+    if isinstance(value, float) and not 0 < value <= 1:
+        raise ValueError(f"{value!r}: a share is above 0 and at most 1.0, a number is whole")
     if value < 1 and isinstance(value, int):
         raise ValueError(f"{value!r}: give 1 or more, or a share of what there is, such as 0.5")
     return value

@@ -83,6 +83,13 @@ def test_what_writes_nothing_matters_nothing(kind: str):
         assert units_F[5] == 0 and (units_F > 0).sum() == 63
 
 
+def test_heads_and_units_weigh_the_same_in_all():
+    found = magnitude(encoder_classifier(layers=3))
+    for parts in (found.heads, found.units):
+        assert sum(float(each.sum()) for each in parts) == pytest.approx(1)
+        assert len({float(each.sum()) for each in parts}) == 3  # layers differ
+
+
 def test_a_teacher_that_says_the_same_is_felt_by_no_weight():
     model, given = encoder_classifier(), labelled(4)
     with torch.inference_mode():

@@ -181,7 +181,7 @@ def test_more_than_the_model_has_is_refused(asked: dict[str, int], workplace: Wo
         ({"max_ms": 2, "speedup": 2}, "two limits on one time; give one"),
         ({"heads": 2, "speedup": 2}, "heads=2: sizes are chosen under speedup; leave it out"),
         ({"heads": 0}, "0: give 1 or more, or a share"),
-        ({"heads": 3.0}, "3.0: a share is above 0 and below 1, a number is whole"),
+        ({"heads": 3.0}, "3.0: a share is above 0 and at most 1.0, a number is whole"),
         ({"hidden": -0.5}, "a share is above 0"),
         ({"speedup": 1}, "greater than 1"),
         ({"heads": 1, "loss": "labels"}, "loss='labels': importance 'magnitude' looks at no rows"),
