@@ -186,7 +186,7 @@ class Recipe(Spec):
         if "cluster" in kinds and "code" not in kinds:
             raise ValueError("compression: 'cluster' makes a file smaller only with 'code' after export; add that item")
         forms(self.export, self.task, self.compression)
-        names = Counter(each.name or each.step for each in self.compression)
+        names = Counter(each.title for each in self.compression)
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"compression: {twice[0]!r} stands for several items; give each a name of its own")
         return self

@@ -71,7 +71,7 @@ def cluster(model: EncoderClassifier, spec: ClusterSpec, workplace: Workplace) -
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(codes[name].weight())
-    workplace.facts[spec.name or spec.step] = facts
+    workplace.facts[spec.title] = facts
     return clustered
 
 

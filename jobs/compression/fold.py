@@ -47,7 +47,7 @@ def fold(model: EncoderClassifier, spec: FoldSpec, workplace: Workplace) -> Enco
     else:
         known = ", ".join(("modernbert", *LAST_NORM))
         raise UsageError(f"compression: fold: the norms of {kind!r} are not known; those of conv, {known} are")
-    workplace.facts[spec.name or spec.step] = {"norms": names}
+    workplace.facts[spec.title] = {"norms": names}
     return folded
 
 

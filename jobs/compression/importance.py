@@ -118,7 +118,7 @@ def _by_structure(model: EncoderClassifier, felt: Weights) -> Importance:
 
 def _batches(spec: ShrinkSpec, workplace: Workplace) -> Iterator[Batch]:
     """Some training rows, drawn with the recipe's seed, with what the teacher said of them where the loss asks."""
-    step, prepared = spec.name or spec.step, workplace.prepared
+    step, prepared = spec.title, workplace.prepared
     if read_tokenizer(prepared.folder / TOKENIZER).to_str() != workplace.tokenizer.to_str():
         raise UsageError(f"compression.{step}: calibration rows are in the tokens before another step; move it before")
     examples, teacher_NC = prepared.examples("train"), None

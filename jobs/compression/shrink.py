@@ -29,7 +29,7 @@ def shrink(model: EncoderClassifier, spec: ShrinkSpec, workplace: Workplace) -> 
     The facts are what each layer keeps, the share of importance that is lost, and the times that sizes were chosen by.
     Raises `UsageError` for a kind of model whose parts are not known, and for sizes or limits that it cannot have.
     """
-    step = spec.name or spec.step
+    step = spec.title
     config: Any = model.encoder.config
     if config.model_type not in KNOWN:
         raise UsageError(
@@ -87,7 +87,7 @@ def _fitted(spec: ShrinkSpec, sizes: Sequence[LayerSize], found: Importance, tim
         least = min(times.model(options(size)[:1]) for size in sizes)
         slowest, fastest = f"max_ms={1.01 * least:.3g} or more", f"speedup={0.99 * now / least:.3g} or less"
         raise UsageError(
-            f"compression.{spec.name or spec.step}.{spec.limit}: one layer of the smallest size takes {least:.3g} ms, "
+            f"compression.{spec.title}.{spec.limit}: one layer of the smallest size takes {least:.3g} ms, "
             f"the whole model {now:.3g} ms on this machine; give {slowest if spec.speedup is None else fastest}"
         )
     return kept

@@ -45,7 +45,7 @@ def prune_vocabulary(model: EncoderClassifier, spec: VocabularySpec, workplace: 
         setattr(config, name, new if new >= 0 else None)
     config.vocab_size = len(kept)
     smaller.encoder.set_input_embeddings(_rows(table, kept))
-    workplace.facts[spec.name or spec.step] = {
+    workplace.facts[spec.title] = {
         "tokens": len(kept),
         "of": len(table.weight),
         "validation_rows_changed": share_changed(before, workplace.prepared.examples("validation"), renumbered),

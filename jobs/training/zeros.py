@@ -39,7 +39,7 @@ class Zeros:
         self._start = zeros(model)["sparsity"]
         if self._target is not None and self._start > self._target:
             raise UsageError(
-                f"compression.{spec.name or spec.step}.sparsity: {self._target:g}: {self._start:.3f} of the weights "
+                f"compression.{spec.title}.sparsity: {self._target:g}: {self._start:.3f} of the weights "
                 "are zero before it; give more than that, or leave it out"
             )
         self._layers = list(multiplied(model).values())
