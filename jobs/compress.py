@@ -7,6 +7,7 @@ Reads <output>/student (or `bundle=<folder>` of safetensors), writes <output>/bu
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 from cluster import session, tracking
 from jobs.command import Result, main
+from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate
 from jobs.models.reference import read_reference
 from jobs.prepare import output
@@ -32,7 +34,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         student = Path(recipe.bundle or Path(output(recipe), "student"))
         compress(recipe, student, folder, {"run_id": run.id})
         metrics = measure_candidate(recipe, folder)
-        with_metrics(folder, metrics)
+        with_metrics(folder, metrics, functools.partial(card, recipe=recipe))
         run.metrics.log(metrics)
         run.artifact(folder, "bundle")
     return Result("compress", run.id, output(recipe), metrics, bundle=str(folder))
@@ -54,6 +56,7 @@ def compress(recipe: Recipe, student: Path, folder: Path, provenance: Mapping[st
             "provenance": {
                 **provenance,
                 "student": bundle_digest(student),
+                "data": reference.provenance.get("data"),
                 "steps": [spec.model_dump(exclude_none=True) for spec in recipe.compression],
                 "facts": workplace.facts,
                 "code": tracking.code_version()[1],

@@ -14,6 +14,7 @@ from cluster.spec import EngineSpec, TrackingSpec
 from configs.loader import Spec, UsageError, assign
 from jobs.compression.spec import APART, ExportSpec, ExportStep, PruneSpec, QuantizeSpec, Step
 from jobs.data.spec import DataSpec
+from jobs.measure.spec import EvaluationSpec
 from jobs.models.spec import NEW, StudentSpec, TeacherSpec
 from jobs.training.spec import DistillationSpec
 from serving.spec import ServingSpec, service_name
@@ -29,6 +30,7 @@ FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {  # what a task does not use, 
         "teacher": (*HEAD, "pooling", "dropout", "head"),
         "student": ("hidden", "heads", "feed_forward", "kernel", "pooling"),
         "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
+        "evaluation": ("steps", "watts_per_core"),
     },
 }
 
@@ -86,6 +88,7 @@ class Recipe(Spec):
     export: ExportSpec = Field(default_factory=ExportSpec, description="the exported file")
     search: SearchSpec = Field(default_factory=SearchSpec, description="trials")
     budget: BudgetSpec = Field(default_factory=BudgetSpec, description="hard limits")
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="the final evaluation")
     serving: ServingSpec = Field(default_factory=ServingSpec, description="the endpoint")
     tracking: TrackingSpec = Field(default_factory=TrackingSpec, description="the record")
     bundle: str | None = Field(

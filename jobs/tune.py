@@ -24,6 +24,7 @@ from jobs.command import Result, main
 from jobs.compress import compress
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.distill import distill, student_key
+from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate
 from jobs.prepare import output, pool_folder, prepare, prepare_student
 from jobs.recipe import Recipe
@@ -152,7 +153,7 @@ def trial(
         metrics["retention"] = metrics[METRIC] / teacher_metric
         metrics["student_retention"] = distilled[f"validation_{classify.METRIC}"] / teacher_metric
         metrics[SCORE] = score(metrics, whole.budget)
-        with_metrics(bundle, metrics)
+        with_metrics(bundle, metrics, functools.partial(card, recipe=chosen))
         run.metrics.log(metrics)
         run.artifact(bundle / "bundle.json")
     return metrics
