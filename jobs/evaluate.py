@@ -177,9 +177,9 @@ def _compare_with_peak(
     recipe: Recipe, contenders: list[Contender], measured: dict[str, Measured], shapes: list[tuple[int, int]]
 ) -> Machine:
     """Add to what was measured which share of this CPU's peaks it is."""
-    from jobs.measure import energy, flops, peak
+    from jobs.measure import flops, peak, resources
 
-    machine = Machine(peak.ask(), energy.method(recipe.evaluation.watts_per_core))
+    machine = Machine(peak.ask(), resources.method(recipe.evaluation.watts_per_core))
     for contender in contenders:
         metrics = measured[contender.name].metrics
         for shape, operations in flops.count(contender, contender.shapes or shapes).items():

@@ -24,6 +24,7 @@ from jobs.data.source import Row, rows
 from jobs.data.spec import DataSpec
 from jobs.measure.bootstrap import interval, resampled
 from jobs.measure.contenders import Answer, Contender, Fitted, Predictor, joined, load
+from jobs.measure.resources import meter, peak_mb
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS, named
 from serving.runtime import Input
@@ -177,7 +178,6 @@ def _timed(
     question: Question, predictors: dict[str, Predictor], examples: list[Row], inputs: list[Input]
 ) -> dict[str, dict[str, float]]:
     """Latencies of all contenders in turns, at every shape, and of the rows one by one."""
-    from jobs.measure import energy
     from jobs.measure.timing import interleaved
 
     found: dict[str, dict[str, float]] = {name: {} for name in predictors}
@@ -195,7 +195,7 @@ def _timed(
     if question.requests:
         single = [[each] for each in inputs[:: max(1, len(inputs) // CALLS)]]
         with quiet.measuring():
-            latencies = interleaved(predictors, single, CALLS, joules=energy.meter(question.watts_per_core))
+            latencies = interleaved(predictors, single, CALLS, joules=meter(question.watts_per_core))
         for name, latency in latencies.items():
             found[name]["joules_per_1000"] = 1000 * latency.pop("joules")
             found[name] |= {f"request_{each}": value for each, value in latency.items()}
@@ -218,17 +218,6 @@ def _batches(question: Question, examples: list[Row]) -> Iterator[tuple[tuple[in
     for number, tokens in question.shapes:
         alike = texts_of_length(texts, tokenizer, tokens, TEXTS, question.data.text_pair is not None)
         yield (number, tokens), [[alike[(start + row) % len(alike)] for row in range(number)] for start in range(TEXTS)]
-
-
-def peak_mb() -> float:
-    """The most memory (10^6 bytes) that this process has had so far."""
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    import resource  # on Linux this one begins with the peak of the process that started us
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def pin(threads: int) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING
 
 from jobs.measure.contenders import Predictor
 from serving.runtime import Input
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 ROUNDS = 10
 WARM_UP = 20
@@ -31,6 +32,8 @@ def interleaved(
     would need more than `seconds` is called less often, but `LEAST_CALLS` times; its p99 is then near its slowest call.
     With a meter of `joules` also `joules`, per call.
     """
+    import numpy as np
+
     taken: dict[str, list[float]] = {name: [] for name in predictors}
     used = dict.fromkeys(predictors, 0.0)
     per_round = {name: _warm_up(predict, batches, calls, seconds) for name, predict in predictors.items()}
