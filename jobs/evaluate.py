@@ -197,9 +197,8 @@ def _shapes(recipe: Recipe, contenders: list[Contender]) -> list[tuple[int, int]
     if longer := [tokens for tokens in recipe.export.lengths if tokens > longest]:
         log.info("not timed at %s tokens: the models cut a text after %d", longer, longest)
     lengths = [tokens for tokens in recipe.export.lengths if tokens <= longest]
-    return list(
-        dict.fromkeys([BUDGET_SHAPE, *((rows, tokens) for tokens in lengths for rows in recipe.export.batches)])
-    )
+    asked = {(batch, tokens) for tokens in lengths for batch in recipe.export.batches}
+    return sorted({BUDGET_SHAPE, *asked}, key=lambda shape: (shape[1], shape[0]))
 
 
 def evaluated_already(recipe: Recipe, bundle: Path) -> dict[str, Any] | None:

@@ -72,7 +72,7 @@ def draw(answers: Mapping[str, Mapping[str, float]], metric: str, latency: str) 
         points.append(
             {
                 "name": name.replace("_", " "),
-                "kind": name if name in ("winner", "teacher") else "other",
+                "kind": "ours" if name == "winner" else "other",
                 "x": x.at(each[latency]),
                 "y": y.at(each[metric]),
                 "radius": round(max(SMALLEST, LARGEST * math.sqrt((size or 0.0) / largest)), 1),

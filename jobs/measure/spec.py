@@ -12,7 +12,7 @@ class EvaluationSpec(Spec):
 
     steps: bool = Field(
         default=True,
-        description="classify: apply the winner's steps to its student again, and measure what each of them leaves",
+        description="of <output>/bundle: apply its steps to its student again, and measure what each of them leaves",
     )
     watts_per_core: float = Field(
         default=3.5,
