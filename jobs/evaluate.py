@@ -159,7 +159,7 @@ def _measure(
                 contenders=contenders,
                 score=[each.name for each in contenders if each.name not in found],
                 shapes=shapes,
-                requests=True,
+                mix=True,
                 watts_per_core=recipe.evaluation.watts_per_core,
                 tokenizer=str(tokenizer),
                 **common,

@@ -138,7 +138,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         for metrics in answers.values()
         for key in metrics
         if (shape := re.fullmatch(r"(batch(\d+)_tokens(\d+)_)p50_ms", key))
-    } | {"request_": "one row of the file"}
+    } | {"mix_": "a row as it comes"}
     shares = {
         key: f"share of the {match[3]} peak, batch {match[1]}, {match[2]} tokens"
         for metrics in answers.values()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from configs.loader import Spec
+from jobs.data.source import Row
 from jobs.data.spec import DataSpec
 from serving.bundle import read_description
 from serving.runtime import Input
@@ -73,6 +74,11 @@ def load(contender: Contender, data: DataSpec, threads: int) -> Predictor:
             return load_generator(folder, threads)
         classifier = load_reference(folder, threads)
     return lambda inputs: [Answer(each["label"], each["score"]) for each in classifier.predict(inputs)]
+
+
+def asked(row: Row) -> Input:
+    """What a bundle is asked about a row: its text, or both of its texts."""
+    return row.text if row.pair is None else (row.text, row.pair)
 
 
 def joined(text: Input | Text) -> str:

@@ -23,28 +23,19 @@ BY_LAST = {  # A [..., K] x B -> [..., N]
     "MatMulNBits",
 }
 GEMM = {"Gemm", "QGemm"}  # the same of matrices; A may be transposed
-CONV = {
-    "Conv": 1,
-    "ConvInteger": 1,
-    "QLinearConv": 3,
-}  # number of the input that holds the weights [N, K / groups, ...]
+CONV = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}  # which of the inputs are the weights [N, K / groups, ...]
 
 
 def count(contender: Contender, shapes: Iterable[tuple[int, int]]) -> dict[tuple[int, int], int]:
     """{(rows, tokens): FLOP of a call}; empty for contenders whose products cannot be seen."""
     if contender.folder is None or contender.kind not in ("bundle", "reference"):
         return {}
-    folder = Path(contender.folder)
-    bundle = read_description(folder)
-    if bundle.task != "classify" or bundle.runtime not in ("torch", "onnxruntime"):
+    bundle = read_description(Path(contender.folder))
+    counted = {"torch": of_model, "onnxruntime": of_graph, "openvino": of_openvino}.get(bundle.runtime)
+    if bundle.task != "classify" or counted is None:
         return {}
-    shapes = list(shapes)
-    of_row = {
-        tokens: of_model(folder, bundle.inputs, tokens)
-        if bundle.runtime == "torch"
-        else of_graph(folder / bundle.model, bundle.inputs, tokens)
-        for tokens in {tokens for _, tokens in shapes}
-    }
+    shapes, file = list(shapes), Path(contender.folder, bundle.model)
+    of_row = {tokens: counted(file, bundle.inputs, tokens) for tokens in {tokens for _, tokens in shapes}}
     return {(rows, tokens): rows * of_row[tokens] for rows, tokens in shapes}
 
 
@@ -70,15 +61,36 @@ def of_graph(file: Path, inputs: Sequence[str], tokens: int) -> int:
     return sum(2 * math.prod(known[node.output[0]]) * _depth(node, known) for node in products)
 
 
-def of_model(folder: Path, inputs: Sequence[str], tokens: int) -> int:
-    """FLOP of one row of `tokens` tokens through the model of a reference bundle, as torch counts them."""
+def of_openvino(file: Path, inputs: Sequence[str], tokens: int) -> int:
+    """The same of an OpenVINO model, whose shapes follow from those of its inputs."""
+    import openvino
+
+    model = openvino.Core().read_model(file)
+    model.reshape({name: [1, tokens] for name in inputs})
+    flop = 0
+    for node in model.get_ops():
+        kind = node.get_type_name()
+        if kind == "MatMul":
+            depth = node.input(0).get_shape()[-2 if node.get_attributes()["transpose_a"] else -1]
+        elif kind == "Convolution":  # weights [N, K, ...]
+            depth = math.prod(node.input(1).get_shape()[1:])
+        elif kind == "GroupConvolution":  # [groups, N, K, ...]
+            depth = math.prod(node.input(1).get_shape()[2:])
+        else:
+            continue
+        flop += 2 * math.prod(node.output(0).get_shape()) * depth
+    return flop
+
+
+def of_model(file: Path, inputs: Sequence[str], tokens: int) -> int:
+    """The same of a reference bundle by its weights, as torch counts it."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     from jobs.models import encoder
 
-    model = encoder.load(folder)
+    model = encoder.load(file.parent)
     feed = {name: torch.from_numpy(array) for name, array in _feed(inputs, tokens).items()}
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(**feed)  # the counter does not know the fused attention of CPUs

@@ -23,13 +23,14 @@ from configs.loader import Spec
 from jobs.data.source import Row, rows
 from jobs.data.spec import DataSpec
 from jobs.measure.bootstrap import interval, resampled
-from jobs.measure.contenders import Answer, Contender, Fitted, Predictor, joined, load
+from jobs.measure.contenders import Answer, Contender, Fitted, Predictor, asked, joined, load
 from jobs.measure.resources import meter, peak_mb
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS, named
 from serving.runtime import Input
 
 BUDGET_SHAPE = (1, 32)  # batch and tokens at which `budget.max_p95_ms` holds
+MIX = "mix"  # names latencies over single rows as they come, of whatever length
 CALLS = 300
 SECONDS_OF_A_SHAPE = 2.0  # for each contender, at other shapes than that of the budget
 TEXTS = 50  # different inputs that a latency is measured over
@@ -47,8 +48,8 @@ class Question(Spec):
     resources: bool = False  # score in quiet, and say rows per second, seconds to load, peak of memory
     answers: bool = False  # give back what each said of every row
     shapes: list[tuple[int, int]] = Field(default_factory=list)
-    requests: bool = False  # time the rows as they are too, one at a time, and what energy they take
-    watts_per_core: float = 0
+    mix: bool = False  # also time single rows as they come
+    watts_per_core: float | None = None  # with it, also the energy of the latter: see `jobs.measure.resources`
     tokenizer: str | None = None
     threads: int = 1
 
@@ -103,26 +104,23 @@ def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
 
     description = read_bundle(bundle)
     contender = Contender(name="bundle", kind="bundle", folder=str(bundle))
+    timed = recipe.task == "classify"  # how long a text takes depends on the text
     measured = ask(
         Question(
+            task=recipe.task,
             data=recipe.data.model_copy(update={"test": None, "slices": []}),
             split="validation",
             contenders=[contender],
-            shapes=[BUDGET_SHAPE],
+            shapes=[BUDGET_SHAPE] if timed else [],
             tokenizer=str(bundle / description.tokenizer),
         )
     )["bundle"].metrics
-    renamed = {
-        name if name.startswith(key(BUDGET_SHAPE, "")) else f"validation_{name}": value
-        for name, value in measured.items()
-    }
-    size = bundle_bytes(description)
-    return renamed | {
-        "p50_ms": measured[key(BUDGET_SHAPE, "p50_ms")],
-        "p95_ms": measured[key(BUDGET_SHAPE, "p95_ms")],
-        "bytes": size,
-        "megabytes": size / 1e6,
-    }
+    found = {name if name.startswith("batch") else f"validation_{name}": value for name, value in measured.items()}
+    found["bytes"] = bundle_bytes(description)
+    found["megabytes"] = found["bytes"] / 1e6
+    if timed:
+        found |= {name: measured[key(BUDGET_SHAPE, name)] for name in ("p50_ms", "p95_ms")}
+    return found
 
 
 def key(shape: tuple[int, int], name: str) -> str:
@@ -134,7 +132,7 @@ def answer(question: Question) -> dict[str, Measured]:
     """Measure, in this process."""
     pin(question.threads)
     examples = list(rows(question.data, question.split))
-    inputs: list[Input] = [row.text if row.pair is None else (row.text, row.pair) for row in examples]
+    inputs = [asked(row) for row in examples]
     found: dict[str, Measured] = {}
     predictors: dict[str, Predictor] = {}
     for contender in question.contenders:
@@ -192,13 +190,16 @@ def _timed(
             latencies = interleaved(takers, batches, CALLS, seconds)
         for name, latency in latencies.items():
             found[name] |= {key(shape, each): value for each, value in latency.items()}
-    if question.requests:
-        single = [[each] for each in inputs[:: max(1, len(inputs) // CALLS)]]
+    if question.mix:
+        count = min(CALLS, len(inputs))
+        single = [[inputs[number * len(inputs) // count]] for number in range(count)]
+        joules = meter(question.watts_per_core) if question.watts_per_core else None
         with quiet.measuring():
-            latencies = interleaved(predictors, single, CALLS, joules=meter(question.watts_per_core))
+            latencies = interleaved(predictors, single, CALLS, joules=joules)
         for name, latency in latencies.items():
-            found[name]["joules_per_1000"] = 1000 * latency.pop("joules")
-            found[name] |= {f"request_{each}": value for each, value in latency.items()}
+            if joules:
+                found[name]["joules_per_1000"] = 1000 * latency.pop("joules")
+            found[name] |= {f"{MIX}_{each}": value for each, value in latency.items()}
     return found
 
 

@@ -29,7 +29,8 @@ def after_each_step(recipe: Recipe, winner: Bundle, student: Path, folder: Path)
         log.info("the steps are not measured: the bundle was made of another student than the one in %s", student)
         return []
     values = {name: value for name, value in origin.get("values", {}).items() if not name.startswith("compression.")}
-    recipe = recipe.at(values)
+    export = recipe.export.model_copy(update={"runtime": winner.runtime})  # what was chosen is not asked again
+    recipe = recipe.at(values).model_copy(update={"export": export})
     session.connect()  # a step may train
     found = []
     for steps in exported_prefixes(TypeAdapter(list[Step]).validate_python(origin["steps"])):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jobs.measure.differences import LEAST_ROWS, Difference
-from jobs.measure.fresh import BUDGET_SHAPE, CALLS, SECONDS_OF_A_SHAPE, key
+from jobs.measure.fresh import BUDGET_SHAPE, CALLS, MIX, SECONDS_OF_A_SHAPE, key
 from jobs.measure.timing import LEAST_CALLS, PERCENTILES
 from jobs.tasks.table import Task
 from tuning.pareto import METRIC, broken
@@ -46,9 +46,9 @@ def ratios(
     """
     ours, theirs = answers[winner], answers[teacher]
     found = {"retention": ours[task.metric] / theirs[task.metric]} if theirs[task.metric] else {}
-    for shape in shapes:
-        name = key(shape, "p50_ms")
-        found[f"speedup_{name.removesuffix('_p50_ms')}"] = theirs[name] / ours[name]
+    for name in (*(key(shape, "p50_ms") for shape in shapes), f"{MIX}_p50_ms"):
+        if name in ours and name in theirs:
+            found[f"speedup_{name.removesuffix('_p50_ms')}"] = theirs[name] / ours[name]
     if ours.get("bytes") and theirs.get("bytes"):
         found["times_smaller"] = theirs["bytes"] / ours["bytes"]
     return found
@@ -117,7 +117,7 @@ def latencies_markdown(answers: Figures, shapes: Sequence[tuple[int, int]]) -> s
     """One row for each shape, and one for the rows of the file as they are; one column for each contender."""
     lines = _head(["p50 / p95 / p99 ms", *answers])
     asked = [(f"batch {batch}, {tokens} tokens", key((batch, tokens), "")) for batch, tokens in shapes]
-    for title, prefix in [*asked, ("one row of the file", "request_")]:
+    for title, prefix in [*asked, ("a row as it comes", f"{MIX}_")]:
         lines.append(_row([title, *(_latency(metrics, prefix, PERCENTILES) for metrics in answers.values())]))
     note = (
         f"Of {LEAST_CALLS} to {CALLS} calls, by what fits in {SECONDS_OF_A_SHAPE:g} s; a p99 of few is their slowest."
@@ -148,8 +148,8 @@ def notes(machine: Machine) -> list[str]:
     """How the figures were taken, in sentences."""
     peaks = ", ".join(f"{name.removesuffix('_peak')} {best:,.0f}" for name, best in machine.peaks.items())
     return [
-        "One thread, tokenizer included; requests are rows of the file, one at a time.",
-        f"Energy: {machine.energy}.",
+        "One thread, tokenizer included.",
+        f"Energy of rows of the file, one request each: {machine.energy}.",
         f"Peaks of a core, its fastest large matrix product in this very run, in 10^9 operations a second: {peaks}.",
         "Share of a peak: 2 x the multiply-adds of the model's matrix products / p50 / peak.",
     ]

@@ -125,7 +125,7 @@ def test_the_files_hold_more_than_the_table_that_is_printed():
     assert "peak memory" not in fields["table"]
     assert files["comparison.svg"].startswith("<svg xmlns=") and files["comparison.svg"].count("<circle") == len(FIVE)
     assert fields["metrics"]["int8_peak"] == 360.0
-    assert "Energy: an estimate of nothing." in fields["notes"]
+    assert "Energy of rows of the file, one request each: an estimate of nothing." in fields["notes"]
 
 
 def test_the_table_shows_the_shape_of_the_budget_and_the_largest_batch_of_its_length():

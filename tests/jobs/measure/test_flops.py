@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.measure.contenders import Contender
-from jobs.measure.flops import count, of_graph
+from jobs.measure.flops import count, of_graph, of_openvino
 from jobs.models.reference import write_reference
 from tests.serving.tiny import tokenizer, write_tiny_bundle
 from tests.tiny_models import CLASSES, encoder_classifier
@@ -85,3 +85,19 @@ def test_an_eager_encoder_is_counted_layer_by_layer(tmp_path: Path):
 @pytest.mark.parametrize("kind", ["tfidf", "nearest"])
 def test_what_is_no_network_is_not_counted(kind: str):
     assert count(Contender.model_validate({"name": "x", "kind": kind}), [(1, 32)]) == {}
+
+
+def test_openvino_counts_what_the_onnx_graph_it_was_made_of_does(tmp_path: Path):
+    openvino = pytest.importorskip("openvino")
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["c"], perm=[0, 2, 1]),
+        helper.make_node("Conv", ["c", "k"], ["v"], group=2, pads=[1, 1]),  # [1, 6, L]
+        helper.make_node("Conv", ["v", "p"], ["u"]),  # [1, 3, L]
+        helper.make_node("Transpose", ["u"], ["t"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["t", "u"], ["logits"]),  # [1, L, 3] x [1, 3, L]
+    ]
+    constants = {"k": np.ones((6, 2, 3), np.float32), "p": np.ones((3, 6, 1), np.float32)}
+    file = graph(tmp_path / "m.onnx", nodes, constants)
+    openvino.save_model(openvino.convert_model(str(file)), tmp_path / "m.xml")
+    expected = 2 * 9 * 6 * (2 * 3) + 2 * 9 * 3 * 6 + 2 * 9 * 9 * 3
+    assert of_openvino(tmp_path / "m.xml", INPUTS, 9) == of_graph(file, INPUTS, 9) == expected

@@ -199,11 +199,11 @@ def test_a_contender_that_was_not_timed_at_a_shape_has_an_empty_cell():
 
 def test_latencies_are_a_row_for_each_shape_and_one_for_the_rows_of_the_file():
     winner = {key(BUDGET_SHAPE, f"p{each}_ms"): each / 10 for each in (50, 95, 99)}
-    winner |= {f"request_p{each}_ms": each / 100 for each in (50, 95, 99)}
+    winner |= {f"mix_p{each}_ms": each / 100 for each in (50, 95, 99)}
     head, _, *body = latencies_markdown({"tfidf_svm": {}, "winner": winner}, [BUDGET_SHAPE]).splitlines()
     assert cells(head) == ["p50 / p95 / p99 ms", "tfidf_svm", "winner"]
     assert cells(body[0]) == ["batch 1, 32 tokens", "", "5.00 / 9.50 / 9.90"]
-    assert cells(body[1]) == ["one row of the file", "", "0.50 / 0.95 / 0.99"]
+    assert cells(body[1]) == ["a row as it comes", "", "0.50 / 0.95 / 0.99"]
 
 
 def test_no_figure_of_energy_or_of_a_peak_stands_without_how_it_was_taken():
@@ -223,7 +223,7 @@ def test_no_figure_of_energy_or_of_a_peak_stands_without_how_it_was_taken():
     }
     assert cells(baseline)[1:] == [""] * 6
     said = " ".join(notes)
-    assert "Energy: an estimate." in said and "fp32 90, int8 362" in said
+    assert "one request each: an estimate." in said and "fp32 90, int8 362" in said
     assert "2 x the multiply-adds of the model's matrix products / p50 / peak" in said
 
 
