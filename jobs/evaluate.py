@@ -81,7 +81,7 @@ def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="slimcart-evaluate-") as between:
         if recipe.bundle is None and recipe.evaluation.steps and recipe.task == "classify":
             student = Path(output(recipe), "student")
-            steps = after_each_step(recipe, description, student, Path(between)) if student.exists() else []
+            steps = after_each_step(recipe, description, student, Path(between)) if (student / BUNDLE).exists() else []
             contenders = [*contenders[:-1], *steps, contenders[-1]]
         measured = _measure(recipe, bundle / description.tokenizer, contenders, shapes)
         machine = _compare_with_peak(recipe, contenders, measured, shapes) if shapes else None

@@ -41,7 +41,6 @@ def count(contender: Contender, shapes: Iterable[tuple[int, int]]) -> dict[tuple
 
 def of_graph(file: Path, inputs: Sequence[str], tokens: int) -> int:
     """FLOP of one row of `tokens` tokens through an ONNX graph, from the shapes that its products have in a call."""
-    import numpy as np
     import onnx
     import onnxruntime
 
@@ -56,7 +55,8 @@ def of_graph(file: Path, inputs: Sequence[str], tokens: int) -> int:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feed = _feed(inputs, tokens)
     names = [each.name for each in session.get_outputs()]
-    known |= {name: np.shape(array) for name, array in zip(names, session.run(names, feed), strict=True)}
+    made: list[Any] = session.run(names, feed)
+    known |= {name: array.shape for name, array in zip(names, made, strict=True)}
     known |= {name: array.shape for name, array in feed.items()}
     return sum(2 * math.prod(known[node.output[0]]) * _depth(node, known) for node in products)
 
