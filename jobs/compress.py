@@ -7,6 +7,7 @@ Reads <output>/student (or `bundle=<folder>` of safetensors), writes <output>/bu
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from cluster import session, tracking
 from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.compression.forms import forms
+from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate
 from jobs.models.reference import read_reference
 from jobs.prepare import output
@@ -33,7 +35,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         student = Path(recipe.bundle or Path(output(recipe), "student"))
         compress(recipe, student, folder, {"run_id": run.id}, judged=True)
         metrics = measure_candidate(recipe, folder)
-        with_metrics(folder, metrics)
+        with_metrics(folder, metrics, functools.partial(card, recipe=recipe))
         run.metrics.log(metrics)
         run.artifact(folder, "bundle")
     return Result("compress", run.id, output(recipe), metrics, bundle=str(folder))
@@ -65,6 +67,7 @@ def compress(
         fields["provenance"] = {
             **provenance,
             "student": bundle_digest(student),
+            "data": reference.provenance.get("data"),
             "steps": [spec.model_dump(exclude_none=True) for spec in recipe.compression],
             "facts": workplace.facts | {"forms": chosen.facts},
             "code": tracking.code_version()[1],

@@ -1,17 +1,19 @@
-"""Measure an exported bundle on the test file, beside its teacher: metric, latency, throughput, bytes, memory, and
-in which classes and slices it answers less well.
+"""Measure an exported bundle on the test file, beside its teacher: metric, latency, throughput, bytes, memory, energy,
+share of the CPU's peak, and in which classes and slices it answers less well.
 
     ray job submit --working-dir . -- python -m jobs.evaluate --config configs/intent.yaml
     ... bundle=<folder> | bundle=models:/<name>@<alias>   data.test=<file>   teacher.bundle=<folder>
     ... data.slices='[channel, language]'
 
 Everything is measured on the exported file in fresh processes with pinned threads; latencies of all contenders are
-taken in turns within one process. Without `bundle=` the output's own student and the baselines take part too.
+taken in turns within one process. Without `bundle=` the output's own student, what each compression step made of it
+(`evaluation.steps`) and the baselines take part too.
 """
 
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,15 @@ from jobs.data.prepared import MANIFEST
 from jobs.data.source import rows
 from jobs.finetune import teacher_folder
 from jobs.measure.comparison import STATIC, TEACHER, TFIDF, WINNER, UnseenRows, compare
-from jobs.measure.contenders import Contender
+from jobs.measure.contenders import FITTED, Contender
 from jobs.measure.differences import grouped
-from jobs.measure.fresh import BUDGET_SHAPE, Measured, Question, ask
+from jobs.measure.fresh import BUDGET_SHAPE, Measured, Question, ask, key
+from jobs.measure.steps import after_each_step
+from jobs.measure.table import Machine
 from jobs.prepare import output
 from jobs.recipe import Recipe
 from serving.bundle import MANIFEST as BUNDLE
-from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle
+from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle, read_description
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +74,18 @@ def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
     description = read_bundle(bundle)
     test = check_test_rows(recipe, description)
     contenders = _contenders(recipe, bundle, description)
-    key = evaluation_key(recipe, contenders, test.fingerprint)
-    measured = _measure(recipe, bundle, description, contenders)
-    compared, files = compare(recipe, test, measured, _shapes(recipe))
+    identity = evaluation_key(recipe, contenders, test.fingerprint)
+    shapes = _shapes(recipe, contenders)
+    with tempfile.TemporaryDirectory(prefix="slimcart-evaluate-") as between:
+        if recipe.bundle is None and recipe.evaluation.steps and recipe.task == "classify":
+            student = Path(output(recipe), "student")
+            steps = after_each_step(recipe, description, student, Path(between)) if (student / BUNDLE).exists() else []
+            contenders = [*contenders[:-1], *steps, contenders[-1]]
+        measured = _measure(recipe, bundle / description.tokenizer, contenders, shapes)
+        machine = _compare_with_peak(recipe, contenders, measured, shapes) if shapes else None
+    compared, files = compare(recipe, test, measured, shapes, machine)
     found = {
-        "key": key,
+        "key": identity,
         "fingerprint": test.fingerprint,
         "bundle": bundle_digest(bundle),
         "test": recipe.data.test,
@@ -120,41 +131,72 @@ def check_test_rows(recipe: Recipe, bundle: Bundle) -> UnseenRows:
 
 def evaluation_key(recipe: Recipe, contenders: list[Contender], fingerprint: str) -> str:
     """Digest of what an evaluation depends on."""
-    parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("budget", "export")}
+    parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("budget", "export", "evaluation")}
     parts["bundles"] = {each.name: bundle_digest(Path(each.folder)) for each in contenders if each.folder}
     return digest_json(parts | {"test": fingerprint, "slices": recipe.data.slices})
 
 
-def _measure(recipe: Recipe, bundle: Path, description: Bundle, contenders: list[Contender]) -> dict[str, Measured]:
-    """Score each in a process of its own, then time all of them in turns in one more."""
-    common: dict[str, Any] = {"task": recipe.task, "data": recipe.data, "split": "test"}
+def _measure(
+    recipe: Recipe, tokenizer: Path, contenders: list[Contender], shapes: list[tuple[int, int]]
+) -> dict[str, Measured]:
+    """Score each in a process of its own, then time all of them in turns in one more.
+
+    What is fitted to the rows is fitted once, in the latter; the memory that takes is not what answering takes.
+    """
+    common: dict[str, Any] = {"task": recipe.task, "data": recipe.data, "split": "test", "resources": True}
+    common["answers"] = recipe.task == "classify"
     found: dict[str, Measured] = {}
     for contender in contenders:
-        log.info("scoring %s on %s", contender.name, recipe.data.test)
-        found |= ask(Question(contenders=[contender], answers=recipe.task == "classify", **common))
-    if shapes := _shapes(recipe):
-        log.info("timing %s in turns", ", ".join(found))
-        timed = Question(
-            contenders=contenders,
-            score=False,
-            shapes=shapes,
-            tokenizer=str(bundle / description.tokenizer),
-            mix=description.first is not None,
-            **common,
+        if contender.kind not in FITTED or not shapes:
+            log.info("scoring %s on %s", contender.name, recipe.data.test)
+            found |= ask(Question(contenders=[contender], **common))
+    if shapes:
+        log.info("timing %s in turns", ", ".join(each.name for each in contenders))
+        timed = ask(
+            Question(
+                contenders=contenders,
+                score=[each.name for each in contenders if each.name not in found],
+                shapes=shapes,
+                mix=True,
+                watts_per_core=recipe.evaluation.watts_per_core,
+                tokenizer=str(tokenizer),
+                **common,
+            )
         )
-        for name, each in ask(timed).items():
-            found[name].metrics.update(each.metrics)
+        for name, each in timed.items():
+            found.setdefault(name, each).metrics.update(each.metrics)
     for contender in contenders:
         if contender.folder and contender.kind in ("bundle", "reference"):
             found[contender.name].metrics["bytes"] = bundle_bytes(read_bundle(Path(contender.folder)))
-    return found
+    return {each.name: found[each.name] for each in contenders}
 
 
-def _shapes(recipe: Recipe) -> list[tuple[int, int]]:
+def _compare_with_peak(
+    recipe: Recipe, contenders: list[Contender], measured: dict[str, Measured], shapes: list[tuple[int, int]]
+) -> Machine:
+    """Add to what was measured which share of this CPU's peaks it is."""
+    from jobs.measure import flops, peak, resources
+
+    machine = Machine(peak.ask(), resources.method(recipe.evaluation.watts_per_core))
+    for contender in contenders:
+        metrics = measured[contender.name].metrics
+        for shape, operations in flops.count(contender, contender.shapes or shapes).items():
+            reached = operations / metrics[key(shape, "p50_ms")] / 1e6  # 10^9 a second
+            metrics |= {key(shape, f"{name}_share"): reached / best for name, best in machine.peaks.items()}
+    return machine
+
+
+def _shapes(recipe: Recipe, contenders: list[Contender]) -> list[tuple[int, int]]:
     """(batch, tokens) that are timed. None of a generator: how long a text takes depends on the text."""
     if recipe.task != "classify":
         return []
-    return list(dict.fromkeys([BUDGET_SHAPE, *((b, n) for n in recipe.export.lengths for b in recipe.export.batches)]))
+    folders = [Path(each.folder) for each in contenders if each.folder]
+    longest = min(read_description(folder).max_length for folder in folders)
+    if longer := [tokens for tokens in recipe.export.lengths if tokens > longest]:
+        log.info("not timed at %s tokens: the models cut a text after %d", longer, longest)
+    lengths = [tokens for tokens in recipe.export.lengths if tokens <= longest]
+    asked = {(batch, tokens) for tokens in lengths for batch in recipe.export.batches}
+    return sorted({BUDGET_SHAPE, *asked}, key=lambda shape: (shape[1], shape[0]))
 
 
 def evaluated_already(recipe: Recipe, bundle: Path) -> dict[str, Any] | None:
@@ -164,9 +206,9 @@ def evaluated_already(recipe: Recipe, bundle: Path) -> dict[str, Any] | None:
         return None
     description = read_bundle(bundle)
     test = check_test_rows(recipe, description)
-    key = evaluation_key(recipe, _contenders(recipe, bundle, description), test.fingerprint)
+    identity = evaluation_key(recipe, _contenders(recipe, bundle, description), test.fingerprint)
     found = read_manifest(folder, MANIFEST)
-    return found if found.get("key") == key else None
+    return found if found.get("key") == identity else None
 
 
 def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Contender]:

@@ -24,6 +24,7 @@ from jobs.compression.spec import (
     Step,
 )
 from jobs.data.spec import DataSpec
+from jobs.measure.spec import EvaluationSpec
 from jobs.models.spec import NEW, StudentSpec, TeacherSpec
 from jobs.training.spec import DistillationSpec
 from serving.spec import ServingSpec, service_name
@@ -39,6 +40,7 @@ FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {  # what a task does not use, 
         "teacher": (*HEAD, "pooling", "dropout", "head"),
         "student": ("hidden", "heads", "feed_forward", "share_layers", "kernel", "pooling"),
         "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
+        "evaluation": ("steps", "watts_per_core"),
     },
 }
 
@@ -97,6 +99,7 @@ class Recipe(Spec):
     cascade: CascadeSpec = Field(default_factory=CascadeSpec, description="two bundles as one")
     search: SearchSpec = Field(default_factory=SearchSpec, description="trials")
     budget: BudgetSpec = Field(default_factory=BudgetSpec, description="hard limits")
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="the final evaluation")
     serving: ServingSpec = Field(default_factory=ServingSpec, description="the endpoint")
     tracking: TrackingSpec = Field(default_factory=TrackingSpec, description="the record")
     bundle: str | None = Field(
@@ -183,6 +186,10 @@ class Recipe(Spec):
                 raise ValueError(
                     f"compression[{index}]: {step.step!r} is for task {' or '.join(step.tasks)}; leave it out"
                 )
+        if "shrink" in kinds and self.student.share_layers:
+            raise ValueError(
+                "student.share_layers: true: step 'shrink' cuts layers one by one, and they are one; use false"
+            )
         if "cluster" in kinds and "code" not in kinds:
             raise ValueError("compression: 'cluster' makes a file smaller only with 'code' after export; add that item")
         forms(self.export, self.task, self.compression)
@@ -198,11 +205,12 @@ class Recipe(Spec):
                 continue
             if reason := step.refused_by(self.engine):
                 raise ValueError(f"compression[{index}].{reason}")
-            rounded = [each for each in self.compression[index:] if isinstance(each, QuantizeSpec) and each.per_channel]
-            if step.quantize_aware and not rounded:
+            learned = {"mode": "dynamic", "per_channel": True, "reduce_range": False}
+            rounded = [each for each in self.compression[index:] if isinstance(each, QuantizeSpec)]
+            if step.quantize_aware and not any(each.model_dump(include=set(learned)) == learned for each in rounded):
                 raise ValueError(
-                    f"compression[{index}].quantize_aware=true: no step quantize with per_channel=true rounds what "
-                    "learned to be rounded; add one after export, or leave it out"
+                    f"compression[{index}].quantize_aware=true: no step quantize with mode=dynamic, per_channel=true and "
+                    "reduce_range=false rounds what learned to be rounded; add one after export, or leave it out"
                 )
         return self
 

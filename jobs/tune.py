@@ -24,6 +24,7 @@ from jobs.command import Result, main
 from jobs.compress import compress
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.distill import distill, student_key
+from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate
 from jobs.prepare import output, pool_folder, prepare, prepare_student
 from jobs.recipe import Recipe
@@ -159,7 +160,7 @@ def trial(
         metrics["retention"] = metrics[METRIC] / teacher_metric
         metrics["student_retention"] = distilled[f"validation_{classify.METRIC}"] / teacher_metric
         metrics[SCORE] = score(metrics, whole.budget)
-        with_metrics(bundle, metrics)
+        with_metrics(bundle, metrics, functools.partial(card, recipe=chosen))
         run.metrics.log(metrics)
         run.text("bundle.json", (bundle / "bundle.json").read_text(encoding="utf-8"))
     return metrics

@@ -6,8 +6,8 @@ every file with its digest; a folder without a valid `bundle.json` does not exis
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
@@ -18,6 +18,7 @@ from configs import folder as folders
 from serving.pickles import pickle_reason
 
 MANIFEST = "bundle.json"
+CARD = "README.md"
 FORMAT_VERSION = 1
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 RUNTIMES = {"classify": ("onnxruntime", "openvino", "torch"), "generate": ("ctranslate2", "torch")}  # by task
@@ -168,14 +169,22 @@ def read_description(folder: Path) -> Bundle:
     return _parse(folder / MANIFEST, manifest)
 
 
-def with_metrics(folder: Path, metrics: Mapping[str, float]) -> Bundle:
-    """Add `metrics` to the bundle in place, atomically; returns the new one. Its digest changes with it."""
-    old = read_description(folder)
-    fields = old.model_dump(by_alias=True)
-    bundle = _parse(folder / MANIFEST, {**fields, "metrics": {**old.metrics, **metrics}})
-    manifest = bundle.model_dump(by_alias=True)
-    folders.write_synced(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    return bundle
+def with_metrics(folder: Path, metrics: Mapping[str, float], card: Callable[[Bundle], str] | None = None) -> Bundle:
+    """Add `metrics` to the bundle, and as README.md what `card` says of it then; returns the new one.
+
+    The folder is replaced whole or not at all; its digest changes. Raises `BundleError` where a file was damaged.
+    """
+    old = read_bundle(folder)
+    fields = old.model_dump(exclude={"files"}) | {"metrics": {**old.metrics, **metrics}}
+
+    def fill(aside: Path) -> None:
+        for name in old.files:
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, aside / name)
+        if card:
+            (aside / CARD).write_text(card(old.model_copy(update=fields)), encoding="utf-8")
+
+    return write_bundle(folder, fields, fill)
 
 
 def bundle_digest(folder: Path) -> str:
@@ -187,8 +196,8 @@ def bundle_digest(folder: Path) -> str:
 
 
 def bundle_bytes(bundle: Bundle) -> int:
-    """Bytes of all files of the bundle, the manifest itself left out."""
-    return sum(entry.size for entry in bundle.files.values())
+    """Bytes of all files that an answer needs: manifest and model card left out."""
+    return sum(entry.size for name, entry in bundle.files.items() if name != CARD)
 
 
 def _parse(path: Path, manifest: Mapping[str, Any]) -> Bundle:

@@ -10,10 +10,12 @@ from typing import Any
 
 from configs.folder import write_synced
 from tuning.chart import DASH, FIGURES, draw, figure, fits
+from tuning.comparison import svg, templates
 from tuning.pareto import LIMITS, METRIC, broken, score
 from tuning.spec import BudgetSpec
 
 UNITS = {"p95_ms": " ms", "megabytes": " MB"}
+TIMED = "batch1_tokens32_p50_ms"  # in the picture of an evaluation
 FIRST = ("winner", "teacher", "student")  # of the final evaluation; the others follow
 
 Metrics = Mapping[str, float]
@@ -35,15 +37,7 @@ def write(
 
 def render(name: str, found: Mapping[str, Any], budget: BudgetSpec, evaluation: Mapping[str, Any] | None = None) -> str:
     """The page as HTML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters |= {"figure": figure, "shown": shown, "sentence": sentence, "breakable": breakable}
     environment.filters |= {"share": "{:.1%}".format, "points": lambda share: f"{100 * share:+.1f}"}
     trials = sorted(found["trials"], key=lambda trial: _rank(trial, budget), reverse=True)
@@ -139,17 +133,25 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     order = [*FIRST, *evaluation["answers"]]
     answers: dict[str, Metrics] = dict(sorted(evaluation["answers"].items(), key=lambda each: order.index(each[0])))
     teacher = answers.get("teacher")
-    latencies = {  # p50: p95, title
-        key: (f"{shape[1]}_p95_ms", f"p50 / p95 ms, batch {shape[2]}, {shape[3]} tokens")
+    latencies = {  # prefix: title
+        shape[1]: f"batch {shape[2]}, {shape[3]} tokens"
         for metrics in answers.values()
         for key in metrics
-        if (shape := re.fullmatch(r"(batch(\d+)_tokens(\d+))_p50_ms", key))
+        if (shape := re.fullmatch(r"(batch(\d+)_tokens(\d+)_)p50_ms", key))
+    } | {"mix_": "a row as it comes"}
+    shares = {
+        key: f"share of the {match[3]} peak, batch {match[1]}, {match[2]} tokens"
+        for metrics in answers.values()
+        for key in metrics
+        if (match := re.fullmatch(r"batch(\d+)_tokens(32)_(\w+)_peak_share", key))
     }
 
-    def row(title: str, key: str, form: str, compare: str = "", scale: float = 1.0, second: str = "") -> dict[str, Any]:
+    def row(
+        title: str, key: str, form: str, compare: str = "", scale: float = 1.0, further: Sequence[str] = ()
+    ) -> dict[str, Any]:
         cells = []
         for metrics in answers.values():
-            text = " / ".join(format(metrics[each] * scale, form) for each in (key, second) if each in metrics)
+            text = " / ".join(format(metrics[each] * scale, form) for each in (key, *further) if each in metrics)
             value, theirs = metrics.get(key), (teacher or {}).get(key)
             against = _compared(compare, value, theirs) if metrics is not teacher else ""
             cells.append((text or DASH, against))
@@ -157,15 +159,21 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
     rows = [
         row("accuracy", "accuracy", ".4f", "kept"),
+        row("accuracy, 95 % interval", "accuracy_low", ".4f", further=["accuracy_high"]),
         row("macro-F1", "macro_f1", ".4f", "kept"),
         row("answers as the teacher does", "agreement", ".2%"),
         row("calibration error (ECE)", "ece", ".4f"),
-        *(row(title, p50, ".2f", "faster", second=p95) for p50, (p95, title) in latencies.items()),
+        *(
+            row(f"p50 / p95 / p99 ms, {title}", f"{at}p50_ms", ".2f", "faster", further=[f"{at}p95_ms", f"{at}p99_ms"])
+            for at, title in latencies.items()
+        ),
         row("answered by the first model of a cascade", "first_share", ".1%"),
-        row("p50 / p95 ms, a row as it comes", "mix_p50_ms", ".2f", "faster", second="mix_p95_ms"),
         row("rows per second, whole file", "rows_per_second", ",.0f"),
         row("size, MB", "bytes", ".1f", "smaller", scale=1e-6),
+        row("seconds to load", "load_s", ".2f"),
         row("peak memory, MB", "peak_mb", ",.0f"),
+        row("joules per 1,000 requests", "joules_per_1000", ".1f"),
+        *(row(title, key, ".1%") for key, title in shares.items()),
     ]
     measured = [each for each in rows if any(text != DASH for text, _ in each["cells"])]
     names = [each.replace("_", " ") for each in answers]
@@ -175,6 +183,8 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "against_teacher": teacher is not None,
         "verdict": evaluation["verdict"],
         "behind": evaluation["behind"],
+        "chart": svg(answers, "accuracy", TIMED, alone=False),
+        "notes": evaluation.get("notes", []),
     }
 
 

@@ -17,7 +17,7 @@ from jobs.compression.parity import Compare, comparison, least
 from jobs.compression.steps import Compressed, Exported
 from jobs.compression.workplace import Workplace
 from jobs.measure.contenders import Contender
-from jobs.measure.fresh import Question, ask, key
+from jobs.measure.fresh import BUDGET_SHAPE, Question, ask, key
 from jobs.recipe import Recipe
 from serving.bundle import Bundle, read_description, write_bundle
 
@@ -117,7 +117,8 @@ def _fastest(
         write(folders[form], form, file, workplace, fields)
     named = {" ".join(form): form for form in inside}
     export = workplace.recipe.export
-    shapes = [(rows, tokens) for rows in export.batches for tokens in export.lengths]
+    lengths = [tokens for tokens in export.lengths if tokens <= workplace.reference.max_length] or [BUDGET_SHAPE[1]]
+    shapes = [(rows, tokens) for rows in export.batches for tokens in lengths]
     measured = timed({name: folders[form] for name, form in named.items()}, workplace.recipe, shapes)
     for name, p50 in measured.items():
         facts[name] |= {key(shape, "p50_ms"): ms for shape, ms in p50.items()}

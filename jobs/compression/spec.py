@@ -377,10 +377,10 @@ class ExportSpec(Spec):
         "decoders 0.95; files in int8 are held to it with auto only, default 0.98",
     )
     lengths: list[Annotated[int, Field(ge=4)]] = Field(
-        default=[16, 32], min_length=1, description="tokens at which it is timed"
+        default=[16, 32, 64, 128], min_length=1, description="tokens at which it is timed"
     )
     batches: list[Annotated[int, Field(ge=1)]] = Field(
-        default=[1, 16], min_length=1, description="rows at which it is timed"
+        default=[1, 8, 32], min_length=1, description="rows at which it is timed"
     )
 
 

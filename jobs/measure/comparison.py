@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jobs.measure import table
+from jobs.measure.bootstrap import interval
 from jobs.measure.differences import CLASS, as_csv, by_value, right, summary, worst
-from jobs.measure.fresh import BUDGET_SHAPE, Measured
+from jobs.measure.fresh import BUDGET_SHAPE, Measured, key
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS
+from tuning import comparison
 
 WINNER, TEACHER = "winner", "teacher"
 TFIDF, STATIC = "tfidf_svm", "static_logreg"
-SHOWN = (BUDGET_SHAPE, (16, 32))  # of the shapes that were timed, in the table
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,11 @@ class UnseenRows(NamedTuple):
 
 
 def compare(
-    recipe: Recipe, test: UnseenRows, measured: Mapping[str, Measured], shapes: Sequence[tuple[int, int]]
+    recipe: Recipe,
+    test: UnseenRows,
+    measured: Mapping[str, Measured],
+    shapes: Sequence[tuple[int, int]],
+    machine: table.Machine | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """(fields of the manifest, files beside it) of what was `measured` on the test rows and timed at `shapes`."""
     task = TASKS[recipe.task]
@@ -58,7 +63,38 @@ def compare(
             behind = [*worst(classes), *worst(slices)]  # apart: slices are large, and differ less than classes do
             fields["behind"] = [each._asdict() for each in behind]
             words.append(table.differences_markdown(behind))
-    fields["metrics"] = table.flat(answers) | (table.ratios(answers, WINNER, TEACHER, shapes, task) if teacher else {})
-    rows = table.markdown(answers, teacher, [shape for shape in SHOWN if shape in shapes], task)
-    fields["table"] = "\n".join([rows, *words])
-    return fields, files | {"table.md": fields["table"], "metrics.json": json.dumps(answers, indent=2) + "\n"}
+    fields["metrics"] = table.flat(answers)
+    if teacher:
+        fields["metrics"] |= table.ratios(answers, WINNER, TEACHER, shapes, task)
+        if difference := _difference(measured, task.metric):
+            fields["metrics"] |= difference
+            words.insert(0, table.difference_words(difference, task.metric))
+    shown = shown_shapes(shapes)
+    fields["table"] = "\n".join([table.markdown(answers, teacher, shown, task), *words])
+    further = []
+    if machine:
+        fields["metrics"] |= machine.peaks
+        fields["notes"] = table.notes(machine)
+        further = [table.latencies_markdown(answers, shapes), table.resources_markdown(answers, shown, machine)]
+        files["comparison.svg"] = comparison.svg(answers, task.metric, key(BUDGET_SHAPE, "p50_ms"))
+    files |= {"table.md": "\n".join([fields["table"], *further]), "metrics.json": json.dumps(answers, indent=2) + "\n"}
+    return fields, files
+
+
+def shown_shapes(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Of those that were timed: the budget's, and the largest batch of as many tokens."""
+    same = [shape for shape in shapes if shape[1] == BUDGET_SHAPE[1]]
+    return list(dict.fromkeys([BUDGET_SHAPE, max(same)])) if BUDGET_SHAPE in same else []
+
+
+def _difference(measured: Mapping[str, Measured], metric: str) -> dict[str, float]:
+    """The winner's metric less its teacher's, and the interval of that; empty where no rows were resampled."""
+    ours, theirs = measured[WINNER], measured[TEACHER]
+    if not ours.resampled:
+        return {}
+    low, high = interval([our - their for our, their in zip(ours.resampled, theirs.resampled, strict=True)])
+    return {
+        "difference": ours.metrics[metric] - theirs.metrics[metric],
+        "difference_low": low,
+        "difference_high": high,
+    }

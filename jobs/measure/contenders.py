@@ -15,6 +15,7 @@ from serving.inputs import Input
 from serving.runtime import Classifier
 
 Text = tuple[str, str | None]
+FITTED = ("tfidf", "static", "nearest")  # kinds that are made of the training rows when they are loaded
 
 
 class Contender(Spec):
@@ -23,6 +24,7 @@ class Contender(Spec):
     name: str
     kind: Literal["bundle", "reference", "tfidf", "static", "nearest"]
     folder: str | None = None  # the bundle; static: the one whose embedding table is averaged
+    shapes: list[tuple[int, int]] | None = None  # those it is timed at, of all that are; None: all
 
 
 class Answer(NamedTuple):

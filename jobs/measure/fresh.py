@@ -6,12 +6,14 @@ python -m jobs.measure.fresh < question.json > answer.json
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -20,16 +22,19 @@ from cluster.session import JobError
 from configs.loader import Spec
 from jobs.data.source import Row, rows
 from jobs.data.spec import DataSpec
+from jobs.measure.bootstrap import interval, resampled
 from jobs.measure.contenders import Answer, Contender, Fitted, Labelling, Predictor, asked, joined, load
+from jobs.measure.resources import meter, peak_mb
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS, named
 from serving.cascade import Cascade
+from serving.inputs import Input
 
 BUDGET_SHAPE = (1, 32)  # batch and tokens at which `budget.max_p95_ms` holds
 MIX = "mix"  # names latencies over single rows as they come, of whatever length
-SHARE = "first_share"  # of the rows: what the first model of a cascade answers
+SHARE = "first_share"  # of the rows, that a cascade's first model answers
 CALLS = 300
-CALLS_OF_A_LARGE_BATCH = 60
+SECONDS_OF_A_SHAPE = 2.0  # for each contender, at other shapes than that of the budget
 TEXTS = 50  # different inputs that a latency is measured over
 SECONDS = 3600
 
@@ -41,35 +46,48 @@ class Question(Spec):
     data: DataSpec
     split: Literal["validation", "test"]
     contenders: list[Contender]
-    score: bool = True
+    score: bool | list[str] = True  # all, none, or those of these names
+    resources: bool = False  # score in quiet, and say rows per second, seconds to load, peak of memory
     answers: bool = False  # give back what each said of every row
     shapes: list[tuple[int, int]] = Field(default_factory=list)
+    mix: bool = False  # also time single rows as they come
+    watts_per_core: float | None = None  # with it, also the energy of the latter: see `jobs.measure.resources`
     tokenizer: str | None = None
-    mix: bool = False  # also time single rows as they come: a cascade's latency depends on what they say
     threads: int = 1
 
 
 class Measured(NamedTuple):
-    """What was measured of one contender, and its answers to the rows in their order, where asked for."""
+    """What was measured of one contender; its answers to the rows in their order, where asked for; and the metric of
+    its task over resampled rows, the same ones for every contender."""
 
     metrics: dict[str, float]
     answers: list[Answer]
+    resampled: Sequence[float] = ()
 
 
 def ask(question: Question) -> dict[str, Measured]:
     """{contender: what was measured} in a fresh process. Raises `JobError` with its last words."""
-    threads = str(question.threads)
+    names = ", ".join(each.name for each in question.contenders)
+    found = run_fresh("jobs.measure.fresh", question.model_dump_json(), question.threads, names)
+    return {
+        name: Measured(metrics, [Answer(*each) for each in answers], values)
+        for name, (metrics, answers, values) in found.items()
+    }
+
+
+def run_fresh(module: str, text: str, threads: int, what: str) -> Any:
+    """The JSON that `module` prints last when it reads `text`, its math libraries held to `threads` threads."""
     environment = os.environ | {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
     environment.pop("OMP_WAIT_POLICY", None)  # pinned to a core of its own; waiting threads may spin
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.measure.fresh"],
-        input=question.model_dump_json(),
+        [sys.executable, "-m", module],
+        input=text,
         capture_output=True,
         text=True,
         env=environment,
@@ -78,13 +96,12 @@ def ask(question: Question) -> dict[str, Measured]:
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise JobError(f"measuring {', '.join(each.name for each in question.contenders)} failed: {lines[-1]}")
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    return {name: Measured(metrics, [Answer(*each) for each in answers]) for name, (metrics, answers) in found.items()}
+        raise JobError(f"measuring {what} failed: {lines[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
-    """What the search needs of an exported bundle: validation metrics, p50 and p95 at the budget's shape, size."""
+    """What the search needs of an exported bundle: validation metrics, latency at the budget's shape, size."""
     from serving.bundle import bundle_bytes, read_bundle
 
     description = read_bundle(bundle)
@@ -98,14 +115,11 @@ def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
             contenders=[contender],
             shapes=[BUDGET_SHAPE] if timed else [],
             tokenizer=str(bundle / description.tokenizer),
-            mix=description.first is not None,
+            mix=description.first is not None,  # what a cascade takes depends on what the rows say
         )
     )["bundle"].metrics
-    task = TASKS[recipe.task]
-    found = {
-        ("validation_" + name if name in (task.metric, *task.shown, SHARE) else name): value
-        for name, value in measured.items()
-    }
+    timings = ("batch", MIX)
+    found = {name if name.startswith(timings) else f"validation_{name}": value for name, value in measured.items()}
     found["bytes"] = bundle_bytes(description)
     found["megabytes"] = found["bytes"] / 1e6
     if timed:
@@ -114,74 +128,103 @@ def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
 
 
 def key(shape: tuple[int, int], name: str) -> str:
-    """Name of a latency in an answer: batch, tokens, percentile."""
+    """Name of a figure of one shape in an answer: batch, tokens, percentile."""
     return f"batch{shape[0]}_tokens{shape[1]}_{name}"
 
 
 def answer(question: Question) -> dict[str, Measured]:
     """Measure, in this process."""
-    from tokenizers import Tokenizer
-
-    from jobs.measure.timing import interleaved, texts_of_length
-
     pin(question.threads)
     examples = list(rows(question.data, question.split))
-    results: dict[str, dict[str, float]] = {}
+    inputs = [asked(row) for row in examples]
+    found: dict[str, Measured] = {}
     predictors: dict[str, Predictor] = {}
-    said: dict[str, list[Answer]] = {}
     for contender in question.contenders:
+        name = contender.name
         with quiet.at_work():
             started = time.perf_counter()
-            predictor = load(contender, question.data, question.threads)
-            results[contender.name] = {"load_s": time.perf_counter() - started}
-        predictors[contender.name] = predictor
-        if isinstance(predictor, Fitted):
-            results[contender.name]["bytes"] = predictor.bytes
-    if question.score:
-        for name, predict in predictors.items():
-            with quiet.at_work():
-                metrics, said[name] = _score(question.task, predict, examples)
-            results[name] |= metrics
-    if question.shapes:
-        assert question.tokenizer is not None
-        tokenizer = Tokenizer.from_file(question.tokenizer)
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        texts = [joined((row.text, row.pair)) for row in examples[:1000]]
-        pairs = question.data.text_pair is not None
-        for rows_, tokens in question.shapes:
-            inputs = texts_of_length(texts, tokenizer, tokens, TEXTS, pairs)
-            batches = [[inputs[(start + row) % len(inputs)] for row in range(rows_)] for start in range(TEXTS)]
-            calls = CALLS if rows_ == 1 else CALLS_OF_A_LARGE_BATCH
-            with quiet.measuring():
-                latencies = interleaved(predictors, batches, calls)
-            for name, latency in latencies.items():
-                results[name] |= {key((rows_, tokens), each): value for each, value in latency.items()}
-    if question.mix:
-        count = min(CALLS, len(examples))
-        batches = [[asked(examples[number * len(examples) // count])] for number in range(count)]
-        with quiet.measuring():
-            latencies = interleaved(predictors, batches, CALLS)
-        for name, latency in latencies.items():
-            results[name] |= {f"{MIX}_{each}": value for each, value in latency.items()}
-    return {name: Measured(each, said[name] if question.answers else []) for name, each in results.items()}
+            predictors[name] = load(contender, question.data, question.threads)
+            seconds = time.perf_counter() - started
+        scored = question.score if isinstance(question.score, bool) else name in question.score
+        found[name] = _score(question, predictors[name], examples, inputs) if scored else Measured({}, [])
+        if isinstance(fitted := predictors[name], Fitted):
+            found[name].metrics["bytes"] = fitted.bytes
+        elif scored and question.resources:
+            found[name].metrics["load_s"] = seconds
+    for name, figures in _timed(question, predictors, examples, inputs).items():
+        found[name].metrics.update(figures)
+    return found
 
 
-def _score(task: str, predict: Predictor, examples: list[Row]) -> tuple[dict[str, float], list[Answer]]:
-    import resource
-
-    inputs = [asked(row) for row in examples]
-    started = time.perf_counter()
-    answers = predict(inputs)
-    seconds = time.perf_counter() - started
-    metrics = named(TASKS[task].score)([each.text for each in answers], examples) | {
-        "rows": len(examples),
-        "rows_per_second": len(examples) / seconds,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # kB on Linux
-    }
+def _score(question: Question, predict: Predictor, examples: list[Row], inputs: list[Input]) -> Measured:
+    task = TASKS[question.task]
+    with quiet.measuring() if question.resources else quiet.at_work():
+        started = time.perf_counter()
+        answers = predict(inputs)
+        seconds = time.perf_counter() - started
+    peak = peak_mb()
+    with quiet.at_work():
+        said = [each.text for each in answers]
+        values = resampled(named(task.statistics)(said, examples), named(task.value))
+        low, high = interval(values)
+        metrics = named(task.score)(said, examples) | {f"{task.metric}_low": low, f"{task.metric}_high": high}
+    metrics["rows"] = len(examples)
     if isinstance(predict, Labelling) and isinstance(predict.classifier, Cascade):
         metrics[SHARE] = predict.classifier.share_first(inputs)
-    return metrics, answers
+    if question.resources:
+        metrics["rows_per_second"] = len(examples) / seconds
+        if len(question.contenders) == 1:
+            metrics["peak_mb"] = peak
+    return Measured(metrics, answers if question.answers else [], values if question.resources else [])
+
+
+def _timed(
+    question: Question, predictors: dict[str, Predictor], examples: list[Row], inputs: list[Input]
+) -> dict[str, dict[str, float]]:
+    """Latencies of all contenders in turns, at every shape, and of the rows one by one."""
+    from jobs.measure.timing import interleaved
+
+    found: dict[str, dict[str, float]] = {name: {} for name in predictors}
+    for shape, batches in _batches(question, examples):
+        takers = {
+            each.name: predictors[each.name]
+            for each in question.contenders
+            if each.shapes is None or shape in each.shapes
+        }
+        with quiet.measuring():
+            seconds = math.inf if shape == BUDGET_SHAPE else SECONDS_OF_A_SHAPE
+            latencies = interleaved(takers, batches, CALLS, seconds)
+        for name, latency in latencies.items():
+            found[name] |= {key(shape, each): value for each, value in latency.items()}
+    if question.mix:
+        count = min(CALLS, len(inputs))
+        single = [[inputs[number * len(inputs) // count]] for number in range(count)]
+        joules = meter(question.watts_per_core) if question.watts_per_core else None
+        with quiet.measuring():
+            latencies = interleaved(predictors, single, CALLS, joules=joules)
+        for name, latency in latencies.items():
+            if joules:
+                found[name]["joules_per_1000"] = 1000 * latency.pop("joules")
+            found[name] |= {f"{MIX}_{each}": value for each, value in latency.items()}
+    return found
+
+
+def _batches(question: Question, examples: list[Row]) -> Iterator[tuple[tuple[int, int], list[list[Input]]]]:
+    """(shape, `TEXTS` batches of it) for every shape, cut from the first rows."""
+    from tokenizers import Tokenizer
+
+    from jobs.measure.timing import texts_of_length
+
+    if not question.shapes:
+        return
+    assert question.tokenizer is not None
+    tokenizer = Tokenizer.from_file(question.tokenizer)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    texts = [joined((row.text, row.pair)) for row in examples[:1000]]
+    for number, tokens in question.shapes:
+        alike = texts_of_length(texts, tokenizer, tokens, TEXTS, question.data.text_pair is not None)
+        yield (number, tokens), [[alike[(start + row) % len(alike)] for row in range(number)] for start in range(TEXTS)]
 
 
 def pin(threads: int) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jobs.measure.differences import LEAST_ROWS, Difference
-from jobs.measure.fresh import BUDGET_SHAPE, MIX, SHARE, key
+from jobs.measure.fresh import BUDGET_SHAPE, CALLS, MIX, SECONDS_OF_A_SHAPE, SHARE, key
+from jobs.measure.timing import LEAST_CALLS, PERCENTILES
 from jobs.tasks.table import Task
 from tuning.pareto import METRIC, broken
 from tuning.spec import BudgetSpec
@@ -20,6 +21,13 @@ HEADS = {
     "slot_error_rate": "slot error rate",
 }
 Figures = Mapping[str, Mapping[str, float]]  # by contender and metric
+
+
+class Machine(NamedTuple):
+    """What the figures were taken on: its peaks by name (10^9 operations a second), how energy was taken."""
+
+    peaks: Mapping[str, float]
+    energy: str
 
 
 class Verdict(NamedTuple):
@@ -47,8 +55,13 @@ def ratios(
 
 
 def flat(answers: Figures) -> dict[str, float]:
-    """{contender_metric: value}, numbers only."""
-    return {f"{name}_{each}": value for name, metrics in answers.items() for each, value in metrics.items()}
+    """{contender_metric: value}; how often something was called is left to the files."""
+    return {
+        f"{name}_{each}": value
+        for name, metrics in answers.items()
+        for each, value in metrics.items()
+        if not each.endswith("_calls")
+    }
 
 
 def verdict(
@@ -102,15 +115,64 @@ def markdown(answers: Figures, teacher: str | None, shapes: Sequence[tuple[int, 
     lines = _head([*heads, "MB", "smaller"])
     base = answers[teacher] if teacher else {}
     for name, metrics in answers.items():
-        cells = [name, *(f"{metrics[each]:.4f}" if each in metrics else "" for each in shown)]
+        cells = [name, *(_with_interval(metrics, each) for each in shown)]
         cells.append(_share(metrics.get(task.metric), base.get(task.metric)))
         for shape in shapes:
-            p50, p95 = metrics[key(shape, "p50_ms")], metrics[key(shape, "p95_ms")]
-            cells += [f"{p50:.2f} / {p95:.2f}", _times(base.get(key(shape, "p50_ms")), p50)]
+            p50 = key(shape, "p50_ms")
+            cells += [_latency(metrics, key(shape, ""), PERCENTILES[:2]), _times(base.get(p50), metrics.get(p50))]
         size = metrics.get("bytes")
         cells += [f"{size / 1e6:.1f}" if size else "", _times(base.get("bytes"), size)]
         lines.append(_row(cells))
     return "\n".join(lines) + "\n"
+
+
+def latencies_markdown(answers: Figures, shapes: Sequence[tuple[int, int]]) -> str:
+    """One row for each shape, and one for the rows of the file as they are; one column for each contender."""
+    lines = _head(["p50 / p95 / p99 ms", *answers])
+    asked = [(f"batch {batch}, {tokens} tokens", key((batch, tokens), "")) for batch, tokens in shapes]
+    for title, prefix in [*asked, ("a row as it comes", f"{MIX}_")]:
+        lines.append(_row([title, *(_latency(metrics, prefix, PERCENTILES) for metrics in answers.values())]))
+    note = (
+        f"Of {LEAST_CALLS} to {CALLS} calls, by what fits in {SECONDS_OF_A_SHAPE:g} s; a p99 of few is their slowest."
+    )
+    return "\n".join([*lines, "", note]) + "\n"
+
+
+def resources_markdown(answers: Figures, shapes: Sequence[tuple[int, int]], machine: Machine) -> str:
+    """What each contender takes of the machine; shares of its peak at `shapes`."""
+    columns = {
+        "rows_per_second": ("rows a second, whole file", ",.0f"),
+        "load_s": ("seconds to load", ".2f"),
+        "peak_mb": ("peak memory, MB", ",.0f"),
+        "joules_per_1000": ("J per 1,000 requests", ".1f"),
+    }
+    for batch, tokens in shapes:
+        for peak in machine.peaks:
+            title = f"of the {peak.removesuffix('_peak')} peak, batch {batch}, {tokens} tokens"
+            columns[key((batch, tokens), f"{peak}_share")] = (title, ".1%")
+    lines = _head(["model", *(title for title, _ in columns.values())])
+    for name, metrics in answers.items():
+        cells = (format(metrics[each], how) if each in metrics else "" for each, (_, how) in columns.items())
+        lines.append(_row([name, *cells]))
+    return "\n".join([*lines, "", *notes(machine)]) + "\n"
+
+
+def notes(machine: Machine) -> list[str]:
+    """How the figures were taken, in sentences."""
+    peaks = ", ".join(f"{name.removesuffix('_peak')} {best:,.0f}" for name, best in machine.peaks.items())
+    return [
+        "One thread, tokenizer included.",
+        f"Energy of rows of the file, one request each: {machine.energy}.",
+        f"Peaks of a core, its fastest large matrix product in this very run, in 10^9 operations a second: {peaks}.",
+        "Share of a peak: 2 x the multiply-adds of the model's matrix products / p50 / peak.",
+    ]
+
+
+def difference_words(found: Mapping[str, float], metric: str) -> str:
+    """A sentence of `difference`, `difference_low` and `difference_high`."""
+    low, high = found["difference_low"], found["difference_high"]
+    words = f"The winner's {metric} less the teacher's is {found['difference']:+.4f}"
+    return f"{words} (95 % interval over the same rows: {low:+.4f} to {high:+.4f}).\n"
 
 
 def differences_markdown(worst: Sequence[Difference]) -> str:
@@ -131,6 +193,18 @@ def _head(cells: Sequence[str]) -> list[str]:
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _with_interval(metrics: Mapping[str, float], name: str) -> str:
+    if name not in metrics:
+        return ""
+    low, high = (metrics.get(f"{name}_{end}") for end in ("low", "high"))
+    return f"{metrics[name]:.4f}" + (f" ({low:.4f} to {high:.4f})" if low is not None else "")
+
+
+def _latency(metrics: Mapping[str, float], prefix: str, percentiles: Sequence[int]) -> str:
+    names = [f"{prefix}p{each}_ms" for each in percentiles]
+    return " / ".join(f"{metrics[name]:.2f}" for name in names if name in metrics)
 
 
 def _share(part: float | None, whole: float | None) -> str:

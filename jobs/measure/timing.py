@@ -2,41 +2,69 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-from tokenizers import Tokenizer
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from jobs.measure.contenders import Predictor
 from serving.inputs import Input
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 ROUNDS = 10
 WARM_UP = 20
+LEAST_CALLS = 20
+PERCENTILES = (50, 95, 99)
 
 
 def interleaved(
-    predictors: Mapping[str, Predictor], batches: Sequence[Sequence[Input]], calls: int
+    predictors: Mapping[str, Predictor],
+    batches: Sequence[Sequence[Input]],
+    calls: int,
+    seconds: float = math.inf,
+    joules: Callable[[], float] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """{name: {p50_ms, p95_ms}} of one call on one of `batches`, over at least `calls` calls each.
+    """{name: {p50_ms, p95_ms, p99_ms, calls}} of one call on one of `batches`, over at least `calls` calls each.
 
-    Every contender answers the same batches in the same order, some at a time, before the next has its turn.
+    Every contender answers the batches in the same order, some at a time, before the next has its turn. One that
+    would need more than `seconds` is called less often, but `LEAST_CALLS` times; its p99 is then near its slowest call.
+    With a meter of `joules` also `joules`, per call.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in predictors}
-    per_round = -(-calls // ROUNDS)
-    for predict in predictors.values():
-        for index in range(min(WARM_UP, per_round)):
-            predict(batches[index % len(batches)])
+    import numpy as np
+
+    taken: dict[str, list[float]] = {name: [] for name in predictors}
+    used = dict.fromkeys(predictors, 0.0)
+    per_round = {name: _warm_up(predict, batches, calls, seconds) for name, predict in predictors.items()}
     for turn in range(ROUNDS):
         for name, predict in predictors.items():
-            for index in range(turn * per_round, (turn + 1) * per_round):
+            before = joules() if joules else 0.0
+            for index in range(turn * per_round[name], (turn + 1) * per_round[name]):
                 started = time.perf_counter()
                 predict(batches[index % len(batches)])
-                seconds[name].append(time.perf_counter() - started)
+                taken[name].append(time.perf_counter() - started)
+            used[name] += joules() - before if joules else 0.0
     return {
-        name: {"p50_ms": float(np.percentile(each, 50)) * 1e3, "p95_ms": float(np.percentile(each, 95)) * 1e3}
-        for name, each in seconds.items()
+        name: {f"p{each}_ms": float(np.percentile(times, each)) * 1e3 for each in PERCENTILES}
+        | {"calls": len(times)}
+        | ({"joules": used[name] / len(times)} if joules else {})
+        for name, times in taken.items()
     }
+
+
+def _warm_up(predict: Predictor, batches: Sequence[Sequence[Input]], calls: int, seconds: float) -> int:
+    """Call some times unmeasured; returns the calls that a round may have."""
+    most, least = -(-calls // ROUNDS), -(-min(calls, LEAST_CALLS) // ROUNDS)
+    fastest, ends = math.inf, time.perf_counter() + seconds / ROUNDS
+    for index in range(min(WARM_UP, most)):
+        started = time.perf_counter()
+        predict(batches[index % len(batches)])
+        fastest = min(fastest, time.perf_counter() - started)
+        if time.perf_counter() > ends:
+            break
+    affordable = seconds / ROUNDS / fastest if fastest else math.inf
+    return most if affordable >= most else max(least, int(affordable))
 
 
 def texts_of_length(

@@ -31,3 +31,15 @@ def score(predicted: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
 
     number = {label: index for index, label in enumerate(sorted({*predicted, *(row.label for row in rows)}))}
     return metrics(np.array([number[label] for label in predicted]), np.array([number[row.label] for row in rows]))
+
+
+def statistics(predicted: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
+    """int64 [N, 2]: whether each row is right, and 1."""
+    import numpy as np
+
+    return np.array([(text == row.label, 1) for text, row in zip(predicted, rows, strict=True)], dtype=np.int64)
+
+
+def value(sums_S: np.ndarray) -> float:
+    """The accuracy of rows whose `statistics` add up to `sums_S`."""
+    return float(sums_S[0] / sums_S[1])

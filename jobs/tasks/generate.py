@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from jobs.data.source import Row, Slots
+
+if TYPE_CHECKING:
+    import numpy as np
 
 WORDS = re.compile(r"\w+|[^\w\s]")
 UNSAYABLE = frozenset({"true", "false", "yes", "no", "none", "dontcare", "dont_care", "?", ""})
@@ -21,11 +25,7 @@ def score(predicted: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
     import sacrebleu
     from rouge_score.rouge_scorer import RougeScorer
 
-    by_prompt: defaultdict[tuple[str, str | None], list[str]] = defaultdict(list)
-    for row in rows:
-        if row.label not in by_prompt[row.text, row.pair]:
-            by_prompt[row.text, row.pair].append(row.label)
-    references = [by_prompt[row.text, row.pair] for row in rows]
+    references = _references(rows)
     most = max(map(len, references))
     streams = [[each[index] if index < len(each) else None for each in references] for index in range(most)]
     scorer = RougeScorer(["rougeL"])
@@ -45,6 +45,24 @@ def score(predicted: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
     return found
 
 
+def statistics(predicted: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
+    """int64 [N, 10], what BLEU adds up over rows: n-grams found and given (n = 1 to 4), length and the reference's."""
+    import numpy as np
+    from sacrebleu.metrics.bleu import BLEU
+
+    bleu = BLEU(effective_order=True)  # as it is asked to be for single texts; the counts are the same
+    found = [bleu.sentence_score(text, each) for text, each in zip(predicted, _references(rows), strict=True)]
+    return np.array([(*each.counts, *each.totals, each.sys_len, each.ref_len) for each in found], dtype=np.int64)
+
+
+def value(sums_S: np.ndarray) -> float:
+    """The BLEU of texts whose `statistics` add up to `sums_S`."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    sums = sums_S.tolist()
+    return BLEU.compute_bleu(sums[:4], sums[4:8], sums[8], sums[9], smooth_method="exp").score
+
+
 def slot_error_rate(texts: Sequence[str], slots: Sequence[Slots], known: Iterable[tuple[str, str]]) -> float:
     """(missing + wrong) / asked, over all texts: values that a text lacks, and values that it was not asked to say.
 
@@ -61,6 +79,15 @@ def slot_error_rate(texts: Sequence[str], slots: Sequence[Slots], known: Iterabl
         told = "".join(wanted)
         wrong += sum(words in said and words not in told for words in telling)
     return (missing + wrong) / asked if asked else 0.0
+
+
+def _references(rows: Sequence[Row]) -> list[list[str]]:
+    """Of each row: the different texts of all rows with its prompt."""
+    by_prompt: defaultdict[tuple[str, str | None], list[str]] = defaultdict(list)
+    for row in rows:
+        if row.label not in by_prompt[row.text, row.pair]:
+            by_prompt[row.text, row.pair].append(row.label)
+    return [by_prompt[row.text, row.pair] for row in rows]
 
 
 def _words(text: str) -> str:

@@ -14,6 +14,8 @@ class Task:
     metric: str  # on validation and test rows: what budgets, retention and the choice of a winner go by
     shown: tuple[str, ...]  # further metrics of the comparison
     score: str  # (predictions, rows) -> metrics by name
+    statistics: str  # (predictions, rows) -> [N, S], of whose sums over rows ...
+    value: str  # ... sums [S] -> the metric follows: what a bootstrap over rows needs
     training: str  # the `jobs.training.task.TrainingTask` that workers make
 
 
@@ -22,10 +24,17 @@ TASKS = {
         "accuracy",
         ("macro_f1", "agreement", "ece"),
         "jobs.tasks.classify:score",
+        "jobs.tasks.classify:statistics",
+        "jobs.tasks.classify:value",
         "jobs.training.classify:Classify",
     ),
     "generate": Task(
-        "bleu", ("rouge_l", "slot_error_rate"), "jobs.tasks.generate:score", "jobs.training.generate:Generate"
+        "bleu",
+        ("rouge_l", "slot_error_rate"),
+        "jobs.tasks.generate:score",
+        "jobs.tasks.generate:statistics",
+        "jobs.tasks.generate:value",
+        "jobs.training.generate:Generate",
     ),
 }
 

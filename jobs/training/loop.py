@@ -124,9 +124,8 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     if first:
         trained.load_state_dict(load_file(_best(work, int(progress["best"]["best_epoch"]))))
         release(trained)
-        write_reference(
-            Path(fit.target), trained, prepared, recipe.name, progress["best"], {"key": fit.key, "role": fit.role}
-        )
+        provenance = {"key": fit.key, "role": fit.role, "data": prepared.key}
+        write_reference(Path(fit.target), trained, prepared, recipe.name, progress["best"], provenance)
         shutil.rmtree(work, ignore_errors=True)
     torch.distributed.barrier()
     return progress["best"]

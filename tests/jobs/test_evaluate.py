@@ -9,8 +9,9 @@ import pytest
 from configs.folder import commit
 from configs.loader import UsageError
 from jobs.data.prepared import MANIFEST
-from jobs.evaluate import check_test_rows, evaluated_already, evaluation_key
+from jobs.evaluate import _measure, _shapes, check_test_rows, evaluated_already, evaluation_key
 from jobs.measure.contenders import Contender
+from jobs.measure.fresh import Measured, Question
 from jobs.recipe import Recipe
 from serving.bundle import read_bundle
 from tests.serving.tiny import LABELS, write_tiny_bundle
@@ -48,6 +49,7 @@ def test_an_evaluation_depends_on_slices_budget_shapes_bundles_and_rows(tmp_path
         evaluation_key(plain, contenders, check_test_rows(sliced, bundle).fingerprint),
         evaluation_key(recipe(tmp_path, [], budget={"min_retention": 0.5}), contenders, rows),
         evaluation_key(recipe(tmp_path, [], export={"lengths": [8]}), contenders, rows),
+        evaluation_key(recipe(tmp_path, [], evaluation={"steps": False}), contenders, rows),
     ]
     assert len(set(keys)) == len(keys)
     assert evaluation_key(recipe(tmp_path, []), contenders, rows) == keys[0]
@@ -65,3 +67,38 @@ def test_an_evaluation_is_found_again_until_a_slice_is_added(tmp_path: Path):
     found = evaluated_already(asked, bundle)
     assert found is not None and found["table"] == "it"
     assert evaluated_already(recipe(tmp_path, [], **place), bundle) is None
+
+
+def test_lengths_beyond_what_the_models_see_are_left_out_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_tiny_bundle(tmp_path / "long", max_length=64)
+    write_tiny_bundle(tmp_path / "longer", max_length=512)
+    found = [Contender(name=name, kind="bundle", folder=str(tmp_path / name)) for name in ("long", "longer")]
+    caplog.set_level("INFO")
+    asked = recipe(tmp_path, [])
+    assert _shapes(asked, [Contender(name="tfidf_svm", kind="tfidf"), *found]) == [
+        (batch, tokens) for tokens in (16, 32, 64) for batch in (1, 8, 32)
+    ]
+    assert "not timed at [128] tokens: the models cut a text after 64" in caplog.text
+    assert _shapes(recipe(tmp_path, [], export={"lengths": [8], "batches": [4]}), found) == [(4, 8), (1, 32)]
+
+
+def test_baselines_are_scored_where_they_are_timed_and_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """So no baseline is fitted twice, and the first figures of a contender stand: those of its own process."""
+    write_tiny_bundle(tmp_path / "tiny")
+    asked: list[tuple[list[str], bool | list[str]]] = []
+
+    def answer(question: Question) -> dict[str, Measured]:
+        names = [each.name for each in question.contenders]
+        asked.append((names, question.score))
+        scored = names if question.score is True else question.score or []
+        return {name: Measured({"accuracy": 0.5} if name in scored else {"p50_ms": 1.0}, []) for name in names}
+
+    monkeypatch.setattr("jobs.evaluate.ask", answer)
+    contenders = [
+        Contender(name="tfidf_svm", kind="tfidf"),
+        Contender(name="winner", kind="bundle", folder=str(tmp_path / "tiny")),
+    ]
+    found = _measure(recipe(tmp_path, []), tmp_path / "tokenizer.json", contenders, [(1, 32)])
+    assert asked == [(["winner"], True), (["tfidf_svm", "winner"], ["tfidf_svm"])]
+    assert list(found) == ["tfidf_svm", "winner"]
+    assert found["winner"].metrics.keys() == {"accuracy", "p50_ms", "bytes"}

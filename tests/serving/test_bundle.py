@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving.bundle import (
+    CARD,
     MANIFEST,
     BundleError,
     bundle_bytes,
@@ -62,6 +63,22 @@ def test_metrics_are_added_to_a_bundle_whose_files_stay(folder: Path):
     assert after.files == before.files
     assert read_bundle(folder) == after
     assert bundle_digest(folder) != digest
+
+
+def test_a_card_is_made_of_the_new_metrics_and_counts_for_nothing_in_the_size(folder: Path):
+    before = read_bundle(folder)
+    after = with_metrics(folder, {"p95_ms": 0.4}, lambda bundle: f"# {bundle.name}: {bundle.metrics['p95_ms']} ms\n")
+    assert (folder / CARD).read_text(encoding="utf-8") == "# tiny: 0.4 ms\n"
+    assert after.files.keys() == before.files.keys() | {CARD}
+    assert read_bundle(folder) == after
+    assert bundle_bytes(after) == bundle_bytes(before)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_damaged_bundle_is_given_no_new_digests(folder: Path):
+    (folder / "model.onnx").write_bytes(b"damaged")
+    with pytest.raises(BundleError, match=r"model\.onnx: 7 bytes"):
+        with_metrics(folder, {"p95_ms": 0.4})
 
 
 def test_metrics_that_are_no_numbers_leave_the_bundle_as_it_was(folder: Path):

@@ -226,7 +226,7 @@ def test_an_empty_space_shows_no_values():
 def answer(accuracy: float, p50: float, size: float | None = None) -> dict[str, float]:
     found = {"accuracy": accuracy, "macro_f1": accuracy - 0.01, "rows": 3080, "load_s": 0.5, "peak_mb": 300.0}
     for name, factor in (("batch1_tokens32", 1), ("batch16_tokens32", 8)):
-        found |= {f"{name}_p50_ms": p50 * factor, f"{name}_p95_ms": p50 * factor * 1.2}
+        found |= {f"{name}_p{each}_ms": p50 * factor * times for each, times in ((50, 1), (95, 1.2), (99, 2))}
     return found if size is None else found | {"bytes": size}
 
 
@@ -236,8 +236,11 @@ EVALUATION = {
         "tfidf_svm": answer(0.86, 0.5) | {"agreement": 0.87},
         "teacher": answer(0.95, 20.0, 90e6) | {"ece": 0.0412},
         "student": answer(0.946, 8.0, 99e6),
-        "winner": answer(0.944, 1.25, 15e6) | {"agreement": 0.9712, "ece": 0.0523},
+        "winner": answer(0.944, 1.25, 15e6)
+        | {"agreement": 0.9712, "ece": 0.0523, "accuracy_low": 0.935, "accuracy_high": 0.953}
+        | {"joules_per_1000": 12.5, "batch1_tokens32_int8_peak_share": 0.318},
     },
+    "notes": ["Energy: an estimate of <what>."],
     "verdict": VERDICT,
     "behind": [
         {"slice": "class", "value": "card_<b>arrival</b>", "rows": 40, "teacher": 0.95, "winner": 0.875},
@@ -251,12 +254,15 @@ def test_the_final_evaluation_compares_everyone_with_the_teacher_winner_first():
     assert found[0] == ["figure", "winner", "teacher", "student", "tfidf svm"]
     rows = {row[0]: row[1:] for row in found[1:]}
     assert rows["accuracy"] == ["0.944099.4% kept", "0.9500", "0.946099.6% kept", "0.860090.5% kept"]
-    assert rows["p50 / p95 ms, batch 1, 32 tokens"][0] == "1.25 / 1.5016.0x faster"
-    assert rows["p50 / p95 ms, batch 16, 32 tokens"][1] == "160.00 / 192.00"
+    assert rows["p50 / p95 / p99 ms, batch 1, 32 tokens"][0] == "1.25 / 1.50 / 2.5016.0x faster"
+    assert rows["p50 / p95 / p99 ms, batch 16, 32 tokens"][1] == "160.00 / 192.00 / 320.00"
+    assert rows["accuracy, 95 % interval"] == ["0.9350 / 0.9530", "-", "-", "-"]
+    assert rows["joules per 1,000 requests"][0] == "12.5"
     assert rows["answers as the teacher does"] == ["97.12%", "-", "-", "87.00%"]
     assert rows["calibration error (ECE)"] == ["0.0523", "0.0412", "-", "-"]
     assert rows["size, MB"] == ["15.06.0x smaller", "90.0", "99.01.1x larger", "-"]
-    assert list(rows)[-1] == "peak memory, MB"
+    assert list(rows)[-1] == "share of the int8 peak, batch 1, 32 tokens"
+    assert rows["share of the int8 peak, batch 1, 32 tokens"] == ["31.8%", "-", "-", "-"]
 
 
 def test_the_final_evaluation_says_what_a_cascades_first_model_answers():
@@ -295,6 +301,10 @@ def test_a_winner_that_is_nowhere_behind_is_said_to_be():
     assert len(found.tables) == 3
 
 
+def test_how_the_figures_were_taken_stands_below_them():
+    assert "Energy: an estimate of <what>." in page(evaluation=EVALUATION).words()
+
+
 def test_without_a_final_evaluation_nothing_is_said_about_the_test_file():
     assert "test file" not in page().text
 
@@ -316,8 +326,9 @@ def test_what_others_wrote_is_text():
 def test_the_page_can_be_read_without_seeing_it():
     found = page(evaluation=EVALUATION)
     assert found.all("html") == [{"lang": "en"}]
-    (picture,) = found.all("svg")
-    assert picture["role"] == "img" and "metric over p95 latency" in (picture["aria-label"] or "")
+    contenders, trials = found.all("svg")
+    assert contenders["role"] == "img" and "accuracy of 4 contenders" in (contenders["aria-label"] or "")
+    assert trials["role"] == "img" and "metric over p95 latency" in (trials["aria-label"] or "")
     assert {attributes.get("scope") for attributes in found.all("th")} == {"row", "col"}
     ids = {attributes["id"] for _, attributes in found.tags if "id" in attributes}
     for _, attributes in found.tags:
@@ -325,7 +336,7 @@ def test_the_page_can_be_read_without_seeing_it():
         if "tabindex" in attributes:
             assert attributes["role"] == "region" and ("aria-label" in attributes or "aria-labelledby" in attributes)
     assert re.findall(r"<h([1-6])", found.html) == ["1", *"222222"]
-    assert found.html.count("<title>") == 1 + len(TRIALS) - 1
+    assert found.html.count("<title>") == 1 + len(TRIALS) - 1 + len(EVALUATION["answers"])
 
 
 def test_where_the_search_is_recorded_is_named():

@@ -5,12 +5,16 @@ import io
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
-from jobs.measure.comparison import UnseenRows, compare
+from jobs.measure.bootstrap import resampled
+from jobs.measure.comparison import UnseenRows, compare, shown_shapes
 from jobs.measure.contenders import Answer
 from jobs.measure.fresh import BUDGET_SHAPE, Measured, key
+from jobs.measure.table import Machine
 from jobs.recipe import Recipe
+from jobs.tasks import classify
 
 LABELS = ["refund"] * 20 + ["track"] * 20
 TEST = UnseenRows("0" * 64, LABELS, {"channel": ["phone", "mail"] * 20})
@@ -107,3 +111,34 @@ def test_generators_are_compared_by_their_metrics_alone():
     fields, files = compare(recipe, TEST, contenders, [])
     assert set(files) == {"table.md", "metrics.json"}
     assert fields["metrics"] == {"teacher_bleu": 40.0, "winner_bleu": 39.0, "retention": 0.975}
+
+
+def test_the_winner_less_its_teacher_has_an_interval_of_the_same_rows():
+    """Both are wrong on rows 0 and 1, the winner on 2 more of 40: behind in almost every sample, ahead in none."""
+
+    def drawn(wrong: list[int]) -> Measured:
+        right = [(row not in wrong, 1) for row in range(40)]
+        return measured(1.0, wrong)._replace(resampled=resampled(np.array(right), classify.value))
+
+    fields, _ = compared({"teacher": drawn([0, 1]), "winner": drawn([0, 1, 2, 3])})
+    metrics = fields["metrics"]
+    assert metrics["difference"] == pytest.approx(-0.05)
+    assert -0.15 < metrics["difference_low"] < -0.05 < metrics["difference_high"] <= 0
+    assert "The winner's accuracy less the teacher's is -0.0500 (95 % interval over the same rows: " in fields["table"]
+
+
+def test_the_files_hold_more_than_the_table_that_is_printed():
+    recipe = Recipe.model_validate({"name": "x"})
+    machine = Machine({"fp32_peak": 90.0, "int8_peak": 360.0}, "an estimate of nothing")
+    fields, files = compare(recipe, TEST, FIVE, [BUDGET_SHAPE], machine)
+    assert files["table.md"].startswith(fields["table"]) and "peak memory" in files["table.md"]
+    assert "peak memory" not in fields["table"]
+    assert files["comparison.svg"].startswith("<svg xmlns=") and files["comparison.svg"].count("<circle") == len(FIVE)
+    assert fields["metrics"]["int8_peak"] == 360.0
+    assert "Energy of rows of the file, one request each: an estimate of nothing." in fields["notes"]
+
+
+def test_the_table_shows_the_shape_of_the_budget_and_the_largest_batch_of_its_length():
+    assert shown_shapes([(1, 16), (32, 64), (1, 32), (8, 32), (32, 32)]) == [(1, 32), (32, 32)]
+    assert shown_shapes([(1, 16), (1, 32)]) == [(1, 32)]
+    assert shown_shapes([]) == []

@@ -6,7 +6,18 @@ import pytest
 
 from jobs.measure.differences import Difference
 from jobs.measure.fresh import BUDGET_SHAPE, key
-from jobs.measure.table import cascade, differences_markdown, flat, markdown, ratios, verdict
+from jobs.measure.table import (
+    Machine,
+    cascade,
+    difference_words,
+    differences_markdown,
+    flat,
+    latencies_markdown,
+    markdown,
+    ratios,
+    resources_markdown,
+    verdict,
+)
 from jobs.tasks.table import TASKS
 from tuning.spec import BudgetSpec
 
@@ -186,3 +197,56 @@ def test_a_cascade_says_what_its_first_model_answers_and_what_a_row_takes():
     assert cascade(theirs, theirs) is None
     found = ratios({"winner": ours, "teacher": theirs}, "winner", "teacher", [BUDGET_SHAPE], CLASSIFY)
     assert (found["speedup_mix"], found["speedup_batch1_tokens32"]) == (40.0, 20.0)
+
+
+def test_an_interval_stands_beside_its_metric():
+    answers = {**ANSWERS, "winner": {**ANSWERS["winner"], "accuracy_low": 0.94, "accuracy_high": 0.96}}
+    body = markdown(answers, "teacher", [], CLASSIFY).splitlines()[2:]
+    assert [cells(row)[1] for row in body] == ["0.8000", "0.9600", "0.9500 (0.9400 to 0.9600)"]
+
+
+def test_a_contender_that_was_not_timed_at_a_shape_has_an_empty_cell():
+    step = {name: value for name, value in ANSWERS["winner"].items() if not name.startswith("batch16")}
+    *_, last = markdown({**ANSWERS, "step_prune": step}, "teacher", [BUDGET_SHAPE, LARGE], CLASSIFY).splitlines()
+    assert cells(last)[4:8] == ["1.25 / 1.50", "16.0x", "", ""]
+
+
+def test_latencies_are_a_row_for_each_shape_and_one_for_the_rows_of_the_file():
+    winner = {key(BUDGET_SHAPE, f"p{each}_ms"): each / 10 for each in (50, 95, 99)}
+    winner |= {f"mix_p{each}_ms": each / 100 for each in (50, 95, 99)}
+    head, _, *body = latencies_markdown({"tfidf_svm": {}, "winner": winner}, [BUDGET_SHAPE]).splitlines()
+    assert cells(head) == ["p50 / p95 / p99 ms", "tfidf_svm", "winner"]
+    assert cells(body[0]) == ["batch 1, 32 tokens", "", "5.00 / 9.50 / 9.90"]
+    assert cells(body[1]) == ["a row as it comes", "", "0.50 / 0.95 / 0.99"]
+
+
+def test_no_figure_of_energy_or_of_a_peak_stands_without_how_it_was_taken():
+    metrics = {"rows_per_second": 1234.5, "load_s": 0.25, "peak_mb": 99.4, "joules_per_1000": 4.44}
+    metrics |= {key(BUDGET_SHAPE, "fp32_peak_share"): 0.5, key(BUDGET_SHAPE, "int8_peak_share"): 0.125}
+    machine = Machine({"fp32_peak": 90.4, "int8_peak": 361.6}, "an estimate")
+    text = resources_markdown({"winner": metrics, "tfidf_svm": {}}, [BUDGET_SHAPE], machine)
+    head, _, winner, baseline, *notes = text.splitlines()
+    assert dict(zip(cells(head), cells(winner), strict=True)) == {
+        "model": "winner",
+        "rows a second, whole file": "1,234",
+        "seconds to load": "0.25",
+        "peak memory, MB": "99",
+        "J per 1,000 requests": "4.4",
+        "of the fp32 peak, batch 1, 32 tokens": "50.0%",
+        "of the int8 peak, batch 1, 32 tokens": "12.5%",
+    }
+    assert cells(baseline)[1:] == [""] * 6
+    said = " ".join(notes)
+    assert "one request each: an estimate." in said and "fp32 90, int8 362" in said
+    assert "2 x the multiply-adds of the model's matrix products / p50 / peak" in said
+
+
+def test_the_difference_is_a_sentence_with_its_interval():
+    found = {"difference": -0.034, "difference_low": -0.046, "difference_high": -0.022}
+    assert difference_words(found, "accuracy") == (
+        "The winner's accuracy less the teacher's is -0.0340 (95 % interval over the same rows: -0.0460 to -0.0220).\n"
+    )
+
+
+def test_how_often_something_was_called_is_no_metric_of_a_run():
+    assert flat({"winner": {"accuracy": 0.9, key(BUDGET_SHAPE, "calls"): 300}}) == {"winner_accuracy": 0.9}

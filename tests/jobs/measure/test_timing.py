@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from jobs.data.shop import messages
 from jobs.measure.contenders import Answer, Predictor
-from jobs.measure.timing import ROUNDS, WARM_UP, interleaved, texts_of_length
+from jobs.measure.timing import LEAST_CALLS, ROUNDS, WARM_UP, interleaved, texts_of_length
 from serving.inputs import Input
 from tests.tiny_shop import tokenizer
 
@@ -107,5 +107,53 @@ def test_latencies_are_milliseconds_of_each_call(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     found = interleaved({"steady": takes([0.002]), "rare": takes([0.001] * 9 + [0.1])}, [["a"]], 100)
-    assert found["steady"] == {"p50_ms": pytest.approx(2), "p95_ms": pytest.approx(2)}
-    assert found["rare"] == {"p50_ms": pytest.approx(1), "p95_ms": pytest.approx(100)}
+    steady, rare = found["steady"], found["rare"]
+    assert [steady[each] for each in ("p50_ms", "p95_ms", "p99_ms")] == pytest.approx([2, 2, 2])
+    assert [rare[each] for each in ("p50_ms", "p95_ms", "p99_ms")] == pytest.approx([1, 100, 100])
+    assert (steady["calls"], rare["calls"]) == (100, 100)
+
+
+def test_p99_is_between_the_two_slowest_of_a_hundred_calls(monkeypatch: pytest.MonkeyPatch):
+    """numpy's linear interpolation: place 0.99 * 99 = 98.01 of the sorted times."""
+    now, times = [0.0], iter([0.0] * 10 + [each / 1000 for each in range(1, 101)])
+
+    def predict(inputs: Sequence[Input]) -> list[Answer]:
+        now[0] += next(times)
+        return []
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    found = interleaved({"x": predict}, [["a"]], 100)["x"]
+    assert found["p99_ms"] == pytest.approx(99 + 0.01)
+    assert found["p50_ms"] == pytest.approx(50.5)
+
+
+@pytest.mark.parametrize(("milliseconds", "calls"), [(1, 300), (20, 100), (500, LEAST_CALLS)])
+def test_slow_contenders_are_called_as_often_as_fits_and_twenty_times_at_least(
+    monkeypatch: pytest.MonkeyPatch, milliseconds: float, calls: int
+):
+    now, made = [0.0], [0]
+
+    def predict(inputs: Sequence[Input]) -> list[Answer]:
+        now[0] += milliseconds / 1000
+        made[0] += 1
+        return []
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    found = interleaved({"x": predict}, [["a"]], 300, seconds=2.0)["x"]
+    assert found["calls"] == calls
+    assert found["p50_ms"] == pytest.approx(milliseconds)
+    assert made[0] <= calls + WARM_UP and now[0] < 2 * max(2.0, LEAST_CALLS * milliseconds / 1000)
+
+
+def test_energy_is_that_of_a_contenders_own_turns():
+    spent = [0.0]
+
+    def takes(joules: float) -> Predictor:
+        def predict(inputs: Sequence[Input]) -> list[Answer]:
+            spent[0] += joules
+            return []
+
+        return predict
+
+    found = interleaved({"small": takes(0.25), "large": takes(3.0)}, [["a"]], 40, joules=lambda: spent[0])
+    assert (found["small"]["joules"], found["large"]["joules"]) == (pytest.approx(0.25), pytest.approx(3.0))

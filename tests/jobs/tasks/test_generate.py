@@ -4,7 +4,7 @@ import pytest
 import sacrebleu
 
 from jobs.data.source import Row, Slots
-from jobs.tasks.generate import score, slot_error_rate
+from jobs.tasks.generate import score, slot_error_rate, statistics, value
 from serving.inputs import prompt
 
 TV: Slots = (("name", "Apollo 73"), ("screen", "40 inch"), ("usb", "true"))
@@ -63,3 +63,17 @@ def test_bleu_is_sacrebleus():
     found = score(said, [Row(text, None, text) for text in texts])
     assert found["bleu"] == sacrebleu.corpus_bleu(said, [texts]).score
     assert "slot_error_rate" not in found
+
+
+def test_what_is_counted_of_each_row_adds_up_to_the_bleu_of_all():
+    rows = [
+        Row("p", None, "The Apollo 73 has a 40 inch screen ."),
+        Row("p", None, "A screen of 40 inch has the Apollo 73 ."),
+        Row("q", None, "The Hermes 9 has a matt black finish ."),
+        Row("r", None, "No ."),
+    ]
+    said = ["The Apollo 73 has a 40 inch screen .", "The Apollo has a screen .", "The Hermes 9 is black .", "No"]
+    counted_NS = statistics(said, rows)
+    assert counted_NS.shape == (4, 10)
+    assert value(counted_NS.sum(axis=0)) == pytest.approx(score(said, rows)["bleu"])
+    assert value(counted_NS[:1].sum(axis=0)) == pytest.approx(100)

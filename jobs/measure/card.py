@@ -1,0 +1,176 @@
+"""The model card of a bundle: README.md in the manner of Hugging Face, of what is known before any test row is read."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs.measure.fresh import BUDGET_SHAPE, key
+from jobs.recipe import HUB_ID, Recipe
+from jobs.tasks.table import TASKS
+from serving.bundle import Bundle, bundle_bytes
+
+MOST_LABELS = 100
+LONGEST_FACTS = 4000  # characters; more stands in bundle.json
+CARD = """\
+---
+{head}
+---
+
+# {name}
+
+Says to which of {classes} classes {inputs} belongs. A student of {teacher}, distilled, compressed and exported by
+slimcart.
+
+```
+python -m serving.runtime <this folder> < lines.txt
+```
+
+Needs {runtime}; no torch, no network.
+
+## Labels
+
+{labels}
+
+## How it was made
+
+{origin}
+
+## Steps
+
+{steps}
+
+## On the validation rows
+
+{figures}
+
+## Latency
+
+{latency}
+
+## Limits
+
+- Every input is given one of these labels, also one that belongs to none; `score` says how sure the model is.
+- An input is cut after {max_length} tokens.
+- The figures are those of the validation rows, by which the model was chosen: expect somewhat less on rows that it has
+  never seen. `python -m jobs.evaluate` measures that.
+- Languages and subjects other than those of its training rows were not measured.
+"""
+
+
+def card(bundle: Bundle, recipe: Recipe) -> str:
+    """Markdown with a YAML head. It holds no text of a customer and no path of this machine.
+
+    `bundle` has its validation metrics; `recipe` has the values it was made with.
+    """
+    return CARD.format(
+        head=_head(bundle, recipe),
+        name=bundle.name,
+        classes=len(bundle.labels),
+        inputs="a pair of texts" if bundle.pairs else "a text",
+        teacher=_teacher(recipe),
+        runtime=bundle.runtime,
+        labels=_labels(bundle.labels),
+        origin=_table(_origin(bundle, recipe)),
+        steps=_steps(bundle.provenance),
+        figures=_table(_figures(bundle, recipe)),
+        latency=_latency(bundle.metrics),
+        max_length=bundle.max_length,
+    )
+
+
+def _head(bundle: Bundle, recipe: Recipe) -> str:
+    tags = ["slimcart", "distillation", *(each["step"] for each in bundle.provenance.get("steps", []))]
+    lines = ["pipeline_tag: text-classification", f"library_name: {bundle.runtime}"]
+    if not recipe.teacher.bundle and HUB_ID.match(recipe.teacher.model):
+        lines.append(f"base_model: {recipe.teacher.model.partition('@')[0]}")
+    return "\n".join([*lines, f"tags: [{', '.join(dict.fromkeys(tags))}]"])
+
+
+def _teacher(recipe: Recipe) -> str:
+    return "a teacher bundle" if recipe.teacher.bundle else f"`{_public(recipe.teacher.model)}`"
+
+
+def _labels(labels: list[str]) -> str:
+    shown = ", ".join(f"`{' '.join(label.split())}`" for label in labels[:MOST_LABELS])
+    return shown + (f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else "")
+
+
+def _origin(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
+    student = _fields(recipe.student.model_dump(exclude_defaults=True))
+    yield "teacher", _teacher(recipe)
+    yield "student", student or "the recipe's default"
+    for title, name in (
+        ("training and validation rows, SHA-256", "data"),
+        ("student bundle, SHA-256", "student"),
+        ("code", "code"),
+        ("MLflow run", "run_id"),
+    ):
+        if bundle.provenance.get(name):
+            yield title, f"`{bundle.provenance[name]}`"
+
+
+def _steps(provenance: Mapping[str, Any]) -> str:
+    lines = []
+    for number, spec in enumerate(provenance.get("steps", []), 1):
+        fields = _fields({name: value for name, value in spec.items() if name not in ("step", "name")})
+        lines.append(f"{number}. {spec['step']}{': ' + fields if fields else ''}")
+    if facts := _public(provenance.get("facts")):
+        text = json.dumps(facts, indent=2, ensure_ascii=False)
+        short = len(text) <= LONGEST_FACTS
+        lines += ["", f"```json\n{text}\n```" if short else "What they say of themselves stands in bundle.json."]
+    return "\n".join(lines)
+
+
+def _figures(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
+    metric, metrics = TASKS[bundle.task].metric, bundle.metrics
+    for name in (metric, *TASKS[bundle.task].shown):
+        low, high = (metrics.get(f"validation_{name}_{end}") for end in ("low", "high"))
+        if (value := metrics.get(f"validation_{name}")) is not None:
+            yield name, f"{value:.4f}" + (f" (95 % interval {low:.4f} to {high:.4f})" if low is not None else "")
+    if (share := metrics.get("retention")) is not None:
+        yield f"share of the teacher's {metric}", f"{share:.2%} (asked for: {recipe.budget.min_retention:.2%})"
+    if (rows := metrics.get("validation_rows")) is not None:
+        yield "rows", f"{rows:,.0f}"
+    yield "size", f"{bundle_bytes(bundle) / 1e6:.1f} MB"
+
+
+def _latency(metrics: Mapping[str, float]) -> str:
+    figures = [metrics.get(key(BUDGET_SHAPE, f"p{each}_ms")) for each in (50, 95, 99)]
+    if None in figures:
+        return "Not measured."
+    batch, tokens = BUDGET_SHAPE
+    cells = [f"batch {batch}, {tokens} tokens", *(f"{each:.2f}" for each in figures)]
+    lines = ["| | p50, ms | p95, ms | p99, ms |", "| --- | --- | --- | --- |", f"| {' | '.join(cells)} |"]
+    calls = metrics[key(BUDGET_SHAPE, "calls")]
+    return "\n".join([*lines, "", f"Of {calls:.0f} calls on one thread, tokenizer included, on {_cpu()}."])
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {title} | {value} |" for title, value in rows)])
+
+
+def _fields(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {json.dumps(_public(value), ensure_ascii=False)}" for name, value in values.items())
+
+
+def _public(value: Any) -> Any:
+    """`value` without the paths of this machine."""
+    if isinstance(value, Mapping):
+        return {name: _public(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_public(each) for each in value]
+    return "a local folder" if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _cpu() -> str:
+    """Name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())

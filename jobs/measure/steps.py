@@ -1,0 +1,51 @@
+"""What each step of a compression leaves: the winner's steps once more on its student, exported after every one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from cluster import session
+from jobs.compress import compress
+from jobs.compression.spec import ExportStep, Step
+from jobs.measure.contenders import Contender
+from jobs.measure.fresh import BUDGET_SHAPE
+from jobs.recipe import Recipe
+from serving.bundle import Bundle, bundle_digest
+
+log = logging.getLogger(__name__)
+
+
+def after_each_step(recipe: Recipe, winner: Bundle, student: Path, folder: Path) -> list[Contender]:
+    """A bundle below `folder` of `student` exported, and after each step of `winner` but the last, which it is itself.
+
+    None where the winner was made of another student. They are timed at the budget's shape alone.
+    """
+    origin = winner.provenance
+    if "steps" not in origin or origin.get("student") != bundle_digest(student):
+        log.info("the steps are not measured: the bundle was made of another student than the one in %s", student)
+        return []
+    values = {name: value for name, value in origin.get("values", {}).items() if not name.startswith("compression.")}
+    chosen = {"runtime": winner.runtime, "precision": winner.precision}  # not asked again
+    export = recipe.export.model_copy(update=chosen)
+    recipe = recipe.at(values).model_copy(update={"export": export})
+    session.connect()  # a step may train
+    found = []
+    for steps in exported_prefixes(TypeAdapter(list[Step]).validate_python(origin["steps"])):
+        last = next((each for each in reversed(steps) if not isinstance(each, ExportStep)), None)
+        name = f"step_{(last.title) if last else 'export'}"
+        log.info("making %s", name)
+        compress(recipe.model_copy(update={"compression": steps}), student, folder / name, {})
+        found.append(Contender(name=name, kind="bundle", folder=str(folder / name), shapes=[BUDGET_SHAPE]))
+    return found
+
+
+def exported_prefixes(steps: Sequence[Step]) -> list[list[Step]]:
+    """The first 0, 1, 2, ... steps, each time with the export that makes a file of them; all of them left out."""
+    split = next(index for index, each in enumerate(steps) if isinstance(each, ExportStep))
+    before = [[*steps[:count], steps[split]] for count in range(split + 1)]
+    after = [list(steps[:count]) for count in range(split + 2, len(steps) + 1)]
+    return [*before, *after][:-1]

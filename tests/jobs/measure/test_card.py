@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.measure.card import card
+from jobs.measure.fresh import BUDGET_SHAPE, key
+from jobs.recipe import Recipe
+from serving.bundle import Bundle, read_bundle, with_metrics
+from tests.serving.tiny import LABELS, write_tiny_bundle
+
+ORIGIN = {
+    "run_id": "5c0de0e0aa5f",
+    "student": "1" * 64,
+    "data": "2" * 64,
+    "code": "3" * 40,
+    "steps": [
+        {"step": "prune", "sparsity": 0.1, "rows": "/home/someone/rows"},
+        {"step": "export"},
+        {"step": "quantize", "per_channel": True},
+    ],
+    "facts": {"prune": {"share of zeros": 0.1, "found in": "/home/someone/else"}},
+}
+METRICS = {
+    "validation_accuracy": 0.941,
+    "validation_accuracy_low": 0.92,
+    "validation_accuracy_high": 0.96,
+    "validation_macro_f1": 0.93,
+    "validation_rows": 1000,
+    "retention": 0.9912,
+    key(BUDGET_SHAPE, "p50_ms"): 1.234,
+    key(BUDGET_SHAPE, "p95_ms"): 2.5,
+    key(BUDGET_SHAPE, "p99_ms"): 3.75,
+    key(BUDGET_SHAPE, "calls"): 300,
+}
+
+
+def recipe(**sections: Any) -> Recipe:
+    tree = {"name": "tiny", "data": {"train": "/home/someone/train.csv", "test": "/home/someone/test.csv"}}
+    return Recipe.model_validate({**tree, "student": {"layers": 2}, **sections})
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    write_tiny_bundle(tmp_path / "bundle", provenance=ORIGIN)
+    return with_metrics(tmp_path / "bundle", METRICS)
+
+
+def test_a_card_says_what_the_model_is_where_it_comes_from_and_what_was_measured(bundle: Bundle):
+    text = card(bundle, recipe(teacher={"model": "someone/teacher@abc"}))
+    for words in (
+        ", ".join(f"`{label}`" for label in LABELS),
+        "A student of `someone/teacher@abc`",
+        "| student | layers 2 |",
+        *(f"`{ORIGIN[name]}`" for name in ("data", "student", "code", "run_id")),
+        "1. prune: sparsity 0.1",
+        "3. quantize: per_channel true",
+        '"share of zeros": 0.1',
+        "| accuracy | 0.9410 (95 % interval 0.9200 to 0.9600) |",
+        "| share of the teacher's accuracy | 99.12% (asked for: 99.00%) |",
+        "| rows | 1,000 |",
+        "| batch 1, 32 tokens | 1.23 | 2.50 | 3.75 |",
+        "Of 300 calls on one thread",
+        "cut after 12 tokens",
+    ):
+        assert words in text
+
+
+def test_its_head_is_yaml_that_names_a_teacher_of_the_hub(bundle: Bundle):
+    _, head, _ = card(bundle, recipe(teacher={"model": "someone/teacher@abc"})).split("---\n", 2)
+    assert yaml.safe_load(head) == {
+        "pipeline_tag": "text-classification",
+        "library_name": "onnxruntime",
+        "base_model": "someone/teacher",
+        "tags": ["slimcart", "distillation", "prune", "export", "quantize"],
+    }
+
+
+@pytest.mark.parametrize(
+    "teacher", [{"model": "/home/someone/model"}, {"model": "m", "bundle": "/home/someone/teacher"}]
+)
+def test_a_card_holds_no_path_and_no_source_of_rows(bundle: Bundle, teacher: dict[str, Any]):
+    text = card(bundle, recipe(teacher=teacher))
+    assert "/home" not in text and "someone" not in text and ".csv" not in text
+    assert "base_model" not in text
+
+
+def test_a_card_of_a_bundle_that_was_not_measured_says_so(tmp_path: Path):
+    text = card(write_tiny_bundle(tmp_path / "bundle"), recipe())
+    assert "Not measured." in text and "accuracy |" not in text
+
+
+def test_many_labels_and_long_facts_are_cut_short(tmp_path: Path):
+    long = {"prune": {f"layer {number}": 0.123456 for number in range(1000)}}
+    labels = [f"label {number}" for number in range(150)]
+    bundle = write_tiny_bundle(tmp_path / "bundle", labels=labels, provenance={**ORIGIN, "facts": long})
+    text = card(bundle, recipe())
+    assert "`label 99` and 50 more" in text and "label 100" not in text
+    assert "stands in bundle.json" in text and "layer 7" not in text
+
+
+def test_a_card_is_a_file_of_the_bundle(tmp_path: Path):
+    write_tiny_bundle(tmp_path / "bundle", provenance=ORIGIN)
+    with_metrics(tmp_path / "bundle", METRICS, lambda bundle: card(bundle, recipe()))
+    text = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    assert "README.md" in read_bundle(tmp_path / "bundle").files
+    assert "| accuracy | 0.9410" in text

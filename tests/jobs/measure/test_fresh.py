@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.session import JobError
+from jobs.measure import fresh
+from jobs.measure.contenders import Contender
+from jobs.measure.fresh import Question, answer, key, measure_candidate, run_fresh
+from jobs.recipe import Recipe
+from tests.serving.tiny import LABELS, write_tiny_bundle
+
+WORDS = ["where is my order", "refund please", "cancel it now", "my order"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, Any]:
+    rows = [{"text": WORDS[number % 4], "label": LABELS[number % 3]} for number in range(48)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_tiny_bundle(tmp_path / "bundle", max_length=64)
+    return dict.fromkeys(("train", "validation", "test"), str(tmp_path / "rows.jsonl"))
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few calls, cores as they were, and locks of its own: someone else may be measuring on this machine."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(fresh, "CALLS", 20)
+    monkeypatch.setattr(fresh, "pin", lambda threads: None)
+
+
+def question(tmp_path: Path, data: dict[str, Any], **fields: Any) -> Question:
+    contenders = [
+        Contender(name="tfidf_svm", kind="tfidf"),
+        Contender(name="step", kind="bundle", folder=str(tmp_path / "bundle"), shapes=[(1, 8)]),
+        Contender(name="winner", kind="bundle", folder=str(tmp_path / "bundle")),
+    ]
+    tokenizer = str(tmp_path / "bundle" / "tokenizer.json")
+    common: dict[str, Any] = {"data": data, "split": "test", "contenders": contenders, "tokenizer": tokenizer}
+    return Question.model_validate({**common, **fields})
+
+
+def test_the_final_evaluation_asks_for_latencies_resources_and_resampled_rows(tmp_path: Path, data: dict[str, Any]):
+    asked = question(
+        tmp_path,
+        data,
+        resources=True,
+        answers=True,
+        mix=True,
+        watts_per_core=10,
+        shapes=[(1, 8), (4, 8)],
+        score=["tfidf_svm", "winner"],
+    )
+    found = answer(asked)
+    winner, step, baseline = (found[name].metrics for name in ("winner", "step", "tfidf_svm"))
+    for shape in ((1, 8), (4, 8)):
+        assert 0 < winner[key(shape, "p50_ms")] <= winner[key(shape, "p95_ms")] <= winner[key(shape, "p99_ms")]
+    assert key((1, 8), "p50_ms") in step and key((4, 8), "p50_ms") not in step
+    assert winner["accuracy_low"] <= winner["accuracy"] <= winner["accuracy_high"]
+    assert len(found["winner"].resampled) == 1000 and len(found["winner"].answers) == 48
+    assert "accuracy" not in step and not found["step"].answers
+    assert winner["load_s"] > 0 and "load_s" not in baseline and baseline["bytes"] > 0
+    assert winner["mix_p50_ms"] > 0 and winner["joules_per_1000"] > 0
+    assert "peak_mb" not in winner  # others were in this process too
+
+
+def test_a_baseline_is_fitted_once(tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    loaded: list[str] = []
+    load = fresh.load
+    monkeypatch.setattr(fresh, "load", lambda each, *rest: loaded.append(each.name) or load(each, *rest))
+    found = answer(question(tmp_path, data, score=["tfidf_svm"], shapes=[(1, 8)]))
+    assert loaded.count("tfidf_svm") == 1
+    assert {"accuracy", key((1, 8), "p50_ms")} <= found["tfidf_svm"].metrics.keys()
+
+
+def test_a_trial_measures_only_what_the_search_needs(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fresh, "ask", answer)
+    recipe = Recipe.model_validate({"name": "x", "data": data})
+    found = measure_candidate(recipe, tmp_path / "bundle")
+    assert {"validation_accuracy", "validation_accuracy_low", "p50_ms", "p95_ms", "megabytes"} <= found.keys()
+    assert not [name for name in found if "peak" in name or "second" in name or "joules" in name or "load" in name]
+    assert {name.split("_p")[0] for name in found if name.startswith("batch")} == {
+        "batch1_tokens32",
+        "batch1_tokens32_calls",
+    }
+
+
+def test_memory_and_the_time_to_load_are_those_of_a_contender_alone(tmp_path: Path, data: dict[str, Any]):
+    winner = question(tmp_path, data).contenders[-1]
+    found = answer(question(tmp_path, data, contenders=[winner], resources=True))["winner"].metrics
+    assert found["peak_mb"] > 20 and found["rows_per_second"] > 0 and found["load_s"] > 0
+
+
+def test_the_last_words_of_a_process_that_failed_are_told(monkeypatch: pytest.MonkeyPatch):
+    failed = subprocess.CompletedProcess([], 1, "", "Traceback ...\nBundleError: nowhere: no such file\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(JobError, match=r"^measuring winner failed: BundleError: nowhere: no such file$"):
+        run_fresh("jobs.measure.fresh", "", 1, "winner")
