@@ -209,8 +209,8 @@ class Recipe(Spec):
             rounded = [each for each in self.compression[index:] if isinstance(each, QuantizeSpec)]
             if step.quantize_aware and not any(each.model_dump(include=set(learned)) == learned for each in rounded):
                 raise ValueError(
-                    f"compression[{index}].quantize_aware=true: no step quantize with mode=dynamic, per_channel=true and "
-                    "reduce_range=false rounds what learned to be rounded; add one after export, or leave it out"
+                    f"compression[{index}].quantize_aware=true: no step quantize with mode=dynamic, per_channel=true "
+                    "and reduce_range=false rounds what learned to be rounded; add one after export, or leave it out"
                 )
         return self
 
