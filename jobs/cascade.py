@@ -30,7 +30,8 @@ from jobs.recipe import Recipe
 from jobs.tasks import classify
 from serving.bundle import MANIFEST, Bundle, bundle_digest, read_description, with_metrics
 from serving.cascade import check_pair, join
-from serving.runtime import Classifier, load_bundle, read_servable
+from serving.runtime import Classifier, load_bundle
+from serving.runtimes import read_servable
 from tuning.pareto import METRIC
 
 if TYPE_CHECKING:

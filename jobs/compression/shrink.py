@@ -30,7 +30,7 @@ def shrink(model: EncoderClassifier, spec: ShrinkSpec, workplace: Workplace) -> 
     Raises `UsageError` for a kind of model whose parts are not known, and for sizes or limits that it cannot have.
     """
     step = spec.title
-    config: Any = model.encoder.config
+    config = model.encoder.config
     if config.model_type not in KNOWN:
         raise UsageError(
             f"compression.{step}: no heads and units known for {config.model_type!r} models; for {', '.join(KNOWN)}"
@@ -42,7 +42,7 @@ def shrink(model: EncoderClassifier, spec: ShrinkSpec, workplace: Workplace) -> 
         found = importance(model, spec, workplace)
     times = layer_times.measure(model, workplace.folder) if spec.limit else None
     kept = uniform(spec.kept, sizes, found) if times is None else _fitted(spec, sizes, found, times)
-    hidden = part_of(spec.kept.get("hidden", width), width)
+    hidden = part_of(spec.kept.get("hidden", 1.0), width)
     dims_H = largest(found.dims, hidden)
     made = of_parts(model, kept, found, dims_H, f"compression.{step}.hidden")
     facts: dict[str, Any] = {
