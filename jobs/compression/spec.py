@@ -39,8 +39,8 @@ class ExportStep(StepSpec):
 
 
 class QuantizeSpec(StepSpec):
-    """Int8 weights and embeddings; activations are scaled at run time, of OpenVINO as calibration rows say.
-    After `export`."""
+    """Int8 weights and embeddings; activations are scaled at run time, of OpenVINO as calibration rows say. Of decoders
+    the weights of the layers alone. After `export`."""
 
     after_export: ClassVar[bool] = True
     tasks: ClassVar[tuple[str, ...]] = ("classify", "generate")
