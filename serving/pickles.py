@@ -44,7 +44,7 @@ def _unmarked(file: IO[bytes]) -> bool:
             texts += isinstance(argument, str)
             if operation.name in ("GLOBAL", "INST") or (operation.name == "STACK_GLOBAL" and texts >= 2):
                 return True
-            if operation.name == "PROTO" and not 0 <= argument <= 5:
+            if operation.name == "PROTO" and argument not in range(6):
                 return False
     except Exception:  # noqa: BLE001 - what genops raises over other bytes is not documented
         return False

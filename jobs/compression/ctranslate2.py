@@ -28,7 +28,10 @@ def export(model: Decoder, made: Path, workplace: Workplace) -> None:
 
 
 def quantize(file: Path, spec: QuantizeSpec, made: Path, workplace: Workplace) -> None:
-    """Write `made`, the form of `file` with matrices in int8, one scale to a row; activations are scaled as it runs."""
+    """Write `made`, the form of `file` whose layers have their matrices in int8, one scale to a row.
+
+    Embeddings and the output layer stay in float: they decide between tokens that are nearly as likely.
+    """
     _convert(file.parent / SOURCE, made, f"int8_{_float(workplace)}", workplace)
 
 
@@ -59,6 +62,12 @@ class _Converter(TransformersConverter):
 
     def load_tokenizer(self, *_: Any, **__: Any) -> Tokens:
         return self._tokens
+
+    def _load(self) -> Any:
+        spec: Any = super()._load()
+        for kept in (spec.decoder.embeddings, spec.decoder.projection):
+            del kept.weight_scale  # what has no scale is not put in 8 bits
+        return spec
 
 
 def _convert(source: Path, made: Path, kind: str, workplace: Workplace) -> None:

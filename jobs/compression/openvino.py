@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,14 +33,15 @@ def quantize(file: Path, spec: QuantizeSpec, made: Path, workplace: Workplace) -
     openvino = import_openvino()
     import nncf
 
-    nncf.set_log_level(40)  # errors: it advises, and draws progress bars
+    nncf.set_log_level(logging.ERROR)
     feeds = workplace.rows("train", spec.calibration_rows).feeds
     whole = openvino.Core().read_model(file)
-    small = nncf.quantize(
-        whole,
-        nncf.Dataset(feeds),
-        subset_size=len(feeds),
-        model_type=nncf.ModelType.TRANSFORMER,
-        target_device=nncf.TargetDevice.CPU,
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # it draws its progress
+        small = nncf.quantize(
+            whole,
+            nncf.Dataset(feeds),
+            subset_size=len(feeds),
+            model_type=nncf.ModelType.TRANSFORMER,
+            target_device=nncf.TargetDevice.CPU,
+        )
     openvino.save_model(small, made, compress_to_fp16=False)

@@ -69,7 +69,7 @@ def _of_texts(model: Decoder, workplace: Workplace) -> Compare | None:
     expected = decoder.complete(model.eval(), prompts, longest, decoder.end_of(str(workplace.student)))
 
     def compare(file: Path, precision: str) -> Parity:
-        found = completions(open_folder(file, 1), prompts, longest)
+        found = completions(open_folder(file, precision, 1), prompts, longest)
         return Parity(len(prompts), float(np.mean([a == b for a, b in zip(found, expected, strict=True)])))
 
     return compare

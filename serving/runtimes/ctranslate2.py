@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ctranslate2 import Generator
 
 VOCABULARY = "vocabulary.json"
+COMPUTE = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
 class Ctranslate2Model:
@@ -37,15 +38,18 @@ def open_model(folder: Path, bundle: Bundle, threads: int) -> Ctranslate2Model:
     """Raises `BundleError` where the folder is not as CTranslate2 wants it, else what it raises."""
     if bundle.model != "model.bin":
         raise BundleError(f"{folder / bundle.model}: CTranslate2 reads the model from model.bin")
-    return open_folder(folder, threads)
+    return open_folder(folder, bundle.precision, threads)
 
 
-def open_folder(folder: Path, threads: int) -> Ctranslate2Model:
-    """A decoder on the CPU. It computes in what its weights are stored in: a float, or int8 beside one."""
+def open_folder(folder: Path, precision: str, threads: int) -> Ctranslate2Model:
+    """A decoder on the CPU. It computes in `precision`, also with weights that are stored in int8.
+
+    Activations in int8 as well would be twice as fast, and one text in eight another one.
+    """
     import ctranslate2
 
     tokens = json.loads((folder / VOCABULARY).read_bytes())
     generator = ctranslate2.Generator(
-        str(folder), device="cpu", compute_type="default", inter_threads=1, intra_threads=threads
+        str(folder), device="cpu", compute_type=COMPUTE[precision], inter_threads=1, intra_threads=threads
     )
     return Ctranslate2Model(generator, tokens)

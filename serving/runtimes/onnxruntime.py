@@ -22,7 +22,9 @@ class OnnxModel:
 
     def logits(self, feed: Mapping[str, np.ndarray]) -> np.ndarray:
         """float32 [B, C] of int64 inputs [B, L]."""
-        return self._session.run(["logits"], dict(feed))[0]
+        import numpy as np
+
+        return np.asarray(self._session.run(["logits"], dict(feed))[0])
 
 
 def open_model(folder: Path, bundle: Bundle, threads: int) -> OnnxModel:
