@@ -142,7 +142,7 @@ def _matrices(model: nn.Module, bits: int) -> Iterator[tuple[str, nn.Parameter]]
     for name, layer in model.named_modules():
         large = isinstance(layer, SHARED) and layer.weight.numel() >= WEIGHTS_PER_VALUE * 2**bits
         if large and name.split(".")[0] != "head":
-            yield f"{name}.weight", layer.weight
+            yield f"{name}.weight", layer.weight  # pyright: ignore[reportReturnType] - every one of `SHARED` has it
 
 
 def _error(weights: dict[str, nn.Parameter], codes: dict[str, Codes]) -> float:

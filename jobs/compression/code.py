@@ -116,7 +116,9 @@ def _unpacked(name: str, coded: Coded, initializers: Any) -> Iterator[NodeProto]
 
     words, shifts = constant("words", coded.words_M1), constant("shifts", coded.shifts_W)
     yield (shifted := node("BitShift", words, shifts, direction="RIGHT"))
-    yield (masked := node("BitwiseAnd", shifted.output[0], constant("mask", np.uint32(2**coded.bits - 1))))
+    yield (
+        masked := node("BitwiseAnd", shifted.output[0], constant("mask", np.array(2**coded.bits - 1, dtype=np.uint32)))
+    )
     yield (number := node("Cast", masked.output[0], to=TensorProto.INT32))
     flat = constant("flat", np.array([-1]))
     yield (padded := node("Reshape", number.output[0], flat, output=f"{name}_padded"))

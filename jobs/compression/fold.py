@@ -39,7 +39,8 @@ def fold(model: EncoderClassifier, spec: FoldSpec, workplace: Workplace) -> Enco
     kind = encoder.config.model_type
     if isinstance(encoder, ConvEncoder):
         names = [f"layers.{number}.norm" for number in range(len(encoder.layers))]
-        for layer in encoder.layers:
+        layers: Any = encoder.layers
+        for layer in layers:
             layer.conv, layer.norm = fuse_conv_bn_eval(layer.conv, layer.norm), nn.Identity()
         encoder.config.folded = True
     elif kind in LAST_NORM or kind == "modernbert":
@@ -74,7 +75,7 @@ def _into_next(norm: nn.LayerNorm, reader: nn.Linear) -> bool:
     if norm.bias is not None:
         if reader.bias is None:
             return False
-        reader.bias += reader.weight @ norm.bias
+        reader.bias.add_(reader.weight @ norm.bias)
         norm.bias.zero_()
     reader.weight *= norm.weight
     norm.weight.fill_(1.0)

@@ -282,12 +282,8 @@ class ExportStep(StepSpec):
 
 
 class QuantizeSpec(StepSpec):
-<<<<<<< HEAD
-    """Int8 weights and embedding tables; what two activations are multiplied with stays in float. After `export`."""
-=======
-    """Int8 weights and embeddings; activations are scaled at run time, of OpenVINO as calibration rows say. Of decoders
-    the weights of the layers alone. After `export`."""
->>>>>>> runtimes
+    """Int8 weights and embedding tables, of decoders the weights of the layers alone; what two activations are
+    multiplied with stays in float. After `export`."""
 
     after_export: ClassVar[bool] = True
     looks_around: ClassVar[bool] = True

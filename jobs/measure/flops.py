@@ -55,7 +55,7 @@ def of_graph(file: Path, inputs: Sequence[str], tokens: int) -> int:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feed = _feed(inputs, tokens)
     names = [each.name for each in session.get_outputs()]
-    made: list[Any] = session.run(names, feed)
+    made: Any = session.run(names, feed)
     known |= {name: array.shape for name, array in zip(names, made, strict=True)}
     known |= {name: array.shape for name, array in feed.items()}
     return sum(2 * math.prod(known[node.output[0]]) * _depth(node, known) for node in products)
