@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from jobs.compression import int8
+from jobs.compression.spec import QuantizeSpec
 from tests.tiny_models import CLASSES, VOCABULARY
 
 WIDTH = 16
@@ -68,3 +71,9 @@ def write_graph(file: Path, ruined: str | None = None, seed: int = 0) -> Path:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(file))
     return file
+
+
+def in_8_bits(file: Path, made: Path, **fields: Any) -> None:
+    """Write `made`, all layers of `file` in 8 bits, without a guard."""
+    graph = int8.read(file)
+    int8.dynamic(graph, int8.layers(graph), QuantizeSpec.model_validate({"step": "quantize", **fields}), made)

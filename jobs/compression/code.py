@@ -116,9 +116,8 @@ def _unpacked(name: str, coded: Coded, initializers: Any) -> Iterator[NodeProto]
 
     words, shifts = constant("words", coded.words_M1), constant("shifts", coded.shifts_W)
     yield (shifted := node("BitShift", words, shifts, direction="RIGHT"))
-    yield (
-        masked := node("BitwiseAnd", shifted.output[0], constant("mask", np.array(2**coded.bits - 1, dtype=np.uint32)))
-    )
+    mask = constant("mask", np.array(2**coded.bits - 1, dtype=np.uint32))
+    yield (masked := node("BitwiseAnd", shifted.output[0], mask))
     yield (number := node("Cast", masked.output[0], to=TensorProto.INT32))
     flat = constant("flat", np.array([-1]))
     yield (padded := node("Reshape", number.output[0], flat, output=f"{name}_padded"))

@@ -40,7 +40,8 @@ class Decoder(nn.Module):
     @property
     def vocabulary(self) -> int:
         """Tokens that are scored, V."""
-        return self.head.weight.shape[0]  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue, reportArgumentType]
+        head: Any = self.head
+        return head.weight.shape[0]
 
     def gradient_checkpointing_enable(self) -> None:
         """Compute the activations of each layer again in the backward pass."""

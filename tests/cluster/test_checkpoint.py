@@ -66,8 +66,8 @@ def two(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def edit(change: Callable[[bytes], bytes], name: str = SHARDS[0]) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes())) and None
+def edit(change: Callable[[bytes], bytes], name: str = SHARDS[0]) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes()))
 
 
 def swap(folder: Path) -> None:

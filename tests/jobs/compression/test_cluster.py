@@ -50,8 +50,10 @@ def test_centroids_are_a_fixed_point_as_good_as_those_of_scikit_learn(count: int
     nearest_N = (values_N[:, None] - found_K).abs().argmin(1)
     means_K = torch.stack([values_N[nearest_N == number].mean() for number in range(count)])
     torch.testing.assert_close(found_K, means_K, atol=1e-5, rtol=0)
-    reference = KMeans(count, n_init=3, random_state=0).fit(values_N[:, None].numpy())
-    assert (values_N - found_K[nearest_N]).square().sum().item() <= 1.05 * reference.inertia_
+    reference = KMeans(count, n_init=3, random_state=0)  # pyright: ignore[reportArgumentType] - its default is a word
+    reference.fit(values_N[:, None].numpy())
+    inertia: Any = reference.inertia_
+    assert (values_N - found_K[nearest_N]).square().sum().item() <= 1.05 * inertia
 
 
 def test_numbers_that_are_few_already_are_their_own_centroids():

@@ -13,9 +13,9 @@ from cluster.session import JobError
 from jobs.compression.cluster import cluster
 from jobs.compression.code import candidates, code
 from jobs.compression.export import export_onnx
-from jobs.compression.quantize import quantize
-from jobs.compression.spec import ClusterSpec, CodeSpec, QuantizeSpec
+from jobs.compression.spec import ClusterSpec, CodeSpec
 from tests.jobs.compression.test_cluster import Alone
+from tests.tiny_graph import in_8_bits
 from tests.tiny_models import batch, encoder_classifier
 
 INPUTS = ("input_ids", "attention_mask")
@@ -107,7 +107,7 @@ def test_a_coded_model_answers_exactly_as_before_and_is_unpacked_once(
     before = clustered
     if int8 is not None:
         before = tmp_path / "1.onnx"
-        quantize(clustered, QuantizeSpec(step="quantize", per_channel=int8), before)
+        in_8_bits(clustered, before, per_channel=int8)
     facts = coded(before, tmp_path / "2.onnx")
     assert facts["bytes"] < share * facts["bytes_before"]
     feed = {name: tensor.numpy() for name, tensor in batch(5, 12).items()}

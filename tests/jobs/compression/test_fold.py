@@ -104,6 +104,7 @@ def test_the_last_norm_of_shared_layers_is_also_the_first_and_stays():
 
 def test_a_kind_whose_norms_are_not_known_is_refused():
     model = encoder_classifier()
-    model.encoder.config.model_type = "deberta"
+    config: Any = model.encoder.config
+    config.model_type = "deberta"
     with pytest.raises(UsageError, match="the norms of 'deberta' are not known"):
         folded(model)

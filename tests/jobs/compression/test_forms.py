@@ -14,7 +14,7 @@ def recipe(task: str = "classify", steps: list[dict[str, Any]] | None = None, **
     return Recipe.model_validate({"name": "x", "task": task, "compression": steps, "export": export})
 
 
-def found(given: Recipe) -> list[tuple[str, str]]:
+def found(given: Recipe) -> list[tuple[str, ...]]:
     return [tuple(form) for form in forms(given.export, given.task, given.compression)]
 
 

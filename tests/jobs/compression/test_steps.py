@@ -25,18 +25,19 @@ def test_no_step_works_beside_a_measurement_but_one_that_waits_for_them_itself(
         yield
         at_work.pop()
 
-    def doing(spec: Any) -> Any:
-        return lambda *_: seen.update({spec.step: bool(at_work)})
+    def doing(named: str) -> Any:
+        return lambda *_: seen.update({named.rpartition(":")[2]: bool(at_work)})
 
     monkeypatch.setattr(quiet, "at_work", enter)
-    monkeypatch.setattr(steps, "step", doing)
+    monkeypatch.setattr(steps, "_function", doing)
     specs = [
         PruneSpec(step="prune"),
         DistillStep(step="distill"),
         ExportStep(step="export"),
         QuantizeSpec(step="quantize"),
     ]
-    workplace: Any = SimpleNamespace(folder=tmp_path, inputs=[])
+    workplace: Any = SimpleNamespace(folder=tmp_path, judged=False)
     model: Any = None
-    assert steps.compress(model, specs, workplace) == tmp_path / "1.onnx"
-    assert seen == {"prune": True, "distill": False, "export": True, "quantize": True}
+    made = steps.compress(model, specs, workplace, ["onnxruntime"]).files["onnxruntime"]
+    assert made == (tmp_path / "onnxruntime" / "0.onnx", tmp_path / "onnxruntime" / "1.onnx")
+    assert seen == {"prune": True, "distill_further": False, "export": True, "quantize": True}

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from configs.loader import UsageError
 from jobs.compression.export import export_onnx
-from jobs.compression.quantize import quantize
-from jobs.compression.spec import QuantizeSpec
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import layers_of
 from jobs.models.sharing import first_names, share_layers
 from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
+from tests.tiny_graph import in_8_bits
 from tests.tiny_models import batch, encoder_classifier
 
 
@@ -78,7 +77,7 @@ def test_a_file_that_lacks_a_shared_weight_is_not_loaded(tmp_path: Path):
 def test_an_exported_file_holds_shared_weights_once_also_in_8_bits(tmp_path: Path):
     model = student()
     export_onnx(model, ("input_ids", "attention_mask"), tmp_path / "0.onnx")
-    quantize(tmp_path / "0.onnx", QuantizeSpec(step="quantize"), tmp_path / "1.onnx")
+    in_8_bits(tmp_path / "0.onnx", tmp_path / "1.onnx")
     for file, one in (("0.onnx", [32, 64]), ("1.onnx", [32, 64])):
         stored = [list(each.dims) for each in onnx.load(tmp_path / file).graph.initializer]
         assert stored.count(one) == 1

@@ -12,11 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from jobs.compression.quantize import quantize
-from jobs.compression.spec import QuantizeSpec
 from jobs.models.conv import ConvBlock
 from jobs.training.rounding import learn_rounded, rounded_like
 from jobs.training.zeros import release
+from tests.tiny_graph import in_8_bits
 from tests.tiny_models import batch, encoder_classifier
 
 
@@ -34,7 +33,7 @@ def runtime(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, folder / "0.onnx")
-    quantize(folder / "0.onnx", QuantizeSpec(step="quantize"), folder / "1.onnx")
+    in_8_bits(folder / "0.onnx", folder / "1.onnx")
     session = onnxruntime.InferenceSession(folder / "1.onnx", providers=["CPUExecutionProvider"])
     return np.asarray(session.run(["made"], {"given": given})[0])
 
