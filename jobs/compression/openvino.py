@@ -22,7 +22,8 @@ def export(model: EncoderClassifier, made: Path, workplace: Workplace) -> None:
     graph = made.with_suffix(".onnx")
     export_onnx(model, workplace.inputs, graph)
     openvino = import_openvino()
-    openvino.save_model(openvino.convert_model(graph), made, compress_to_fp16=False)
+    whole = openvino.Core().read_model(graph)  # its convert_model would set the level of the root logger to ERROR
+    openvino.save_model(whole, made, compress_to_fp16=False)
 
 
 def quantize(file: Path, spec: QuantizeSpec, made: Path, workplace: Workplace) -> None:
@@ -33,7 +34,7 @@ def quantize(file: Path, spec: QuantizeSpec, made: Path, workplace: Workplace) -
     openvino = import_openvino()
     import nncf
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its set_log_level takes handlers of others along
     feeds = workplace.rows("train", spec.calibration_rows).feeds
     whole = openvino.Core().read_model(file)
     with contextlib.redirect_stdout(io.StringIO()):  # it draws its progress

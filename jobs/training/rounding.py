@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from jobs.compression.attention import COUNTED
 from jobs.models.conv import ConvBlock
+from jobs.models.encoder import EncoderClassifier
 
 LARGEST = 127  # of a symmetric int8 weight
 LEVELS = 255  # steps of an uint8 tensor
@@ -22,9 +25,10 @@ def learn_rounded(model: nn.Module) -> None:
     2013, arXiv 1308.3432): the stored weights stay float, `zeros.release` gives them back.
     """
     norms = {block.conv: block.norm for block in model.modules() if isinstance(block, ConvBlock)}
+    joined = _joined_tables(model)
     for layer in model.modules():
         if isinstance(layer, nn.Embedding):
-            layer.register_forward_hook(_looked_up)
+            layer.register_forward_hook(functools.partial(_looked_up, joined=joined.get(layer)))
         elif isinstance(layer, nn.Linear | nn.Conv1d):
             layer.register_forward_pre_hook(_given)
             rounded = RoundedRows() if isinstance(layer, nn.Linear) else RoundedKernel(norms.get(layer))
@@ -89,6 +93,21 @@ def _given(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return (rounded_like(first, first), *rest)
 
 
-def _looked_up(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+def _looked_up(layer: Any, inputs: Any, output: Tensor, joined: tuple[Any, int] | None) -> Tensor:
     """The rows as the rounded table holds them, without rounding the whole table."""
-    return rounded_like(output, layer.weight)  # pyright: ignore[reportArgumentType]
+    if joined is None:
+        return rounded_like(output, layer.weight)
+    types, sign = joined
+    first_H = sign * types.weight[0]
+    return rounded_like(output + first_H, layer.weight + first_H) - first_H
+
+
+def _joined_tables(model: nn.Module) -> dict[Any, tuple[Any, int]]:
+    """Tables that are exported with the type of a first text added to them or taken from them, see `attention`."""
+    tables: dict[Any, tuple[Any, int]] = {}
+    for module in model.modules():
+        if isinstance(module, EncoderClassifier) and module.encoder.config.model_type in COUNTED:
+            embeddings: Any = module.encoder.embeddings
+            types = embeddings.token_type_embeddings
+            tables |= {embeddings.position_embeddings: (types, 1), types: (types, -1)}
+    return tables

@@ -145,7 +145,7 @@ def test_measuring_gives_the_share_of_the_first_and_latencies_of_rows_as_they_co
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     joined = made(folder, tmp_path, cascade={"max_loss": 0.05})
-    monkeypatch.setattr(fresh, "_pin", lambda threads: None)
+    monkeypatch.setattr(fresh, "pin", lambda threads: None)
     monkeypatch.setattr(fresh, "CALLS", 10)
     contenders = [
         Contender(name="both", kind="bundle", folder=str(tmp_path / "cascade")),

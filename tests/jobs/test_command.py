@@ -138,8 +138,8 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
     "name in capitals": ("name: Intent", ["name: got 'Intent'", "match pattern"]),
     "two lines in a value": ('name: "a\\nb"', ["name: got 'a\\nb'", "match pattern"]),
     "unknown step": (
-        "name: a\ncompression: [{step: shrink}]",
-        ["compression[0]: got", "'shrink'", "'prune', "],
+        "name: a\ncompression: [{step: melt}]",
+        ["compression[0]: got", "'melt'", "'prune', "],
     ),
     "item without step": ("name: a\ncompression: [{sparsity: 0.1}]", ["compression[0]: got", "with the key 'step'"]),
     "misspelt field of a step": (
@@ -255,8 +255,8 @@ COMMAND_LINES: dict[str, tuple[list[str], list[str]]] = {
     "override of a list": (["compression=3"], ["compression: got 3", "list"]),
     "override of a whole item": (["compression.prune=3"], ["compression.prune: compression is a list", "name a field"]),
     "override of an unknown item": (
-        ["compression.shrink.x=3"],
-        ["'shrink' matches no item", "prune, export, quantize"],
+        ["compression.melt.x=3"],
+        ["'melt' matches no item", "prune, export, quantize"],
     ),
     "override of an item by number": (
         ["compression.0.sparsity=0.1"],

@@ -32,7 +32,9 @@ class Made:
     def __init__(self, folder: Path) -> None:
         self.model: EncoderClassifier = encoder_classifier(layers=1)
         rows = labelled(examples(60), self.model)
-        self.place: Workplace = workplace(folder, self.model, rows, rows)
+        self.place: Workplace = workplace(
+            folder, self.model, rows, rows, export={"lengths": [8, 16], "batches": [1, 4]}
+        )
         self.file, self.wrong = self.place.folder / "0.onnx", self.place.folder / "wrong.onnx"
         export(self.model, self.file, self.place)
         graph = onnx.load(str(self.file))
