@@ -106,7 +106,7 @@ def test_special_tokens_stay_and_frame_a_text_and_a_pair(whole: Tokenizer):
     smaller, _ = reduced(whole, used(whole, ["a", "b"]), "all")
     assert smaller.padding is None or smaller.padding["pad_id"] == smaller.token_to_id(smaller.padding["pad_token"])
     for texts in (("a",), ("a", "b")):
-        before, after = (each.encode(texts[0], *texts[1:]) for each in (whole, smaller))
+        before, after = (each.encode(texts[0], texts[1] if len(texts) > 1 else None) for each in (whole, smaller))
         assert before.tokens == after.tokens
         assert before.special_tokens_mask == after.special_tokens_mask
         assert after.ids == [smaller.token_to_id(token) for token in after.tokens]
