@@ -78,7 +78,7 @@ def done(environment: dict[str, str], recipe: Path, served_rows: str, port: int)
         f"data.test={served_rows}",
         f"serving.port={port}",
         "serving.service=tiny",
-        timeout=500,
+        timeout=900,
     )
     assert ended.code == 0, ended.output[-4000:]
     return ended
