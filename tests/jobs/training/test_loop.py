@@ -88,12 +88,12 @@ TWO_WORKERS = {  # one for each mechanism; the two-worker modes of test_engine b
     "decoder, pipeline": [*FP32, *PAIR, *PIPELINE],
     "decoder, tensor": [*FP32, *PAIR, *TENSOR],  # last: what DeepSpeed keeps of it no other mode can use
 }
-TWO_WORKERS_MORE = {
+TWO_WORKERS_MORE = {  # in the order of `FOUR_WORKERS`
     **{f"encoder, zero {stage}": [*CALM, *PAIR, f"engine.zero_stage={stage}"] for stage in (0, 1)},
     "decoder, zero 3": [*FP32, *PAIR, "engine.zero_stage=3"],
+    "student inside, zero 3": [*CALM, *INSIDE, *PAIR, "engine.zero_stage=3", "engine.accumulation=2"],
     "encoder, pipeline": [*CALM, *PAIR, "engine.pipeline_stages=2", "engine.accumulation=4"],
     "decoder student, pipeline": [*FP32, *PAIR, *PIPELINE],
-    "student inside, zero 3": [*CALM, *INSIDE, *PAIR, "engine.zero_stage=3", "engine.accumulation=2"],
     "encoder, tensor": [*CALM, *PAIR, *TENSOR],
     "decoder student, tensor": [*FP32, *PAIR, *TENSOR],
 }
