@@ -110,7 +110,9 @@ class Classify:
             return distill_loss(logits_BC, batch["teacher_logits"], batch["label"], spec, weight_C, graded)
 
         def of_all(seen: Inside, batch: Batch) -> torch.Tensor:
-            return of_logits(seen.logits_BC, batch) + inside_loss(seen, batch, spec)
+            # What a stage does not compare has a gradient of zero, not none: alone, AdamW would leave it out.
+            seen_B = sum((each.flatten(1).sum(1) for each in seen.hidden), seen.logits_BC.sum(1))
+            return of_logits(seen.logits_BC, batch) + inside_loss(seen, batch, spec) + 0.0 * seen_B
 
         return of_all if isinstance(model, Observed) else of_logits
 
