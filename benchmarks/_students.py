@@ -28,7 +28,6 @@ TOGETHER = {  # overrides of configs/intent.yaml, whose own weights are kl 0.9 a
     "relations, then kl + cross_entropy": ["distillation.stages=[{epochs: 2, weights: {relations: 1}}]"],
 }
 EDGE = ["student.kind=conv", "student.layers=2", "distillation.learning_rate=2e-3", "distillation.epochs=12"]
-DECODER = ["teacher.new.layers=6", "student.layers=2"]  # 38 % of the parameters
 
 
 class Student(NamedTuple):

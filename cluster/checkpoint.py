@@ -55,7 +55,12 @@ def save(engine: Engine, folder: Path, epoch: int, progress: dict[str, Any]) -> 
         try:
             engine.save(shares, progress)
         except (OSError, RuntimeError) as error:  # torch's writer says of a full disk only that it could not write
-            raise JobError(f"checkpoint: {shares}: not written: {_reason(error, folder)}") from error
+            if not _is_full(error, folder):
+                raise  # such as a worker that was killed: the group starts again
+            raise JobError(
+                f"checkpoint: {shares}: not written: the disk is full; run the same command again: it goes on from the "
+                "checkpoint before"
+            ) from error
         torch.distributed.barrier()
         _first_does(end)
     except JobError:
@@ -105,10 +110,8 @@ def _check_room(folder: Path) -> None:
         )
 
 
-def _reason(error: Exception, folder: Path) -> str:
-    full = getattr(error, "errno", None) == errno.ENOSPC or not shutil.disk_usage(folder).free
-    words = "the disk is full" if full else str(error).strip().splitlines()[0]
-    return f"{words}; run the same command again: it goes on from the checkpoint before"
+def _is_full(error: Exception, folder: Path) -> bool:
+    return getattr(error, "errno", None) == errno.ENOSPC or not shutil.disk_usage(folder).free
 
 
 def _first_does(work: Callable[[], Any]) -> Any:

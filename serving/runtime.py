@@ -64,7 +64,7 @@ class Classifier:
         lengths = [len(each) for each in encodings]
         for chosen in cut(lengths, self._tokens_per_batch):
             logits_BC = self._logits([encodings[index] for index in chosen])
-            scores_NC[chosen] = _softmax(logits_BC / self.bundle.temperature)
+            scores_NC[chosen] = softmax(logits_BC / self.bundle.temperature)
         return scores_NC
 
     def predict(self, inputs: Sequence[Input], all_scores: bool = False) -> list[Prediction]:
@@ -174,7 +174,8 @@ def _try_once(folder: Path, classifier: Classifier) -> None:
         raise BundleError(f"{folder / classifier.bundle.model}: cannot answer: {one_line(error)}") from None
 
 
-def _softmax(logits_BC: np.ndarray) -> np.ndarray:
+def softmax(logits_BC: np.ndarray) -> np.ndarray:
+    """Probabilities [B, C]."""
     import numpy as np
 
     shifted_BC = np.exp(logits_BC - logits_BC.max(axis=1, keepdims=True))

@@ -13,6 +13,7 @@ FIGURES = {METRIC: "metric", "retention": "retention", "p95_ms": "p95, ms", "meg
 DASH = "-"  # where a figure is missing
 WIDTH, HEIGHT = 680, 440
 LEFT, RIGHT, TOP, BOTTOM = 72, 664, 48, 378  # edges of the plot inside the picture
+FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}  # for templates
 LARGEST = 16.0  # radius of the largest circle
 LOG_FROM = 8  # largest over smallest latency from which the axis is logarithmic
 SHOWN_BELOW = 0.03  # share of the best metric that is shown below the least one allowed; collapsed trials lie lower
@@ -73,12 +74,7 @@ def draw(
     limit_x, limit_y = x.at(most) if most else None, y.at(least)
     lower = sum(height < y.low for height in heights)
     return {
-        "width": WIDTH,
-        "height": HEIGHT,
-        "left": LEFT,
-        "right": RIGHT,
-        "top": TOP,
-        "bottom": BOTTOM,
+        **FRAME,
         "log": log,
         "x_ticks": [(x.at(tick), f"{tick:g}") for tick in x.ticks()],
         "y_ticks": [(y.at(tick), f"{tick:g}") for tick in y.ticks()],

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tuning.chart import BOTTOM, HEIGHT, LEFT, LOG_FROM, RIGHT, TOP, WIDTH, Axis
+from tuning.chart import BOTTOM, FRAME, LEFT, LOG_FROM, RIGHT, TOP, Axis
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -83,12 +83,7 @@ def draw(answers: Mapping[str, Mapping[str, float]], metric: str, latency: str) 
     points.sort(key=lambda point: -point["radius"])  # small ones lie above large ones
     _name(points)
     return {
-        "width": WIDTH,
-        "height": HEIGHT,
-        "left": LEFT,
-        "right": RIGHT,
-        "top": TOP,
-        "bottom": BOTTOM,
+        **FRAME,
         "metric": metric,
         "legend": "area: size" + (", line: 95 % interval" if any(each["interval"] for each in points) else ""),
         "x_title": f"{_titled(latency)}{' (log scale)' if log else ''}",

@@ -12,15 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cluster.session import JobError
-from configs.folder import FolderError
 from jobs.compression.spec import ClusterSpec
 from jobs.compression.workplace import Workplace
 from jobs.data.batches import collate, global_batches
 from jobs.data.prepared import Examples
 from jobs.models.encoder import INPUTS, EncoderClassifier
 from jobs.training.loss import distill_loss
-from jobs.training.outputs import read_logits
 from jobs.training.spec import DistillationSpec
 
 SHARED = (nn.Linear, nn.Conv1d, nn.Embedding)
@@ -65,13 +62,13 @@ def cluster(model: EncoderClassifier, spec: ClusterSpec, workplace: Workplace) -
     codes = {name: Codes.of(weight.detach(), spec.bits) for name, weight in weights.items()}
     facts = {"matrices": len(codes), "error_of_kmeans": _error(weights, codes)}
     if spec.steps:
-        recipe, batches = workplace.recipe, _batches(workplace, _teacher(workplace))
+        recipe, batches = workplace.recipe, _batches(workplace, workplace.teacher_logits(spec, instead="set steps=0"))
         train(clustered, codes, spec, recipe.distillation, batches, recipe.engine.precision == "bf16_autocast")
         facts["error"] = _error(weights, codes)
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(codes[name].weight())
-    workplace.facts[spec.title] = facts
+    workplace.note(spec, **facts)
     return clustered
 
 
@@ -148,19 +145,6 @@ def _matrices(model: nn.Module, bits: int) -> Iterator[tuple[str, nn.Parameter]]
 def _error(weights: dict[str, nn.Parameter], codes: dict[str, Codes]) -> float:
     lost = sum(float((weight.detach() - codes[name].weight()).square().sum()) for name, weight in weights.items())
     return lost / sum(float(weight.detach().square().sum()) for weight in weights.values())
-
-
-def _teacher(workplace: Workplace) -> np.ndarray:
-    """Logits [N, C] for the training rows."""
-    try:
-        teacher_NC = read_logits(workplace.output / "teacher_outputs", "train")
-    except FolderError as error:
-        raise JobError(f"cluster learns from the teacher's outputs: {error}; run jobs.teach, or set steps=0") from None
-    if len(teacher_NC) != (rows := workplace.prepared.manifest["rows"]["train"]):
-        raise JobError(
-            f"the teacher's outputs are of {len(teacher_NC)} rows, prepared are {rows}; run jobs.teach again"
-        )
-    return teacher_NC
 
 
 def _batches(workplace: Workplace, teacher_NC: np.ndarray) -> Iterator[dict[str, Tensor]]:

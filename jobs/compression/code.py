@@ -84,7 +84,7 @@ def code(file: Path, spec: CodeSpec, made: Path, workplace: Workplace) -> None:
     graph.node.extend(nodes)
     onnx.save(model, str(made))
     after = sum(each.size for each in coded.values())
-    workplace.facts[spec.title] = {"tensors": len(coded), "bytes_before": before, "bytes": after}
+    workplace.note(spec, tensors=len(coded), bytes_before=before, bytes=after)
 
 
 def candidates(array: np.ndarray) -> Iterator[Coded]:

@@ -35,7 +35,7 @@ def distill_further(model: EncoderClassifier, spec: DistillStep, workplace: Work
         write_reference(start, model, prepared, recipe.name, {}, {})
         metrics = distill(recipe, prepared, outputs, made, going_on=GoingOn(start, spec))
         learned = encoder.load(made)
-    workplace.facts[spec.title] = {**metrics, **zeros(learned)}
+    workplace.note(spec, **metrics, **zeros(learned))
     return learned
 
 

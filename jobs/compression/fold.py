@@ -48,7 +48,7 @@ def fold(model: EncoderClassifier, spec: FoldSpec, workplace: Workplace) -> Enco
     else:
         known = ", ".join(("modernbert", *LAST_NORM))
         raise UsageError(f"compression: fold: the norms of {kind!r} are not known; those of conv, {known} are")
-    workplace.facts[spec.title] = {"norms": names}
+    workplace.note(spec, norms=names)
     return folded
 
 

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cluster.session import JobError
-from configs.folder import FolderError
 from configs.loader import UsageError
 from jobs.compression.spec import ShrinkSpec
 from jobs.compression.workplace import Workplace
@@ -22,7 +20,6 @@ from jobs.models.layers import KNOWN, LAYERS, sizes_of
 from jobs.models.narrow import Weights, dimension_axis, magnitudes, votes
 from jobs.models.reference import read_tokenizer
 from jobs.training.loss import kl, label_loss
-from jobs.training.outputs import read_logits
 
 ROWS_PER_BATCH = 16  # rows whose gradients may cancel one another
 Batch = dict[str, Tensor]
@@ -118,14 +115,14 @@ def _by_structure(model: EncoderClassifier, felt: Weights) -> Importance:
 
 def _batches(spec: ShrinkSpec, workplace: Workplace) -> Iterator[Batch]:
     """Some training rows, drawn with the recipe's seed, with what the teacher said of them where the loss asks."""
-    step, prepared = spec.title, workplace.prepared
+    prepared = workplace.prepared
     if read_tokenizer(prepared.folder / TOKENIZER).to_str() != workplace.tokenizer.to_str():
-        raise UsageError(f"compression.{step}: calibration rows are in the tokens before another step; move it before")
+        raise UsageError(
+            f"compression.{spec.title}: calibration rows are in the tokens before another step; move it before"
+        )
     examples, teacher_NC = prepared.examples("train"), None
     if spec.loss == "teacher":
-        teacher_NC = _teacher_logits(step, workplace)
-        if len(teacher_NC) != len(examples):
-            raise JobError(f"compression.{step}: the stored teacher outputs are of other rows; run jobs.teach again")
+        teacher_NC = workplace.teacher_logits(spec, instead="use loss=labels")
     rows = np.random.default_rng(workplace.recipe.seed).permutation(len(examples))[: spec.calibration_rows]
     for start in range(0, len(rows), ROWS_PER_BATCH):
         chosen = rows[start : start + ROWS_PER_BATCH]
@@ -133,10 +130,3 @@ def _batches(spec: ShrinkSpec, workplace: Workplace) -> Iterator[Batch]:
         if teacher_NC is not None:
             batch["teacher_logits"] = torch.from_numpy(teacher_NC[chosen].astype(np.float32))
         yield batch
-
-
-def _teacher_logits(step: str, workplace: Workplace) -> np.ndarray:
-    try:
-        return read_logits(workplace.output / "teacher_outputs", "train")
-    except FolderError as error:
-        raise JobError(f"compression.{step}: {error}; run jobs.teach, or use loss=labels") from None

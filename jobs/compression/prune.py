@@ -19,7 +19,7 @@ MULTIPLIED = (nn.Linear, nn.Conv1d, Conv1D)  # the last is what GPT-2 calls a Li
 def prune(model: nn.Module, spec: PruneSpec, workplace: Workplace) -> nn.Module:
     """`zeroed` with the recipe's seed; the facts are the share of zeros, over all layers and of each."""
     pruned = zeroed(model, spec, workplace.recipe.seed)
-    workplace.facts[spec.title] = zeros(pruned)
+    workplace.note(spec, **zeros(pruned))
     return pruned
 
 

@@ -55,7 +55,7 @@ def shrink(model: EncoderClassifier, spec: ShrinkSpec, workplace: Workplace) -> 
     if times is not None:
         facts["ms"] = {"before": times.model(sizes), "after": times.model(list(kept.values()))}
         facts["times"] = times.facts()
-    workplace.facts.setdefault(step, {}).update(facts)
+    workplace.note(spec, **facts)
     return made
 
 

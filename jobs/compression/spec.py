@@ -16,7 +16,6 @@ class StepSpec(Spec):
     """What every step has: `step` chooses the function, `name` tells two of a kind apart."""
 
     after_export: ClassVar[bool] = False  # works on the exported file, not on the model
-    looks_around: ClassVar[bool] = False  # is handed a `Workplace` too
     trains: ClassVar[bool] = False  # the model learns: what the steps before it lost is judged after it
     tasks: ClassVar[tuple[str, ...]] = ("classify",)
     runtimes: ClassVar[Mapping[str, tuple[str, ...]]] = {"onnxruntime": ()}  # see `jobs.compression.forms`
@@ -47,7 +46,6 @@ class PruneSpec(StepSpec):
     """Zeros among the weights of all Linear and Conv1d layers but the head. Before `export`."""
 
     tasks: ClassVar[tuple[str, ...]] = ("classify", "generate")
-    looks_around: ClassVar[bool] = True
     step: Literal["prune"]
     sparsity: float | None = Field(default=0.3, ge=0, lt=1, description="share of the weights that is zero afterwards")
     scope: Literal["global", "layer"] = Field(
@@ -107,7 +105,6 @@ class PruneSpec(StepSpec):
 class DistillStep(StepSpec):
     """The model under compression learns further from the stored teacher outputs. Before `export`."""
 
-    looks_around: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     asks_for_quiet: ClassVar[bool] = True
     step: Literal["distill"]
@@ -172,7 +169,6 @@ class ShrinkSpec(StepSpec):
     Those that matter least, so many as the fields say, or as a limit on the time of the model asks for.
     """
 
-    looks_around: ClassVar[bool] = True
     asks_for_quiet: ClassVar[bool] = True
     step: Literal["shrink"]
     importance: Literal["magnitude", "taylor"] = Field(
@@ -235,7 +231,6 @@ class VocabularySpec(StepSpec):
     """Token embeddings and tokenizer cut to the tokens that the training rows use, and those that spell any text.
     Before `export`."""
 
-    looks_around: ClassVar[bool] = True
     step: Literal["vocabulary"]
     min_count: int = Field(
         default=1, ge=1, description="times that a kept token occurs in the training rows and the pool"
@@ -257,7 +252,6 @@ class ClusterSpec(StepSpec):
 
     Stored so by step `code` after `export`."""
 
-    looks_around: ClassVar[bool] = True
     step: Literal["cluster"]
     bits: int = Field(default=4, ge=2, le=8, description="of an index; a matrix has at most 2^bits different weights")
     steps: int = Field(
@@ -270,7 +264,6 @@ class FoldSpec(StepSpec):
     """BatchNorm into the convolution before it, LayerNorm's scale and shift into the layer after it where nothing else
     reads them. Before `export`."""
 
-    looks_around: ClassVar[bool] = True
     step: Literal["fold"]
 
 
@@ -286,7 +279,6 @@ class QuantizeSpec(StepSpec):
     multiplied with stays in float. After `export`."""
 
     after_export: ClassVar[bool] = True
-    looks_around: ClassVar[bool] = True
     tasks: ClassVar[tuple[str, ...]] = ("classify", "generate")
     runtimes: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "onnxruntime": (),
@@ -328,7 +320,6 @@ class CodeSpec(StepSpec):
     exactly the same model. After `export`."""
 
     after_export: ClassVar[bool] = True
-    looks_around: ClassVar[bool] = True
     step: Literal["code"]
 
 

@@ -1,8 +1,8 @@
 """The tables of compression steps and of exports, and running them in the recipe's order.
 
-Before `export` a step is `(model, spec) -> model`; after it `(file, spec, new file) -> None`. One whose spec
-`looks_around` is handed a `Workplace` as well. A new step is one spec, one function and one line here; what it cannot
-be combined with stands in `jobs.compression.spec.APART`.
+Before `export` a step is `(model, spec, workplace) -> model`; after it `(file, spec, new file, workplace) -> None`. A
+new step is one spec, one function and one line here; what it cannot be combined with stands in
+`jobs.compression.spec.APART`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ EXPORTS = {  # by runtime: (model, new file, workplace) -> None
     "ctranslate2": "jobs.compression.ctranslate2:export",
 }
 
-OF_RUNTIME: dict[tuple[str, type[StepSpec]], str] = {  # steps after export on files other than ONNX, with a workplace
+OF_RUNTIME: dict[tuple[str, type[StepSpec]], str] = {  # steps after export on files other than ONNX
     ("openvino", QuantizeSpec): "jobs.compression.openvino:quantize",
     ("ctranslate2", QuantizeSpec): "jobs.compression.ctranslate2:quantize",
 }
@@ -72,11 +72,6 @@ class Compressed(NamedTuple):
     files: dict[str, Exported]
 
 
-def step(spec: StepSpec) -> Callable[..., Any]:
-    """The function of a step's spec; its module is imported only now."""
-    return _function(STEPS[type(spec)])
-
-
 def compress(model: nn.Module, specs: Sequence[StepSpec], workplace: Workplace, runtimes: Sequence[str]) -> Compressed:
     """Apply all steps, those after export for each of the runtimes. `model` stays as it was.
 
@@ -87,7 +82,7 @@ def compress(model: nn.Module, specs: Sequence[StepSpec], workplace: Workplace, 
     judge = Judge(model, specs, workplace)
     for number, spec in enumerate(specs[:split]):
         with _beside_measurements(spec):
-            model = step(spec)(model, spec, *_around(spec, workplace))
+            model = _function(STEPS[type(spec)])(model, spec, workplace)
         judge.after(number, model)
     alone = judge if len(runtimes) == 1 else None
     return Compressed(model, {each: _exported(model, specs, split, workplace, each, alone) for each in runtimes})
@@ -105,12 +100,8 @@ def _exported(
         judge.after(split, whole)
     for number, spec in enumerate(specs[split + 1 :], 1):
         made = folder / f"{number}{SUFFIXES[runtime]}"
-        other = OF_RUNTIME.get((runtime, type(spec)))
         with _beside_measurements(spec):
-            if other:
-                _function(other)(file, spec, made, workplace)
-            else:
-                step(spec)(file, spec, made, *_around(spec, workplace))
+            _function(OF_RUNTIME.get((runtime, type(spec)), STEPS[type(spec)]))(file, spec, made, workplace)
         if judge:
             judge.after(split + number, made)
         file = made
@@ -118,6 +109,7 @@ def _exported(
 
 
 def _function(named: str) -> Callable[..., Any]:
+    """What a table names; its module is imported only now."""
     module, _, name = named.partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -125,7 +117,3 @@ def _function(named: str) -> Callable[..., Any]:
 def _beside_measurements(spec: StepSpec) -> AbstractContextManager[None]:
     """No step works beside a measurement. One that waits for them itself would wait for ever for its own caller."""
     return nullcontext() if spec.asks_for_quiet else quiet.at_work()
-
-
-def _around(spec: StepSpec, workplace: Workplace) -> tuple[Workplace, ...]:
-    return (workplace,) if spec.looks_around else ()

@@ -45,11 +45,12 @@ def prune_vocabulary(model: EncoderClassifier, spec: VocabularySpec, workplace: 
         setattr(config, name, new if new >= 0 else None)
     config.vocab_size = len(kept)
     smaller.encoder.set_input_embeddings(_rows(table, kept))
-    workplace.facts[spec.title] = {
-        "tokens": len(kept),
-        "of": len(table.weight),
-        "validation_rows_changed": share_changed(before, workplace.prepared.examples("validation"), renumbered),
-    }
+    workplace.note(
+        spec,
+        tokens=len(kept),
+        of=len(table.weight),
+        validation_rows_changed=share_changed(before, workplace.prepared.examples("validation"), renumbered),
+    )
     return smaller
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
@@ -18,6 +18,9 @@ from jobs.models.reference import check_fits, read_tokenizer
 from jobs.recipe import Recipe
 from serving.bundle import Bundle
 from serving.runtime import pad_id
+
+if TYPE_CHECKING:
+    import numpy as np
 
 JUDGED = 2000  # validation rows at most that a step is judged on
 
@@ -74,6 +77,20 @@ class Workplace:
             return self.rows("validation", most)
         except JobError:
             return None
+
+    def teacher_logits(self, spec: StepSpec, instead: str) -> np.ndarray:
+        """What `teach` stored for the training rows, [N, C]. Raises `JobError`, which names what to do `instead`."""
+        from jobs.training.outputs import read_logits
+
+        try:
+            logits_NC = read_logits(self.output / "teacher_outputs", "train")
+        except FolderError as error:
+            raise JobError(f"compression.{spec.title}: {error}; run jobs.teach, or {instead}") from None
+        if len(logits_NC) != len(self.prepared.examples("train")):
+            raise JobError(
+                f"compression.{spec.title}: the stored teacher outputs are of other rows; run jobs.teach again"
+            )
+        return logits_NC
 
     def max_loss(self, spec: StepSpec) -> float:
         """The share of the validation metric that a step may lose."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from serving.runtime import softmax
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -25,7 +27,7 @@ def fit_temperature(logits_NC: np.ndarray, label_N: np.ndarray) -> float:
     low, high = 1 / HOTTEST, 1 / COLDEST
     for _ in range(STEPS):
         middle = (low + high) / 2
-        if (_softmax(logits_NC * middle) * logits_NC).sum(axis=1).mean() < expected:
+        if (softmax(logits_NC * middle) * logits_NC).sum(axis=1).mean() < expected:
             low = middle
         else:
             high = middle
@@ -34,7 +36,7 @@ def fit_temperature(logits_NC: np.ndarray, label_N: np.ndarray) -> float:
 
 def confidence(logits_NC: np.ndarray, temperature: float) -> np.ndarray:
     """Probability [N] of the likeliest class of softmax(logits / temperature)."""
-    return _softmax(logits_NC / temperature).max(axis=1)
+    return softmax(logits_NC / temperature).max(axis=1)
 
 
 def lowest_threshold(
@@ -59,10 +61,3 @@ def lowest_threshold(
         return None
     last = possible[-1]
     return 0.0 if last == len(sorted_N) - 1 else float((sorted_N[last] + next_N[last]) / 2)
-
-
-def _softmax(logits_NC: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    shifted_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
-    return shifted_NC / shifted_NC.sum(axis=1, keepdims=True)

@@ -36,7 +36,7 @@ def after_each_step(recipe: Recipe, winner: Bundle, student: Path, folder: Path)
     found = []
     for steps in exported_prefixes(TypeAdapter(list[Step]).validate_python(origin["steps"])):
         last = next((each for each in reversed(steps) if not isinstance(each, ExportStep)), None)
-        name = f"step_{(last.title) if last else 'export'}"
+        name = f"step_{last.title if last else 'export'}"
         log.info("making %s", name)
         compress(recipe.model_copy(update={"compression": steps}), student, folder / name, {})
         found.append(Contender(name=name, kind="bundle", folder=str(folder / name), shapes=[BUDGET_SHAPE]))

@@ -145,6 +145,21 @@ def test_a_disk_that_fills_up_in_between_leaves_the_checkpoint_before(two: Path,
     assert restore(two) == {"epoch": 2}
 
 
+def test_a_save_that_fails_for_another_reason_is_left_to_a_restart(two: Path, monkeypatch: pytest.MonkeyPatch):
+    """A `JobError` would end the run for good, as a known reason."""
+
+    def cut_off(self: Shards, folder: Path, progress: dict[str, Any]) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Shards, "save", cut_off)
+        with pytest.raises(RuntimeError, match="closed by peer"):
+            save(two, 3)
+    assert restore(two) == {"epoch": 2}
+    save(two, 3)
+    assert restore(two) == {"epoch": 3}
+
+
 def forked(function: Callable[[], object]) -> int:
     """How a copy of this process ended that did something; threads, and so collectives, are not copied."""
     child = os.fork()

@@ -17,19 +17,13 @@ from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.training.loss import distill_loss
 from jobs.training.spec import DistillationSpec
+from tests.jobs.compression.alone import Alone
 from tests.tiny_models import CLASSES, batch, encoder_classifier
 from tests.tiny_texts import workplace, write_logits
 
 
-class Alone:
-    """Stands for a workplace where nothing is learned."""
-
-    def __init__(self) -> None:
-        self.facts: dict[str, Any] = {}
-
-
 def clustered(model: EncoderClassifier, bits: int = 4) -> tuple[EncoderClassifier, dict[str, Any]]:
-    place: Any = Alone()
+    place = Alone()
     return cluster(model, ClusterSpec(step="cluster", bits=bits, steps=0), place), place.facts["cluster"]
 
 

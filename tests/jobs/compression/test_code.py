@@ -14,7 +14,7 @@ from jobs.compression.cluster import cluster
 from jobs.compression.code import candidates, code
 from jobs.compression.export import export_onnx
 from jobs.compression.spec import ClusterSpec, CodeSpec
-from tests.jobs.compression.test_cluster import Alone
+from tests.jobs.compression.alone import Alone
 from tests.tiny_graph import in_8_bits
 from tests.tiny_models import batch, encoder_classifier
 
@@ -24,7 +24,7 @@ UNPACKING = {"BitShift", "BitwiseAnd"}
 
 def coded(file: Path, made: Path) -> dict[str, Any]:
     """Its facts."""
-    place: Any = Alone()
+    place = Alone()
     code(file, CodeSpec(step="code"), made, place)
     return place.facts["code"]
 
@@ -92,7 +92,7 @@ def test_a_file_without_few_values_is_refused(tmp_path: Path):
 def clustered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made once: the exporter takes seconds for any model."""
     file, place = tmp_path_factory.mktemp("code") / "0.onnx", Alone()
-    model = cluster(encoder_classifier(layers=1), ClusterSpec(step="cluster", bits=3, steps=0), place)  # pyright: ignore
+    model = cluster(encoder_classifier(layers=1), ClusterSpec(step="cluster", bits=3, steps=0), place)
     export_onnx(model, INPUTS, file)
     return file
 

@@ -15,13 +15,13 @@ from jobs.models.encoder import EncoderClassifier, GradeHead
 from jobs.models.sharing import share_layers
 from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
-from tests.jobs.compression.test_cluster import Alone
+from tests.jobs.compression.alone import Alone
 from tests.tiny_models import batch, encoder_classifier
 
 
 def folded(model: EncoderClassifier) -> tuple[EncoderClassifier, list[str]]:
     """And the norms that were folded."""
-    place: Any = Alone()
+    place = Alone()
     made = fold(model, FoldSpec(step="fold", name="norms"), place)
     return made, place.facts["norms"]["norms"]
 

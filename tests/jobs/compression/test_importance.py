@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from jobs.compression.spec import ShrinkSpec
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import Examples
 from jobs.models.layers import KNOWN, layers_of
+from tests.jobs.compression.alone import Alone
 from tests.tiny_models import CLASSES, batch, encoder_classifier
 
 
@@ -110,6 +111,7 @@ class Stored:
         chance = np.random.default_rng(0)
         offsets = np.concatenate([[0], np.cumsum(chance.integers(2, 12, ROWS))])
         ids = chance.integers(5, 60, offsets[-1]).astype(np.int32)
+        self.manifest = {"rows": {"train": ROWS}}
         self._examples = Examples(ids, np.zeros(len(ids), dtype=np.int8), offsets, chance.integers(0, CLASSES, ROWS))
 
     def examples(self, split: str) -> Examples:
@@ -122,10 +124,8 @@ def workplace(tmp_path: Path) -> Workplace:
     """What the importance looks at of one."""
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, "a"))
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    recipe = SimpleNamespace(seed=3)
-    return cast(
-        Workplace, SimpleNamespace(prepared=Stored(tmp_path), tokenizer=tokenizer, recipe=recipe, output=tmp_path)
-    )
+    recipe = SimpleNamespace(seed=3, output=str(tmp_path))
+    return Alone(prepared=Stored(tmp_path), tokenizer=tokenizer, recipe=recipe)
 
 
 def shrink_by(**fields: Any) -> ShrinkSpec:
@@ -149,7 +149,7 @@ def test_the_teacher_is_asked_for_its_stored_logits(workplace: Workplace, monkey
     with pytest.raises(JobError, match=r"compression.shrink: .*teacher_outputs.*run jobs.teach, or use loss=labels"):
         importance(model, spec, workplace)
     logits_NC = np.random.default_rng(1).normal(size=(ROWS, CLASSES)).astype(np.float16)
-    monkeypatch.setattr("jobs.compression.importance.read_logits", lambda folder, split: logits_NC)
+    monkeypatch.setattr("jobs.training.outputs.read_logits", lambda folder, split: logits_NC)
     taught = importance(model, spec, workplace)
     assert not same(taught, importance(model, shrink_by(loss="labels"), workplace))
     logits_NC = logits_NC[1:]

@@ -12,6 +12,7 @@ from jobs.compression.spec import PruneSpec
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
+from tests.jobs.compression.alone import Alone
 from tests.tiny_models import batch, encoder_classifier
 
 
@@ -174,7 +175,7 @@ def test_a_graded_head_is_left_alone_too():
 
 
 def test_the_report_states_the_share_of_zeros_of_each_layer():
-    workplace: Any = SimpleNamespace(recipe=SimpleNamespace(seed=0), facts={})
+    workplace = Alone(recipe=SimpleNamespace(seed=0))
     pruned = prune(encoder_classifier(), spec(0.5, name="first"), workplace)
     shares = {name: float((weight == 0).float().mean()) for name, weight in linear_weights(pruned).items()}
     assert workplace.facts == {"first": {"sparsity": 0.5, "layers": pytest.approx(shares, abs=1e-4)}}

@@ -3,8 +3,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -25,6 +24,7 @@ from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import KNOWN, LayerSize, layers_of, sizes_of
 from jobs.models.narrow import PROJECTION, largest
+from tests.jobs.compression.alone import Alone
 from tests.tiny_models import CLASSES, batch, encoder_classifier
 
 KINDS = ["bert", "roberta", "electra", "distilbert"]  # 32 wide, 2 heads of 16, 64 units
@@ -112,7 +112,7 @@ def test_a_smaller_model_is_exported(tmp_path: Path):
 
 @pytest.fixture
 def workplace(tmp_path: Path) -> Workplace:
-    return cast(Workplace, SimpleNamespace(facts={}, folder=tmp_path))
+    return Alone(folder=tmp_path)
 
 
 def by_magnitude(**fields: Any) -> ShrinkSpec:

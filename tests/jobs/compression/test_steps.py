@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from cluster import quiet
 from jobs.compression import steps
 from jobs.compression.spec import DistillStep, ExportStep, PruneSpec, QuantizeSpec
+from tests.jobs.compression.alone import Alone
 
 
 def test_no_step_works_beside_a_measurement_but_one_that_waits_for_them_itself(
@@ -36,7 +36,7 @@ def test_no_step_works_beside_a_measurement_but_one_that_waits_for_them_itself(
         ExportStep(step="export"),
         QuantizeSpec(step="quantize"),
     ]
-    workplace: Any = SimpleNamespace(folder=tmp_path, judged=False)
+    workplace = Alone(folder=tmp_path, judged=False)
     model: Any = None
     made = steps.compress(model, specs, workplace, ["onnxruntime"]).files["onnxruntime"]
     assert made == (tmp_path / "onnxruntime" / "0.onnx", tmp_path / "onnxruntime" / "1.onnx")
