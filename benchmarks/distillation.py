@@ -1,6 +1,6 @@
 """Distillation: what stored teacher outputs save, and how good students get. Both cores.
 
-    SLIMCART_DATA=<folder> python -m benchmarks.distillation [speed|quality] [--record] [--seeds N] [--only TEXT]
+    SLIMCART_DATA=<folder> python -m benchmarks.distillation [speed|quality] [--record] [--seeds N ...] [--only PATTERN]
         [--state FOLDER]
 
 Speed: students of the packaged MiniLM learn from rows of intent_banking77; the peer asks the teacher anew for every
@@ -9,14 +9,15 @@ pass over the rows and s the student's epoch, both measured just before.
 
 Quality: what each student keeps of its teacher, by jobs on a local cluster of their own; three seeds, most of them
 recorded in benchmarks/results/distillation.jsonl. A run measures the first seed anew (hours: --only chooses rows by a
-part of their names) and says which seeds are recorded; --record measures what is not recorded yet, so that it goes on
-where it was interrupted. --state keeps cluster, teachers and logs between runs.
+regular expression) and says which seeds are recorded; --record measures what is not recorded yet, of the chosen seeds,
+so that it goes on where it was interrupted. --state keeps cluster, teachers and logs between runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +34,7 @@ from cluster import local
 from cluster.engine import Engine
 from jobs.data.batches import collate
 from jobs.models import encoder
+from jobs.models.attention import choose_attention
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.spec import StudentSpec, TeacherSpec
 from jobs.models.student import encoder_student
@@ -57,8 +59,10 @@ class Lesson:
         ]
         self.stored_NC: Tensor | None = None
         spec = DistillationSpec()
+        student = encoder_student(teacher, StudentSpec(layers=layers))
+        choose_attention(student, MIXED)
         self.engine = Engine(
-            encoder_student(teacher, StudentSpec(layers=layers)),
+            student,
             encoder.INPUTS,
             lambda logits_BC, batch: distill_loss(logits_BC, batch["teacher_logits"], batch["label"], spec),
             lambda named: torch.optim.AdamW([weight for _, weight in named], lr=1e-5, fused=True),
@@ -95,8 +99,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distillation")
     parser.add_argument("kind", nargs="?", choices=("speed", "quality"))
     parser.add_argument("--record", action="store_true")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1))
-    parser.add_argument("--only", default="", metavar="TEXT")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, choices=SEEDS)
+    parser.add_argument("--only", type=re.compile, default=re.compile(""), metavar="PATTERN")
     parser.add_argument("--state", type=Path, metavar="FOLDER")
     asked = parser.parse_args()
     folder = os.environ.get("SLIMCART_DATA")
@@ -106,7 +110,7 @@ def main() -> int:
             if folder:
                 os.environ |= local.up(state / "cluster").environment()
             try:
-                quality(state, folder, SEEDS[: asked.seeds], asked.record, asked.only)
+                quality(state, folder, asked.seeds, asked.record, asked.only)
             finally:
                 local.down(state / "cluster")
     if asked.kind != "quality":
@@ -125,6 +129,7 @@ def speed(folder: str | None) -> None:
         return
     data = Rows(Path(folder), SET, ROWS)
     teacher = encoder.pretrained(TeacherSpec(), data.labels).eval()
+    choose_attention(teacher, MIXED)
     for layers, name in named.items():
         lesson = Lesson(data, teacher, layers)
         t, s = measured(lesson)

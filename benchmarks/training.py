@@ -1,4 +1,4 @@
-"""Training steps: what batches by tokens and mixed precision gain. One process, both cores.
+"""Training steps: what batches by tokens, mixed precision and the choice of attention gain. One process, both cores.
 
     SLIMCART_DATA=<folder> python -m benchmarks.training [intent_banking77] [review_rating_en]
 
@@ -26,10 +26,11 @@ from jobs.data.prepared import Examples
 from jobs.data.spec import DataSpec
 from jobs.data.tokenise import checked, classes, tokenise_classes
 from jobs.models import encoder
+from jobs.models.attention import choose_attention
 from jobs.models.spec import TeacherSpec
 from jobs.models.stages import encoder_layers
 
-BAR_MIXED = 1.3
+BAR_MIXED, BAR_ATTENTION = 1.3, 1.1
 MIXED, WHOLE = (EngineSpec(precision=precision, zero_stage=0) for precision in ("bf16_autocast", "fp32"))
 
 
@@ -81,11 +82,16 @@ class Rows:
 class Side:
     """A model under training; each call trains over all batches and returns rows per second."""
 
-    def __init__(self, data: Rows, batches: list[tuple[np.ndarray, int]], spec: EngineSpec = MIXED) -> None:
+    def __init__(
+        self, data: Rows, batches: list[tuple[np.ndarray, int]], spec: EngineSpec = MIXED, fused: bool = False
+    ) -> None:
         torch.manual_seed(0)
         self.data, self.batches, self.parts = data, batches, spec.accumulation
+        model = encoder.pretrained(TeacherSpec(), data.labels)
+        if not fused:
+            choose_attention(model, spec)
         self.engine = Engine(
-            encoder.pretrained(TeacherSpec(), data.labels),
+            model,
             encoder.INPUTS,
             lambda logits_BC, batch: F.cross_entropy(logits_BC.float(), batch["label"], reduction="none"),
             lambda named: torch.optim.AdamW([weight for _, weight in named], lr=1e-5, fused=True),
@@ -117,8 +123,10 @@ def main(chosen: list[str]) -> int:
             f"{name}: batches by tokens / random batches, {how}" for how in (f"padded to {each.longest}", "padded each")
         ]
         mixed = f"{name}: bf16 autocast / fp32"
+        fused = f"{name}: attention by matrix products / fused"
         if not folder:
-            for row, bar in zip([*names, mixed], (each.bar_padded, each.bar_random, BAR_MIXED), strict=True):
+            bars = (each.bar_padded, each.bar_random, BAR_MIXED, BAR_ATTENTION)
+            for row, bar in zip([*names, mixed, fused], bars, strict=True):
                 missing(row, unit, "SLIMCART_DATA is not set", bar)
             continue
         data, peer = Rows(Path(folder), name), f"the same loop, torch {torch.__version__}"
@@ -126,6 +134,7 @@ def main(chosen: list[str]) -> int:
         compare(names[0], unit, ours, Side(data, data.at_random(each.longest)), peer, each.bar_padded)
         compare(names[1], unit, ours, Side(data, data.at_random()), peer, each.bar_random)
         compare(mixed, unit, ours, Side(data, data.by_tokens(), WHOLE), peer, BAR_MIXED)
+        compare(fused, unit, ours, Side(data, data.by_tokens(), fused=True), peer, BAR_ATTENTION)
     return 0
 
 

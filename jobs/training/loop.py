@@ -24,6 +24,7 @@ from cluster.outbox import Outbox
 from configs.loader import Spec
 from jobs.compression.spec import DistillStep
 from jobs.data.prepared import Prepared
+from jobs.models.attention import choose_attention
 from jobs.models.reference import write_reference
 from jobs.models.spec import OptimizerSpec
 from jobs.recipe import Recipe
@@ -70,6 +71,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         model = task.teacher(recipe)
     else:
         model = task.student(Path(fit.teacher or ""), recipe, _path(fit.start))
+    choose_attention(model, recipe.engine)
     epochs = [task.epoch(recipe.seed, epoch, recipe.engine) for epoch in range(spec.epochs)]
     steps = list(itertools.accumulate(map(len, epochs), initial=0))  # before each epoch, and in all
     zeros = Zeros(task.result(model), fit.step, steps[-1]) if fit.step and fit.step.keep_zeros else None

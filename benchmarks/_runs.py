@@ -1,0 +1,68 @@
+"""The jobs over one real data set with one seed, in a folder of their own. A teacher is trained once and kept."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks._recorded import verb
+from configs.loader import load
+from jobs.measure.comparison import STATIC, TEACHER, TFIDF
+from jobs.measure.contenders import Contender
+from jobs.measure.fresh import Question, ask
+from jobs.recipe import Recipe
+
+
+class Study(NamedTuple):
+    """A data set's recipe, its metric, and what the study changes of the recipe."""
+
+    recipe: str
+    metric: str
+    overrides: tuple[str, ...] = ()
+
+
+class Runs:
+    """One seed of a study of the set `name` in the folder `data`. What is made lies below `scratch`."""
+
+    def __init__(self, scratch: Path, data: Path, name: str, study: Study, seed: int) -> None:
+        self.folder, self._log = scratch / f"{name}-{seed}", scratch / f"{name}-{seed}.log"
+        files = [f"data.{split}={data / name / split}.jsonl.gz" for split in ("train", "validation", "test")]
+        self._study, self._told = study, [*files, *study.overrides, f"seed={seed}"]
+        self._given = [each.replace(str(data), "$SLIMCART_DATA") for each in self._told]
+        self.recipe = load(Recipe, study.recipe, [*self._told, f"output={self.folder}"])
+
+    def verb(self, name: str, *overrides: str) -> dict[str, float]:
+        """Metrics of `python -m jobs.<name>`."""
+        return verb(name, self._study.recipe, [*self._told, f"output={self.folder}", *overrides], self._log)
+
+    def command(self, name: str, overrides: Sequence[str]) -> str:
+        """What a user would write for it."""
+        return shlex.join(["python", "-m", f"jobs.{name}", "--config", self._study.recipe, *self._given, *overrides])
+
+    def score(self, name: str, kind: str, folder: Path | None = None) -> float:
+        """The metric of a contender on the test rows."""
+        contender = Contender.model_validate({"name": name, "kind": kind, "folder": str(folder) if folder else None})
+        asked = Question(task=self.recipe.task, data=self.recipe.data, split="test", contenders=[contender])
+        return ask(asked)[name].metrics[self._study.metric]
+
+    @property
+    def teacher(self) -> Path:
+        """The teacher's folder."""
+        return self.folder / "teacher"
+
+    @cached_property
+    def known(self) -> dict[str, float]:
+        """Metrics of the teacher, and of the baselines where it classifies; trains it where it is not there yet."""
+        file = self.folder / "known.json"
+        if not file.exists():
+            self.verb("finetune")
+            scores = {TEACHER: self.score(TEACHER, "reference", self.teacher)}
+            if self.recipe.task == "classify":
+                scores[TFIDF] = self.score(TFIDF, "tfidf")
+                scores[STATIC] = self.score(STATIC, "static", self.teacher)
+            file.write_text(json.dumps(scores), encoding="utf-8")
+        return json.loads(file.read_text(encoding="utf-8"))
