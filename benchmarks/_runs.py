@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shlex
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ class Study(NamedTuple):
     recipe: str
     metric: str
     overrides: tuple[str, ...] = ()
+    rows: tuple[str, tuple[str, ...]] | None = None  # a column, and the values of it that the study is about; None: all
 
 
 class Runs:
@@ -30,24 +32,27 @@ class Runs:
 
     def __init__(self, scratch: Path, data: Path, name: str, study: Study, seed: int) -> None:
         self.folder, self._log = scratch / f"{name}-{seed}", scratch / f"{name}-{seed}.log"
-        files = [f"data.{split}={data / name / split}.jsonl.gz" for split in ("train", "validation", "test")]
-        self._study, self._told = study, [*files, *study.overrides, f"seed={seed}"]
-        self._given = [each.replace(str(data), "$SLIMCART_DATA") for each in self._told]
+        files = {split: data / name / f"{split}.jsonl.gz" for split in ("train", "validation", "test")}
+        if study.rows:
+            files = {split: _those(file, scratch / name, *study.rows) for split, file in files.items()}
+        sources = [f"data.{split}={file}" for split, file in files.items()]
+        self.study, self._told = study, [*sources, *study.overrides, f"seed={seed}"]
+        self._given = [each.replace(str(data), "$SLIMCART_DATA").replace(f"{scratch}/", "") for each in self._told]
         self.recipe = load(Recipe, study.recipe, [*self._told, f"output={self.folder}"])
 
     def verb(self, name: str, *overrides: str) -> dict[str, float]:
         """Metrics of `python -m jobs.<name>`."""
-        return verb(name, self._study.recipe, [*self._told, f"output={self.folder}", *overrides], self._log)
+        return verb(name, self.study.recipe, [*self._told, f"output={self.folder}", *overrides], self._log)
 
     def command(self, name: str, overrides: Sequence[str]) -> str:
         """What a user would write for it."""
-        return shlex.join(["python", "-m", f"jobs.{name}", "--config", self._study.recipe, *self._given, *overrides])
+        return shlex.join(["python", "-m", f"jobs.{name}", "--config", self.study.recipe, *self._given, *overrides])
 
     def score(self, name: str, kind: str, folder: Path | None = None) -> float:
         """The metric of a contender on the test rows."""
         contender = Contender.model_validate({"name": name, "kind": kind, "folder": str(folder) if folder else None})
         asked = Question(task=self.recipe.task, data=self.recipe.data, split="test", contenders=[contender])
-        return ask(asked)[name].metrics[self._study.metric]
+        return ask(asked)[name].metrics[self.study.metric]
 
     @property
     def teacher(self) -> Path:
@@ -66,3 +71,15 @@ class Runs:
                 scores[STATIC] = self.score(STATIC, "static", self.teacher)
             file.write_text(json.dumps(scores), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _those(file: Path, folder: Path, column: str, values: Sequence[str]) -> Path:
+    """A file in `folder` of the rows with one of the values."""
+    made = folder / file.name.removesuffix(".gz")
+    if not made.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            chosen = [line for line in lines if json.loads(line)[column] in values]
+        made.with_suffix(".partial").write_text("".join(chosen), encoding="utf-8")
+        made.with_suffix(".partial").replace(made)
+    return made

@@ -57,7 +57,12 @@ def _classifiers() -> dict[str, Student]:
 STUDIES = {
     "intent_banking77": (Study("configs/intent.yaml", "accuracy", (ONE_CORE,)), _classifiers()),
     "description_rnnlg": (
-        Study("configs/description.yaml", "bleu", ("teacher.new.layers=6", ONE_CORE)),
+        Study(
+            "configs/description.yaml",
+            "bleu",
+            ("teacher.new.layers=6", ONE_CORE),
+            rows=("act", ("inform", "recommend")),
+        ),
         {"a decoder of 38 % of the parameters": Student(["student.layers=2"], None)},
     ),
 }
