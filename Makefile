@@ -20,7 +20,7 @@ export PIP_ROOT_USER_ACTION := ignore
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint test test-parallel up down status demo bench clean
+.PHONY: help install lint test test-parallel test-faults up down status demo bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target what; do
@@ -61,11 +61,11 @@ test: install  ## lint and all tests; fails where any of them does
 	@status=0 log=$$(mktemp)
 	{
 		rest=0
-		.venv/bin/python -m pytest -q -m "not cluster and not parallel" || rest=1
+		.venv/bin/python -m pytest -q -m "not cluster and not parallel and not often" || rest=1
 		$(MAKE) lint || { rest=1; echo "make lint failed"; }
 		exit $$rest
 	} > "$$log" 2>&1 & beside=$$!
-	.venv/bin/python -m pytest -q -m "cluster and not parallel" || status=1
+	.venv/bin/python -m pytest -q -m "cluster and not parallel and not often" || status=1
 	wait $$beside || status=1
 	cat "$$log"
 	rm "$$log"
@@ -73,6 +73,9 @@ test: install  ## lint and all tests; fails where any of them does
 
 test-parallel: install  ## the long tests, most with four training workers (about eight minutes)
 	@.venv/bin/python -m pytest -q -m parallel
+
+test-faults: install  ## kills, damages, full disks and servers away, often; a table of what held (up to an hour)
+	@.venv/bin/python -m pytest -q -m fault
 
 up: install  ## start Ray and MLflow on this machine; then: source .slimcart/env
 	@.venv/bin/python -m cluster.local up --state "$(STATE)"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
-import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,10 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     teacher_metric = taught(prepared, teacher_outputs)[classify.METRIC]
     if not teacher_metric:
         raise JobError("the teacher is right on none of the validation rows: its students would have nothing to keep")
-    trials_folder = Path(output(recipe), ".work", f"trials-{uuid.uuid4().hex[:8]}")
+    trials_folder = Path(output(recipe), ".work", f"trials-{search_key(recipe, prepared)[:16]}")
+    for other in trials_folder.parent.glob("trials-*"):
+        if other != trials_folder:  # of a search that nobody goes on with
+            shutil.rmtree(other, ignore_errors=True)
     objective = functools.partial(
         trial,
         recipe=recipe.model_dump(),
@@ -82,7 +84,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         parent=run.id,
         teacher_metric=teacher_metric,
     )
-    trials = search(objective, recipe.search, trials_folder / "ray")
+    trials = search(objective, recipe.search, trials_folder / "search")
     choice = choose(trials, recipe.budget)
     for each in trials:
         log.info("trial %s %s", each.id, choice.reasons[each.id])
@@ -143,6 +145,7 @@ def trial(
     )
     chosen = whole.at(values).model_copy(update={"engine": engine})
     place = Path(folder, trial_id)
+    shutil.rmtree(place, ignore_errors=True)  # what was left of it when it failed, or was killed
     with tracking.run(
         "trial",
         experiment=whole.tracking.experiment,

@@ -14,9 +14,11 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # no t
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import pytest
+from _pytest.terminal import TerminalReporter
 
 from cluster import local
 from cluster.record import Cluster
+from tests import faults
 from tests.processes import FOREIGN, free_port
 from tests.tiny_shop import write_completions, write_encoder, write_recipe, write_rows
 
@@ -27,6 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cluster)
+        faults.note(item)
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    """`-m fault` ends with a table."""
+    if config.getoption("markexpr") == faults.ROW:
+        faults.summarise(terminalreporter)
 
 
 @pytest.fixture(scope="session")

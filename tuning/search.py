@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tuning.journal import ERROR, METRICS, Progress, leave
 from tuning.pareto import Trial
 from tuning.space import param_space, plain
 from tuning.spec import SearchSpec
@@ -14,50 +17,72 @@ from tuning.spec import SearchSpec
 Objective = Callable[[dict[str, Any], str], Mapping[str, float]]
 SCORE = "score"
 TRIAL_MEMORY = 1 << 20  # bytes; Ray Tune wants some resource, and every CPU belongs to what a trial starts
-MEASURED = "measured"  # apart from what Ray adds to a result: process ids, times, counters
+TRIES = 2  # of a trial that fails
 
 log = logging.getLogger(__name__)
 
 
 def search(objective: Objective, spec: SearchSpec, folder: Path) -> list[Trial]:
-    """Run the trials; a trial that raises is a failed one and the others go on. `folder` is for Ray's own notes.
+    """Run the trials; one that raises twice, or whose score is no number, is a failed one, and the others go on.
+
+    A search that was killed goes on in its `folder`: what has ended stays as it was found, what was begun is begun
+    again under the same id, what follows is what would have followed.
 
     The objective runs in processes of its own without a CPU to itself: what it starts (training workers) asks Ray
     for cores, so the trials side by side are limited by `spec.concurrent`.
     """
     from ray import tune
 
+    from tuning.replay import NUMBER, Notes, Replay, name
+
     trials = spec.trials if spec.space else 1
     if trials < spec.trials:
         log.info("search.space is empty: one trial instead of %d equal ones", spec.trials)
+    progress = Progress(folder, trials)
+    if progress.values:
+        log.info("the search goes on: %d of %d trials have ended", len(progress.ended), trials)
 
     def trainable(values: dict[str, Any]) -> dict[str, Any]:
-        measured = dict(objective(plain(values), tune.get_context().get_trial_id()))
-        return {SCORE: measured[SCORE], MEASURED: measured}
+        number = values.pop(NUMBER)
+        leave(folder, number, None)
+        try:
+            measured = dict(objective(plain(values), name(number)))
+            if not math.isfinite(measured[SCORE]):
+                raise ValueError(f"its score is {measured[SCORE]}")
+        except Exception as error:
+            leave(folder, number, {ERROR: _first_cause(error)})
+            raise
+        leave(folder, number, {METRICS: measured})
+        return {SCORE: measured[SCORE]}
 
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, {"memory": TRIAL_MEMORY}),
-        param_space=param_space(spec.space),
-        tune_config=tune.TuneConfig(
-            metric=SCORE,
-            mode="max",
-            search_alg=_algorithm(spec, trials),
-            num_samples=trials,
-            max_concurrent_trials=spec.concurrent,
-            time_budget_s=spec.max_seconds,
-        ),
-        run_config=tune.RunConfig(name="trials", storage_path=str(folder), verbose=0, callbacks=[_narrator(trials)]),
-    )
-    outcomes = []
-    for result in tuner.fit():
-        metrics = {name: float(value) for name, value in (result.metrics or {}).get(MEASURED, {}).items()}
-        error = None if result.error is None else _first_cause(result.error)
-        if error is None and not metrics:
-            error = "stopped before it was measured"
-        outcomes.append(
-            Trial((result.metrics or {}).get("trial_id", result.path), plain(result.config or {}), metrics, error)
-        )
-    return outcomes
+    replay = Replay(_algorithm(spec, trials), progress)
+    seconds = progress.seconds_left(spec.max_seconds)
+    if progress.left and seconds != 0:
+        tune.Tuner(
+            tune.with_resources(trainable, {"memory": TRIAL_MEMORY}),
+            param_space=param_space(spec.space),
+            tune_config=tune.TuneConfig(
+                metric=SCORE,
+                mode="max",
+                search_alg=replay,
+                num_samples=progress.left,
+                max_concurrent_trials=spec.concurrent,
+                time_budget_s=seconds,
+            ),
+            run_config=tune.RunConfig(
+                name=f"trials-{time.time_ns()}",
+                storage_path=str(folder / "ray"),
+                verbose=0,
+                callbacks=[Notes(progress, replay, trials)],
+                failure_config=tune.FailureConfig(max_failures=TRIES - 1),
+            ),
+        ).fit()
+    progress.journal.close()
+    return [
+        Trial(name(number), values, entry.get(METRICS, {}), entry.get(ERROR))
+        for number, values in sorted(progress.values.items())
+        if (entry := progress.ended.get(number, {ERROR: "not begun before search.max_seconds were over"}))
+    ]
 
 
 def _algorithm(spec: SearchSpec, trials: int) -> Any:
@@ -65,39 +90,12 @@ def _algorithm(spec: SearchSpec, trials: int) -> Any:
 
     At least as many draws as trials run at once: asked before any result is in, TPE proposes near copies of what runs.
     """
-    if spec.algorithm == "random" or not spec.space:
-        from ray.tune.search import BasicVariantGenerator
-
-        return BasicVariantGenerator(random_state=spec.seed)
+    if not spec.space:
+        return None
     from ray.tune.search.hyperopt import HyperOptSearch
 
-    initial = max(1, round(trials / 4), min(spec.concurrent, trials))
+    initial = max(1, round(trials / 4), min(spec.concurrent, trials)) if spec.algorithm == "hyperopt" else trials
     return HyperOptSearch(n_initial_points=initial, random_state_seed=spec.seed)
-
-
-def _narrator(trials: int) -> Any:
-    from ray.tune import Callback
-
-    class Narrator(Callback):
-        """One line in the log when a trial starts and when it ends."""
-
-        started = ended = 0
-
-        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.started += 1
-            log.info("trial %s (%d of %d) starts: %s", trial.trial_id, self.started, total, plain(trial.config))
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.ended += 1
-            score = (trial.last_result or {}).get(SCORE)
-            log.info("trial %s done (%d of %d): score %s", trial.trial_id, self.ended, total, score)
-
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.ended += 1
-            log.warning("trial %s failed (%d of %d)", trial.trial_id, self.ended, total)
-
-    total = trials
-    return Narrator()
 
 
 def _first_cause(error: BaseException) -> str:

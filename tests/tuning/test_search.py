@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +14,9 @@ import pytest
 
 from cluster import session
 from cluster.record import Cluster
+from tests.faults import fault
+from tests.processes import ROOT
+from tests.tuning.searching import SPACE as SEARCHED
 from tuning.pareto import Trial
 from tuning.search import _algorithm, search
 from tuning.space import param_space, plain
@@ -92,6 +100,64 @@ def test_an_objective_without_a_score_fails_its_trial(joined: None, tmp_path: Pa
     assert trial.error == "KeyError: 'score'"
 
 
+def searching(folder: Path, environment: dict[str, str], trials: int) -> subprocess.Popen[str]:
+    """The process of a search; its output goes to a file in the folder."""
+    command = [sys.executable, "-m", "tests.tuning.searching", str(folder), str(trials), "3"]
+    with (folder / "said").open("w") as said:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT, text=True)
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+
+@fault("search, its driver killed at random", runs=10)
+def test_a_killed_search_ends_with_the_trials_of_an_unkilled_one(
+    environment: dict[str, str], tmp_path: Path, seed: int
+):
+    trials = 12 if seed else 3
+    wanted = suggestions(SearchSpec.model_validate({"space": SEARCHED, "trials": trials, "seed": 3}))
+    journal, last = tmp_path / "search" / "journal", 1 + 2 * trials
+    kill_after = int(np.random.default_rng(seed).integers(2, last))  # lines
+    with searching(tmp_path, environment, trials) as driver:
+        while len(lines(journal)) < kill_after and driver.poll() is None:
+            time.sleep(0.01)
+        driver.kill()
+    ended = [number for number in range(trials) if (tmp_path / "search" / f"result-{number}.json").exists()]
+    calls = lines(tmp_path / "calls")
+    with searching(tmp_path, environment, trials) as driver:
+        assert driver.wait(timeout=300) == 0, (tmp_path / "said").read_text()
+    found = json.loads(lines(tmp_path / "said")[-1])
+    assert [values for _, values, _, _ in found] == wanted
+    assert [metrics for _, _, metrics, _ in found] == [{"score": -abs(each["sparsity"] - 0.3)} for each in wanted]
+    again = {line.split()[0] for line in lines(tmp_path / "calls")[len(calls) :]}
+    assert not again & {f"{number + 1:02d}" for number in ended}
+
+
+def test_a_trial_that_fails_is_tried_once_more(joined: None, tmp_path: Path):
+    def fails_at_first(values: dict[str, Any], trial_id: str) -> dict[str, float]:
+        tried = tmp_path / "tried"
+        if not tried.exists():
+            tried.touch()
+            raise ValueError("no room")
+        return {"score": 0.5}
+
+    (trial,) = search(fails_at_first, spec(trials=1), tmp_path)
+    assert (trial.metrics, trial.error) == ({"score": 0.5}, None)
+
+
+def test_a_score_that_is_no_number_is_a_failure_and_a_killed_trial_says_so(joined: None, tmp_path: Path):
+    def killed_or_nan(values: dict[str, Any], trial_id: str) -> dict[str, float]:
+        if trial_id == "01":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"score": float("nan")}
+
+    killed, nan = search(killed_or_nan, spec(trials=2, concurrent=2), tmp_path)
+    assert killed.metrics == nan.metrics == {}
+    assert killed.error and "died" in killed.error
+    assert nan.error == "ValueError: its score is nan"
+
+
 def suggestions(asked: SearchSpec, best: float = 0.3) -> list[dict[str, Any]]:
     """What the algorithm suggests, one trial after the other, where `best` is the best sparsity. Runs no process."""
     algorithm = _algorithm(asked, asked.trials)
@@ -132,9 +198,8 @@ def test_a_quarter_of_the_trials_is_drawn_before_anything_is_learned(trials: int
 
 
 def test_random_search_draws_blindly():
-    from ray.tune.search import BasicVariantGenerator
-
-    assert isinstance(_algorithm(spec(algorithm="random"), 8), BasicVariantGenerator)
+    runs = [suggestions(spec(trials=12, algorithm="random"), best) for best in (0.0, 1.0)]
+    assert runs[0] == runs[1]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,0 +1,33 @@
+"""A search in a process of its own, to be killed: python -m tests.tuning.searching <folder> <trials> <seed>."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from cluster import session
+from tuning.search import search
+from tuning.spec import SearchSpec
+
+SPACE = {"rate": {"loguniform": [1e-5, 1e-1]}, "sparsity": {"uniform": [0, 1]}}
+
+
+def main(folder: Path, trials: int, seed: int) -> None:
+    """Search; the trials are the last line."""
+    session.connect()
+
+    def cost(values: dict[str, Any], trial_id: str) -> dict[str, float]:
+        with (folder / "calls").open("a", encoding="utf-8") as calls:
+            calls.write(f"{trial_id} {os.getpid()}\n")
+        return {"score": -abs(values["sparsity"] - 0.3)}
+
+    spec = SearchSpec.model_validate({"space": SPACE, "trials": trials, "seed": seed})
+    found = search(cost, spec, folder / "search")
+    print(json.dumps([[each.id, each.values, each.metrics, each.error] for each in found]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

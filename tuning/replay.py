@@ -1,0 +1,129 @@
+"""A searcher that goes on where an earlier process was killed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from cluster.session import JobError
+from tuning.journal import ERROR, METRICS, Entry, Progress
+from tuning.space import plain
+
+SCORE = "score"
+NUMBER = "number of the trial"  # among the values that Ray Tune hands to it
+
+LONGEST = 500  # letters of a reason
+
+log = logging.getLogger(__name__)
+
+
+def name(number: int) -> str:
+    """Of a trial, in logs, reports and folders."""
+    return f"{number + 1:02d}"
+
+
+class Replay(Searcher):
+    """Suggestions of `inner`, each with its number. Trials that were begun and have not ended come first.
+
+    `inner` is told what the journal holds in the same order: with the same seed it is then where it was, to the last
+    trial that ended (Ray Tune's own snapshot may be 10 s old). Without `inner` the only suggestion is an empty one.
+    """
+
+    def __init__(self, inner: Searcher | None, progress: Progress) -> None:
+        super().__init__(metric=SCORE, mode="max")
+        self._inner, self._progress, self._again = inner, progress, progress.begun
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Gives `inner` the space, then the journal. Raises `JobError` where it would have drawn other values."""
+        if self._inner is None:
+            return True
+        taken = self._inner.set_search_properties(metric, mode, config, **spec)
+        for entry in self._progress.journal.entries:
+            if "ended" in entry:
+                self.tell(entry)
+            elif "asked" in entry and plain(self._inner.suggest(name(entry["asked"])) or {}) != entry["values"]:
+                raise JobError(
+                    f"{self._progress.journal.file}: begun by another version, which drew other values; remove "
+                    f"{self._progress.folder} to begin the search again"
+                )
+        return taken
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Values of the next trial, with its `NUMBER`."""
+        if self._again:
+            number = self._again.pop(0)
+        else:
+            number = len(self._progress.values)
+            suggested = {} if self._inner is None else self._inner.suggest(name(number))
+            if suggested is None or suggested == Searcher.FINISHED:
+                return suggested
+            self._progress.begin(plain(suggested))
+        return {**self._progress.values[number], NUMBER: number}
+
+    def tell(self, entry: Entry) -> None:
+        """Let `inner` learn from a trial that has ended."""
+        if self._inner is None:
+            return
+        if METRICS in entry:
+            self._inner.on_trial_complete(name(entry["ended"]), {SCORE: entry[METRICS][SCORE]})
+        else:
+            self._inner.on_trial_complete(name(entry["ended"]), error=True)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: `Notes` hears the reason, too."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is what is kept."""
+
+
+class Notes(Callback):
+    """Notes what became of a trial, and says in the log when one starts and when it ends."""
+
+    def __init__(self, progress: Progress, replay: Replay, trials: int) -> None:
+        self._progress, self._replay, self._trials = progress, replay, trials
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """It starts, for the first or the second time."""
+        values = {key: value for key, value in trial.config.items() if key != NUMBER}
+        again = ", again" if trial.num_failures else ""
+        log.info("trial %s of %d starts%s: %s", self._name(trial), self._trials, again, plain(values))
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """It failed for the first time."""
+        log.warning("trial %s failed: %s; it is tried once more", self._name(trial), self._reason(trial))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """It is done, or was stopped."""
+        found = self._progress.result(trial.config[NUMBER])
+        self._end(trial, found if METRICS in found else {ERROR: "stopped before it was measured"})
+        score = found.get(METRICS, {}).get(SCORE)
+        log.info("trial %s done (%d of %d): score %s", self._name(trial), self._ended, self._trials, score)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """It failed for the second time."""
+        reason = self._reason(trial)
+        self._end(trial, {ERROR: reason})
+        log.warning("trial %s failed (%d of %d): %s", self._name(trial), self._ended, self._trials, reason)
+
+    def _end(self, trial: Trial, found: Entry) -> None:
+        self._replay.tell(self._progress.end(trial.config[NUMBER], found))
+
+    def _reason(self, trial: Trial) -> str:
+        """In the words of the trial itself, or in Ray's where its process died."""
+        if ERROR in (found := self._progress.result(trial.config[NUMBER])):
+            return found[ERROR]
+        text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        return " ".join(text.rpartition("(occurred at ")[2].split()[1:])[:LONGEST] or "its process died"
+
+    @property
+    def _ended(self) -> int:
+        return len(self._progress.ended)
+
+    @staticmethod
+    def _name(trial: Trial) -> str:
+        return name(trial.config[NUMBER])
