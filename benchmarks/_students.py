@@ -24,7 +24,13 @@ TOGETHER = {  # overrides of configs/intent.yaml, whose own weights are kl 0.9 a
     "kl + cross_entropy + hidden": ["distillation.weights.hidden=1"],
     "relations, then kl + cross_entropy": ["distillation.stages=[{epochs: 2, weights: {relations: 1}}]"],
 }
-EDGE = ["student.kind=conv", "student.layers=2", "distillation.learning_rate=2e-3", "distillation.epochs=12"]
+EDGE = [
+    "student.kind=conv",
+    "student.layers=2",
+    "distillation.learning_rate=2e-3",
+    "distillation.epochs=12",
+    "search.space={}",  # it names layers of the teacher
+]
 
 
 class Student(NamedTuple):

@@ -16,6 +16,7 @@ from cluster.session import JobError
 from cluster.spec import EngineSpec
 from configs.folder import FolderError
 from configs.loader import UsageError
+from tests.faults import fault
 
 COLLATERAL = RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1234")
 
@@ -50,3 +51,28 @@ def test_a_killed_worker_without_restarts_is_an_error_of_one_line(on_cluster: Cl
     with pytest.raises(JobError, match=r"^training failed: .+$") as failed:
         launch.fit(f"{__name__}:die", {}, EngineSpec(cpus_per_worker=1, max_failures=0), tmp_path)
     assert "\n" not in str(failed.value)
+
+
+def stand_still_once(config: dict[str, Any]) -> str:
+    """Runs on the workers: the second one stops, the first time."""
+    import torch.distributed
+
+    before = Path(config["before"])
+    if torch.distributed.get_rank() == 1 and not before.exists():
+        before.touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    torch.distributed.barrier()
+    return "went on"
+
+
+@fault("worker stopped (SIGSTOP)")
+def test_a_worker_that_stands_still_is_noticed_and_the_group_starts_again(
+    on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    session.connect()
+    monkeypatch.setattr(launch, "STANDSTILL_SECONDS", 5)
+    monkeypatch.delenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", raising=False)
+    spec = EngineSpec(workers=2, cpus_per_worker=1, max_failures=1)
+    config = {"before": str(tmp_path / "before")}
+    assert launch.fit(f"{__name__}:stand_still_once", config, spec, tmp_path) == "went on"
+    assert (tmp_path / "before").exists()
