@@ -55,7 +55,6 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
     # How often Ray looks at the workers: every report of an epoch waits for its next look, and so does the end.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(STANDSTILL_SECONDS))
-    os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")  # then they are killed
     if len(ray.nodes()) == 1:  # no node to move to when this one is taken away, so no process that watches for it
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     environment = dict(WORKER_ENVIRONMENT)

@@ -10,12 +10,12 @@ from _pytest.terminal import TerminalReporter
 ROW = "fault"
 
 
-def fault(row: str, runs: int = 1) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Mark a test as one of the table's `row`; with several `runs` it takes a `seed`."""
+def fault(row: str, runs: int = 1, slow: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Mark a test as of the table's `row`; with several `runs` it takes a `seed`. A `slow` one never runs elsewhere."""
     seeds = [pytest.param(seed, marks=[pytest.mark.often] if seed else []) for seed in range(runs)]
 
     def marked(test: Callable[..., None]) -> Callable[..., None]:
-        test = pytest.mark.fault(row)(test)
+        test = pytest.mark.fault(row)(pytest.mark.often(test) if slow else test)
         return pytest.mark.parametrize("seed", seeds)(test) if runs > 1 else test
 
     return marked

@@ -18,6 +18,7 @@ import torch.distributed
 from cluster import checkpoint
 from cluster.session import JobError
 from configs.folder import FolderError
+from tests.faults import fault
 
 SHARDS = ("rank-0.bin", "rank-1.bin")
 
@@ -93,6 +94,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@fault("checkpoint damaged")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(two: Path, damage: str):
     DAMAGES[damage](two / "epoch-0002")
@@ -102,6 +104,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(two: Path
     assert restore(two) == {"epoch": 2}
 
 
+@fault("checkpoint damaged")
 def test_without_the_digests_a_damaged_checkpoint_would_be_taken(two: Path, monkeypatch: pytest.MonkeyPatch):
     DAMAGES["one bit flipped"](two / "epoch-0002")
     monkeypatch.setattr(checkpoint, "verify", lambda folder, name: None)
@@ -109,6 +112,7 @@ def test_without_the_digests_a_damaged_checkpoint_would_be_taken(two: Path, monk
         restore(two)
 
 
+@fault("checkpoint damaged")
 def test_where_no_checkpoint_is_whole_the_run_ends_with_file_and_reason_every_time(two: Path):
     for epoch in ("epoch-0001", "epoch-0002"):
         DAMAGES["cut"](two / epoch)
@@ -122,6 +126,7 @@ def test_a_run_without_checkpoints_starts_from_the_beginning(tmp_path: Path):
     assert restore(tmp_path / "run") is None
 
 
+@fault("disk full")
 def test_a_checkpoint_that_would_fill_the_disk_is_not_begun(two: Path, monkeypatch: pytest.MonkeyPatch):
     size = sum(path.stat().st_size for path in (two / "epoch-0002").iterdir())
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2 * size - 1))
@@ -133,6 +138,7 @@ def test_a_checkpoint_that_would_fill_the_disk_is_not_begun(two: Path, monkeypat
     assert restore(two) == {"epoch": 3}
 
 
+@fault("disk full")
 def test_a_disk_that_fills_up_in_between_leaves_the_checkpoint_before(two: Path, monkeypatch: pytest.MonkeyPatch):
     def full(self: Shards, folder: Path, progress: dict[str, Any]) -> None:
         (folder / SHARDS[0]).write_bytes(b"half")
@@ -232,11 +238,13 @@ def after_a_death_at_every_point(place: Path, prepare: Callable[[], None]) -> li
     return found
 
 
+@fault("killed inside a save")
 def test_a_death_at_any_point_of_a_save_leaves_this_checkpoint_or_the_one_before(tmp_path: Path):
     found = after_a_death_at_every_point(tmp_path, lambda: None)
     assert len(found) >= 10
     assert found == sorted(found, key=str) and set(found) == {1, 2}
 
 
+@fault("killed inside a save")
 def test_without_the_protocol_a_death_leaves_half_of_a_checkpoint_that_is_loaded(tmp_path: Path):
     assert None in after_a_death_at_every_point(tmp_path, without_protocol)

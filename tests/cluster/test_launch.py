@@ -65,7 +65,7 @@ def stand_still_once(config: dict[str, Any]) -> str:
     return "went on"
 
 
-@fault("worker stopped (SIGSTOP)")
+@fault("worker stopped (SIGSTOP)", slow=True)  # Ray waits 30 s for its part in ending the process group
 def test_a_worker_that_stands_still_is_noticed_and_the_group_starts_again(
     on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -19,6 +19,7 @@ from cluster.delivery import Delivery
 from cluster.outbox import Outbox, replay
 from cluster.patience import client
 from cluster.record import Cluster
+from tests.faults import fault
 from tests.processes import ROOT
 from tests.proxy import Fault, Proxy, in_front_of
 
@@ -70,6 +71,7 @@ def told(path: Path) -> list[Mapping[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@fault("MLflow away, slow or failing")
 @pytest.mark.parametrize(("fault", "tries_again"), [("500", True), ("drop", True), ("lose", True), ("drop", False)])
 def test_metrics_that_the_server_did_not_take_at_once_are_there_once(
     proxy: Proxy, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, tries_again: bool
@@ -85,6 +87,7 @@ def test_metrics_that_the_server_did_not_take_at_once_are_there_once(
     assert spool.waiting(tmp_path) == []
 
 
+@fault("driver killed")
 @pytest.mark.parametrize("asks", [True, False])
 def test_a_step_that_is_done_again_after_a_kill_keeps_its_first_value(
     run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: bool
@@ -101,6 +104,7 @@ def test_a_step_that_is_done_again_after_a_kill_keeps_its_first_value(
     assert rows(run) == sorted([(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.5), *twice])
 
 
+@fault("MLflow away, slow or failing")
 def test_while_the_server_hangs_nobody_waits_and_everything_is_on_disk(proxy: Proxy, run: str, tmp_path: Path):
     proxy.fault = lambda request: "hang"
     box = Outbox(run, tmp_path)
@@ -119,6 +123,7 @@ def test_while_the_server_hangs_nobody_waits_and_everything_is_on_disk(proxy: Pr
     assert spool.waiting(tmp_path) == []
 
 
+@fault("driver killed")
 @pytest.mark.parametrize("spooled", ["yes", "no"])
 def test_what_was_logged_before_a_kill_is_sent_by_the_next_and_once(run: str, tmp_path: Path, spooled: str):
     command = [sys.executable, "-c", LOG_AND_DIE, run, str(tmp_path), spooled]
@@ -132,6 +137,7 @@ def test_what_was_logged_before_a_kill_is_sent_by_the_next_and_once(run: str, tm
     assert spool.waiting(tmp_path) == []
 
 
+@fault("MLflow away, slow or failing")
 def test_a_locked_database_delays_metrics_and_doubles_none(
     proxy: Proxy, run: str, on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -147,6 +153,7 @@ def test_a_locked_database_delays_metrics_and_doubles_none(
     assert rows(run) == [(1, 1.0)]
 
 
+@fault("disk full")
 def test_a_full_disk_stops_nobody_and_leaves_whole_lines(
     proxy: Proxy, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

@@ -21,6 +21,7 @@ from cluster.patience import DEFAULTS, client
 from cluster.record import Cluster
 from cluster.session import JobError
 from cluster.tracking import code_version
+from tests.faults import fault
 from tests.processes import ROOT
 from tests.proxy import Proxy, in_front_of
 
@@ -184,6 +185,7 @@ def test_metrics_are_there_with_their_steps_when_the_run_has_ended(on_cluster: C
     assert set(read(run.id).data.metrics) == {"loss"}
 
 
+@fault("MLflow away, slow or failing")
 def test_a_server_that_goes_away_ends_no_job_and_gets_everything_from_the_next(
     proxy: Proxy,
     recipe: dict[str, Any],
@@ -223,6 +225,7 @@ def test_a_server_that_goes_away_ends_no_job_and_gets_everything_from_the_next(
     assert spool.waiting(output) == []
 
 
+@fault("MLflow away, slow or failing")
 def test_the_error_of_a_job_outlives_a_server_that_went_away(proxy: Proxy, recipe: dict[str, Any]):
 
     def job() -> None:
@@ -234,6 +237,7 @@ def test_the_error_of_a_job_outlives_a_server_that_went_away(proxy: Proxy, recip
         job()
 
 
+@fault("driver killed")
 @pytest.mark.parametrize("noted", [True, False])
 def test_a_killed_job_is_gone_on_with_in_its_own_runs(ended: list[Path], noted: bool):
     output = ended[0 if noted else 1]
@@ -253,12 +257,14 @@ def test_a_killed_job_is_gone_on_with_in_its_own_runs(ended: list[Path], noted: 
     assert not list((output / ".work").glob("run-*.json"))
 
 
+@fault("driver killed")
 def test_a_killed_job_that_another_recipe_follows_is_marked_as_killed(ended: list[Path]):
     with record({"name": "tiny", "output": str(ended[2]), "seed": 1}):
         pass
     assert sorted(each.info.status for each in runs_of(ended[2])) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
 
 
+@fault("driver killed")
 @pytest.mark.parametrize("heard", [True, False])
 def test_a_job_that_is_stopped_marks_its_runs_as_killed(ended: list[Path], heard: bool):
     output = ended[3 if heard else 4]
@@ -273,6 +279,7 @@ def test_the_second_of_two_jobs_with_one_output_opens_no_run(on_cluster: Cluster
         assert read(run.id).info.status == "RUNNING"
 
 
+@fault("MLflow away, slow or failing")
 def test_an_opening_whose_answer_was_lost_opens_one_run(proxy: Proxy, recipe: dict[str, Any]):
     proxy.break_first(1, "runs/create", "lose")
     with record(recipe) as run:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -10,7 +11,8 @@ import pytest
 
 from cluster import underway
 from cluster.session import JobError
-from tests.processes import ROOT
+from tests.faults import fault
+from tests.processes import ROOT, run
 
 HOLD = """
 import sys
@@ -20,6 +22,45 @@ with only_job(Path(sys.argv[1]), "tune (submission raysubmit_1)"):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+RACES = """
+import fcntl, multiprocessing, sys
+from pathlib import Path
+from cluster.session import JobError
+from cluster.underway import only_job
+
+folder, races, locks = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
+if not locks:
+    fcntl.flock = lambda *_: None
+fork = multiprocessing.get_context("fork")
+start, tried, ran = fork.Barrier(2), fork.Barrier(2), fork.Value("i", 0)
+
+def compete(name):
+    for number in range(races):
+        start.wait()
+        try:
+            with only_job(folder / str(number), name):
+                with ran.get_lock():
+                    ran.value += 1
+                tried.wait()
+        except JobError:
+            tried.wait()
+
+rivals = [fork.Process(target=compete, args=(name,)) for name in ("one", "two")]
+for each in rivals:
+    each.start()
+for each in rivals:
+    each.join()
+print(ran.value)
+"""
+
+
+@fault("two jobs race for an output")
+@pytest.mark.parametrize(("locks", "ran"), [(True, 50), (False, 100)])
+def test_of_two_jobs_that_start_at_once_exactly_one_runs(tmp_path: Path, locks: bool, ran: int):
+    done = run([sys.executable, "-c", RACES, str(tmp_path), "50", str(locks)], os.environ)
+    assert done.output.split() == [str(ran)]
 
 
 @pytest.mark.parametrize("locks", [True, False])

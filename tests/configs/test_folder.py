@@ -7,6 +7,7 @@ import pytest
 
 from configs import folder as folders
 from configs.folder import FolderError, commit, digest_json, read_manifest, verify, write_synced
+from tests.faults import fault
 
 MANIFEST = "manifest.json"
 
@@ -61,6 +62,7 @@ def test_a_fill_that_fails_leaves_the_older_folder_and_nothing_else(made: Path, 
     assert os.listdir(made.parent) == ["made"]
 
 
+@fault("disk full")
 @pytest.mark.parametrize("function", ["describe_files", "write_synced", "replace"])
 def test_a_fault_after_the_fill_leaves_the_older_folder(made: Path, monkeypatch: pytest.MonkeyPatch, function: str):
     before = contents(made)
@@ -75,6 +77,7 @@ def test_a_fault_after_the_fill_leaves_the_older_folder(made: Path, monkeypatch:
     assert os.listdir(made.parent) == ["made"]
 
 
+@fault("killed inside a save")
 @pytest.mark.parametrize("point", ["before the manifest", "before the renames"])
 def test_a_killed_commit_leaves_no_folder_that_a_reader_takes_for_one(tmp_path: Path, point: str):
     """A child process dies without any cleaning up, as with SIGKILL."""
@@ -175,6 +178,7 @@ def outside(folder: Path, name: str) -> str:
         manifest_of_an_absolute_path,
     ],
 )
+@fault("folder damaged")
 def test_damage_is_refused_and_the_file_named(made: Path, damage):
     message = damage(made)
     with pytest.raises(FolderError, match=message):

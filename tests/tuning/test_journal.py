@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.session import JobError
+from tests.faults import fault
 from tuning.journal import Journal, Progress, leave
 
 GOOD = {"metrics": {"score": 0.5}}
@@ -30,6 +31,7 @@ def test_a_journal_holds_what_was_appended_by_each_process(tmp_path: Path):
     assert read(written(tmp_path / "journal", {"asked": 1})) == [{"asked": 0}, {"asked": 1}]
 
 
+@fault("journal damaged")
 def test_a_line_cut_short_was_never_written(tmp_path: Path):
     file = written(tmp_path / "journal", {"asked": 0}, {"asked": 1})
     content = file.read_bytes()
@@ -40,6 +42,7 @@ def test_a_line_cut_short_was_never_written(tmp_path: Path):
         assert file.read_bytes() == content[:first]
 
 
+@fault("journal damaged")
 def test_a_damaged_line_is_refused(tmp_path: Path):
     file = written(tmp_path / "journal", {"asked": 0}, {"asked": 1})
     content = file.read_bytes()
@@ -51,6 +54,7 @@ def test_a_damaged_line_is_refused(tmp_path: Path):
             Journal(file)
 
 
+@fault("disk full")
 def test_an_entry_that_finds_no_room_leaves_the_journal_as_it_was(tmp_path: Path):
     journal = Journal(tmp_path / "journal")
     journal.append({"asked": 0})

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.session import JobError
+from tests.faults import fault
 from tuning.journal import Journal, Progress
 from tuning.replay import NUMBER, Replay
 from tuning.search import _algorithm
@@ -43,6 +44,7 @@ def finish(folder: Path) -> list[dict[str, Any]]:
     return [progress.values[number] | found(progress.values[number]) for number in sorted(progress.ended)]
 
 
+@fault("search, its driver killed at random")
 def test_a_search_killed_after_any_entry_ends_with_the_trials_of_an_unkilled_one(tmp_path: Path):
     whole = finish(tmp_path / "whole")
     assert len(whole) == TRIALS and any("error" in each for each in whole)
@@ -55,6 +57,7 @@ def test_a_search_killed_after_any_entry_ends_with_the_trials_of_an_unkilled_one
         assert finish(folder) == whole
 
 
+@fault("search, its driver killed at random")
 def test_without_its_journal_a_search_goes_another_way(tmp_path: Path):
     """The searcher alone, told nothing of what was found, draws other values."""
     whole = finish(tmp_path / "whole")

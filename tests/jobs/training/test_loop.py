@@ -38,6 +38,7 @@ from jobs.recipe import Recipe
 from jobs.training import loop
 from jobs.training.task import TrainingTask
 from serving.bundle import read_bundle
+from tests.faults import fault
 from tests.tiny_shop import write_encoder
 
 EPOCHS = 3
@@ -461,6 +462,7 @@ def test_a_finished_run_leaves_no_work_behind(shop: Shop, one: dict[str, Facts])
     assert not list(shop.folder.glob("*/.work/teacher-*"))
 
 
+@fault("worker killed")
 def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_model(
     shop: Shop, one: dict[str, Facts], monkeypatch: pytest.MonkeyPatch
 ):
