@@ -177,6 +177,28 @@ def train_and_be_killed_once(config: dict[str, Any]) -> dict[str, float]:
         return loop.train_loop(config)
 
 
+def train_and_be_killed(config: dict[str, Any]) -> dict[str, float]:
+    """Runs on two workers, of which one dies at a step, once; `steps` notes those that the first one began."""
+    place, rank = Path(config["work"]).parent, torch.distributed.get_rank()
+    told, killed, train = json.loads((place / "kill").read_bytes()), place / "killed", engine.Engine.step
+    left = told["step"]
+
+    def step(self: engine.Engine, *arguments: Any) -> float:
+        nonlocal left
+        if rank == 0:
+            with (place / "steps").open("a") as steps:
+                steps.write(f"{left}\n")
+        if rank == told["rank"] and not left and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        return train(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.Engine, "step", step)
+        return loop.train_loop(config)
+
+
 def head(model: torch.nn.Module) -> list[float]:
     """The weights of the last layer, of a decoder a part of them."""
     if isinstance(model, Decoder):
@@ -481,3 +503,32 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_model(
         encoder.load(folder) for folder in (teacher_folder(recipe), shop.teacher("encoder, never killed"))
     )
     torch.testing.assert_close(made.state_dict(), reference.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def unkilled(shop: Shop) -> tuple[dict[str, float], int]:
+    """What two workers learn that nobody kills, and the steps that they take."""
+    return trained_by_two(shop, "two, unkilled", 0, -1)
+
+
+def trained_by_two(shop: Shop, name: str, rank: int, step: int) -> tuple[dict[str, float], int]:
+    recipe = shop.recipe(name, [*CALM, *PAIR, "engine.max_failures=1"])
+    place = Path(recipe.output or "", ".work")
+    place.mkdir(parents=True)
+    (place / "kill").write_text(json.dumps({"rank": rank, "step": step}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs.finetune, "TRAIN_LOOP", f"{__name__}:train_and_be_killed")
+        metrics = finetune(recipe, shop.prepared)
+    assert (place / "killed").exists() == (step >= 0)
+    return metrics, len((place / "steps").read_text().splitlines())
+
+
+@fault("one of two workers killed at a random step", runs=10, slow=True)
+def test_a_worker_killed_at_any_step_costs_no_more_than_an_epoch(
+    shop: Shop, unkilled: tuple[dict[str, float], int], seed: int
+):
+    whole, steps = unkilled
+    step = int(np.random.default_rng(seed).integers(0, steps))
+    metrics, taken = trained_by_two(shop, f"two, killed {seed}", seed % 2, step)
+    assert 0 <= taken - steps <= steps // EPOCHS + 1
+    assert metrics["validation_accuracy"] == pytest.approx(whole["validation_accuracy"], abs=0.005)
