@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from cluster.session import JobError
-from jobs.compression.attention import for_export
+from jobs.compression.rewrite import for_export
 from jobs.compression.workplace import Workplace
 from jobs.models.encoder import EncoderClassifier, longest
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from cluster import quiet
-from jobs.compression.attention import for_export, merged
 from jobs.compression.export import trace
+from jobs.compression.rewrite import for_export, merged
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import LayerSize, layers_of, set_sizes, sizes_of

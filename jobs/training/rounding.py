@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from jobs.compression.attention import COUNTED
+from jobs.compression.rewrite import COUNTED
 from jobs.models.conv import ConvBlock
 from jobs.models.encoder import EncoderClassifier
 

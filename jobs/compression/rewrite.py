@@ -6,8 +6,10 @@ import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jobs.models.conv import ConvEncoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import layers_of
 
@@ -19,8 +21,11 @@ def for_export(model: EncoderClassifier) -> nn.Module:
     """`model` with the projections to queries, keys and values merged and its mask made once; others as they are.
 
     One quantised product of [H, 3H] instead of three, attention in plain products instead of what the exporter makes
-    of PyTorch's fused one, the mean as a product, and no look-up of a type where all texts are single.
+    of PyTorch's fused one, the mean as a product, and no look-up of a type where all texts are single. Convolutions
+    are products over the tokens that they see: ONNX Runtime (1.31) takes 15 times as long over one in 8 bits.
     """
+    if isinstance(model.encoder, ConvEncoder):
+        return _of_products(model)
     return _Plain(merged(model)) if model.encoder.config.model_type in LIKE_BERT else model
 
 
@@ -31,6 +36,34 @@ def merged(model: EncoderClassifier) -> EncoderClassifier:
         for layer in dict.fromkeys(layers_of(made.encoder)):  # one may stand in several places
             layer.attention.self = _MergedAttention(layer.attention.self)  # pyright: ignore[reportAttributeAccessIssue]
     return made
+
+
+def _of_products(model: EncoderClassifier) -> EncoderClassifier:
+    made = copy.deepcopy(model)
+    for block in made.encoder.layers:  # pyright: ignore[reportGeneralTypeIssues] - a ModuleList
+        block.conv = _Windows(block.conv)
+    return made
+
+
+class _Windows(nn.Module):
+    """A Conv1d over [B, H, L] as one product with the vectors of all the tokens that it sees at once."""
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        super().__init__()
+        (self.kernel,) = conv.kernel_size
+        self.product = nn.Linear(self.kernel * conv.in_channels, conv.out_channels, bias=conv.bias is not None)
+        with torch.no_grad():
+            self.product.weight.copy_(conv.weight.transpose(1, 2).flatten(1))
+            if conv.bias is not None:
+                self.product.bias.copy_(conv.bias)
+
+    def forward(self, hidden_BHL: Tensor) -> Tensor:
+        """As the convolution it replaces."""
+        side = self.kernel // 2
+        padded_BLH = F.pad(hidden_BHL.transpose(1, 2), (0, 0, side, side))
+        length = hidden_BHL.shape[2]
+        seen_BLW = torch.cat([padded_BLH[:, place : place + length] for place in range(self.kernel)], dim=-1)
+        return self.product(seen_BLW).transpose(1, 2)
 
 
 class _Plain(nn.Module):

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from jobs.compression.attention import for_export
+from jobs.compression.export import export_onnx
+from jobs.compression.int8 import layers, read
+from jobs.compression.rewrite import for_export
 from jobs.models.encoder import EncoderClassifier
+from jobs.models.spec import StudentSpec
+from jobs.models.student import encoder_student
 from tests.tiny_models import batch, encoder_classifier
 
 
@@ -61,3 +66,13 @@ def test_a_graded_encoder_keeps_its_grades():
 def test_other_encoders_are_exported_as_they_are(kind: str):
     model = encoder_classifier(kind)
     assert for_export(model) is model
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_an_exported_convolution_is_a_product_that_quantises(tmp_path: Path, kernel: int):
+    spec = StudentSpec(kind="conv", layers=2, hidden=16, kernel=kernel)
+    model = encoder_student(encoder_classifier(), spec).eval()
+    export_onnx(model, ["input_ids", "attention_mask"], tmp_path / "model.onnx")  # raises where it differs
+    made = read(tmp_path / "model.onnx")
+    assert "Conv" not in {node.op_type for node in made.graph.node}
+    assert len(layers(made)) >= 3  # two convolutions and the head
