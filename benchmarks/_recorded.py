@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
+import os
+import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks._compare import print_row
-from cluster import tracking
+from cluster import local, tracking
 
 RESULTS = Path("benchmarks/results")
 VERSIONS = ("torch", "transformers", "deepspeed", "ray")
+
+
+SEEDS = (0, 1, 2)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """What chooses points and seeds, and says where what is made stays."""
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, choices=SEEDS)
+    parser.add_argument("--only", type=re.compile, default=re.compile(""), metavar="PATTERN")
+    parser.add_argument("--state", type=Path, metavar="FOLDER")
+
+
+@contextmanager
+def on_own_cluster(state: Path | None, needed: bool) -> Iterator[Path]:
+    """`state`, or a folder that goes away, with a cluster in it where that is `needed`."""
+    with tempfile.TemporaryDirectory(prefix="slimcart-benchmark-") as scratch:
+        place = state or Path(scratch)
+        if needed:
+            os.environ |= local.up(place / "cluster").environment()
+        try:
+            yield place
+        finally:
+            local.down(place / "cluster")
 
 
 class Record:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks._recorded import Record, summarise, through
+from benchmarks._recorded import SEEDS, Record, summarise, through
 from benchmarks._runs import Runs, Study
 from jobs.measure.comparison import STATIC, TEACHER, TFIDF
 
-SEEDS = (0, 1, 2)
 BARS = {3: 0.995, 2: 0.993, 1: 0.985}
 ALONE = ("kl", "reverse_kl", "jensen_shannon", "cross_entropy", "hidden", "relations", "cosine")
 ONE_CORE = "engine.cpus_per_worker=1"  # two such runs side by side get further than one after the other on both

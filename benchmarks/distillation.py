@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +26,9 @@ from torch import Tensor
 
 from benchmarks._compare import compare, missing, seconds
 from benchmarks._process import alone
-from benchmarks._students import SEEDS, quality
+from benchmarks._recorded import on_own_cluster, options
+from benchmarks._students import quality
 from benchmarks.training import MIXED, Rows
-from cluster import local
 from cluster.engine import Engine
 from jobs.data.batches import collate
 from jobs.models import encoder
@@ -98,21 +96,12 @@ def main() -> int:
     """Measure all rows, or the chosen ones."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distillation")
     parser.add_argument("kind", nargs="?", choices=("speed", "quality"))
-    parser.add_argument("--record", action="store_true")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, choices=SEEDS)
-    parser.add_argument("--only", type=re.compile, default=re.compile(""), metavar="PATTERN")
-    parser.add_argument("--state", type=Path, metavar="FOLDER")
+    options(parser)
     asked = parser.parse_args()
     folder = os.environ.get("SLIMCART_DATA")
     if asked.kind != "speed":
-        with tempfile.TemporaryDirectory() as scratch:
-            state = asked.state or Path(scratch)
-            if folder:
-                os.environ |= local.up(state / "cluster").environment()
-            try:
-                quality(state, folder, asked.seeds, asked.record, asked.only)
-            finally:
-                local.down(state / "cluster")
+        with on_own_cluster(asked.state, needed=folder is not None) as state:
+            quality(state, folder, asked.seeds, asked.record, asked.only)
     if asked.kind != "quality":
         alone("benchmarks.distillation", "speed")
         speed(folder)

@@ -4,7 +4,8 @@
 
 A point is a student and the compression after it. What it keeps, on test rows, and its bytes are recorded for three
 seeds in benchmarks/results/frontier.jsonl: a run makes the points of the first seed anew (hours: --only chooses by a
-regular expression), --record makes those not recorded yet, of the chosen seeds. Latencies are measured in every run,
+regular expression), --record makes those not recorded yet, of the chosen seeds.
+--state keeps teachers and students. Latencies are measured in every run,
 on the bundles of the first seed that lie in --state, in turns with the eager fp32 teacher, tokenizer included.
 """
 
@@ -17,7 +18,6 @@ import re
 import shutil
 import statistics
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,10 +25,9 @@ from typing import NamedTuple
 import torch
 
 from benchmarks._compare import missing, print_row
-from benchmarks._recorded import Record, through
+from benchmarks._recorded import SEEDS, Record, on_own_cluster, options, through
 from benchmarks._runs import Runs, Study
-from benchmarks._students import EDGE, ONE_CORE, SEEDS
-from cluster import local
+from benchmarks._students import EDGE, ONE_CORE
 from jobs.measure.comparison import TEACHER
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import MIX, Question, ask, key
@@ -66,7 +65,7 @@ POINTS = (
     ("edge", "folded, vocabulary, int8"),
 )
 CASCADE = "cascade: edge, then 2 layers"
-PARTS = "edge, folded, vocabulary, int8", "2 layers, int8"
+PARTS = POINTS[-1], POINTS[1]
 SHAPES = (1, 32), (16, 32)
 RUNS = 3
 UNIT = "times as fast as the teacher"
@@ -99,10 +98,7 @@ BARS = (
 def main() -> int:
     """Measure all sets, or the points that are chosen."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.frontier")
-    parser.add_argument("--record", action="store_true")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, choices=SEEDS)
-    parser.add_argument("--only", type=re.compile, default=re.compile(""), metavar="PATTERN")
-    parser.add_argument("--state", type=Path, metavar="FOLDER")
+    options(parser)
     asked = parser.parse_args()
     folder = os.environ.get("SLIMCART_DATA")
     if not folder:
@@ -110,14 +106,9 @@ def main() -> int:
             for bar in BARS:
                 missing(_title(name, bar), UNIT, "SLIMCART_DATA is not set", bar.times)
         return 0
-    with tempfile.TemporaryDirectory(prefix="slimcart-frontier-") as scratch:
-        state = asked.state or Path(scratch)
-        os.environ |= local.up(state / "cluster").environment()
-        try:
-            for name, study in STUDIES.items():
-                measure(name, functools.partial(Runs, state, Path(folder), name, study), asked)
-        finally:
-            local.down(state / "cluster")
+    with on_own_cluster(asked.state, needed=True) as state:
+        for name, study in STUDIES.items():
+            measure(name, functools.partial(Runs, state, Path(folder), name, study), asked)
     return 0
 
 
@@ -183,10 +174,10 @@ def compress(runs: Runs, student: str, steps: str) -> str:
 
 def cascade(runs: Runs) -> str:
     """Join two points of this seed; returns the command."""
-    first, second = (place(runs, each) for each in PARTS)
-    for folder, (student, steps) in ((first, POINTS[-1]), (second, POINTS[1])):
+    first, second = (place(runs, f"{student}, {steps}") for student, steps in PARTS)
+    for folder, point in ((first, PARTS[0]), (second, PARTS[1])):
         if not folder.exists():
-            compress(runs, student, steps)
+            compress(runs, *point)
     runs.verb("cascade", f"cascade.first={first}", f"cascade.second={second}")
     _move(runs.folder / "cascade", place(runs, CASCADE))
     return runs.command("cascade", ["cascade.first=<edge bundle>", "cascade.second=<bundle of 2 layers>"])

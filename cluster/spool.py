@@ -6,7 +6,6 @@ removed once everything in it has arrived.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import logging
@@ -17,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from configs.folder import append
 
 FOLDER = ".tracking"
 REFUSED = ".refused"  # ending of a file with something in it that MLflow will never take
@@ -105,14 +106,7 @@ def left_behind(path: Path) -> Iterator[tuple[str, list[Mapping[str, Any]]] | No
 
 
 def _write(descriptor: int, entry: Mapping[str, Any]) -> None:
-    line = (json.dumps(entry) + "\n").encode()
-    before = os.fstat(descriptor).st_size
-    try:
-        if os.write(descriptor, line) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError:
-        os.ftruncate(descriptor, before)
-        raise
+    append(descriptor, (json.dumps(entry) + "\n").encode(), sync=False)
 
 
 def _entries(content: bytes) -> Iterator[Mapping[str, Any]]:

@@ -6,6 +6,7 @@ manifest does not exist for any reader.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -118,6 +119,19 @@ def digest_json(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form: how inputs of a stage become its key."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def append(descriptor: int, line: bytes, *, sync: bool) -> None:
+    """Write all of `line` at the end of a file, with `sync` on the disk itself, or nothing. Raises `OSError`."""
+    before = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if sync:
+            os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, before)
+        raise
 
 
 def write_synced(path: Path, text: str) -> None:

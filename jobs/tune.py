@@ -31,8 +31,9 @@ from jobs.tasks import classify
 from jobs.teach import teach
 from serving.bundle import bundle_digest, read_description, with_metrics
 from tuning import report
+from tuning.journal import SCORE
 from tuning.pareto import METRIC, Choice, Trial, choose, score
-from tuning.search import SCORE, search
+from tuning.search import search
 
 CHALLENGER = "challenger"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import os
@@ -13,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster.session import JobError
-from configs.folder import write_synced
+from configs.folder import append, write_synced
 
 Entry = dict[str, Any]
 METRICS, ERROR = "metrics", "error"  # what a trial that has ended came to
+SCORE = "score"  # the metric that is maximised
 
 
 class Progress:
@@ -110,13 +110,9 @@ class Journal:
         entry = {**entry, "at": round(time.time(), 3)}
         text = json.dumps(entry)
         line = f"{_checksum(text)} {text}\n".encode()
-        before = os.fstat(self._descriptor).st_size
         try:
-            if os.write(self._descriptor, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._descriptor)
+            append(self._descriptor, line, sync=True)
         except OSError as error:
-            os.ftruncate(self._descriptor, before)
             raise JobError(
                 f"{self.file}: not written: {error.strerror}; run the same command again: the search goes on"
             ) from error

@@ -11,10 +11,9 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from cluster.session import JobError
-from tuning.journal import ERROR, METRICS, Entry, Progress
+from tuning.journal import ERROR, METRICS, SCORE, Entry, Progress
 from tuning.space import plain
 
-SCORE = "score"
 NUMBER = "number of the trial"  # among the values that Ray Tune hands to it
 
 LONGEST = 500  # letters of a reason

@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuning.journal import ERROR, METRICS, Progress, leave
+from tuning.journal import ERROR, METRICS, SCORE, Progress, leave
 from tuning.pareto import Trial
 from tuning.space import param_space, plain
 from tuning.spec import SearchSpec
 
 Objective = Callable[[dict[str, Any], str], Mapping[str, float]]
-SCORE = "score"
 TRIAL_MEMORY = 1 << 20  # bytes; Ray Tune wants some resource, and every CPU belongs to what a trial starts
 TRIES = 2  # of a trial that fails
 
@@ -46,7 +45,8 @@ def search(objective: Objective, spec: SearchSpec, folder: Path) -> list[Trial]:
         number = values.pop(NUMBER)
         leave(folder, number, None)
         try:
-            measured = dict(objective(plain(values), name(number)))
+            found = objective(plain(values), name(number))
+            measured = {key: float(value) for key, value in found.items()}
             if not math.isfinite(measured[SCORE]):
                 raise ValueError(f"its score is {measured[SCORE]}")
         except Exception as error:
