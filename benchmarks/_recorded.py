@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -16,10 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks._compare import print_row
 from cluster import local, tracking
 
 RESULTS = Path("benchmarks/results")
+USE_GPU = "engine.use_gpu=true"
 VERSIONS = ("torch", "transformers", "deepspeed", "ray")
 
 
@@ -32,14 +36,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, choices=SEEDS)
     parser.add_argument("--only", type=re.compile, default=re.compile(""), metavar="PATTERN")
     parser.add_argument("--state", type=Path, metavar="FOLDER")
+    parser.add_argument("--also", nargs="+", default=(), metavar="FIELD=VALUE", help="of every recipe")
+    parser.add_argument("--here", action="store_true", help="on the cluster of this shell, not on one of its own")
 
 
 @contextmanager
-def on_own_cluster(state: Path | None, needed: bool) -> Iterator[Path]:
-    """`state`, or a folder that goes away, with a cluster in it where that is `needed`."""
+def on_cluster(state: Path | None, needed: bool, here: bool) -> Iterator[Path]:
+    """`state`, or a folder that goes away, with a cluster in it where one is `needed` and none is `here`."""
     with tempfile.TemporaryDirectory(prefix="slimcart-benchmark-") as scratch:
         place = state or Path(scratch)
-        if needed:
+        if needed and not here:
             os.environ |= local.up(place / "cluster").environment()
         try:
             yield place
@@ -70,6 +76,7 @@ class Record:
             "seed": seed,
             **{name: round(value, 5) for name, value in found.items()},
             "command": command,
+            "device": torch.cuda.get_device_name() if USE_GPU in shlex.split(command) else "CPU",
             "code": tracking.code_version()[1],
             "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         }

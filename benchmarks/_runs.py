@@ -26,6 +26,10 @@ class Study(NamedTuple):
     overrides: tuple[str, ...] = ()
     rows: tuple[str, tuple[str, ...]] | None = None  # a column, and the values of it that the study is about; None: all
 
+    def with_overrides(self, also: Sequence[str]) -> Study:
+        """The study with further overrides of its recipe."""
+        return self._replace(overrides=(*self.overrides, *also))
+
 
 class Runs:
     """One seed of a study of the set `name` in the folder `data`. What is made lies below `scratch`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -73,23 +73,25 @@ STUDIES = {
 }
 
 
-def quality(scratch: Path, data: str | None, seeds: Sequence[int], fill: bool, only: re.Pattern[str]) -> None:
-    """Print all rows in whose names `only` is found; see `benchmarks._recorded.through`."""
+def quality(scratch: Path, data: str | None, asked: argparse.Namespace) -> None:
+    """Print all rows that are `asked` for, see `benchmarks._recorded`."""
     record = Record("distillation")
     for name, (study, students) in STUDIES.items():
         rows = {f"{name}: {row}": student for row, student in students.items()}
-        chosen = {row: student for row, student in rows.items() if only.search(row)}
-        measure = functools.partial(_measure, scratch, Path(data), name) if data else None
-        through(chosen, seeds, record, measure, fill)
+        chosen = {row: student for row, student in rows.items() if asked.only.search(row)}
+        measure = functools.partial(_measure, scratch, Path(data), name, asked.also) if data else None
+        through(chosen, asked.seeds, record, measure, asked.record)
         for row, student in chosen.items():
             summarise(record, row, f"{study.metric} on test rows", student.bar, SEEDS)
 
 
-def _measure(scratch: Path, data: Path, name: str, row: str, seed: int) -> tuple[str, dict[str, float]]:
+def _measure(
+    scratch: Path, data: Path, name: str, also: Sequence[str], row: str, seed: int
+) -> tuple[str, dict[str, float]]:
     """(command, figures) of one student; its teacher is trained with the first one of that seed."""
     study, students = STUDIES[name]
     student = students[row.removeprefix(f"{name}: ")]
-    runs = Runs(scratch, data, name, study, seed)
+    runs = Runs(scratch, data, name, study.with_overrides(also), seed)
     scores = runs.known
     trained = runs.verb("distill", *student.overrides)
     found = {

@@ -1,7 +1,7 @@
 """Distillation: what stored teacher outputs save, and how good students get. Both cores.
 
     SLIMCART_DATA=<folder> python -m benchmarks.distillation [speed|quality] [--record] [--seeds N ...] [--only PATTERN]
-        [--state FOLDER]
+        [--state FOLDER] [--here] [--also FIELD=VALUE ...]
 
 Speed: students of the packaged MiniLM learn from rows of intent_banking77; the peer asks the teacher anew for every
 batch. The figure is epochs per hour. By the law of the store an epoch is (t + s) / s times faster, with t the teacher's
@@ -10,7 +10,8 @@ pass over the rows and s the student's epoch, both measured just before.
 Quality: what each student keeps of its teacher, by jobs on a local cluster of their own; three seeds, most of them
 recorded in benchmarks/results/distillation.jsonl. A run measures the first seed anew (hours: --only chooses rows by a
 regular expression) and says which seeds are recorded; --record measures what is not recorded yet, of the chosen seeds,
-so that it goes on where it was interrupted. --state keeps cluster, teachers and logs between runs.
+so that it goes on where it was interrupted. --state keeps cluster, teachers and logs between runs; --here uses the
+cluster that the shell knows; --also overrides the recipes (`engine.use_gpu=true`), which a point's command tells.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from benchmarks._compare import compare, missing, seconds
 from benchmarks._process import alone
-from benchmarks._recorded import on_own_cluster, options
+from benchmarks._recorded import on_cluster, options
 from benchmarks._students import quality
 from benchmarks.training import MIXED, Rows
 from cluster.engine import Engine
@@ -100,8 +101,8 @@ def main() -> int:
     asked = parser.parse_args()
     folder = os.environ.get("SLIMCART_DATA")
     if asked.kind != "speed":
-        with on_own_cluster(asked.state, needed=folder is not None) as state:
-            quality(state, folder, asked.seeds, asked.record, asked.only)
+        with on_cluster(asked.state, folder is not None, asked.here) as state:
+            quality(state, folder, asked)
     if asked.kind != "quality":
         alone("benchmarks.distillation", "speed")
         speed(folder)

@@ -1,6 +1,7 @@
 """The frontier: how fast and how small a model gets, and what it keeps of its teacher. Latencies on one thread.
 
     SLIMCART_DATA=<folder> python -m benchmarks.frontier [--record] [--seeds N ...] [--only PATTERN] [--state FOLDER]
+        [--here] [--also FIELD=VALUE ...]
 
 A point is a student and the compression after it. What it keeps, on test rows, and its bytes are recorded for three
 seeds in benchmarks/results/frontier.jsonl: a run makes the points of the first seed anew (hours: --only chooses by a
@@ -25,7 +26,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks._compare import missing, print_row
-from benchmarks._recorded import SEEDS, Record, on_own_cluster, options, through
+from benchmarks._recorded import SEEDS, Record, on_cluster, options, through
 from benchmarks._runs import Runs, Study
 from benchmarks._students import EDGE, ONE_CORE
 from jobs.measure.comparison import TEACHER
@@ -106,9 +107,9 @@ def main() -> int:
             for bar in BARS:
                 missing(_title(name, bar), UNIT, "SLIMCART_DATA is not set", bar.times)
         return 0
-    with on_own_cluster(asked.state, needed=True) as state:
+    with on_cluster(asked.state, True, asked.here) as state:
         for name, study in STUDIES.items():
-            measure(name, functools.partial(Runs, state, Path(folder), name, study), asked)
+            measure(name, functools.partial(Runs, state, Path(folder), name, study.with_overrides(asked.also)), asked)
     return 0
 
 
@@ -166,7 +167,8 @@ def compress(runs: Runs, student: str, steps: str) -> str:
         runs.verb("distill", *STUDENTS[student])
         learned.parent.mkdir(exist_ok=True)
         (runs.folder / "student").rename(learned)
-    told = [*STUDENTS[student], f"compression={STEPS[steps]}", "budget.min_retention=0"]  # the table shows what is lost
+    # Nothing is searched, and the table shows what is lost.
+    told = [*STUDENTS[student], f"compression={STEPS[steps]}", "search.space={}", "budget.min_retention=0"]
     runs.verb("compress", *told, f"bundle={learned}")
     _move(runs.folder / "bundle", place(runs, f"{student}, {steps}"))
     return runs.command("compress", told)

@@ -66,7 +66,7 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
         scaling_config=ScalingConfig(
             num_workers=spec.workers,
             use_gpu=spec.use_gpu,
-            resources_per_worker={"CPU": spec.cpus_per_worker} | ({"GPU": 1} if spec.use_gpu else {}),
+            resources_per_worker=spec.of_each_worker,
         ),
         run_config=RunConfig(
             name=f"train-{uuid.uuid4().hex[:12]}",  # a name used twice would silently resume the older run

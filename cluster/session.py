@@ -97,15 +97,11 @@ def check_capacity(engine: EngineSpec, total: Mapping[str, float] | None = None)
         import ray
 
         total = ray.cluster_resources()
-    wanted = {"CPU": engine.workers * engine.cpus_per_worker}
-    if engine.use_gpu:
-        wanted["GPU"] = engine.workers
-    for kind, amount in wanted.items():
-        have = int(total.get(kind, 0))
+    for kind, per_worker in engine.of_each_worker.items():
+        have, amount = int(total.get(kind, 0)), engine.workers * per_worker
         if amount > have:
-            per_worker = engine.cpus_per_worker if kind == "CPU" else 1
             raise UsageError(
-                f"engine: workers={engine.workers} x {per_worker} {kind} = {amount} {kind}, the cluster has {have}; "
-                f"use at most {have // per_worker} workers of this size"
+                f"engine: workers={engine.workers} x {per_worker:g} {kind} = {amount:g} {kind}, "
+                f"the cluster has {have}; use at most {have // per_worker:g} workers of this size"
                 + (" or fewer CPUs each" if kind == "CPU" else "")
             )

@@ -24,7 +24,10 @@ class EngineSpec(Spec):
 
     workers: int = Field(default=1, ge=1, description="Ray Train workers, each drives one device")
     cpus_per_worker: int = Field(default=2, ge=1, description="CPU cores of a worker; its math threads follow")
-    use_gpu: bool = Field(default=False, description="one GPU per worker (NCCL) instead of CPU cores (gloo)")
+    use_gpu: bool = Field(default=False, description="a GPU for each worker (NCCL) instead of CPU cores (gloo)")
+    gpus_per_worker: float = Field(
+        default=1.0, gt=0, le=1, description="share of a GPU that a worker takes, with use_gpu; trials may share one"
+    )
     precision: Precision = Field(
         default="bf16_autocast",
         description="fp32; bf16_autocast = fp32 weights with bfloat16 matrix products; bf16 or fp16 = 16-bit weights "
@@ -55,6 +58,11 @@ class EngineSpec(Spec):
     )
     max_failures: int = Field(default=3, ge=0, description="restarts after a worker died, from the last checkpoint")
 
+    @property
+    def of_each_worker(self) -> dict[str, float]:
+        """Amount by kind of Ray's resources."""
+        return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.use_gpu else {})
+
     @model_validator(mode="after")
     def layout_is_possible(self) -> Self:
         stages, ways = self.pipeline_stages, self.tensor_parallel
@@ -75,6 +83,17 @@ class EngineSpec(Spec):
             raise ValueError(
                 f"zero_stage={self.zero_stage} with pipeline_stages={stages}: a pipeline keeps its gradients until "
                 "all micro-batches are through; use zero_stage 0 or 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def a_shared_gpu_has_one_worker(self) -> Self:
+        if self.gpus_per_worker < 1 and not self.use_gpu:
+            raise ValueError(f"gpus_per_worker={self.gpus_per_worker:g} with use_gpu=false: it would be ignored")
+        if self.gpus_per_worker < 1 and self.workers > 1:
+            raise ValueError(
+                f"gpus_per_worker={self.gpus_per_worker:g} with workers={self.workers}: NCCL joins no two workers on "
+                "one GPU; use 1"
             )
         return self
 

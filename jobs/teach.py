@@ -109,7 +109,7 @@ def _ask(recipe: Recipe, prepared: Prepared, folder: Path, wanted: Wanted) -> Pa
         _check_room(wanted, recipe, prepared)
         engine = recipe.engine
         session.check_capacity(engine)
-        write_outputs(folder, teachers(recipe), prepared, key, wanted, engine.cpus_per_worker, gpus=int(engine.use_gpu))
+        write_outputs(folder, teachers(recipe), prepared, key, wanted, engine)
     return folder
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cluster.launch import WORKER_ENVIRONMENT
+from cluster.spec import EngineSpec
 from configs.folder import FolderError, commit, verify
 from jobs.data.batches import NO_TARGET, collate, collate_packs
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared
@@ -32,8 +33,7 @@ def write_outputs(
     prepared: Prepared,
     key: str,
     wanted: Wanted,
-    cpus: int,
-    gpus: int = 0,
+    engine: EngineSpec,
 ) -> None:
     """Run the teachers over all prepared rows, sorted by length so that little is padding, with Ray Data.
 
@@ -44,14 +44,14 @@ def write_outputs(
 
     parts = folder.parent / ".work" / f"{folder.name}-{key[:16]}"
     count = -(-sum(prepared.manifest["rows"].values()) // ROWS_PER_PART)
-    told = (str(prepared.folder), str(parts), [tuple(each) for each in teachers], wanted.model_dump(), cpus)
+    told = [str(prepared.folder), str(parts), [tuple(each) for each in teachers], wanted.model_dump()]
     ray.data.range(count, override_num_blocks=count).map_batches(
         Teach,
         batch_size=1,
-        fn_constructor_args=told,
+        fn_constructor_args=[*told, engine.cpus_per_worker],
         compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=0,  # holding cores, it could wait for ever for the tasks around it
-        num_gpus=gpus,
+        num_gpus=engine.of_each_worker.get("GPU", 0),
         runtime_env={"env_vars": WORKER_ENVIRONMENT},
     ).materialize()
 

@@ -34,6 +34,7 @@ def closed_port() -> Iterator[int]:
         ({"workers": 1, "cpus_per_worker": 2}, {"CPU": 2.0}),
         ({"workers": 4, "cpus_per_worker": 2}, {"CPU": 8.0, "memory": 1e9}),
         ({"workers": 2, "cpus_per_worker": 1, "use_gpu": True}, {"CPU": 8.0, "GPU": 2.0}),
+        ({"cpus_per_worker": 1, "use_gpu": True, "gpus_per_worker": 0.25}, {"CPU": 8.0, "GPU": 1.0}),
     ],
 )
 def test_what_the_cluster_holds_is_accepted(fields: dict[str, Any], total: dict[str, float]):

@@ -101,6 +101,11 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
         "name: a\nengine: {workers: 2, pipeline_stages: 2, zero_stage: 3}",
         ["engine: zero_stage=3 with pipeline_stages=2", "use zero_stage 0 or 1"],
     ),
+    "shared GPU of two workers": (
+        "name: a\nengine: {workers: 2, use_gpu: true, gpus_per_worker: 0.5}",
+        ["engine: gpus_per_worker=0.5 with workers=2", "use 1"],
+    ),
+    "share of no GPU": ("name: a\nengine: {gpus_per_worker: 0.5}", ["gpus_per_worker=0.5 with use_gpu=false"]),
     "pipeline of split layers": (
         "name: a\nengine: {workers: 4, pipeline_stages: 2, tensor_parallel: 2}",
         ["engine: pipeline_stages=2 with tensor_parallel=2", "set one of them to 1"],

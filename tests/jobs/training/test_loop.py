@@ -79,6 +79,23 @@ ONE_WORKER = {
     "encoder, activations computed twice": [*CALM, "engine.activation_checkpointing=true"],
     "encoder, offloaded": [*CALM, "engine.zero_stage=3", "engine.offload=all"],
 }
+GPU = ["engine.use_gpu=true"]
+ON_A_GPU = {  # each with how far its losses may be from those of one worker on a CPU in fp32
+    "encoder, gpu": ([*CALM, *GPU], 1e-3),
+    "encoder, gpu, balanced": ([*CALM, *GPU, "teacher.class_weights=balanced", "teacher.label_smoothing=0.1"], None),
+    "encoder, gpu, offloaded": ([*CALM, *GPU, "engine.zero_stage=3", "engine.offload=all"], 1e-3),
+    "encoder, gpu, bf16 autocast": (["teacher.dropout=0", *GPU, "engine.precision=bf16_autocast"], 0.05),
+    "encoder, gpu, bf16": (["teacher.dropout=0", *GPU, "engine.precision=bf16"], 0.05),
+    "encoder, gpu, fp16": (["teacher.dropout=0", *GPU, "engine.precision=fp16"], 0.05),
+    "student, gpu": ([*CALM, *GPU], 1e-3),
+    "student, gpu, fp16": (["teacher.dropout=0", *GPU, "engine.precision=fp16"], 0.05),
+    "student inside, gpu": ([*CALM, *INSIDE, *GPU], 1e-3),
+    "pruned student, rising, gpu": ([*CALM, *GPU], 0.05),  # where a weight is as small as another, others are zeroed
+    "conv student, gpu": (["engine.precision=bf16_autocast", *GPU], 0.05),
+    "decoder, gpu": ([*FP32, *GPU], 1e-3),
+    "decoder, gpu, fp16": ([*GPU, "engine.precision=fp16"], 0.05),
+    "decoder student, gpu": ([*FP32, *GPU], 1e-3),
+}
 PIPELINE = ["engine.pipeline_stages=2", "engine.accumulation=2"]
 TENSOR = ["engine.tensor_parallel=2"]
 PAIR = ["engine.workers=2"]
@@ -235,11 +252,11 @@ class Shop:
         file = "completions.yaml" if name.startswith("decoder") else "recipe.yaml"
         return load(Recipe, self.rows / file, given).on_driver(self.folder, self.rows)
 
-    def observe(self, workers: int, runs: dict[str, list[str]]) -> dict[str, Facts]:
+    def observe(self, workers: int, runs: dict[str, list[str]], gpu: bool = False) -> dict[str, Facts]:
         with pytest.MonkeyPatch.context() as patch:  # what `finetune` would tell the workers
             patch.setattr(launch, "fit", lambda train_loop, config, *rest: config)
             configs = {name: self.config(name, given) for name, given in runs.items()}
-        spec = EngineSpec(workers=workers, cpus_per_worker=1, max_failures=0)
+        spec = EngineSpec(workers=workers, cpus_per_worker=1, max_failures=0, use_gpu=gpu)
         return launch.fit(f"{__name__}:observe", configs, spec, self.folder / "ray")
 
     def config(self, name: str, given: list[str]) -> Any:
@@ -250,16 +267,15 @@ class Shop:
         kind = {
             "conv student": ["student.kind=conv", "student.hidden=16", "student.layers=2"],
             "foreign student": ["student.kind=pretrained", f"student.model={self.foreign}", "student.layers=3"],
-        }.get(name, ["student.layers=2"])
+        }.get(name.removesuffix(", gpu"), ["student.layers=2"])
+        step = FURTHER.get(name.removesuffix(", gpu"))
         recipe = self.recipe(name, [*given, f"teacher.bundle={self.folder / of}-given", *kind])
         return distill(
             recipe,
             prepare_student(recipe, prepared),
             self.folder / f"{of}-outputs",
             Path(recipe.output or "", "student"),
-            going_on=GoingOn(self.folder / "pruned", DistillStep(step="distill", **FURTHER[name]))
-            if name in FURTHER
-            else None,
+            going_on=None if step is None else GoingOn(self.folder / "pruned", DistillStep(step="distill", **step)),
         )
 
     def give_teachers(self) -> None:
@@ -327,6 +343,7 @@ def folder_of(name: str) -> str:
 
 
 def reference_of(name: str) -> str:
+    name, *_ = name.split(", gpu")
     return name if name in ONE_WORKER else name.split(",")[0]
 
 
@@ -354,6 +371,11 @@ def two_more(shop: Shop) -> dict[str, Facts]:
 @pytest.fixture(scope="module")
 def four(shop: Shop) -> dict[str, Facts]:
     return shop.observe(4, FOUR_WORKERS)
+
+
+@pytest.fixture(scope="module")
+def on_a_gpu(shop: Shop) -> dict[str, Facts]:
+    return shop.observe(1, {name: given for name, (given, _) in ON_A_GPU.items()}, gpu=True)
 
 
 @pytest.mark.parametrize(("name", "most"), [("decoder", 0.9), ("decoder student", 0.99)])  # of a teacher of noise
@@ -451,6 +473,16 @@ def assert_alike(seen: Facts, reference: Facts) -> None:
     assert seen["best"][metric] == pytest.approx(reference["best"][metric], rel=1e-4)
     for heads, (expected, *_) in zip(seen["heads"], reference["heads"], strict=True):
         assert heads[0] == pytest.approx(expected, rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("mode", ON_A_GPU)
+def test_a_gpu_learns_what_a_cpu_does(one: dict[str, Facts], on_a_gpu: dict[str, Facts], mode: str):
+    seen, (_, tolerance) = on_a_gpu[mode], ON_A_GPU[mode]
+    assert seen["curve"][-1] < seen["curve"][0]
+    assert seen["best"].get("overflows", 0) < 5
+    if tolerance:
+        assert seen["curve"] == pytest.approx(one[reference_of(mode)]["curve"], rel=tolerance)
 
 
 @pytest.mark.parametrize("mode", TWO_WORKERS)
