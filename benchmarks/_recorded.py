@@ -45,6 +45,7 @@ def on_cluster(state: Path | None, needed: bool, here: bool) -> Iterator[Path]:
     """`state`, or a folder that goes away, with a cluster in it where one is `needed` and none is `here`."""
     with tempfile.TemporaryDirectory(prefix="slimcart-benchmark-") as scratch:
         place = state or Path(scratch)
+        place.mkdir(parents=True, exist_ok=True)
         if needed and not here:
             os.environ |= local.up(place / "cluster").environment()
         try:

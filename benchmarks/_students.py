@@ -14,6 +14,7 @@ from jobs.measure.comparison import STATIC, TEACHER, TFIDF
 
 BARS = {3: 0.995, 2: 0.993, 1: 0.985}
 ALONE = ("kl", "reverse_kl", "jensen_shannon", "cross_entropy", "hidden", "relations", "cosine")
+LIKELIHOOD = "validation_log_likelihood"  # what a decoder's epochs are compared by
 ONE_CORE = "engine.cpus_per_worker=1"  # two such runs side by side get further than one after the other on both
 POOL = "distillation.pool.rows=8000"
 TOGETHER = {  # overrides of configs/intent.yaml, whose own weights are kl 0.9 and cross_entropy 0.1
@@ -97,6 +98,6 @@ def _measure(
     found = {
         "ours": runs.score("student", "reference", runs.folder / "student"),
         "peer": max(scores[peer] for peer in student.peers),
-        f"validation_{study.metric}": trained[f"validation_{study.metric}"],
+        **{metric: trained[metric] for metric in (f"validation_{study.metric}", LIKELIHOOD) if metric in trained},
     }
     return runs.command("distill", student.overrides), found | scores

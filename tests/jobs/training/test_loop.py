@@ -80,20 +80,21 @@ ONE_WORKER = {
     "encoder, offloaded": [*CALM, "engine.zero_stage=3", "engine.offload=all"],
 }
 GPU = ["engine.use_gpu=true"]
+FP16 = ["engine.precision=fp16", "engine.loss_scale.initial_power=8"]  # a higher one leaves out some of the few steps
 ON_A_GPU = {  # each with how far its losses may be from those of one worker on a CPU in fp32
     "encoder, gpu": ([*CALM, *GPU], 1e-3),
     "encoder, gpu, balanced": ([*CALM, *GPU, "teacher.class_weights=balanced", "teacher.label_smoothing=0.1"], None),
     "encoder, gpu, offloaded": ([*CALM, *GPU, "engine.zero_stage=3", "engine.offload=all"], 1e-3),
     "encoder, gpu, bf16 autocast": (["teacher.dropout=0", *GPU, "engine.precision=bf16_autocast"], 0.05),
     "encoder, gpu, bf16": (["teacher.dropout=0", *GPU, "engine.precision=bf16"], 0.05),
-    "encoder, gpu, fp16": (["teacher.dropout=0", *GPU, "engine.precision=fp16"], 0.05),
+    "encoder, gpu, fp16": (["teacher.dropout=0", *GPU, *FP16], 0.05),
     "student, gpu": ([*CALM, *GPU], 1e-3),
-    "student, gpu, fp16": (["teacher.dropout=0", *GPU, "engine.precision=fp16"], 0.05),
+    "student, gpu, fp16": (["teacher.dropout=0", *GPU, *FP16], 0.05),
     "student inside, gpu": ([*CALM, *INSIDE, *GPU], 1e-3),
     "pruned student, rising, gpu": ([*CALM, *GPU], 0.05),  # where a weight is as small as another, others are zeroed
     "conv student, gpu": (["engine.precision=bf16_autocast", *GPU], 0.05),
     "decoder, gpu": ([*FP32, *GPU], 1e-3),
-    "decoder, gpu, fp16": ([*GPU, "engine.precision=fp16"], 0.05),
+    "decoder, gpu, fp16": ([*GPU, *FP16], 0.05),
     "decoder student, gpu": ([*FP32, *GPU], 1e-3),
 }
 PIPELINE = ["engine.pipeline_stages=2", "engine.accumulation=2"]
@@ -479,9 +480,10 @@ def assert_alike(seen: Facts, reference: Facts) -> None:
 @pytest.mark.parametrize("mode", ON_A_GPU)
 def test_a_gpu_learns_what_a_cpu_does(one: dict[str, Facts], on_a_gpu: dict[str, Facts], mode: str):
     seen, (_, tolerance) = on_a_gpu[mode], ON_A_GPU[mode]
-    assert seen["curve"][-1] < seen["curve"][0]
-    assert seen["best"].get("overflows", 0) < 5
-    if tolerance:
+    assert not seen["best"].get("overflows")
+    if tolerance is None:
+        assert seen["curve"][-1] < seen["curve"][0]
+    else:
         assert seen["curve"] == pytest.approx(one[reference_of(mode)]["curve"], rel=tolerance)
 
 
