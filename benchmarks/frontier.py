@@ -28,7 +28,7 @@ import torch
 from benchmarks._compare import missing, print_row
 from benchmarks._recorded import SEEDS, Record, on_cluster, options, through
 from benchmarks._runs import Runs, Study
-from benchmarks._students import EDGE, ONE_CORE
+from benchmarks._students import EDGE, ONE_CORE, POOL
 from jobs.measure.comparison import TEACHER
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import MIX, Question, ask, key
@@ -48,6 +48,8 @@ STUDENTS = {
     "2 layers": ["student.layers=2"],
     "1 layer": ["student.layers=1"],
     "edge": EDGE,
+    "2 layers, pool": ["student.layers=2", POOL],
+    "edge, pool": [*EDGE, POOL],
 }
 INT8 = "{step: export}, {step: quantize}"
 STEPS = {
@@ -63,10 +65,12 @@ POINTS = (
     ("2 layers", "vocabulary, 4 bits"),
     ("1 layer", "int8"),
     ("1 layer", "vocabulary, int8"),
+    ("2 layers, pool", "vocabulary, int8"),
     ("edge", "folded, vocabulary, int8"),
+    ("edge, pool", "folded, vocabulary, int8"),
 )
 CASCADE = "cascade: edge, then 2 layers"
-PARTS = POINTS[-1], POINTS[1]
+PARTS = ("edge", "folded, vocabulary, int8"), ("2 layers", "int8")
 SHAPES = (1, 32), (16, 32)
 RUNS = 3
 UNIT = "times as fast as the teacher"
