@@ -98,8 +98,9 @@ def measure(runs: Runs) -> None:
     )
     few = prompts[:: len(prompts) // FEWER or 1]
     for row, chosen, tokens_per_batch in ((ALONE, few, 1), (TOGETHER, prompts, TOKENS_PER_BATCH)):
-        sides = (functools.partial(rate, model, chosen, longest, tokens_per_batch) for model in (ours, theirs))
-        compare(row, UNIT, *sides, PEER, FASTER, RUNS)
+        given = {"prompts": chosen, "longest": longest, "tokens_per_batch": tokens_per_batch}
+        sides = [functools.partial(rate, model, **given) for model in (ours, theirs)]
+        compare(row, UNIT, sides[0], sides[1], PEER, FASTER, RUNS)
 
 
 def asked(recipe: Recipe, tokenizer: Tokenizer, longest: int) -> list[list[int]]:

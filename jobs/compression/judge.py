@@ -31,6 +31,11 @@ class Judge:
         self._specs, self._workplace = specs, workplace
         rows = workplace.validation() if workplace.judged else None
         self._last = self._agreed = None if rows is None else metric(model, rows)
+        self._reason = (
+            "there are no prepared validation rows of this student"
+            if workplace.recipe.task == "classify"
+            else "what a decoder writes is measured once, of the last file"
+        )
 
     def after(self, number: int, model: nn.Module | Path) -> None:
         """Note what step `number` lost. Raises `JobError` where it is more than its `max_loss`.
@@ -41,7 +46,7 @@ class Judge:
             return
         spec, before, rows = self._specs[number], self._last, self._workplace.validation()
         if before is None or self._agreed is None or rows is None:
-            self._workplace.note(spec, measured="no: there are no prepared validation rows of this student")
+            self._workplace.note(spec, measured=f"no: {self._reason}")
             return
         self._last = metric(model, rows)
         self._workplace.note(spec, before=before, after=self._last, rows=len(rows))

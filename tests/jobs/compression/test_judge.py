@@ -84,10 +84,19 @@ def test_what_training_does_not_win_back_is_lost(place: Workplace, model: Encode
         judge.after(1, ruined)
 
 
-def test_the_facts_say_where_nothing_could_be_measured(place: Workplace, model: EncoderClassifier):
-    place.recipe = place.recipe.model_copy(update={"output": str(place.folder)})
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ("classify", "there are no prepared validation rows of this student"),
+        ("generate", "what a decoder writes is measured once, of the last file"),
+    ],
+)
+def test_the_facts_say_where_and_why_nothing_was_measured(
+    place: Workplace, model: EncoderClassifier, task: str, reason: str
+):
+    place.recipe = place.recipe.model_copy(update={"output": str(place.folder), "task": task})
     Judge(model, [MILD], place).after(0, model)
-    assert place.facts == {"mild": {"measured": "no: there are no prepared validation rows of this student"}}
+    assert place.facts == {"mild": {"measured": f"no: {reason}"}}
 
 
 def test_a_trial_is_judged_by_its_file_alone(place: Workplace, model: EncoderClassifier, ruined: EncoderClassifier):

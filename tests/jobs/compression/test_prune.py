@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from jobs.compression.prune import largest_of_groups, multiplied, prune, zeroed, zeros
 from jobs.compression.spec import PruneSpec
-from jobs.models.decoder import load, save
+from jobs.models.decoder import Decoder, load, save
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
@@ -165,10 +165,9 @@ def test_a_convolutional_student_is_pruned_in_its_convolutions():
 def test_a_decoder_is_pruned_in_all_layers_but_its_table_of_tokens_and_reloads(kind: str, tmp_path: Path):
     """GPT-2 stores its matrices as [inputs, outputs]."""
     model = decoder(kind)
-    halved = zeroed(model, spec(0.5), 0)
+    halved, grouped = (cast(Decoder, zeroed(model, step, 0)) for step in (spec(0.5), pattern("2:4")))
     assert zeros(halved)["sparsity"] == 0.5
-    assert torch.equal(halved.head.weight, model.head.weight)
-    grouped = zeroed(model, pattern("2:4"), 0)
+    assert torch.equal(*(cast(Any, each.head).weight for each in (halved, model)))
     for layer in multiplied(grouped).values():
         weight_OI = layer.weight.T if kind == "gpt2" else layer.weight
         assert ((weight_OI != 0).unflatten(1, (-1, 4)).sum(2) == 2).all()
