@@ -15,6 +15,7 @@ from configs.folder import commit
 from jobs.compression.rows import logits, take
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared
+from jobs.models.decoder import Decoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import read_reference, write_reference
 from jobs.recipe import Recipe
@@ -41,12 +42,13 @@ def labelled(given: Examples, model: nn.Module | Path) -> Examples:
 
 
 def workplace(
-    folder: Path, student: EncoderClassifier, train: Examples, validation: Examples, **recipe: Any
+    folder: Path, student: EncoderClassifier | Decoder, train: Examples, validation: Examples, **recipe: Any
 ) -> Workplace:
     """All of it on disk below `folder`; `recipe` holds further fields of the recipe."""
     words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(VOCABULARY)}, "w1"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
-    manifest = {"key": "k", "labels": list("vwxyz"[:CLASSES]), "pairs": False, "max_length": POSITIONS}
+    labels = list("vwxyz"[:CLASSES]) if isinstance(student, EncoderClassifier) else []
+    manifest = {"key": "k", "labels": labels, "pairs": False, "max_length": POSITIONS}
 
     def fill(aside: Path) -> dict[str, Any]:
         words.save(str(aside / TOKENIZER))
