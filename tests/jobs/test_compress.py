@@ -31,10 +31,11 @@ from jobs.recipe import Recipe
 from jobs.teach import taught_by
 from jobs.training.loop import Fit
 from jobs.training.spec import Wanted
+from serving.generator import load_generator
 from serving.runtime import load_bundle
 from tests import tiny_texts
-from tests.tiny_models import CLASSES, encoder_classifier
-from tests.tiny_workplace import examples, labelled, workplace
+from tests.tiny_models import CLASSES, decoder, encoder_classifier
+from tests.tiny_workplace import completed, examples, labelled, workplace
 
 TEXTS = ["a", "b c", "c a b a", "a a a b c c b a b"]
 
@@ -65,6 +66,19 @@ def test_a_step_that_ruins_the_model_fails_the_job_and_leaves_no_bundle(tmp_path
     ):
         compress(recipe, tmp_path / "student", tmp_path / "bundle", {}, judged=True)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_decoder_is_judged_step_by_step_and_writes_what_its_pruned_model_writes(tmp_path: Path):
+    model = decoder("gpt2")
+    rows = completed(model, 30)
+    given = [{"step": "prune", "sparsity": 0.02}, {"step": "export"}, {"step": "quantize"}]
+    told = {"compression": given, "budget": {"min_retention": 0.5}, "export": {"parity": 0.5}}  # random weights
+    place = workplace(tmp_path, model, rows, rows, task="generate", **told)
+    bundle = compress(place.recipe, tmp_path / "student", tmp_path / "bundle", {}, judged=True)
+    facts = bundle.provenance["facts"]
+    assert (facts["prune"]["before"], facts["prune"]["rows"]) == (1, 30) and 0.5 < facts["prune"]["after"] <= 1
+    assert facts["forms"]["ctranslate2 f32"]["float"]["same"] == 1
+    assert load_generator(tmp_path / "bundle").predict(["w7 w8 w9"])[0]["text"]
 
 
 EXPORT, QUANTIZE, CODE = ({"step": name} for name in ("export", "quantize", "code"))

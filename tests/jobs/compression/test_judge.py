@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,11 +11,9 @@ from jobs.compression.judge import Judge
 from jobs.compression.prune import zeroed
 from jobs.compression.spec import PruneSpec, StepSpec
 from jobs.compression.workplace import Workplace
-from jobs.data.prepared import Examples
-from jobs.models.decoder import Decoder, complete
 from jobs.models.encoder import EncoderClassifier
-from tests.tiny_models import VOCABULARY, decoder, encoder_classifier
-from tests.tiny_workplace import examples, labelled, workplace
+from tests.tiny_models import decoder, encoder_classifier
+from tests.tiny_workplace import completed, examples, labelled, workplace
 
 
 class Train(StepSpec):
@@ -93,16 +90,6 @@ def test_the_facts_say_where_nothing_could_be_measured(place: Workplace, model: 
     place.recipe = place.recipe.model_copy(update={"output": str(place.folder), "task": task})
     Judge(model, [MILD], place).after(0, model)
     assert place.facts == {"mild": {"measured": "no: there are no prepared validation rows of this student"}}
-
-
-def completed(model: Decoder, prompts: int) -> Examples:
-    """Rows of which a decoder would choose each token after the prompt of four."""
-    chance = np.random.default_rng(0)
-    given = chance.integers(5, VOCABULARY, (prompts, 4)).tolist()
-    texts = [[*ids, *rest] for ids, rest in zip(given, complete(model, given, 12, 3), strict=True)]
-    types = np.concatenate([np.arange(len(text)) >= 4 for text in texts]).astype(np.int8)
-    offsets = np.cumsum([0, *map(len, texts)])
-    return Examples(np.concatenate(texts).astype(np.int32), types, offsets, np.zeros(prompts, np.int64))
 
 
 def test_a_decoder_is_judged_by_the_tokens_that_it_would_choose(tmp_path: Path):
