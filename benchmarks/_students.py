@@ -29,7 +29,6 @@ EDGE = [
     "student.layers=2",
     "distillation.learning_rate=2e-3",
     "distillation.epochs=12",
-    "search.space={}",  # it names layers of the teacher
 ]
 
 

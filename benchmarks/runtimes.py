@@ -95,6 +95,7 @@ def measure(place: Path, data: Path) -> None:
     shapes = [(rows, tokens) for rows in BATCHES for tokens in LENGTHS]
     choices = timed({name: bundles[name] for name in COMPETE}, recipe, shapes)
     peaks = peak.ask()
+    work = {tokens: flops.of_model(student / encoder.WEIGHTS, encoder.INPUTS[:2], tokens) for tokens in LENGTHS}
     for rows, tokens in shapes:
         ids_BL = np.resize(prepared.examples("train").ids, (rows, tokens)).astype(np.int64)
         sides = {name: functools.partial(_rate, call, ids_BL) for name, call in calls.items()}
@@ -103,7 +104,7 @@ def measure(place: Path, data: Path) -> None:
             call(ids_BL)
         rates = {name: statistics.median(side() for _ in range(3)) for name, side in sides.items()}
         best = max((name for name in sides if name != chosen), key=lambda name: rates[name])
-        share = rates[chosen] * flops.of_model(student, encoder.INPUTS[:2], tokens) / (1e9 * peaks["int8_peak"])
+        share = rates[chosen] * work[tokens] / (1e9 * peaks["int8_peak"])
         shape = f"batch {rows}, {tokens} tokens"
         name = f"{shape}: auto ({chosen}, {share:.0%} of the int8 peak) / the fastest other ({best})"
         compare(name, UNIT, sides[chosen], sides[best], _version(best), OF_THE_BEST)

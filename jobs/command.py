@@ -50,17 +50,19 @@ def main(
     *,
     takes: Sequence[str] = (),
     tasks: Sequence[str] = tuple(TASKS),
+    kind: type[Recipe] = Recipe,
 ) -> NoReturn:
     """Run a verb as a command; never returns. Exit 0 done, 1 failed, 2 usage error.
 
     `takes`: which of the fields `bundle` and `deploy`, that some verbs know, this one does not ignore. `tasks`: those
-    that it can do.
+    that it can do. `kind`: what its recipe is checked as.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        recipe = _recipe(sys.modules[run.__module__].__doc__ or "", sys.argv[1:] if arguments is None else arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        recipe = _recipe(sys.modules[run.__module__].__doc__ or "", given, kind)
         if recipe is None:
             sys.exit(DONE)
         _refuse_what_is_ignored(recipe, run.__module__, takes, tasks)
@@ -101,7 +103,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"command line: {message}; see --help")
 
 
-def _recipe(doc: str, arguments: Sequence[str]) -> Recipe | None:
+def _recipe(doc: str, arguments: Sequence[str], kind: type[Recipe]) -> Recipe | None:
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--print-config", action="store_true")
@@ -114,7 +116,7 @@ def _recipe(doc: str, arguments: Sequence[str]) -> Recipe | None:
     if not asked.config:
         shipped = ", ".join(sorted(f"configs/{path.name}" for path in Path("configs").glob("*.yaml"))) or "none here"
         raise UsageError(f"command line: --config: missing; give a recipe, for example one of: {shipped}")
-    recipe = load(Recipe, asked.config, asked.overrides)
+    recipe = load(kind, asked.config, asked.overrides)
     if asked.print_config:
         _print(yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True))
         return None

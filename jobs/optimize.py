@@ -19,7 +19,7 @@ from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.models.reference import made_from
 from jobs.prepare import output, pool_folder
-from jobs.recipe import Recipe
+from jobs.recipe import Recipe, SearchRecipe
 from tuning import report
 
 log = logging.getLogger(__name__)
@@ -100,4 +100,4 @@ def _skip(stage: str, reason: str) -> None:
 
 
 if __name__ == "__main__":
-    main(run, takes=["deploy"], tasks=["classify"])
+    main(run, takes=["deploy"], tasks=["classify"], kind=SearchRecipe)

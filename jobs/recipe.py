@@ -220,9 +220,8 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
-    def searched_fields_exist_and_take_their_values(self) -> Self:
-        tree = self.model_dump()
-        for key, domain in self.search.space.items():
+    def searched_fields_are_what_a_trial_does(self) -> Self:
+        for key in self.search.space:
             if key.split(".")[0] not in SEARCHABLE:
                 raise ValueError(f"search.space: {key!r} is not searched; keys start with {', '.join(SEARCHABLE)}")
             if key.startswith("distillation.pool"):
@@ -231,24 +230,7 @@ class Recipe(Spec):
                 raise ValueError(
                     f"search.space: {key!r} is not searched; its rows are prepared once, before the trials"
                 )
-            for value in domain.extremes():
-                self._try(tree, key, value)
         return self
-
-    def _try(self, tree: dict[str, Any], key: str, value: Any) -> None:
-        changed = copy.deepcopy(tree)
-        changed["search"]["space"] = {}
-        try:
-            assign(changed, key, value)
-            type(self).model_validate(changed)
-        except UsageError as error:
-            raise ValueError(f"search.space: {error}") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            reason = first["msg"].removeprefix("Value error, ")
-            if first["type"] == "extra_forbidden":
-                reason = "no such field"
-            raise ValueError(f"search.space: {key}: cannot be {value!r}: {reason}") from None
 
     def at(self, values: dict[str, Any]) -> Recipe:
         """This recipe with searched `values` by dotted key in place, and nothing left to search."""
@@ -296,3 +278,31 @@ class Recipe(Spec):
     def service(self) -> str:
         """Path of the endpoint and name of the Serve application."""
         return self.serving.service or self.name
+
+
+class SearchRecipe(Recipe):
+    """Of a verb that searches: each field of the space exists and takes its values. No other verb is stopped by it."""
+
+    @model_validator(mode="after")
+    def searched_fields_exist_and_take_their_values(self) -> Self:
+        tree = self.model_dump()
+        for key, domain in self.search.space.items():
+            for value in domain.extremes():
+                _try(tree, key, value)
+        return self
+
+
+def _try(tree: dict[str, Any], key: str, value: Any) -> None:
+    changed = copy.deepcopy(tree)
+    changed["search"]["space"] = {}
+    try:
+        assign(changed, key, value)
+        Recipe.model_validate(changed)
+    except UsageError as error:
+        raise ValueError(f"search.space: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            reason = "no such field"
+        raise ValueError(f"search.space: {key}: cannot be {value!r}: {reason}") from None

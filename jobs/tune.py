@@ -26,7 +26,7 @@ from jobs.distill import distill, student_key
 from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate
 from jobs.prepare import output, pool_folder, prepare, prepare_student
-from jobs.recipe import Recipe
+from jobs.recipe import Recipe, SearchRecipe
 from jobs.tasks import classify
 from jobs.teach import teach
 from serving.bundle import bundle_digest, read_description, with_metrics
@@ -206,4 +206,4 @@ def _winner(choice: Choice, trials: list[Trial], folder: Path) -> Trial:
 
 
 if __name__ == "__main__":
-    main(run, tasks=["classify"])
+    main(run, tasks=["classify"], kind=SearchRecipe)

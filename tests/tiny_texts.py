@@ -45,14 +45,14 @@ def workplace(folder: Path, layers: int = 1) -> Workplace:
     return Workplace(recipe, folder / "student", reference, folder / "between")
 
 
-def write_logits(folder: Path, logits_NC: np.ndarray) -> None:
-    """What a teacher says of the training rows."""
+def write_logits(folder: Path, logits_NC: np.ndarray, **manifest: Any) -> None:
+    """What a teacher says of the training rows; `manifest` says whose words they are."""
 
     def fill(aside: Path) -> dict[str, Any]:
         (aside / ROWS).mkdir()
         values = pa.FixedSizeListArray.from_arrays(pa.array(logits_NC.astype(np.float16).ravel()), logits_NC.shape[1])
         rows = pa.table({"split": ["train"] * len(logits_NC), "row": range(len(logits_NC)), "logits": values})
         pq.write_table(rows, aside / ROWS / "0.parquet")
-        return {"key": "logits"}
+        return {"key": "logits"} | manifest
 
     commit(folder, MANIFEST, fill)

@@ -15,6 +15,7 @@ from configs.folder import commit
 from jobs.compression.rows import logits, take
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared
+from jobs.models.decoder import Decoder, complete
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import read_reference, write_reference
 from jobs.recipe import Recipe
@@ -40,13 +41,24 @@ def labelled(given: Examples, model: nn.Module | Path) -> Examples:
     return Examples(given.ids, given.types, given.offsets, labels)
 
 
+def completed(model: Decoder, prompts: int) -> Examples:
+    """Rows of which a decoder would choose each token after the prompt of four."""
+    chance = np.random.default_rng(0)
+    given = chance.integers(5, VOCABULARY, (prompts, 4)).tolist()
+    texts = [[*ids, *rest] for ids, rest in zip(given, complete(model, given, 12, 3), strict=True)]
+    types = np.concatenate([np.arange(len(text)) >= 4 for text in texts]).astype(np.int8)
+    offsets = np.cumsum([0, *map(len, texts)])
+    return Examples(np.concatenate(texts).astype(np.int32), types, offsets, np.zeros(prompts, np.int64))
+
+
 def workplace(
-    folder: Path, student: EncoderClassifier, train: Examples, validation: Examples, **recipe: Any
+    folder: Path, student: EncoderClassifier | Decoder, train: Examples, validation: Examples, **recipe: Any
 ) -> Workplace:
     """All of it on disk below `folder`; `recipe` holds further fields of the recipe."""
     words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(VOCABULARY)}, "w1"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
-    manifest = {"key": "k", "labels": list("vwxyz"[:CLASSES]), "pairs": False, "max_length": POSITIONS}
+    labels = list("vwxyz"[:CLASSES]) if isinstance(student, EncoderClassifier) else []
+    manifest = {"key": "k", "labels": labels, "pairs": False, "max_length": POSITIONS}
 
     def fill(aside: Path) -> dict[str, Any]:
         words.save(str(aside / TOKENIZER))

@@ -92,12 +92,13 @@ def write(folder: Path, form: Form, file: Path, workplace: Workplace, fields: Ma
 def _held(
     exported: Exported, form: Form, compare: Compare, workplace: Workplace, alone: bool
 ) -> tuple[dict[str, Any], str | None]:
-    """(what was found, why the form is outside the limit). What int8 costs is judged here only where forms compete."""
+    """(what was found, why the form is outside the limit). What int8 costs a classifier is judged here only where forms
+    compete."""
     is_float = exported.whole == exported.last
     whole = compare(exported.whole, "f32")
     last = whole if is_float and form.precision == "f32" else compare(exported.last, form.precision)
     limits = [("f32", whole, least(workplace, is_float=True))]
-    if is_float or not alone:
+    if is_float or not alone or workplace.recipe.task != "classify":
         limits.append((form.precision if is_float else "int8", last, least(workplace, is_float)))
     reasons = (
         f"{form.runtime} in {precision} answers {found.same:.2%} of {found.rows} validation rows as the model does; "

@@ -6,15 +6,14 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.session import JobError
 from jobs.compression.prune import zeros
 from jobs.compression.spec import DistillStep
 from jobs.compression.workplace import Workplace
-from jobs.data.prepared import TOKENIZER, Prepared
+from jobs.data.prepared import Prepared
 from jobs.distill import GoingOn, distill
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
-from jobs.models.reference import read_tokenizer, write_reference
+from jobs.models.reference import write_reference
 from jobs.prepare import pool_folder
 from jobs.recipe import Recipe
 from jobs.teach import outputs_of
@@ -55,9 +54,4 @@ def further(recipe: Recipe, spec: DistillStep) -> Recipe:
 def _rows(workplace: Workplace) -> Prepared:
     """Those that the student learned from, with the pool."""
     prepared, pool = workplace.prepared, pool_folder(workplace.recipe)
-    written_with = [prepared.folder / TOKENIZER]
-    if pool is not None:  # it was made beside the rows of `prepare`
-        written_with.append(workplace.student / workplace.reference.tokenizer)
-    if any(read_tokenizer(file).to_str() != workplace.tokenizer.to_str() for file in written_with):
-        raise JobError("compression: distill: a step before it changed the tokens, and the rows are in the old ones")
     return prepared if pool is None else replace(prepared, pool=Prepared.open(pool))

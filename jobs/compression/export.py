@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,8 +26,16 @@ TOLERANCE = 1e-3  # largest difference of a logit between torch and the exported
 
 
 def export(model: EncoderClassifier, made: Path, workplace: Workplace) -> None:
-    """Write `made`, the ONNX file of `model`; see `export_onnx`."""
-    export_onnx(model, workplace.inputs, made)
+    """Write `made`, the ONNX file of `model`; see `graph_of`."""
+    shutil.copyfile(graph_of(model, workplace), made)
+
+
+def graph_of(model: EncoderClassifier, workplace: Workplace) -> Path:
+    """The ONNX file of the model that a compression exports, made once for all runtimes; see `export_onnx`."""
+    file = workplace.folder / "model.onnx"
+    if not file.exists():
+        export_onnx(model, workplace.inputs, file)
+    return file
 
 
 def export_onnx(model: EncoderClassifier, inputs: Sequence[str], file: Path) -> None:

@@ -6,6 +6,7 @@ in 8 bits from those in float.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,15 @@ import numpy as np
 
 from cluster.session import JobError
 from jobs.compression.rows import Rows, logits, metric
+from jobs.compression.spec import QuantizeSpec
+from jobs.compression.workplace import Workplace
 from jobs.tasks import classify
 
+SENSITIVITY_ROWS = 256  # validation rows that the sensitivity of a layer is measured on
+
 Convert = Callable[[Collection[str]], Path]  # layers to put in 8 bits -> the file
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,25 @@ def guarded(whole: Path, layers: Sequence[str], convert: Convert, rows: Rows, fe
         f"int8: validation {classify.METRIC} falls from {before:.4g} to {after:.4g} with {ranked[-1]} alone in 8 bits, "
         f"the layer that suffers least; a loss of {max_loss:.2g} is allowed: raise max_loss, or leave the step out"
     )
+
+
+def quantize_guarded(
+    whole: Path, layers: Sequence[str], convert: Convert, spec: QuantizeSpec, workplace: Workplace
+) -> None:
+    """Convert the layers of `whole` as `spec` asks: guarded where there are rows to measure on, or else all of them.
+
+    The facts are how many there are, which stay in float, and how sensitive each is. Raises `JobError` as `guarded`.
+    """
+    rows = workplace.validation() if spec.guard else None
+    if rows is None:
+        convert(layers)
+        workplace.note(spec, guard="no rows to measure on" if spec.guard else "off")
+        return
+    few = workplace.rows("validation", SENSITIVITY_ROWS)
+    found = guarded(whole, layers, convert, rows, few, workplace.max_loss(spec))
+    if found.in_float:
+        log.warning("int8 leaves %d of %d layers in float: %s", len(found.in_float), len(layers), found.in_float)
+    workplace.note(spec, layers=len(layers), in_float=found.in_float, sensitivity=found.sensitivity)
 
 
 def sensitivity(whole: Path, layers: Sequence[str], convert: Convert, rows: Rows) -> dict[str, float]:

@@ -10,15 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs.loader import UsageError
 from jobs.compression.spec import ShrinkSpec
 from jobs.compression.workplace import Workplace
 from jobs.data.batches import collate
-from jobs.data.prepared import TOKENIZER
 from jobs.models.encoder import INPUTS, EncoderClassifier
 from jobs.models.layers import KNOWN, LAYERS, sizes_of
 from jobs.models.narrow import Weights, dimension_axis, magnitudes, votes
-from jobs.models.reference import read_tokenizer
 from jobs.training.loss import kl, label_loss
 
 ROWS_PER_BATCH = 16  # rows whose gradients may cancel one another
@@ -115,12 +112,7 @@ def _by_structure(model: EncoderClassifier, felt: Weights) -> Importance:
 
 def _batches(spec: ShrinkSpec, workplace: Workplace) -> Iterator[Batch]:
     """Some training rows, drawn with the recipe's seed, with what the teacher said of them where the loss asks."""
-    prepared = workplace.prepared
-    if read_tokenizer(prepared.folder / TOKENIZER).to_str() != workplace.tokenizer.to_str():
-        raise UsageError(
-            f"compression.{spec.title}: calibration rows are in the tokens before another step; move it before"
-        )
-    examples, teacher_NC = prepared.examples("train"), None
+    examples, teacher_NC = workplace.prepared.examples("train"), None
     if spec.loss == "teacher":
         teacher_NC = workplace.teacher_logits(spec, instead="use loss=labels")
     rows = np.random.default_rng(workplace.recipe.seed).permutation(len(examples))[: spec.calibration_rows]

@@ -10,14 +10,14 @@ import numpy as np
 from torch import nn
 
 from cluster.session import JobError
-from jobs.compression.rows import logits, open_file
+from jobs.compression.rows import logits, open_file, spread
 from jobs.compression.workplace import Workplace
 from jobs.models import decoder
 from jobs.models.decoder import Decoder
 from serving.generator import completions
 from serving.runtimes.ctranslate2 import open_folder
 
-FLOAT, FLOAT_TEXTS, INT8 = 0.999, 0.95, 0.98  # least share of rows, where the recipe does not say
+FLOAT, FLOAT_TEXTS, INT8, INT8_TEXTS = 0.999, 0.95, 0.98, 0.8  # least share of rows, where the recipe does not say
 ROWS = 1000  # validation rows at most
 PROMPTS = 32  # of those, that a decoder and its file complete
 
@@ -43,9 +43,9 @@ def least(workplace: Workplace, is_float: bool) -> float:
     given = workplace.recipe.export.parity
     if given is not None:
         return given
-    if not is_float:
-        return INT8
-    return FLOAT if workplace.recipe.task == "classify" else FLOAT_TEXTS
+    if workplace.recipe.task == "classify":
+        return FLOAT if is_float else INT8
+    return FLOAT_TEXTS if is_float else INT8_TEXTS
 
 
 def _of_labels(model: nn.Module, workplace: Workplace) -> Compare | None:
@@ -83,7 +83,7 @@ def _prompts(workplace: Workplace) -> list[list[int]]:
         examples: Any = workplace.prepared.examples("validation")
     except JobError:
         return []
-    chosen = np.unique(np.linspace(0, len(examples) - 1, min(PROMPTS, len(examples))).round().astype(np.int64))
+    chosen = spread(len(examples), PROMPTS)
     return [
         examples.ids[start : start + int((examples.types[start:end] == 0).sum())].tolist()
         for start, end in zip(examples.offsets[chosen], examples.offsets[chosen + 1], strict=True)

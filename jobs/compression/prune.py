@@ -34,7 +34,7 @@ def zeroed(model: nn.Module, spec: PruneSpec, seed: int) -> nn.Module:
     importance = {(layer, name): _importance(layer.weight.detach(), spec, chance) for layer, name in weights}
     if spec.kept is not None:
         for layer, name in weights:
-            torch_prune.custom_from_mask(layer, name, largest_of_groups(importance[layer, name], *spec.kept))
+            torch_prune.custom_from_mask(layer, name, _kept(layer, importance[layer, name], *spec.kept))
     elif spec.scope == "global":
         torch_prune.global_unstructured(
             weights, torch_prune.L1Unstructured, importance_scores=importance, amount=spec.sparsity
@@ -57,6 +57,13 @@ def largest_of_groups(importance_OI: Tensor, most: int, size: int) -> Tensor:
     filled = nn.functional.pad(importance, (0, -inputs % size), value=-1.0).unflatten(-1, (-1, size))
     mask = torch.zeros_like(filled).scatter(-1, filled.topk(most, dim=-1).indices, 1.0)
     return mask.flatten(-2)[..., :inputs].transpose(1, -1)
+
+
+def _kept(layer: nn.Module, importance: Tensor, most: int, size: int) -> Tensor:
+    """`largest_of_groups` of a layer; GPT-2's are stored as [I, O]."""
+    if isinstance(layer, Conv1D):
+        return largest_of_groups(importance.T, most, size).T
+    return largest_of_groups(importance, most, size)
 
 
 def multiplied(model: nn.Module) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jobs.data.batches import collate
+from jobs.data.batches import collate, collate_packs
 from jobs.data.prepared import Examples
 from jobs.tasks import classify
 from serving.inputs import TOKENS_PER_BATCH, cut
@@ -37,7 +37,7 @@ class Rows:
 
 def take(examples: Examples, inputs: Sequence[str], pad_id: int, most: int) -> Rows:
     """At most `most` of the examples, evenly spread over them, with the `inputs` of the graph."""
-    chosen = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).round().astype(np.int64))
+    chosen = spread(len(examples), most)
     batches = [chosen[batch] for batch in cut(examples.lengths[chosen].tolist(), TOKENS_PER_BATCH)]
     feeds = []
     for batch in batches:
@@ -45,6 +45,11 @@ def take(examples: Examples, inputs: Sequence[str], pad_id: int, most: int) -> R
         arrays["input_ids"][arrays["attention_mask"] == 0] = pad_id
         feeds.append({name: arrays[name] for name in inputs})
     return Rows(feeds, examples.labels[np.concatenate(batches)])
+
+
+def spread(number: int, most: int) -> np.ndarray:
+    """At most `most` of so many indices, evenly spread over them."""
+    return np.unique(np.linspace(0, number - 1, min(most, number)).round().astype(np.int64))
 
 
 def logits(model: nn.Module | Path | ClassifierModel, rows: Rows) -> np.ndarray:
@@ -66,6 +71,23 @@ def open_file(file: Path, precision: str = "f32") -> ClassifierModel:
 def metric(model: nn.Module | Path, rows: Rows) -> float:
     """`classify.METRIC` of a model, or of an exported file."""
     return classify.metrics(logits(model, rows).argmax(1), rows.labels)[classify.METRIC]
+
+
+def token_accuracy(model: nn.Module, examples: Examples, most: int) -> float:
+    """Share of the tokens to generate that a decoder finds the likeliest after those before, in at most `most` rows."""
+    import torch
+
+    from jobs.training.loss import at_targets
+
+    model.eval()
+    rows, right, tokens = spread(len(examples), most), 0, 0
+    for batch in cut(examples.lengths[rows].tolist(), TOKENS_PER_BATCH):
+        given = collate_packs(examples, [rows[[each]] for each in batch], _longest(examples, rows[batch]))
+        with torch.inference_mode():
+            logits_NV, target_N = at_targets(model(given["input_ids"], given["position_ids"]), given["target"])
+        right += int((logits_NV.argmax(1) == target_N).sum())
+        tokens += len(target_N)
+    return right / max(1, tokens)
 
 
 def _longest(examples: Examples, batch: np.ndarray) -> int:

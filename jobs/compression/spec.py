@@ -282,7 +282,7 @@ class QuantizeSpec(StepSpec):
     tasks: ClassVar[tuple[str, ...]] = ("classify", "generate")
     runtimes: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "onnxruntime": (),
-        "openvino": ("mode", "per_channel", "reduce_range", "calibration", "guard"),
+        "openvino": ("mode", "per_channel", "reduce_range", "calibration"),
         "ctranslate2": ("mode", "per_channel", "reduce_range", "calibration_rows", "calibration", "guard"),
     }
     step: Literal["quantize"]
@@ -303,7 +303,8 @@ class QuantizeSpec(StepSpec):
         description="range of an activation: all of it, the one of least KL divergence, or 99.999 % of it; static only",
     )
     guard: bool = Field(
-        default=True, description="leave the most sensitive layers in float until the loss is inside max_loss"
+        default=True,
+        description="onnxruntime, openvino: leave the most sensitive layers in float until the loss is inside max_loss",
     )
 
     def ignored_by(self, runtime: str) -> tuple[str, ...]:
@@ -366,7 +367,7 @@ class ExportSpec(Spec):
         ge=0,
         le=1,
         description="share of validation rows on which the file must answer as the model does; default: 0.999, of "
-        "decoders 0.95; files in int8 are held to it with auto only, default 0.98",
+        "decoders 0.95; files in int8 are held to it with auto, default 0.98, and those of decoders, default 0.8",
     )
     lengths: list[Annotated[int, Field(ge=4)]] = Field(
         default=[16, 32, 64, 128], min_length=1, description="tokens at which it is timed"

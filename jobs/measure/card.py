@@ -75,7 +75,7 @@ def card(bundle: Bundle, recipe: Recipe) -> str:
         runtime=bundle.runtime,
         labels=_labels(bundle.labels),
         origin=_table(_origin(bundle, recipe)),
-        steps=_steps(bundle.provenance),
+        steps=_steps(bundle),
         figures=_table(_figures(bundle, recipe)),
         latency=_latency(bundle.metrics),
         max_length=bundle.max_length,
@@ -113,12 +113,22 @@ def _origin(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
             yield title, f"`{bundle.provenance[name]}`"
 
 
-def _steps(provenance: Mapping[str, Any]) -> str:
-    lines = []
-    for number, spec in enumerate(provenance.get("steps", []), 1):
+def _steps(bundle: Bundle) -> str:
+    lines, found = [], bundle.provenance.get("facts") or {}
+    for number, spec in enumerate(bundle.provenance.get("steps", []), 1):
         fields = _fields({name: value for name, value in spec.items() if name not in ("step", "name")})
         lines.append(f"{number}. {spec['step']}{': ' + fields if fields else ''}")
-    if facts := _public(provenance.get("facts")):
+        step = found.get(spec.get("name") or spec["step"], {})
+        if kept := step.get("in_float"):
+            lines[-1] += f"; {len(kept)} of {step['layers']} layers stay in float: {', '.join(kept)}"
+    form = found.get("forms", {}).get(f"{bundle.runtime} {bundle.precision}", {})
+    if whole := form.get("float"):
+        differs = "" if whole["difference"] is None else f"; no logit differs by more than {whole['difference']:.2g}"
+        lines += [
+            "",
+            f"In float the file answers as the model on {whole['same']:.2%} of {whole['rows']} rows{differs}.",
+        ]
+    if facts := _public(found):
         text = json.dumps(facts, indent=2, ensure_ascii=False)
         short = len(text) <= LONGEST_FACTS
         lines += ["", f"```json\n{text}\n```" if short else "What they say of themselves stands in bundle.json."]

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from configs.loader import describe, load
-from jobs.recipe import Recipe
+from jobs.recipe import Recipe, SearchRecipe
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
@@ -16,7 +16,7 @@ def test_a_base_is_shipped():
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_a_shipped_recipe_loads(path: Path):
-    recipe = load(Recipe, path)
+    recipe = load(SearchRecipe, path)
     assert recipe.name
 
 

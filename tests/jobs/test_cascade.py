@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster import registry
+from cluster import registry, session
 from cluster.record import Cluster
 from cluster.session import JobError
 from configs.loader import UsageError
 from jobs.cascade import cascade, run, teacher_accuracy
-from jobs.deploy import check_evidence, evidence, smoke
+from jobs.deploy import CHAMPION, deploy, evidence
 from jobs.measure import fresh
 from jobs.measure.contenders import Contender
 from jobs.recipe import Recipe
+from serving import deployment
 from serving.bundle import MANIFEST, BundleError, read_bundle
 from serving.cascade import Cascade
 from serving.runtime import load_bundle
 from tests.serving import tiny
 from tests.serving.tiny import LABELS, WORDS, write_tiny_bundle
-from tuning.spec import BudgetSpec
 
 TEXTS = [" ".join(words) for words in itertools.combinations(WORDS[4:], 2)]
 
@@ -160,8 +160,8 @@ def test_measuring_gives_the_share_of_the_first_and_latencies_of_rows_as_they_co
         assert 0 < each.metrics["mix_p50_ms"] <= each.metrics["mix_p95_ms"]
 
 
-def test_the_job_measures_what_deploy_asks_for_and_registers_the_bundle(
-    folder: Path, tmp_path: Path, on_cluster: Cluster
+def test_the_job_registers_a_bundle_that_deploy_takes(
+    folder: Path, tmp_path: Path, on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ):
     write_tiny_bundle(tmp_path / "teacher", runtime="torch", metrics={"validation_accuracy": 0.95})
     parts = {"first": str(folder / "first"), "second": str(folder / "second")}
@@ -173,5 +173,12 @@ def test_the_job_measures_what_deploy_asks_for_and_registers_the_bundle(
     assert result.metrics["retention"] == pytest.approx(result.metrics["validation_accuracy"] / 0.95)
     assert 0 < result.metrics["validation_first_share"] < 1
     assert result.metrics["mix_p50_ms"] <= result.metrics["mix_p95_ms"]
-    check_evidence("models:/tiny-cascade@cascade", evidence(bundle), BudgetSpec(min_retention=0.9, max_p95_ms=1000))
-    smoke("models:/tiny-cascade@cascade", fetched, bundle)
+    served: list[Any] = []
+    monkeypatch.setattr(deployment, "deploy", lambda *told: served.append(told[3]) or "http://127.0.0.1:8000/v1/x")
+    given = {"bundle": "models:/tiny-cascade@cascade", "budget": {"min_retention": 0.9, "max_p95_ms": 1000}}
+    session.connect()
+    uri, _, metrics = deploy(recipe(folder, tmp_path, name="tiny-cascade", **given))
+    assert (uri, metrics) == ("models:/tiny-cascade/1", evidence(bundle))
+    assert registry.alias_version("tiny-cascade", CHAMPION) == "1"
+    (application,) = served
+    assert application["deployments"][0]["user_config"]["bundle"] == str(fetched)

@@ -16,7 +16,7 @@ from cluster.session import JobError
 from configs.folder import FolderError
 from configs.loader import UsageError, describe, load
 from jobs.command import Result, main
-from jobs.recipe import Recipe
+from jobs.recipe import Recipe, SearchRecipe
 from tests.processes import ROOT, run
 
 BOMB = "name: a\nx0: &x0 [a]\n" + "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 10))
@@ -34,8 +34,8 @@ class Refusal:
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self.capsys = capsys
 
-    def __call__(self, *arguments: str) -> str:
-        code, out, err = command(self.capsys, *arguments)
+    def __call__(self, *arguments: str, kind: type[Recipe] = Recipe) -> str:
+        code, out, err = command(self.capsys, *arguments, kind=kind)
         assert code == 2, err
         assert out == ""
         assert err.startswith("error: ")
@@ -50,7 +50,9 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refusal:
     return Refusal(capsys)
 
 
-def command(capsys: pytest.CaptureFixture[str], *arguments: str, run: Any = None) -> tuple[Any, str, str]:
+def command(
+    capsys: pytest.CaptureFixture[str], *arguments: str, run: Any = None, kind: type[Recipe] = Recipe
+) -> tuple[Any, str, str]:
     """(exit code, stdout, stderr) of `python -m jobs.prepare <arguments>` with another `run`."""
 
     def nothing(recipe: Recipe) -> Result:
@@ -59,7 +61,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str, run: Any = None
     job = run or nothing
     job.__module__ = "jobs.prepare"
     with pytest.raises(SystemExit) as left:
-        main(job, arguments)
+        main(job, arguments, kind=kind)
     captured = capsys.readouterr()
     return left.value.code, captured.out, captured.err
 
@@ -172,17 +174,9 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
         "name: a\ncompression: [{step: prune}, {step: prune}, {step: export}]",
         ["compression: 'prune' stands for several items", "give each a name"],
     ),
-    "unknown searched field": (
-        "name: a\nsearch: {space: {student.depth: {choice: [1]}}}",
-        ["search.space: student.depth: cannot be 1", "no such field"],
-    ),
     "search of what is done once": (
         "name: a\nsearch: {space: {engine.workers: {choice: [1]}}}",
         ["search.space: 'engine.workers' is not searched", "keys start with student"],
-    ),
-    "search beyond a limit": (
-        "name: a\nsearch: {space: {compression.prune.sparsity: {uniform: [0, 1]}}}",
-        ["search.space: compression.prune.sparsity: cannot be 1.0", "less than 1"],
     ),
     "domain of two kinds": (
         "name: a\nsearch: {space: {student.layers: {choice: [1], randint: [1, 2]}}}",
@@ -235,6 +229,28 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
     "extends a list": ("extends: [base.yaml]", ["extends: ['base.yaml'] is a list", "give the path of one recipe"]),
     "extends a folder": ("extends: .", ["Is a directory", "(extended by "]),
 }
+
+
+SPACES = {
+    "student.depth: {choice: [1]}": ["search.space: student.depth: cannot be 1", "no such field"],
+    "compression.prune.sparsity: {uniform: [0, 1]}": [
+        "search.space: compression.prune.sparsity: cannot be 1.0",
+        "less than 1",
+    ],
+}
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_space_that_cannot_be_searched_is_refused_by_verbs_that_search(
+    tmp_path: Path, refused: Refusal, capsys: pytest.CaptureFixture[str], space: str
+):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: a\nsearch: {{space: {{{space}}}}}")
+    line = refused("--config", str(path), kind=SearchRecipe)
+    assert line.startswith(f"error: {path}: ")
+    for part in SPACES[space]:
+        assert part in line
+    assert command(capsys, "--config", str(path), "--print-config")[0] == 0
 
 
 @pytest.mark.parametrize("text", RECIPES)

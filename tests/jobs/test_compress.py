@@ -1,22 +1,41 @@
 from __future__ import annotations
 
+import functools
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from cluster import launch, session
 from cluster.session import JobError
+from cluster.spec import EngineSpec
+from configs.folder import digest_file, digest_json
 from jobs.compress import compress
+from jobs.compression import steps
+from jobs.compression.export import TOLERANCE
+from jobs.compression.spec import APART, StepSpec
+from jobs.compression.steps import Compressed
+from jobs.compression.workplace import Workplace
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.measure.reference import load_reference
+from jobs.models import encoder
 from jobs.models.reference import write_reference
 from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
 from jobs.recipe import Recipe
+from jobs.teach import taught_by
+from jobs.training.loop import Fit
+from jobs.training.spec import Wanted
+from serving.generator import load_generator
 from serving.runtime import load_bundle
-from tests.tiny_models import CLASSES, encoder_classifier
-from tests.tiny_workplace import examples, labelled, workplace
+from tests import tiny_texts
+from tests.tiny_models import CLASSES, decoder, encoder_classifier
+from tests.tiny_workplace import completed, examples, labelled, workplace
 
 TEXTS = ["a", "b c", "c a b a", "a a a b c c b a b"]
 
@@ -47,3 +66,108 @@ def test_a_step_that_ruins_the_model_fails_the_job_and_leaves_no_bundle(tmp_path
     ):
         compress(recipe, tmp_path / "student", tmp_path / "bundle", {}, judged=True)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_decoder_is_judged_step_by_step_and_writes_what_its_pruned_model_writes(tmp_path: Path):
+    model = decoder("gpt2")
+    rows = completed(model, 30)
+    given = [{"step": "prune", "sparsity": 0.02}, {"step": "export"}, {"step": "quantize"}]
+    told = {"compression": given, "budget": {"min_retention": 0.5}, "export": {"parity": 0.5}}  # random weights
+    place = workplace(tmp_path, model, rows, rows, task="generate", **told)
+    bundle = compress(place.recipe, tmp_path / "student", tmp_path / "bundle", {}, judged=True)
+    facts = bundle.provenance["facts"]
+    assert (facts["prune"]["before"], facts["prune"]["rows"]) == (1, 30) and 0.5 < facts["prune"]["after"] <= 1
+    assert facts["forms"]["ctranslate2 f32"]["float"]["same"] == 1
+    assert load_generator(tmp_path / "bundle").predict(["w7 w8 w9"])[0]["text"]
+
+
+EXPORT, QUANTIZE, CODE = ({"step": name} for name in ("export", "quantize", "code"))
+PRUNE, FOLD, VOCABULARY = ({"step": name} for name in ("prune", "fold", "vocabulary"))
+SHRINK = {"step": "shrink", "heads": 1, "feed_forward": 0.5, "hidden": 24}
+CLUSTER = {"step": "cluster", "bits": 3, "steps": 2}
+DISTILL = {"step": "distill", "epochs": 1}
+PAIRS: dict[str, tuple[str, list[dict[str, Any]]]] = {  # student and steps
+    "prune, quantize": ("bert", [PRUNE, EXPORT, QUANTIZE]),
+    "prune, distill": ("bert", [{"step": "prune", "sparsity": None, "pattern": "2:4"}, DISTILL, EXPORT]),
+    "prune, cluster": ("bert", [PRUNE, CLUSTER, EXPORT, CODE]),
+    "shrink, distill": ("bert", [{**SHRINK, "importance": "magnitude"}, DISTILL, EXPORT]),
+    "shrink, quantize": ("bert", [SHRINK, EXPORT, {**QUANTIZE, "mode": "static", "calibration_rows": 20}]),
+    "distill, quantize": ("bert", [{**DISTILL, "quantize_aware": True}, EXPORT, QUANTIZE]),
+    "vocabulary, cluster": ("bert", [VOCABULARY, CLUSTER, EXPORT, CODE]),
+    "fold, vocabulary": ("conv", [FOLD, VOCABULARY, EXPORT]),
+    "fold, quantize": ("conv", [FOLD, EXPORT, QUANTIZE]),
+    "quantize, code": ("bert", [{**CLUSTER, "steps": 0}, EXPORT, QUANTIZE, CODE]),
+}
+WORDS = ["Where is my parcel?", "refund", "I was charged twice and nobody answers", "zzz"]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """Rows of texts, two students, a teacher and what it says of the rows."""
+    place = tiny_texts.workplace(tmp_path_factory.mktemp("shop"))
+    prepared, model = place.prepared, encoder.load(place.student)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))  # so that every part of it shows in the answers
+    conv = encoder_student(model, StudentSpec(kind="conv", layers=1, hidden=16)).eval()
+    for name, student in {"bert": model, "conv": conv, "teacher": model}.items():
+        write_reference(place.output / name, student, prepared, "tiny", {}, {})
+    logits_NC = np.random.default_rng(0).normal(size=(len(prepared.examples("train")), len(prepared.labels)))
+    wanted = Wanted().model_dump()
+    key = digest_json({"teachers": taught_by(place.recipe), "prepared": prepared.key, "wanted": wanted})
+    tiny_texts.write_logits(place.output / "teacher_outputs", logits_NC, key=key, wanted=wanted)
+    return place
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of a worker group: what is not zero becomes a little larger."""
+
+    def train(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path) -> dict[str, float]:
+        fit = Fit.model_validate(config)
+        model = encoder.load(Path(fit.start or ""))
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1.1)
+        write_reference(Path(fit.target), model, Prepared.open(Path(fit.prepared)), "made", {}, {})
+        return {}
+
+    monkeypatch.setattr(launch, "fit", train)
+    monkeypatch.setattr(session, "check_capacity", lambda engine: None)
+
+
+def and_keep(folder: Path, compress: Any, model: Any, specs: Sequence[StepSpec], *told: Any) -> Compressed:
+    """`steps.compress`, which leaves in `folder` the model as it was exported, and the file."""
+    made: Compressed = compress(model, specs, *told)
+    (file,) = made.files.values()
+    shutil.copyfile(file.last, folder / "last")
+    place: Workplace = told[0]
+    write_reference(folder / "model", made.model, place.prepared, "tiny", {}, {})
+    return made
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_bundle_of_two_steps_reloads_in_one_call_and_answers_as_their_model(
+    pair: str, shop: Workplace, workers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    student, given = PAIRS[pair]
+    fields = {"compression": given, "budget": {"min_retention": 0}}
+    recipe = Recipe.model_validate(shop.recipe.model_dump() | fields)
+    monkeypatch.setattr(steps, "compress", functools.partial(and_keep, tmp_path, steps.compress))
+    bundle = compress(recipe, shop.output / student, tmp_path / "bundle", {})
+    assert set(pair.split(", ")) <= bundle.provenance["facts"].keys()
+    assert bundle.files["model.onnx"].sha256 == digest_file(tmp_path / "last")
+    expected_NC = load_reference(tmp_path / "model").scores(WORDS)
+    atol = 0.05 if QUANTIZE["step"] in [each["step"] for each in given] else TOLERANCE
+    np.testing.assert_allclose(load_bundle(tmp_path / "bundle").scores(WORDS), expected_NC, atol=atol)
+    assert expected_NC.std(axis=0).max() > 0.02
+
+
+@pytest.mark.parametrize("pair", APART, ids=" then ".join)
+def test_two_steps_that_cannot_be_combined_are_refused_with_the_reason_of_the_table(pair: tuple[str, str]):
+    given = [{"step": each, "name": str(number)} for number, each in enumerate(pair)]
+    after = [each for each in given if each["step"] in ("quantize", "code")]
+    before = [each for each in given if each not in after]
+    with pytest.raises(ValueError, match=rf"compression\[\d\]: '{pair[1]}' after .*: {APART[pair]}; leave one out"):
+        Recipe.model_validate({"name": "tiny", "compression": [*before, EXPORT, *after]})

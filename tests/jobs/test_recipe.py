@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.data.spec import PoolSpec
-from jobs.recipe import Recipe, absolute
+from jobs.recipe import Recipe, SearchRecipe, absolute
 
 EXPORT = {"step": "export"}
 PRUNE = {"step": "prune"}
@@ -17,9 +17,9 @@ def recipe(**fields: Any) -> Recipe:
     return Recipe.model_validate({"name": "intent", **fields})
 
 
-def refusal(**fields: Any) -> str:
+def refusal(kind: type[Recipe] = Recipe, **fields: Any) -> str:
     with pytest.raises(ValidationError) as refused:
-        recipe(**fields)
+        kind.model_validate({"name": "intent", **fields})
     (error,) = refused.value.errors()
     return error["msg"].removeprefix("Value error, ")
 
@@ -86,7 +86,8 @@ def test_two_steps_of_a_kind_work_under_two_names():
     [{"uniform": [0, 0.9]}, {"choice": [0, 0.5]}, {"quniform": [0.1, 0.9, 0.1]}, {"loguniform": [0.01, 0.9]}],
 )
 def test_a_domain_whose_ends_are_allowed_is_taken(domain: dict[str, Any]):
-    assert recipe(search={"space": {"compression.prune.sparsity": domain}}).search.space
+    space = {"compression.prune.sparsity": domain}
+    assert SearchRecipe.model_validate({"name": "intent", "search": {"space": space}}).search.space
 
 
 @pytest.mark.parametrize(
@@ -114,9 +115,20 @@ def test_a_domain_whose_ends_are_allowed_is_taken(domain: dict[str, Any]):
     ],
 )
 def test_a_searched_field_must_exist_and_take_all_its_values(key: str, domain: dict[str, Any], said: str):
-    message = refusal(search={"space": {key: domain}})
+    message = refusal(SearchRecipe, search={"space": {key: domain}})
     assert message.startswith("search.space: ")
     assert said in message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"student": {"kind": "conv", "layers": 2}}, {"compression": [EXPORT, QUANTIZE]}],
+    ids=["student of another kind", "without a searched step"],
+)
+def test_a_space_that_the_recipe_does_not_fit_stops_only_what_searches(fields: dict[str, Any]):
+    space = {"student.layers": {"choice": [[0, 2]]}, "compression.prune.sparsity": {"uniform": [0, 0.2]}}
+    assert recipe(search={"space": space}, **fields)
+    assert refusal(SearchRecipe, search={"space": space}, **fields).startswith("search.space: ")
 
 
 @pytest.mark.parametrize("source", [{"data": {"unlabelled": "a.csv"}}, {"distillation": {"pool": {"rows": 9}}}])

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from cluster.record import Cluster
+from serving.cascade import Cascade, join
 from serving.deployment import DeployError, application, deploy, package_code, undeploy
 from serving.runtime import load_bundle
 from serving.spec import ServingSpec
@@ -275,3 +276,15 @@ def test_a_second_service_is_deployed_beside_the_first_and_taken_away_again(shop
     undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "review", shop.folder)
     assert ask(endpoint, ["refund"])["predictions"]
     assert [each["pid"] for each in shop.replicas("intent")] == [pid]
+
+
+def test_a_cascade_answers_over_http_as_it_does_alone(shop: Shop, endpoint: str):
+    parts = shop.bundle("one", seed=1), shop.bundle("two", seed=2)
+    threshold = sorted(load_bundle(parts[0]).scores(TEXTS).max(axis=1))[2]
+    join(shop.folder / "cascade", *parts, float(threshold))
+    alone = load_bundle(shop.folder / "cascade")
+    assert isinstance(alone, Cascade) and 0 < alone.share_first(TEXTS) < 1
+    answer = ask(shop.deploy(shop.application("triage", shop.folder / "cascade", "4")), TEXTS)
+    assert answer["model"] == {"name": "tiny", "version": "4"}
+    assert_answers_are_those_of(answer, shop.folder / "cascade")
+    undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "triage", shop.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jobs.compression import choice
 from jobs.compression.choice import choose, installed, write
 from jobs.compression.export import export
 from jobs.compression.forms import Form
+from jobs.compression.parity import Parity
 from jobs.compression.steps import Compressed, Exported
 from jobs.compression.workplace import Workplace
 from jobs.models.encoder import EncoderClassifier
@@ -98,6 +100,15 @@ def test_int8_is_held_to_its_limit_only_where_it_competes(made: Made, times: dic
     chosen = choose(compressed, [ONNX, FAST], made.place, made.fields)
     assert chosen.form == ONNX
     assert "openvino in int8 answers" in chosen.facts["openvino f32"]["left_out"]
+
+
+def test_int8_of_a_decoder_is_held_to_its_limit_alone(made: Made, monkeypatch: pytest.MonkeyPatch):
+    said = {made.file: 1.0, made.wrong: 0.75}
+    monkeypatch.setattr(choice, "comparison", lambda *_: lambda file, precision: Parity(32, said[file]))
+    place = replace(made.place, recipe=made.place.recipe.model_copy(update={"task": "generate"}))
+    files = Compressed(made.model, {"ctranslate2": Exported(made.file, made.wrong)})
+    with pytest.raises(JobError, match=r"ctranslate2 in int8 answers 75\.00% of 32 .* asks for 80\.00%"):
+        choose(files, [Form("ctranslate2", "f32")], place, made.fields)
 
 
 def test_a_float_file_that_answers_otherwise_ends_the_job(made: Made, times: dict[str, list[float]]):

@@ -124,10 +124,3 @@ def test_without_outputs_of_the_teacher_one_line_names_the_command(workplace: Wo
     with pytest.raises(JobError, match=r"teacher_outputs.*python -m jobs\.teach makes them$"):
         distill_further(encoder_classifier(layers=1), STEP, workplace)
     assert not told
-
-
-def test_rows_in_the_tokens_of_before_are_not_learned_from(workplace: Workplace, told: list[Fit]):
-    workplace.tokenizer = words("b", "a")
-    with pytest.raises(JobError, match="a step before it changed the tokens"):
-        distill_further(encoder_classifier(layers=1), STEP, workplace)
-    assert not told

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models
 
 from cluster.session import JobError
-from configs.loader import UsageError
 from jobs.compression.importance import Importance, importance, magnitude, taylor, teacher_loss
 from jobs.compression.spec import ShrinkSpec
 from jobs.compression.workplace import Workplace
@@ -155,9 +154,3 @@ def test_the_teacher_is_asked_for_its_stored_logits(workplace: Workplace, monkey
     logits_NC = logits_NC[1:]
     with pytest.raises(JobError, match=r"of other rows; run jobs.teach again"):
         importance(model, spec, workplace)
-
-
-def test_rows_in_other_tokens_are_refused(workplace: Workplace):
-    workplace.tokenizer = Tokenizer(models.WordLevel({"b": 0}, "b"))
-    with pytest.raises(UsageError, match=r"compression.shrink: calibration rows are in the tokens before another step"):
-        importance(encoder_classifier(), shrink_by(), workplace)

@@ -8,11 +8,12 @@ import torch
 
 from cluster.session import JobError
 from jobs.compression.judge import Judge
+from jobs.compression.prune import zeroed
 from jobs.compression.spec import PruneSpec, StepSpec
 from jobs.compression.workplace import Workplace
 from jobs.models.encoder import EncoderClassifier
-from tests.tiny_models import encoder_classifier
-from tests.tiny_workplace import examples, labelled, workplace
+from tests.tiny_models import decoder, encoder_classifier
+from tests.tiny_workplace import completed, examples, labelled, workplace
 
 
 class Train(StepSpec):
@@ -84,10 +85,25 @@ def test_what_training_does_not_win_back_is_lost(place: Workplace, model: Encode
         judge.after(1, ruined)
 
 
-def test_the_facts_say_where_nothing_could_be_measured(place: Workplace, model: EncoderClassifier):
-    place.recipe = place.recipe.model_copy(update={"output": str(place.folder)})
+@pytest.mark.parametrize("task", ["classify", "generate"])
+def test_the_facts_say_where_nothing_could_be_measured(place: Workplace, model: EncoderClassifier, task: str):
+    place.recipe = place.recipe.model_copy(update={"output": str(place.folder), "task": task})
     Judge(model, [MILD], place).after(0, model)
     assert place.facts == {"mild": {"measured": "no: there are no prepared validation rows of this student"}}
+
+
+def test_a_decoder_is_judged_by_the_tokens_that_it_would_choose(tmp_path: Path):
+    model = decoder("llama")
+    rows = completed(model, 30)
+    place = workplace(tmp_path, model, rows, rows, task="generate", compression=[{"step": "export"}])
+    place.judged = True
+    judge = Judge(model, [MILD, HARSH, MILD], place)
+    judge.after(0, model)
+    assert place.facts["mild"] == {"before": 1, "after": 1, "rows": 30}
+    judge.after(2, tmp_path / "0")
+    assert place.facts["mild"]["measured"] == "no: a decoder's file is held to the texts that the model writes"
+    with pytest.raises(JobError, match=r"'harsh' lowers validation token accuracy from 1 to 0\.\d+ \(30 rows\)"):
+        judge.after(1, zeroed(model, PruneSpec(step="prune", sparsity=0.9), 0))
 
 
 def test_a_trial_is_judged_by_its_file_alone(place: Workplace, model: EncoderClassifier, ruined: EncoderClassifier):

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from cluster.session import JobError
-from jobs.compression.openvino import export, quantize
+from jobs.compression.export import export as export_onnx
+from jobs.compression.openvino import export, quantize, write_ir
 from jobs.compression.parity import comparison
-from jobs.compression.rows import Rows, logits, open_file
+from jobs.compression.rows import Rows, logits, metric, open_file
 from jobs.compression.spec import QuantizeSpec
 from jobs.compression.workplace import Workplace
 from jobs.models.encoder import EncoderClassifier
+from tests.tiny_graph import LAYERS, write_graph
 from tests.tiny_models import encoder_classifier
 from tests.tiny_workplace import examples, labelled, workplace
 
@@ -69,6 +71,31 @@ def test_int8_answers_nearly_as_the_float_graph(made: Made):
 
 def test_int8_stores_its_matrices_in_8_bits(made: Made):
     assert made.small.with_suffix(".bin").stat().st_size < 0.45 * made.whole.with_suffix(".bin").stat().st_size
+
+
+def test_runtimes_share_one_export(made: Made, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("jobs.compression.export.export_onnx", lambda *_: pytest.fail("exported again"))
+    export_onnx(made.model, made.place.folder / "0.onnx", made.place)
+    found_NC = logits(made.place.folder / "0.onnx", made.rows)
+    np.testing.assert_allclose(logits(made.whole, made.rows), found_NC, atol=1e-4)
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_the_guard_leaves_the_layer_that_8_bits_ruin_in_float_and_says_so(tmp_path: Path, guard: bool):
+    whole, small = tmp_path / "0.xml", tmp_path / "1.xml"
+    write_ir(write_graph(tmp_path / "graph.onnx", "second"), whole)
+    train, validation = (labelled(examples(200, seed), whole) for seed in (0, 1))
+    place = workplace(tmp_path, encoder_classifier(layers=1), train, validation, budget={"min_retention": 0.9})
+    quantize(whole, QuantizeSpec(step="quantize", calibration_rows=50, guard=guard), small, place)
+    rows = place.validation()
+    assert rows is not None
+    assert metric(small, rows) >= 0.9 if guard else metric(small, rows) < 0.7
+    facts = place.facts["quantize"]
+    if not guard:
+        assert facts == {"guard": "off"}
+        return
+    assert (facts["in_float"], facts["layers"]) == (["second"], len(LAYERS))
+    assert facts["sensitivity"].keys() == set(LAYERS)
 
 
 def test_the_precision_is_the_one_that_was_asked_for(made: Made):

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor, nn
 
 from jobs.compression.prune import largest_of_groups, multiplied, prune, zeroed, zeros
 from jobs.compression.spec import PruneSpec
+from jobs.models.decoder import Decoder, load, save
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
 from tests.jobs.compression.alone import Alone
-from tests.tiny_models import batch, encoder_classifier
+from tests.tiny_models import batch, decoder, encoder_classifier
 
 
 def linear_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -157,6 +159,23 @@ def test_a_convolutional_student_is_pruned_in_its_convolutions():
     student = encoder_student(encoder_classifier(), StudentSpec(kind="conv", layers=2, hidden=16))
     assert zeros(zeroed(student, spec(0.5), 0))["sparsity"] == 0.5
     assert set(zeros(zeroed(student, pattern("1:4"), 0))["layers"].values()) == {0.75}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_decoder_is_pruned_in_all_layers_but_its_table_of_tokens_and_reloads(kind: str, tmp_path: Path):
+    """GPT-2 stores its matrices as [inputs, outputs]."""
+    model = decoder(kind)
+    halved, grouped = (cast(Decoder, zeroed(model, step, 0)) for step in (spec(0.5), pattern("2:4")))
+    assert zeros(halved)["sparsity"] == 0.5
+    assert torch.equal(*(cast(Any, each.head).weight for each in (halved, model)))
+    for layer in multiplied(grouped).values():
+        weight_OI = layer.weight.T if kind == "gpt2" else layer.weight
+        assert ((weight_OI != 0).unflatten(1, (-1, 4)).sum(2) == 2).all()
+    save(grouped, tmp_path)
+    ids = torch.arange(5, 12).unsqueeze(0)
+    given = {"input_ids": ids, "position_ids": torch.arange(7).unsqueeze(0)}
+    with torch.inference_mode():
+        assert torch.equal(load(tmp_path)(**given), grouped(**given))
 
 
 @pytest.mark.parametrize("by", ["magnitude", "random"])
