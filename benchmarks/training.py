@@ -1,9 +1,9 @@
-"""Training steps: what batches by tokens, mixed precision and the choice of attention gain. One process, both cores.
+"""Training steps: what batches by tokens, mixed precision, the choice of attention and a smaller token table gain.
 
     SLIMCART_DATA=<folder> python -m benchmarks.training [intent_banking77] [review_rating_en]
 
 Fine-tunes the packaged MiniLM on rows of intent_banking77 and review_rating_en, each side with a model of its own, in
-turns; the figure is rows per second over the same rows. Without a name all rows are measured.
+turns, in one process on both cores; the figure is rows per second over the same rows. Without a name all are measured.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from jobs.data.spec import DataSpec
 from jobs.data.tokenise import checked, classes, tokenise_classes
 from jobs.models import encoder
 from jobs.models.attention import choose_attention
-from jobs.models.spec import TeacherSpec
+from jobs.models.spec import StudentSpec, TeacherSpec
 from jobs.models.stages import encoder_layers
+from jobs.models.student import encoder_student
+from jobs.training.tokens import UsedTokens
 
-BAR_MIXED, BAR_ATTENTION = 1.3, 1.1
+BAR_MIXED, BAR_ATTENTION, BAR_USED = 1.3, 1.1, 1.2
+LAYERS = 2
 MIXED, WHOLE = (EngineSpec(precision=precision, zero_stage=0) for precision in ("bf16_autocast", "fp32"))
 
 
@@ -63,7 +66,10 @@ class Rows:
         tokenizer = encoder.load_tokenizer(TeacherSpec().model)
         tokenizer.enable_truncation(self.set.longest)
         chosen = np.random.default_rng(0).choice(len(table), rows or self.set.rows, replace=False)
-        self.examples = Examples.from_table(tokenise_classes(table.take(chosen), tokenizer.to_str(), self.labels))
+        self.all, self.examples = (
+            Examples.from_table(tokenise_classes(some, tokenizer.to_str(), self.labels))
+            for some in (table, table.take(chosen))
+        )
 
     def by_tokens(self, tokens_per_batch: int | None = None) -> list[tuple[np.ndarray, int]]:
         """What slimcart does."""
@@ -83,11 +89,21 @@ class Side:
     """A model under training; each call trains over all batches and returns rows per second."""
 
     def __init__(
-        self, data: Rows, batches: list[tuple[np.ndarray, int]], spec: EngineSpec = MIXED, fused: bool = False
+        self,
+        data: Rows,
+        batches: list[tuple[np.ndarray, int]],
+        spec: EngineSpec = MIXED,
+        fused: bool = False,
+        layers: int | None = None,
+        whole_table: bool = False,
     ) -> None:
         torch.manual_seed(0)
-        self.data, self.batches, self.parts = data, batches, spec.accumulation
+        self.examples, self.batches, self.parts = data.examples, batches, spec.accumulation
         model = encoder.pretrained(TeacherSpec(), data.labels)
+        if layers:
+            model = encoder_student(model, StudentSpec(layers=layers))
+        if not whole_table:
+            self.examples = UsedTokens(model, data.all).renumbered(data.examples)
         if not fused:
             choose_attention(model, spec)
         self.engine = Engine(
@@ -104,7 +120,7 @@ class Side:
         return sum(len(rows) for rows, _ in self.batches) / seconds(self._epoch)
 
     def _epoch(self) -> None:
-        engine, examples = self.engine, self.data.examples
+        engine, examples = self.engine, self.examples
         engine.module.train()
         for batch, length in self.batches:
             count = -(-len(batch) // (engine.data_size * self.parts))
@@ -124,9 +140,10 @@ def main(chosen: list[str]) -> int:
         ]
         mixed = f"{name}: bf16 autocast / fp32"
         fused = f"{name}: attention by matrix products / fused"
+        used = f"{name}: a student of {LAYERS} layers, used tokens of the table / all of them"
         if not folder:
-            bars = (each.bar_padded, each.bar_random, BAR_MIXED, BAR_ATTENTION)
-            for row, bar in zip([*names, mixed, fused], bars, strict=True):
+            bars = (each.bar_padded, each.bar_random, BAR_MIXED, BAR_ATTENTION, BAR_USED)
+            for row, bar in zip([*names, mixed, fused, used], bars, strict=True):
                 missing(row, unit, "SLIMCART_DATA is not set", bar)
             continue
         data, peer = Rows(Path(folder), name), f"the same loop, torch {torch.__version__}"
@@ -135,6 +152,8 @@ def main(chosen: list[str]) -> int:
         compare(names[1], unit, ours, Side(data, data.at_random()), peer, each.bar_random)
         compare(mixed, unit, ours, Side(data, data.by_tokens(), WHOLE), peer, BAR_MIXED)
         compare(fused, unit, ours, Side(data, data.by_tokens(), fused=True), peer, BAR_ATTENTION)
+        small, whole = (Side(data, data.by_tokens(), layers=LAYERS, whole_table=whole) for whole in (False, True))
+        compare(used, unit, small, whole, peer, BAR_USED)
     return 0
 
 

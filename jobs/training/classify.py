@@ -27,6 +27,7 @@ from jobs.training.loss import balanced_weights, distill_loss, inside_loss, labe
 from jobs.training.outputs import Vectors, hidden_column, read_logits, relations_column
 from jobs.training.spec import DistillationSpec
 from jobs.training.task import EVALUATION_TOKENS, my_rows
+from jobs.training.tokens import UsedTokens
 from serving.inputs import cut
 
 
@@ -48,6 +49,7 @@ class Classify:
             self._train = Examples.joined(self._train, prepared.pool.examples("train"))
             self._teacher_NC = np.concatenate([self._teacher_NC, read_logits(pool_outputs, "train")])
         self.lengths = self._train.lengths
+        self._tokens: UsedTokens | None = None
 
     def teacher(self, recipe: Recipe) -> EncoderClassifier:
         """Pretrained, with a new head."""
@@ -87,6 +89,20 @@ class Classify:
     def result(self, model: nn.Module) -> nn.Module:
         """The student alone."""
         return model.student if isinstance(model, Observed) else model
+
+    def hold_used_tokens(self, model: nn.Module) -> None:
+        """The rows follow the model, see `UsedTokens`."""
+        classifier = self.result(model)
+        assert isinstance(classifier, EncoderClassifier)
+        self._tokens = UsedTokens(classifier, self._train, self._validation)
+        self._train, self._validation = map(self._tokens.renumbered, (self._train, self._validation))
+
+    def hold_all_tokens(self, model: nn.Module) -> None:
+        """Ends what `hold_used_tokens` began."""
+        classifier = self.result(model)
+        assert isinstance(classifier, EncoderClassifier)
+        if self._tokens:
+            self._tokens.restore(classifier)
 
     def layers(self, model: nn.Module) -> Layers:
         """Of the encoder and its head."""

@@ -60,6 +60,12 @@ class Generate:
         """All of it."""
         return model
 
+    def hold_used_tokens(self, model: nn.Module) -> None:
+        """A decoder may choose any token."""
+
+    def hold_all_tokens(self, model: nn.Module) -> None:
+        """It has them."""
+
     def layers(self, model: nn.Module) -> Layers:
         """Of the decoder."""
         return decoder_layers(model)

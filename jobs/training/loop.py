@@ -71,11 +71,14 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         model = task.teacher(recipe)
     else:
         model = task.student(Path(fit.teacher or ""), recipe, _path(fit.start))
+    rounded = fit.step is not None and fit.step.quantize_aware
+    if not rounded:  # by a scale that the whole table has
+        task.hold_used_tokens(model)
     choose_attention(model, recipe.engine)
     epochs = [task.epoch(recipe.seed, epoch, recipe.engine) for epoch in range(spec.epochs)]
     steps = list(itertools.accumulate(map(len, epochs), initial=0))  # before each epoch, and in all
     zeros = Zeros(task.result(model), fit.step, steps[-1]) if fit.step and fit.step.keep_zeros else None
-    if fit.step and fit.step.quantize_aware:
+    if rounded:
         learn_rounded(task.result(model))
     training = Engine(
         model,
@@ -126,6 +129,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     if first:
         trained.load_state_dict(load_file(_best(work, int(progress["best"]["best_epoch"]))))
         release(trained)
+        task.hold_all_tokens(trained)
         provenance = {"key": fit.key, "role": fit.role, "data": prepared.key}
         write_reference(Path(fit.target), trained, prepared, recipe.name, progress["best"], provenance)
         shutil.rmtree(work, ignore_errors=True)

@@ -41,6 +41,14 @@ class TrainingTask(Protocol):
         """Of what is trained, what is evaluated and kept."""
         ...
 
+    def hold_used_tokens(self, model: nn.Module) -> None:
+        """Train without the tokens that no row has, where the task can."""
+        ...
+
+    def hold_all_tokens(self, model: nn.Module) -> None:
+        """Give the result its other tokens back."""
+        ...
+
     def layers(self, model: nn.Module) -> Layers:
         """The model as a pipeline is cut from it."""
         ...
