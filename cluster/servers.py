@@ -64,18 +64,18 @@ def wait_until_ready(cluster: Cluster) -> None:
         ("ray", cluster.ray, ray_is_ready),
         ("mlflow", cluster.mlflow, mlflow_is_ready),
     ]
-    parts = [(name, part, is_ready) for name, part, is_ready in known if part]
+    missing = [each for each in known if each[1]]
     deadline = time.monotonic() + START_SECONDS
-    while parts:
-        for each in list(parts):
+    while missing:
+        for each in list(missing):
             name, part, is_ready = each
-            if process_of(part) is None or GAVE_UP in _log(name, cluster).read_text(errors="replace"):
+            if part is None or process_of(part) is None or GAVE_UP in _log(name, cluster).read_text(errors="replace"):
                 raise ClusterError(f"{name} ended while starting{_tail(_log(name, cluster))}")
             if is_ready(cluster):
-                parts.remove(each)
+                missing.remove(each)
             elif time.monotonic() > deadline:
                 raise ClusterError(f"{name} was not ready after {START_SECONDS:.0f} s{_tail(_log(name, cluster))}")
-        time.sleep(0.2 if parts else 0)
+        time.sleep(0.2 if missing else 0)
 
 
 def ray_is_ready(cluster: Cluster) -> bool:
