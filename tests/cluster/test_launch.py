@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from ray import cloudpickle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
+from ray.train.torch import TorchConfig
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from cluster import launch, session
@@ -58,6 +62,40 @@ def test_a_worker_killed_for_memory_is_said_to_be():
         found = str(_cause(WorkerGroupError("failed", {0: COLLATERAL, 1: held})))
         assert found.startswith("training failed: a worker was killed for memory: ")
         assert "\n" not in found
+
+
+@fault("worker killed for memory")
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_group_in_which_a_worker_was_killed_for_memory_comes_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ours: bool
+):
+    """Without that Ray cannot start it again; control: its own backend raises. What is given travels to another process."""
+    given: dict[str, Any] = {}
+
+    def trainer(*_: Any, **fields: Any) -> Any:
+        given.update(fields)
+        return SimpleNamespace(fit=lambda: SimpleNamespace(return_value=None))
+
+    def killed(futures: Any, timeout: float) -> None:
+        raise KILLED_FOR_MEMORY
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", trainer)
+    monkeypatch.setattr("ray.nodes", lambda: [1, 2])
+    launch.fit("", {}, EngineSpec(), tmp_path)
+    config = cloudpickle.loads(cloudpickle.dumps(given["torch_config"] if ours else TorchConfig()))
+    monkeypatch.setattr("ray.get", killed)
+    with contextlib.nullcontext() if ours else pytest.raises(OutOfMemoryError):
+        config.backend_cls().on_shutdown(Group(), config)
+
+
+class Group:
+    """Of one worker, as a backend sees it."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def execute_async(self, *_: Any, **__: Any) -> list[Any]:
+        return []
 
 
 def die(config: dict[str, Any]) -> None:
