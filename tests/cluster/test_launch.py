@@ -69,7 +69,7 @@ def test_a_worker_killed_for_memory_is_said_to_be():
 def test_a_group_in_which_a_worker_was_killed_for_memory_comes_to_its_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ours: bool
 ):
-    """Without that Ray cannot start it again; control: its own backend raises. What is given travels to another process."""
+    """Without that Ray cannot start it again; control: its own backend raises. Both travel to another process."""
     given: dict[str, Any] = {}
 
     def trainer(*_: Any, **fields: Any) -> Any:
@@ -82,7 +82,7 @@ def test_a_group_in_which_a_worker_was_killed_for_memory_comes_to_its_end(
     monkeypatch.setattr("ray.train.torch.TorchTrainer", trainer)
     monkeypatch.setattr("ray.nodes", lambda: [1, 2])
     launch.fit("", {}, EngineSpec(), tmp_path)
-    config = cloudpickle.loads(cloudpickle.dumps(given["torch_config"] if ours else TorchConfig()))
+    config = cloudpickle.loads(cloudpickle.dumps(given["torch_config"] if ours else TorchConfig()))  # pyright: ignore[reportPrivateImportUsage]
     monkeypatch.setattr("ray.get", killed)
     with contextlib.nullcontext() if ours else pytest.raises(OutOfMemoryError):
         config.backend_cls().on_shutdown(Group(), config)
