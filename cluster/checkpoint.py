@@ -5,7 +5,6 @@ They stay private to the run that wrote them: DeepSpeed's files hold pickles, an
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import torch.distributed
 
 from cluster.engine import Engine
 from cluster.session import JobError
-from configs.folder import FolderError, commit, verify
+from configs.folder import GOES_ON, FolderError, commit, no_room, verify
 
 MANIFEST = "MANIFEST.json"
 KEPT = 2
@@ -25,17 +24,20 @@ SET_ASIDE = "set-aside"  # folder of what was found damaged
 log = logging.getLogger(__name__)
 
 
-def save(engine: Engine, folder: Path, epoch: int, progress: dict[str, Any]) -> None:
-    """Commit `folder/epoch-<n>` from every worker's share; the two newest are kept. All workers call it.
+def save(engine: Engine, folder: Path, epoch: int, progress: dict[str, Any], batch: int = 0) -> None:
+    """Commit a checkpoint from every worker's share; the two newest are kept. All workers call it.
 
+    It is `folder/epoch-<n>` after so many whole epochs, `folder/epoch-<n>-batch-<m>` when `batch` of the next are done.
     Raises `JobError` on every worker where the disk has no room; what was committed before stays.
     """
     first = torch.distributed.get_rank() == 0
-    shares = folder / f".epoch-{epoch:04d}.shares"  # one name for all workers, on the same file system
+    name = f"epoch-{epoch:04d}" + (f"-batch-{batch:07d}" if batch else "")  # in the order of their making
+    shares = folder / f".{name}.shares"  # one name for all workers, on the same file system
 
     def begin() -> None:
+        for left in folder.glob(".epoch-*"):  # by workers that were killed
+            shutil.rmtree(left, ignore_errors=True)
         _check_room(folder)
-        shutil.rmtree(shares, ignore_errors=True)  # of a worker that was killed
         shares.mkdir(parents=True, mode=0o700)
         folder.chmod(0o700)
 
@@ -43,9 +45,9 @@ def save(engine: Engine, folder: Path, epoch: int, progress: dict[str, Any]) -> 
         def fill(aside: Path) -> dict[str, Any]:
             for path in shares.iterdir():
                 path.rename(aside / path.name)
-            return {"epoch": epoch, "workers": torch.distributed.get_world_size()}
+            return {"epoch": epoch, "batch": batch, "workers": torch.distributed.get_world_size()}
 
-        commit(folder / f"epoch-{epoch:04d}", MANIFEST, fill)
+        commit(folder / name, MANIFEST, fill)
         shutil.rmtree(shares)
         for old in _committed(folder)[:-KEPT]:
             shutil.rmtree(old)
@@ -55,15 +57,12 @@ def save(engine: Engine, folder: Path, epoch: int, progress: dict[str, Any]) -> 
         try:
             engine.save(shares, progress)
         except (OSError, RuntimeError) as error:  # torch's writer says of a full disk only that it could not write
-            if not _is_full(error, folder):
+            if not (reason := no_room(error, shares)):
                 raise  # such as a worker that was killed: the group starts again
-            raise JobError(
-                f"checkpoint: {shares}: not written: the disk is full; run the same command again: it goes on from the "
-                "checkpoint before"
-            ) from error
+            raise JobError(f"checkpoint: {shares}: not written: {reason}; {GOES_ON}") from error
         torch.distributed.barrier()
         _first_does(end)
-    except JobError:
+    except (JobError, FolderError):
         if first:
             shutil.rmtree(shares, ignore_errors=True)
         raise
@@ -106,12 +105,8 @@ def _check_room(folder: Path) -> None:
     if (free := shutil.disk_usage(folder).free) < needed:
         raise JobError(
             f"checkpoint: {folder}: {free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB are needed (twice the last one); "
-            "make room and run the same command again: it goes on where it is now"
+            f"{GOES_ON}"
         )
-
-
-def _is_full(error: Exception, folder: Path) -> bool:
-    return getattr(error, "errno", None) == errno.ENOSPC or not shutil.disk_usage(folder).free
 
 
 def _first_does(work: Callable[[], Any]) -> Any:

@@ -154,14 +154,30 @@ class Engine:
                     buffer.copy_(here[name])
         return self._whole.to(self.device).train(self.module.training)
 
+    def first_says(self, answer: bool) -> bool:
+        """The first worker's answer, on every worker. All call it."""
+        if self._world == 1:
+            return answer
+        told = torch.tensor([answer], dtype=torch.uint8, device=self.device)
+        torch.distributed.broadcast(told, src=0)
+        return bool(told.item())
+
     def save(self, folder: Path, progress: dict[str, Any]) -> None:
         """Everything a resumed run needs, from every worker into one folder. Holds pickles: private to the run."""
-        self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"progress": progress}, save_latest=False)
+        state = {"progress": progress, "chance": gather(self._chance())}
+        self._engine.save_checkpoint(str(folder), tag=TAG, client_state=state, save_latest=False)
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Take up what `save` left; returns its `progress`."""
+        """Take up what `save` left, also where this worker's random numbers go on; returns its `progress`."""
         _, state = self._engine.load_checkpoint(str(folder), tag=TAG)
+        on_cpu, on_gpu = state["chance"][torch.distributed.get_rank()]
+        torch.set_rng_state(on_cpu.cpu())
+        if on_gpu is not None:
+            torch.cuda.set_rng_state(on_gpu.cpu())
         return state["progress"]  # among entries of DeepSpeed's own, which the next `save` must not write again
+
+    def _chance(self) -> tuple[Tensor, Tensor | None]:
+        return torch.get_rng_state(), torch.cuda.get_rng_state() if self.device.type == "cuda" else None
 
     def _cut(self, layers: Layers) -> nn.Module:
         """This worker's stage; the stages multiply by about equally many parameters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -42,8 +43,25 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
     a worker met.
     """
     import ray
+    from ray.exceptions import OutOfMemoryError, RayError
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    backend: Any = TorchConfig().backend_cls
+
+    class Backend(backend):
+        """Ray's own expects, where it ends a group to start it again, all deaths of a worker but one for memory."""
+
+        def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+            with contextlib.suppress(OutOfMemoryError):
+                super().on_shutdown(worker_group, backend_config)
+
+    class Torch(TorchConfig):
+        """With that backend."""
+
+        @property
+        def backend_cls(self) -> Any:
+            return Backend
 
     class KnownReasons(UserCallback):
         """Ends the run at a reason that a restart would only meet again: what a callback raises is not retried."""
@@ -51,6 +69,7 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             if isinstance(cause := _first(worker_exceptions.values()), KNOWN):
                 raise cause
+            log.warning("training was interrupted: %s", _in_a_line(cause))  # Ray starts it again, or gives up
 
     # How often Ray looks at the workers: every report of an epoch waits for its next look, and so does the end.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -63,6 +82,7 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
     trainer = TorchTrainer(
         _on_worker,
         train_loop_config={"train_loop": train_loop, "config": config},
+        torch_config=Torch(),
         scaling_config=ScalingConfig(
             num_workers=spec.workers,
             use_gpu=spec.use_gpu,
@@ -79,7 +99,7 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
     )
     try:
         return trainer.fit().return_value
-    except TrainingFailedError as error:
+    except (TrainingFailedError, RayError) as error:  # of the workers; or of Ray's own controller, which died
         raise _cause(error) from error
 
 
@@ -93,21 +113,36 @@ def _cause(error: Exception) -> Exception:
     first = _first(failures[rank] for rank in sorted(failures))
     if isinstance(first, KNOWN):
         return type(first)(*first.args)
-    return JobError(
-        f"training failed: {type(first).__name__}: {str(first).strip().splitlines()[-1] if str(first) else ''}"
-    )
+    return JobError(f"training failed: {_in_a_line(first)}")
+
+
+def _in_a_line(reason: BaseException) -> str:
+    from ray.exceptions import OutOfMemoryError
+
+    lines = str(reason).strip().splitlines() or [""]
+    if not isinstance(reason, OutOfMemoryError):
+        return f"{type(reason).__name__}: {lines[-1]}"
+    return f"a worker was killed for memory: {lines[0]}"
 
 
 def _first(failures: Iterable[BaseException]) -> BaseException:
-    """The first known reason among the roots of the workers' failures, else the first root.
+    """Of the roots of the workers' failures the first known reason, else the first death, else the first.
 
-    Where one worker gives up for a reason, the others fail with connections that closed.
+    Where one worker gives up for a reason, or dies, the others fail with connections that closed.
     """
+    from ray.exceptions import RayError
+
     roots = [_root(failure) for failure in failures]
-    return next((root for root in roots if isinstance(root, KNOWN)), roots[0])
+    return next((root for kind in (KNOWN, RayError) for root in roots if isinstance(root, kind)), roots[0])
 
 
 def _root(failure: BaseException) -> BaseException:
-    while not isinstance(failure, KNOWN) and (deeper := getattr(failure, "cause", None) or failure.__cause__):
+    while not isinstance(failure, KNOWN) and (deeper := _below(failure)):
         failure = deeper
     return failure
+
+
+def _below(failure: BaseException) -> BaseException | None:
+    """What Ray's errors hold it by, or what it was raised from."""
+    held = getattr(failure, "cause", None) or getattr(failure, "health_check_failure", None)
+    return held or failure.__cause__

@@ -36,18 +36,18 @@ class Health(NamedTuple):
 def up(state: Path, cpus: int | None = None, dashboard_port: int = 8265, mlflow_port: int = 5000) -> Cluster:
     """Start what does not run yet and return once a job can be submitted; raises `ClusterError` or `UsageError`.
 
-    A head that gave up on itself, as Ray's does after a fixed 30 s on a busy machine, is started once more.
+    A head that gave up on itself, as Ray's does after a fixed 30 s on a busy machine, is started once more, alone.
     """
     try:
         return _up(state, cpus, dashboard_port, mlflow_port)
     except ClusterError as error:
         if servers.GAVE_UP not in str(error):
             raise
-        print("Ray's head gave up starting on a busy machine; once more")
-        return _up(state, cpus, dashboard_port, mlflow_port)
+        print("Ray's head gave up starting on a busy machine; once more, MLflow after it")
+        return _up(state, cpus, dashboard_port, mlflow_port, in_turn=True)
 
 
-def _up(state: Path, cpus: int | None, dashboard_port: int, mlflow_port: int) -> Cluster:
+def _up(state: Path, cpus: int | None, dashboard_port: int, mlflow_port: int, in_turn: bool = False) -> Cluster:
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode not in (None, "", "token"):
         raise UsageError(f"RAY_AUTH_MODE: {mode!r} would leave the cluster open; unset it, or set it to 'token'")
@@ -63,6 +63,8 @@ def _up(state: Path, cpus: int | None, dashboard_port: int, mlflow_port: int) ->
                 started.append(part)
                 cluster = cluster.model_copy(update={name: part})
                 record.save(cluster)
+                if in_turn:
+                    servers.wait_until_ready(cluster)
             servers.wait_until_ready(cluster)
             record.write_env(cluster)
         except BaseException:

@@ -56,21 +56,26 @@ def start(name: Name, cluster: Cluster) -> Part:
 
 
 def wait_until_ready(cluster: Cluster) -> None:
-    """Raises `ClusterError` with the end of a log where a server ends, or is not ready in time."""
-    parts: dict[Name, tuple[Part | None, Callable[[Cluster], bool]]] = {
-        "ray": (cluster.ray, ray_is_ready),
-        "mlflow": (cluster.mlflow, mlflow_is_ready),
-    }
+    """Wait for the parts that were started.
+
+    Raises `ClusterError` with the end of a log where a server ends, gives up on itself, or is not ready in time.
+    """
+    known: list[tuple[Name, Part | None, Callable[[Cluster], bool]]] = [
+        ("ray", cluster.ray, ray_is_ready),
+        ("mlflow", cluster.mlflow, mlflow_is_ready),
+    ]
+    missing = [each for each in known if each[1]]
     deadline = time.monotonic() + START_SECONDS
-    while parts:
-        for name, (part, is_ready) in list(parts.items()):
-            if part is None or process_of(part) is None:
+    while missing:
+        for each in list(missing):
+            name, part, is_ready = each
+            if part is None or process_of(part) is None or GAVE_UP in _log(name, cluster).read_text(errors="replace"):
                 raise ClusterError(f"{name} ended while starting{_tail(_log(name, cluster))}")
             if is_ready(cluster):
-                del parts[name]
+                missing.remove(each)
             elif time.monotonic() > deadline:
                 raise ClusterError(f"{name} was not ready after {START_SECONDS:.0f} s{_tail(_log(name, cluster))}")
-        time.sleep(0.2 if parts else 0)
+        time.sleep(0.2 if missing else 0)
 
 
 def ray_is_ready(cluster: Cluster) -> bool:

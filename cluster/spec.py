@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from configs.loader import Spec
 
+RECOVERY = {"max_failures", "checkpoint_seconds"}  # fields of an engine that change nothing of what is learned
+
 Precision = Literal["fp32", "bf16", "bf16_autocast", "fp16"]
 
 
@@ -57,6 +59,9 @@ class EngineSpec(Spec):
         default=1.0, ge=0, description="largest global L2 norm of the gradient; 0 = no limit"
     )
     max_failures: int = Field(default=3, ge=0, description="restarts after a worker died, from the last checkpoint")
+    checkpoint_seconds: float = Field(
+        default=600, gt=0, description="time after which an epoch that goes on has a checkpoint inside it, seconds"
+    )
 
     @property
     def of_each_worker(self) -> dict[str, float]:

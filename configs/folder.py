@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 CHUNK_BYTES = 1 << 20
+GOES_ON = "make room and run the same command again: what is whole stays, and it goes on from there"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, the process's own limit
 
 
 class FolderError(Exception):
@@ -27,21 +29,38 @@ def commit(folder: Path, manifest_name: str, fill: Callable[[Path], dict[str, An
     """Make `folder` from what `fill(aside)` writes, replacing an older one; returns the manifest.
 
     `fill` returns the manifest's own fields; `files` (path, bytes, SHA-256 of each) is added here. A crash at
-    any point leaves the older folder or none, and a partial folder that no reader takes for one.
+    any point leaves the older folder or none, and a partial folder that no reader takes for one. Raises `FolderError`
+    where there is no room.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
-    aside.mkdir()
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside.mkdir()
         manifest = {**fill(aside), "files": dict(describe_files(aside, manifest_name))}
         write_synced(aside / manifest_name, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         for parent, _, _ in os.walk(aside):
             _sync(Path(parent))
         replace(aside, folder)
-    except BaseException:
+    except BaseException as error:
+        reason = no_room(error, folder)
         shutil.rmtree(aside, ignore_errors=True)
+        if reason and not isinstance(error, FolderError):
+            raise FolderError(f"{folder}: not written: {reason}; {GOES_ON}") from error
         raise
     return manifest
+
+
+def no_room(error: BaseException, folder: Path) -> str | None:
+    """In words, where `error` came of a disk without room for what was to be below `folder`.
+
+    Writers that are no Python (of safetensors, tokenizers, torch) say so in their text alone, or not at all.
+    """
+    for number in NO_ROOM:
+        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+            return os.strerror(number)
+    there = next((parent for parent in folder.parents if parent.is_dir()), None)
+    full = isinstance(error, Exception) and there and not shutil.disk_usage(there).free
+    return os.strerror(errno.ENOSPC) if full else None
 
 
 def replace(new: Path, folder: Path) -> None:

@@ -18,7 +18,7 @@ import yaml
 
 from cluster import session
 from cluster.session import JobError
-from configs.folder import FolderError
+from configs.folder import GOES_ON, NO_ROOM, FolderError
 from configs.loader import UsageError, describe, load
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS
@@ -72,6 +72,8 @@ def main(
     except (JobError, FolderError) as error:
         _leave(FAILED, str(error))
     except Exception as error:  # noqa: BLE001 - a fault of ours: the traceback is what its finder needs
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            _leave(FAILED, f"{error.filename or 'a file'}: not written: {error.strerror}; {GOES_ON}")
         traceback.print_exc()
         _leave(FAILED, f"{type(error).__name__}: {error}")
     print(result.line(), flush=True)

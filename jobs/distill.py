@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster import launch, session, tracking
+from cluster.spec import RECOVERY
 from configs.folder import digest_json
 from jobs.command import Result, main
 from jobs.compression.spec import DistillStep
@@ -89,7 +90,7 @@ def student_key(recipe: Recipe, prepared: Prepared) -> str:
             "teachers": taught_by(recipe),
             "student": recipe.student.model_dump(),
             "distillation": recipe.distillation.model_dump(exclude={"further_teachers"}),
-            "engine": recipe.engine.model_dump(exclude={"max_failures"}),
+            "engine": recipe.engine.model_dump(exclude=RECOVERY),
             "seed": recipe.seed,
         }
     )

@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 
 from cluster import launch, session, tracking
+from cluster.spec import RECOVERY
 from configs.folder import digest_json
 from configs.loader import UsageError
 from jobs.command import Result, main
@@ -63,7 +64,7 @@ def teacher_folder(recipe: Recipe) -> Path:
 
 def teacher_key(recipe: Recipe, prepared: Prepared) -> str:
     """Digest of what the teacher depends on."""
-    engine = recipe.engine.model_dump(exclude={"max_failures"})
+    engine = recipe.engine.model_dump(exclude=RECOVERY)
     teacher = recipe.teacher.model_dump(exclude={"bundle"})
     return digest_json({"prepared": prepared.key, "teacher": teacher, "engine": engine, "seed": recipe.seed})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Ray reads these two once, when it is imported; the rest of a cluster's environment may come later.
@@ -71,6 +71,16 @@ def on_cluster(cluster: Cluster) -> Iterator[Cluster]:
         yield cluster
         if "ray" in sys.modules:
             sys.modules["ray"].shutdown()
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Cluster]]:
+    """Starts a cluster that a test may kill; called again, starts what has ended of it. This process joins none."""
+    for name in FOREIGN:
+        monkeypatch.delenv(name, raising=False)
+    state = tmp_path / "state"
+    yield lambda: local.up(state, cpus=2, dashboard_port=free_port(8700), mlflow_port=free_port(9200))
+    local.down(state)
 
 
 @pytest.fixture(scope="session")

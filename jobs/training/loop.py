@@ -15,12 +15,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cluster import checkpoint, engine, quiet
 from cluster.engine import Engine, Named
 from cluster.outbox import Outbox
+from cluster.session import JobError
+from cluster.spec import EngineSpec
+from configs.folder import GOES_ON, no_room
 from configs.loader import Spec
 from jobs.compression.spec import DistillStep
 from jobs.data.prepared import Prepared
@@ -90,23 +94,26 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         task.layers,
     )
     work = Path(fit.work)
-    progress = (checkpoint.restore(training, work) if recipe.engine.max_failures else None) or {
-        "epoch": 0,
-        "best": None,
-    }
+    progress: dict[str, Any] = {"epoch": 0, "best": None}
+    progress |= {"batch": 0, "loss": 0.0}  # batches of this epoch that are done, the sum of their losses
+    if recipe.engine.max_failures:
+        progress |= checkpoint.restore(training, work) or {}
+    done = steps[progress["epoch"]] + progress["batch"]
     if zeros:
-        zeros.done = steps[progress["epoch"]]
+        zeros.done = done
     record = Outbox(fit.run_id, Path(recipe.output or "")) if first and fit.run_id else None
-    pace = Pace(fit.role, spec.epochs, epochs, task.lengths, progress["epoch"], silent=not first)
+    pace = Pace(fit.role, spec.epochs, task.lengths, steps[-1] - done, silent=not first)
+    saves = Saves(training, work, recipe.engine)
     ranked = f"validation_{task.ranked}"
     trained = task.result(model)
     try:
         for epoch in range(progress["epoch"], spec.epochs):
-            # By epoch, so that a resumed run drops out what the first would have; workers with other rows differ,
-            # workers that split a layer do not.
-            torch.manual_seed(recipe.seed + 1000 * (epoch + 1) + training.data_rank)
+            # By epoch, so that a resumed run drops out what the first would have (a checkpoint inside an epoch holds
+            # where it was); workers with other rows differ, workers that split a layer do not.
+            if not progress["batch"]:
+                torch.manual_seed(recipe.seed + 1000 * (epoch + 1) + training.data_rank)
             training.minimise(task.loss(model, spec.during(epoch)))
-            loss = _epoch(training, task, epochs[epoch], recipe.engine.accumulation, pace, zeros)
+            loss = _epoch(training, task, epochs[epoch], recipe.engine.accumulation, pace, zeros, saves, progress)
             with quiet.at_work() if first else nullcontext():
                 trained = task.result(training.whole())
                 metrics = evaluate(task, trained, training.device)
@@ -116,12 +123,12 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
                 progress["best"] = metrics | {"best_epoch": epoch + 1}
                 if first:
                     _keep(trained, work, epoch + 1)
-            progress["epoch"] = epoch + 1
+            progress |= {"epoch": epoch + 1, "batch": 0, "loss": 0.0}
             pace.epoch_done(epoch, metrics, task.ranked)
             if record:
                 record.log(metrics, step=epoch + 1)
-            if recipe.engine.max_failures and epoch + 1 < spec.epochs:
-                checkpoint.save(training, work, epoch + 1, progress)
+            if epoch + 1 < spec.epochs:
+                saves.save(progress)
             ray.train.report(metrics)
     finally:
         if record:
@@ -182,18 +189,22 @@ def _epoch(
     parts: int,
     pace: Pace,
     zeros: Zeros | None,
+    saves: Saves,
+    progress: dict[str, Any],
 ) -> float:
-    """One pass; returns the mean over batches of the global loss."""
+    """One pass, or the rest of one; returns the mean over batches of the global loss."""
     first = torch.distributed.get_rank() == 0
     training.module.train()
-    total = 0.0
-    for batch in batches:
+    total = progress["loss"] if first else 0.0
+    for number, batch in enumerate(batches[progress["batch"] :], progress["batch"] + 1):
         micro, size = task.parts(batch, training.data_rank, training.data_size, parts)
         with quiet.at_work() if first else nullcontext():  # the other workers wait for this one anyway
             total += training.step(micro, size)
         if zeros:
             zeros.after_step()
         pace.step(batch)
+        if number < len(batches) and saves.due():
+            saves.save(progress | {"batch": number, "loss": sum(engine.gather(total))})
     return sum(engine.gather(total)) / len(batches)
 
 
@@ -205,7 +216,14 @@ def _keep(model: nn.Module, work: Path, epoch: int) -> None:
     work.mkdir(parents=True, exist_ok=True)
     aside = work / ".best.safetensors.partial"
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, aside)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, aside)
+    except (OSError, SafetensorError) as error:
+        reason = no_room(error, aside)
+        aside.unlink(missing_ok=True)
+        if reason:
+            raise JobError(f"{_best(work, epoch)}: not written: {reason}; {GOES_ON}") from error
+        raise
     aside.replace(_best(work, epoch))
     for old in sorted(work.glob("best-*"))[: -checkpoint.KEPT - 1]:
         old.unlink()
@@ -215,14 +233,33 @@ def _best(work: Path, epoch: int) -> Path:
     return work / f"best-{epoch:04d}.safetensors"
 
 
+class Saves:
+    """The checkpoints of a run; none where it is not started again. All workers make the same calls."""
+
+    def __init__(self, training: Engine, work: Path, spec: EngineSpec) -> None:
+        self._training, self._work, self._spec = training, work, spec
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether `checkpoint_seconds` are over since the last one, by the first worker's clock."""
+        if not self._spec.max_failures:
+            return False
+        return self._training.first_says(time.monotonic() - self._last >= self._spec.checkpoint_seconds)
+
+    def save(self, progress: dict[str, Any]) -> None:
+        """Commit one."""
+        if self._spec.max_failures:
+            checkpoint.save(self._training, self._work, progress["epoch"], progress, progress["batch"])
+            self._last = time.monotonic()
+
+
 class Pace:
     """Progress of a run as log lines: loss by epoch, real tokens per second, time to go."""
 
-    def __init__(
-        self, role: str, epochs: int, batches: list[list[np.ndarray]], lengths: np.ndarray, done: int, silent: bool
-    ) -> None:
+    def __init__(self, role: str, epochs: int, lengths: np.ndarray, steps: int, silent: bool) -> None:
+        """`steps`: that are left."""
         self._role, self._epochs, self._lengths, self._silent = role, epochs, lengths, silent
-        self._total = sum(map(len, batches[done:]))
+        self._total = steps
         self._steps, self._tokens = 0, 0
         self._started = self._spoke = time.monotonic()
 

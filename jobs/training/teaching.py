@@ -38,14 +38,15 @@ def write_outputs(
     """Run the teachers over all prepared rows, sorted by length so that little is padding, with Ray Data.
 
     Parts of `ROWS_PER_PART` rows are committed one by one beside `folder`: after an interruption those that are whole
-    stay as they are. What lies inside a model is stored of the first teacher alone.
+    stay as they are. What lies inside a model is stored of the first teacher alone. Raises `FolderError` where the disk
+    has no room.
     """
     import ray.data
 
     parts = folder.parent / ".work" / f"{folder.name}-{key[:16]}"
     count = -(-sum(prepared.manifest["rows"].values()) // ROWS_PER_PART)
     told = [str(prepared.folder), str(parts), [tuple(each) for each in teachers], wanted.model_dump()]
-    ray.data.range(count, override_num_blocks=count).map_batches(
+    asked = ray.data.range(count, override_num_blocks=count).map_batches(
         Teach,
         batch_size=1,
         fn_constructor_args=[*told, engine.cpus_per_worker],
@@ -53,7 +54,9 @@ def write_outputs(
         num_cpus=0,  # holding cores, it could wait for ever for the tasks around it
         num_gpus=engine.of_each_worker.get("GPU", 0),
         runtime_env={"env_vars": WORKER_ENVIRONMENT},
-    ).materialize()
+    )
+    if trouble := next((each["trouble"] for each in asked.take_all() if each["trouble"]), None):
+        raise FolderError(trouble)
 
     def fill(aside: Path) -> dict[str, Any]:
         (aside / ROWS).mkdir()
@@ -84,7 +87,7 @@ class Teach:
         import torch
 
         torch.set_num_threads(threads)
-        self.parts = Path(parts)
+        self.parts, self.trouble = Path(parts), ""
         rows = pyarrow.parquet.read_table(Path(prepared) / ROWS)
         self.rows = rows.sort_by([("length", "ascending"), ("split", "ascending"), ("row", "ascending")])
         told = Wanted.model_validate(wanted)
@@ -96,14 +99,22 @@ class Teach:
             self.say = _classes(teachers, told)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Commits each part that is not there whole."""
+        """Commits each part that is not there whole; `trouble` is why none is, from the first that could not be."""
         for number in batch["id"].tolist():
             folder = self.parts / part_name(number)
             try:
                 verify(folder, MANIFEST)
             except FolderError:  # none, or a damaged one
+                self.commit(folder, number)
+        return {**batch, "trouble": np.array([self.trouble] * len(batch["id"]))}
+
+    def commit(self, folder: Path, number: int) -> None:
+        """Make one part, unless the disk had no room before."""
+        if not self.trouble:
+            try:
                 commit(folder, MANIFEST, functools.partial(self.fill, number))
-        return batch
+            except FolderError as error:
+                self.trouble = str(error)
 
     def fill(self, number: int, aside: Path) -> dict[str, Any]:
         """Write one part."""

@@ -145,10 +145,39 @@ def test_a_disk_that_fills_up_in_between_leaves_the_checkpoint_before(two: Path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Shards, "save", full)
-    with pytest.raises(JobError, match="the disk is full; run the same command again"):
+    with pytest.raises(JobError, match="not written: No space left on device; make room and run the same command"):
         save(two, 3)
     assert sorted(path.name for path in two.iterdir()) == ["epoch-0001", "epoch-0002"]
     assert restore(two) == {"epoch": 2}
+
+
+@fault("disk full")
+def test_a_disk_that_is_full_at_the_manifest_leaves_the_checkpoint_before(two: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("configs.folder.write_synced", full)
+        with pytest.raises(FolderError, match=r"epoch-0003: not written: No space left on device; make room"):
+            save(two, 3)
+    assert sorted(path.name for path in two.iterdir()) == ["epoch-0001", "epoch-0002"]
+    save(two, 3)
+    assert restore(two) == {"epoch": 3}
+
+
+def test_checkpoints_inside_an_epoch_stand_between_those_of_whole_epochs(two: Path):
+    for batch in (90, 1000):
+        checkpoint.save(Shards(2), two, 2, {"epoch": 2, "batch": batch}, batch)  # pyright: ignore[reportArgumentType]
+    assert restore(two) == {"epoch": 2, "batch": 1000}
+    save(two, 3)
+    assert [path.name for path in sorted(two.iterdir())] == ["epoch-0002-batch-0001000", "epoch-0003"]
+
+
+def test_what_killed_workers_left_of_a_save_goes_with_the_next(two: Path):
+    for left in (".epoch-0002-batch-0000007.shares", ".epoch-0002.partial-1234"):
+        (two / left).mkdir()
+    save(two, 3)
+    assert sorted(path.name for path in two.iterdir()) == ["epoch-0002", "epoch-0003"]
 
 
 def test_a_save_that_fails_for_another_reason_is_left_to_a_restart(two: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
-from ray.exceptions import RayTaskError
+from ray import cloudpickle
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
+from ray.train.torch import TorchConfig
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from cluster import launch, session
 from cluster.launch import _cause
@@ -17,7 +25,9 @@ from cluster.spec import EngineSpec
 from configs.folder import FolderError
 from configs.loader import UsageError
 from tests.faults import fault
+from tests.processes import run
 
+KILLED_FOR_MEMORY = OutOfMemoryError("Memory on the node")
 COLLATERAL = RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1234")
 
 
@@ -39,6 +49,53 @@ def test_an_unknown_error_is_one_line_with_its_type():
     assert isinstance(found, JobError)
     assert str(found) == "training failed: ValueError: bad axis"
     assert str(_cause(WorkerGroupError("failed", {0: KeyError()}))) == "training failed: KeyError: "
+
+
+def test_a_death_comes_before_connections_that_it_closed():
+    died = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
+    assert str(_cause(WorkerGroupError("failed", {0: COLLATERAL, 1: died}))).startswith("training failed: ActorDied")
+
+
+@fault("worker killed for memory")
+def test_a_worker_killed_for_memory_is_said_to_be():
+    for held in (WorkerHealthCheckFailedError("A worker health check failed.", KILLED_FOR_MEMORY), KILLED_FOR_MEMORY):
+        found = str(_cause(WorkerGroupError("failed", {0: COLLATERAL, 1: held})))
+        assert found.startswith("training failed: a worker was killed for memory: ")
+        assert "\n" not in found
+
+
+@fault("worker killed for memory")
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_group_in_which_a_worker_was_killed_for_memory_comes_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ours: bool
+):
+    """Without that Ray cannot start it again; control: its own backend raises. Both travel to another process."""
+    given: dict[str, Any] = {}
+
+    def trainer(*_: Any, **fields: Any) -> Any:
+        given.update(fields)
+        return SimpleNamespace(fit=lambda: SimpleNamespace(return_value=None))
+
+    def killed(futures: Any, timeout: float) -> None:
+        raise KILLED_FOR_MEMORY
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", trainer)
+    monkeypatch.setattr("ray.nodes", lambda: [1, 2])
+    launch.fit("", {}, EngineSpec(), tmp_path)
+    config = cloudpickle.loads(cloudpickle.dumps(given["torch_config"] if ours else TorchConfig()))  # pyright: ignore[reportPrivateImportUsage]
+    monkeypatch.setattr("ray.get", killed)
+    with contextlib.nullcontext() if ours else pytest.raises(OutOfMemoryError):
+        config.backend_cls().on_shutdown(Group(), config)
+
+
+class Group:
+    """Of one worker, as a backend sees it."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def execute_async(self, *_: Any, **__: Any) -> list[Any]:
+        return []
 
 
 def die(config: dict[str, Any]) -> None:
@@ -76,3 +133,21 @@ def test_a_worker_that_stands_still_is_noticed_and_the_group_starts_again(
     config = {"before": str(tmp_path / "before")}
     assert launch.fit(f"{__name__}:stand_still_once", config, spec, tmp_path) == "went on"
     assert (tmp_path / "before").exists()
+
+
+@fault("worker killed for memory", runs=2, slow=True)
+def test_a_worker_that_takes_all_memory_is_started_again_and_the_message_says_memory(
+    own_cluster: Callable[[], Cluster], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int
+):
+    """By Ray's monitor, which is told that half of what is free now must stay free."""
+    memory = psutil.virtual_memory()
+    limit = 1 - memory.available / 2 / memory.total
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{limit:.3f}")
+    environment = os.environ | own_cluster().environment()
+    done = run([sys.executable, "-m", "tests.cluster.hungry", str(tmp_path), str(seed)], environment, timeout=300)
+    *before, last = done.output.splitlines()
+    if not seed:
+        assert last.startswith("training failed: a worker was killed for memory: "), done.output
+        return
+    assert last == "went on", done.output
+    assert any("training was interrupted: a worker was killed for memory: " in line for line in before), done.output

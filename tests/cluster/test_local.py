@@ -288,7 +288,8 @@ def test_a_head_that_gave_up_on_a_busy_machine_is_started_once_more(
 ):
     asked: list[Path] = []
 
-    def fail(state: Path, *rest: object) -> local.Cluster:
+    def fail(state: Path, *rest: object, in_turn: bool = False) -> local.Cluster:
+        assert in_turn == bool(asked)
         asked.append(state)
         raise ClusterError(f"ray ended while starting: The current {said}")
 

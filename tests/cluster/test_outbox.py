@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.processes import ROOT
 from tests.proxy import Fault, Proxy, in_front_of
 
 GENEROUS_SECONDS = 60
+STEP_SECONDS = 0.05
 LOG_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
@@ -84,6 +86,43 @@ def test_metrics_that_the_server_did_not_take_at_once_are_there_once(
         box.log({"loss": 1 / step, "note": "no number"}, step)  # type: ignore[dict-item]
     assert box.close(GENEROUS_SECONDS)
     assert (rows(run) == [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]) == tries_again
+    assert spool.waiting(tmp_path) == []
+
+
+AWAY: list[tuple[float, Fault]] = [(0, "drop"), (20, "drop"), (60, "drop"), (20, "500"), (20, "hang")]  # seconds
+
+
+@fault("MLflow away for 0, 20 or 60 s in training", slow=True)
+@pytest.mark.parametrize(("seconds", "fault", "tries_again"), [*((*each, True) for each in AWAY), (20, "drop", False)])
+def test_every_step_of_a_training_under_which_the_server_goes_away_is_there_once(
+    proxy: Proxy,
+    run: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    fault: Fault,
+    tries_again: bool,
+):
+    if not tries_again:
+        monkeypatch.setattr(outbox, "may_pass", lambda error: False)
+    box, back = Outbox(run, tmp_path), threading.Event()
+
+    def come_back() -> None:
+        proxy.fault = lambda request: None
+        proxy.release.set()
+        back.set()
+
+    before, step, after = 20, 0, 20
+    while after:
+        step += 1
+        box.log({"loss": 1 / step}, step)
+        if step == before:
+            proxy.fault = lambda request: fault
+            threading.Timer(seconds, come_back).start()
+        after -= back.is_set()
+        back.wait(STEP_SECONDS)
+    assert box.close(GENEROUS_SECONDS)
+    assert (rows(run) == [(each, 1 / each) for each in range(1, step + 1)]) == tries_again
     assert spool.waiting(tmp_path) == []
 
 

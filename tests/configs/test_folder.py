@@ -1,15 +1,18 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from configs import folder as folders
-from configs.folder import FolderError, commit, digest_json, read_manifest, verify, write_synced
+from configs.folder import FolderError, commit, digest_json, no_room, read_manifest, verify, write_synced
 from tests.faults import fault
+from tests.full_disk import files_of_at_most
 
 MANIFEST = "manifest.json"
+LARGE = 200_000  # bytes
 
 
 def fill(aside: Path) -> dict[str, Any]:
@@ -17,6 +20,11 @@ def fill(aside: Path) -> dict[str, Any]:
     (aside / "weights.bin").write_bytes(b"0123456789")
     (aside / "deep" / "words.txt").write_text("wörds", encoding="utf-8")
     return {"key": "k1"}
+
+
+def fill_large(aside: Path) -> dict[str, Any]:
+    (aside / "weights.bin").write_bytes(bytes(LARGE))
+    return {}
 
 
 @pytest.fixture
@@ -75,6 +83,46 @@ def test_a_fault_after_the_fill_leaves_the_older_folder(made: Path, monkeypatch:
         commit(made, MANIFEST, lambda aside: {"key": str((aside / "other").write_text("x"))})
     assert contents(made) == before
     assert os.listdir(made.parent) == ["made"]
+
+
+@fault("disk full")
+def test_a_disk_without_room_is_one_line_and_with_room_the_folder_is_made(made: Path):
+    before = contents(made)
+    with files_of_at_most(LARGE // 2), pytest.raises(FolderError) as failed:
+        commit(made, MANIFEST, fill_large)
+    assert str(failed.value).startswith(f"{made}: not written: File too large; make room and run the same")
+    assert contents(made) == before
+    assert os.listdir(made.parent) == ["made"]
+    commit(made, MANIFEST, fill_large)
+    assert verify(made, MANIFEST)["files"]["weights.bin"]["bytes"] == LARGE
+
+
+@fault("disk full")
+def test_written_in_its_place_the_older_folder_would_be_damaged(made: Path):
+    with files_of_at_most(LARGE // 2), pytest.raises(OSError, match="File too large"):
+        fill_large(made)
+    with pytest.raises(FolderError, match=r"damaged|the manifest says"):
+        verify(made, MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "reason"),
+    [
+        (OSError(28, "x"), 1, "No space left on device"),
+        (OSError(122, "x"), 1, "Disk quota exceeded"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "No space left on device"),
+        (RuntimeError("PytorchStreamWriter failed"), 0, "No space left on device"),
+        (RuntimeError("PytorchStreamWriter failed"), 1, None),
+        (OSError(5, "x"), 1, None),
+        (KeyboardInterrupt(), 0, None),
+    ],
+    ids=repr,
+)
+def test_an_error_for_want_of_room_is_known_by_its_number_its_text_or_the_disk(
+    error: BaseException, free: int, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
+    assert no_room(error, tmp_path / "none" / "yet") == reason
 
 
 @fault("killed inside a save")

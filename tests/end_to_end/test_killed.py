@@ -1,19 +1,26 @@
-"""The driver of `jobs.optimize` dies at six points of the way; the same command then goes on to the end."""
+"""The driver of `jobs.optimize` dies at six points of the way, or the head under a job; the same command goes on."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
+from mlflow.entities import Run
 
+from cluster import local, processes
 from cluster.record import Cluster
+from serving.bundle import read_bundle
 from tests.faults import fault
-from tests.processes import ROOT, run
+from tests.processes import ROOT, run, submit
 
 POINTS = (  # what is there in the output when it dies
     "prepared/manifest.json",
@@ -24,6 +31,7 @@ POINTS = (  # what is there in the output when it dies
     "bundle/bundle.json",
 )
 TRIALS = 2
+PATIENCE_SECONDS = 300
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +48,6 @@ def recipe(shop_folder: Path) -> Path:
 def test_a_killed_way_goes_on_in_the_same_runs_and_tells_each_metric_once(
     cluster: Cluster, environment: dict[str, str], recipe: Path, tmp_path: Path, seed: int
 ):
-    import mlflow
-
     name, output = f"killed-{seed}", tmp_path / "output"
     command = [sys.executable, "-m", "jobs.optimize", "--config", str(recipe)]
     command += [f"output={output}", f"tracking.experiment={name}", f"name={name}"]
@@ -55,15 +61,61 @@ def test_a_killed_way_goes_on_in_the_same_runs_and_tells_each_metric_once(
         driver.kill()
     done = run(command, environment, timeout=600)
     assert done.code == 0, done.output[-4000:]
-    client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
-    experiment = client.get_experiment_by_name(name)
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    runs = runs_of(environment, name)
     jobs = Counter(each.data.tags["slimcart.job"] for each in runs)
     assert jobs.pop("trial") == TRIALS and jobs["optimize"] == jobs["tune"] == 1
     assert set(jobs.values()) == {1}, jobs
     assert {each.info.status for each in runs} == {"FINISHED"}
+
+
+def runs_of(environment: Mapping[str, str], experiment: str) -> list[Run]:
+    """All runs of an experiment, of which every metric has one value at a step."""
+    import mlflow
+
+    client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    runs = list(client.search_runs([found.experiment_id]))
     for each in runs:
         for metric in each.data.metrics:
             steps = [point.step for point in client.get_metric_history(each.info.run_id, metric)]
             assert len(steps) == len(set(steps)), (each.info.run_name, metric, steps)
+    return runs
+
+
+@fault("head killed, up again", runs=2, slow=True)
+def test_a_job_submitted_again_to_a_new_head_goes_on_where_it_was_in_the_same_run(
+    own_cluster: Callable[[], Cluster], shop_folder: Path, tmp_path: Path, seed: int
+):
+    """The head is ended by `down`, with MLflow; or everything of Ray is killed at once, as by a machine's own death."""
+    first, output, epochs = own_cluster(), tmp_path / "output", 20
+    told = ["--config", str(shop_folder / "recipe.yaml"), f"output={output}", f"teacher.epochs={epochs}"]
+    told += ["tracking.experiment=head"]
+    ray = str(Path(sys.executable).with_name("ray"))
+    submission = [ray, "job", "submit", "--no-wait", "--working-dir", str(ROOT), "--", "python", "-m", "jobs.finetune"]
+    begun = run([*submission, *told], os.environ | first.environment(), timeout=300)
+    assert begun.code == 0, begun.output
+    wait_for(lambda: any(output.glob(".work/teacher-*/epoch-*")))
+    if seed:
+        assert first.ray
+        for process in (killed := processes.members(first.ray)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(killed, timeout=PATIENCE_SECONDS)
+    else:
+        local.down(first.state)
+    assert not (output / "teacher").exists(), "it had ended before"
+    environment = os.environ | own_cluster().environment()
+    done = submit(environment, "jobs.finetune", *told)
+    assert done.code == 0 and done.result, done.output[-4000:]
+    assert f"epoch {epochs}/{epochs}:" in done.output and "epoch 1/" not in done.output
+    (only,) = runs_of(environment, "head")
+    assert (only.info.run_id, only.info.status) == (done.result["run_id"], "FINISHED")
+    assert read_bundle(output / "teacher").metrics["best_epoch"] > 0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)

@@ -3,10 +3,13 @@ import json
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from configs.folder import FolderError
 from serving.bundle import (
     CARD,
     MANIFEST,
@@ -17,6 +20,8 @@ from serving.bundle import (
     with_metrics,
     write_bundle,
 )
+from tests.faults import fault
+from tests.full_disk import files_of_at_most
 from tests.serving.tiny import LABELS, write_tiny_bundle
 
 
@@ -179,3 +184,27 @@ def test_a_bundle_that_names_a_model_nobody_wrote_does_not_come_to_be(tmp_path: 
     with pytest.raises(BundleError, match="not written, though the bundle names it"):
         write_bundle(tmp_path / "bundle", {**fields, "inputs": ["input_ids"]}, lambda aside: None)
     assert list(tmp_path.iterdir()) == []
+
+
+@fault("disk full")
+def test_a_bundle_that_finds_no_room_leaves_the_older_one_and_is_made_when_there_is(folder: Path):
+    before = bundle_digest(folder)
+    with files_of_at_most(600), pytest.raises(FolderError, match=r"bundle: not written: File too large; make room"):
+        write_tiny_bundle(folder, seed=1)
+    read_bundle(folder)
+    assert bundle_digest(folder) == before and [each.name for each in folder.parent.iterdir()] == [folder.name]
+    write_tiny_bundle(folder, seed=1)
+    read_bundle(folder)
+    assert bundle_digest(folder) != before
+
+
+@fault("disk full")
+def test_a_bundle_written_in_its_place_would_be_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def in_place(made: Path, manifest: str, fill: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        return fill(made)
+
+    monkeypatch.setattr("configs.folder.commit", in_place)
+    with files_of_at_most(600), pytest.raises(Exception, match="File too large"):  # the tokenizer's own kind of error
+        write_tiny_bundle(folder, seed=1)
+    with pytest.raises(BundleError, match=r"damaged|bytes"):
+        read_bundle(folder)

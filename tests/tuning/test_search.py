@@ -5,15 +5,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from cluster import session
+from cluster import launch, session
 from cluster.record import Cluster
+from cluster.spec import EngineSpec
 from tests.faults import fault
 from tests.processes import ROOT
 from tests.tuning.searching import SPACE as SEARCHED
@@ -22,6 +26,9 @@ from tuning.search import _algorithm, search
 from tuning.space import param_space, plain
 from tuning.spec import SearchSpec
 
+PATIENCE_SECONDS = 60
+SECONDS_TO_BEGIN = 30  # for a training to start in, before its search is over
+SECONDS_TO_STAY = 10  # that show that nobody removes a placement group
 SPACE = {
     "rate": {"loguniform": [1e-5, 1e-1]},
     "layers": {"choice": [1, 2, [0, 2]]},
@@ -210,3 +217,57 @@ def test_trials_that_start_side_by_side_are_no_copies_of_one_another(seed: int):
     algorithm.set_search_properties("score", "max", param_space(asked.space))
     first, second = (algorithm.suggest(name)["sparsity"] for name in ("a", "b"))
     assert abs(first - second) > 0.12  # of a range of 1
+
+
+def train_for_ever(config: dict[str, Any]) -> None:
+    """Runs on a training worker."""
+    Path(config["begun"]).touch()
+    threading.Event().wait()
+
+
+def die_after(begun: Path) -> None:
+    """Runs in the process of a trial, beside its objective."""
+    while not begun.exists():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def groups() -> set[str]:
+    """Placement groups that hold something, or wait for it."""
+    return {name for name, group in placement_group_table().items() if group["state"] != "REMOVED"}
+
+
+@fault("trial killed or stopped in its training", slow=True)
+@pytest.mark.parametrize(("dies", "cleaned"), [(True, True), (False, True), (True, False)])
+def test_a_trial_that_ends_in_its_training_leaves_no_placement_group(
+    joined: None, tmp_path: Path, dies: bool, cleaned: bool
+):
+    """A group outlives the controller of its training until the job ends (ray#54305), unless Ray's cleaner is there."""
+    before = groups()
+
+    def trains(values: dict[str, Any], trial_id: str) -> dict[str, float]:
+        from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+        class Without(PlacementGroupCleanerCallback):
+            def after_controller_start(self, train_run_context: Any) -> None:
+                pass
+
+        begun = tmp_path / "begun"
+        begun.unlink(missing_ok=True)
+        if dies:
+            threading.Thread(target=die_after, args=(begun,), daemon=True).start()
+        told = {"begun": str(begun)}
+        with pytest.MonkeyPatch.context() as patch:
+            if not cleaned:
+                patch.setattr("ray.train.v2.api.data_parallel_trainer.PlacementGroupCleanerCallback", Without)
+            launch.fit(f"{__name__}:train_for_ever", told, EngineSpec(cpus_per_worker=1, max_failures=0), tmp_path)
+        return {"score": 0.0}
+
+    (trial,) = search(trains, spec(trials=1, max_seconds=None if dies else SECONDS_TO_BEGIN), tmp_path)
+    assert (tmp_path / "begun").exists() and trial.error
+    deadline = time.monotonic() + (PATIENCE_SECONDS if cleaned else SECONDS_TO_STAY)
+    while (left := groups() - before) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for name in left:
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(name)))
+    assert bool(left) != cleaned

@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 import jobs.finetune
 from cluster import checkpoint, engine, launch, session
 from cluster.record import Cluster
+from cluster.session import JobError
 from cluster.spec import EngineSpec
 from configs.folder import commit
 from configs.loader import load
@@ -39,6 +41,7 @@ from jobs.training import loop
 from jobs.training.task import TrainingTask
 from serving.bundle import read_bundle
 from tests.faults import fault
+from tests.full_disk import files_of_at_most
 from tests.tiny_shop import write_encoder
 
 EPOCHS = 3
@@ -52,11 +55,14 @@ INSIDE = [  # relations first, then all that can be compared
     "distillation.relation_heads=4",
     *(f"distillation.weights.{name}=1" for name in ("hidden", "cosine", "relations")),
 ]
+OFTEN = ["engine.max_failures=1", "engine.checkpoint_seconds=1e-9"]  # a checkpoint after every step
+INTERRUPTED_AT = 4  # step of the second epoch, where "interrupted" is in a name
 FURTHER: dict[str, dict[str, Any]] = {  # students of which half the weights are zero, and what holds while they go on
     "pruned student": {"keep_zeros": True},
     "pruned student, forgotten": {"keep_zeros": False},
     "pruned student, rising": {"sparsity": 0.8, "rising": 0.6},
     "pruned student, rising, bf16 weights": {"sparsity": 0.8, "rising": 0.6},
+    "pruned student, rising, interrupted": {"sparsity": 0.8, "rising": 0.6},
     "pruned student, rounded": {"quantize_aware": True},
 }
 # A name starts with what is trained: "encoder" and "decoder" are teachers.
@@ -67,9 +73,14 @@ ONE_WORKER = {
     "encoder, worse at last": CALM,
     "encoder, crash before a checkpoint": [*CALM, "engine.max_failures=1"],
     "encoder, never killed": ["engine.max_failures=1"],
+    "encoder, interrupted": [*CALM, *OFTEN],
+    "encoder, interrupted, checkpoints by epoch": [*CALM, "engine.max_failures=1"],
+    "encoder, interrupted, drops out": OFTEN,
+    "encoder, interrupted, drops out otherwise": OFTEN,
     "student": CALM,
     "student inside": [*CALM, *INSIDE],
     **dict.fromkeys(FURTHER, CALM),
+    "pruned student, rising, interrupted": [*CALM, *OFTEN],
     "pruned student, rising, bf16 weights": ["engine.precision=bf16"],
     "conv student": ["engine.precision=bf16_autocast"],
     "foreign student": FP32,
@@ -110,8 +121,10 @@ TWO_WORKERS = {  # one for each mechanism; the two-worker modes of test_engine b
 TWO_WORKERS_MORE = {  # in the order of `FOUR_WORKERS`
     **{f"encoder, zero {stage}": [*CALM, *PAIR, f"engine.zero_stage={stage}"] for stage in (0, 1)},
     "decoder, zero 3": [*FP32, *PAIR, "engine.zero_stage=3"],
+    "encoder, zero 2 interrupted": [*CALM, *PAIR, *OFTEN, "engine.zero_stage=2"],
     "student inside, zero 3": [*CALM, *INSIDE, *PAIR, "engine.zero_stage=3", "engine.accumulation=2"],
     "encoder, pipeline": [*CALM, *PAIR, "engine.pipeline_stages=2", "engine.accumulation=4"],
+    "encoder, pipeline interrupted": [*CALM, *PAIR, *OFTEN, *PIPELINE],
     "decoder student, pipeline": [*FP32, *PAIR, *PIPELINE],
     "encoder, tensor": [*CALM, *PAIR, *TENSOR],
     "decoder student, tensor": [*FP32, *PAIR, *TENSOR],
@@ -152,32 +165,63 @@ def observe_one(name: str, config: dict[str, Any]) -> Facts:
     curve: list[float] = []
     heads: list[list[list[float]]] = []
     accuracies = list(ACCURACIES.get(name, []))
-    evaluate, save = loop.evaluate, checkpoint.save
+    steps = [0]  # begun in each epoch, those before and after an interruption together
+    evaluate, save, train, load = loop.evaluate, checkpoint.save, engine.Engine.step, engine.Engine.load
 
     def watch(task: TrainingTask, model: torch.nn.Module, *rest: Any) -> dict[str, float]:
         heads.append(engine.gather(head(model)))
+        steps.append(0)
         metrics = evaluate(task, model, *rest)
         return metrics | ({"validation_accuracy": accuracies.pop(0)} if accuracies else {})
 
-    def save_or_crash(training: engine.Engine, folder: Path, epoch: int, progress: dict[str, Any]) -> None:
+    def save_or_crash(training: engine.Engine, folder: Path, epoch: int, *rest: Any) -> None:
         if name == "encoder, crash before a checkpoint" and len(heads) == 2:
             raise ConnectionError
-        save(training, folder, epoch, progress)
+        save(training, folder, epoch, *rest)
+
+    def step_or_crash(training: engine.Engine, *arguments: Any) -> float:
+        steps[-1] += 1
+        if "interrupted" in name and (len(steps), steps[-1]) == (2, INTERRUPTED_AT):
+            raise ConnectionError
+        return train(training, *arguments)
+
+    def load_otherwise(training: engine.Engine, folder: Path) -> dict[str, Any]:
+        before = torch.get_rng_state()
+        progress = load(training, folder)
+        if "otherwise" in name:
+            torch.set_rng_state(before)
+        return progress
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ray.train.report", lambda metrics: None)  # it waits for Ray's next look, seconds later
         patch.setattr(loop, "evaluate", watch)
         patch.setattr(loop.checkpoint, "save", save_or_crash)
+        patch.setattr(engine.Engine, "step", step_or_crash)
+        patch.setattr(engine.Engine, "load", load_otherwise)
         patch.setattr(loop.Pace, "epoch_done", lambda self, epoch, metrics, _: curve.append(metrics["train_loss"]))
         try:
             best = loop.train_loop(config)
         except ConnectionError:
             best = loop.train_loop(config)
-    return {"best": best, "curve": curve, "heads": heads}
+    return {"best": best, "curve": curve, "heads": heads, "steps": steps[:-1]}
 
 
 def train_and_be_killed_once(config: dict[str, Any]) -> dict[str, float]:
-    """Runs on the worker, whose process ends when its second epoch begins; `epochs` notes those that were begun."""
+    """Runs on the worker, whose process ends when its second epoch begins."""
+    return train_until(config, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def train_and_give_up_once(config: dict[str, Any]) -> dict[str, float]:
+    """Runs on the worker; the whole run ends when its second epoch begins."""
+
+    def give_up() -> None:
+        raise JobError("gave up")
+
+    return train_until(config, give_up)
+
+
+def train_until(config: dict[str, Any], end: Callable[[], None]) -> dict[str, float]:
+    """`end` when the second epoch begins for the first time; `epochs` notes those that were begun."""
     notes = Path(config["work"]).parent / "epochs"
     train_epoch = loop._epoch
 
@@ -187,7 +231,7 @@ def train_and_be_killed_once(config: dict[str, Any]) -> dict[str, float]:
         with notes.open("a") as file:
             file.write(f"{[len(batch) for batch in arguments[2]]}\n")
         if begun == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            end()
         return train_epoch(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -506,12 +550,51 @@ def test_the_bundle_holds_the_best_epoch_not_the_last(shop: Shop, one: dict[str,
     assert [head(encoder.load(shop.teacher("encoder, worse at last")))] == seen["heads"][1]
 
 
+@fault("disk full")
+def test_a_best_epoch_that_finds_no_room_leaves_the_one_before(tmp_path: Path):
+    loop._keep(torch.nn.Linear(2, 2), tmp_path, 1)
+    with files_of_at_most(1000), pytest.raises(JobError, match=r"best-0002\.safetensors: not written: File too large"):
+        loop._keep(torch.nn.Linear(100, 100), tmp_path, 2)
+    assert [each.name for each in tmp_path.iterdir()] == ["best-0001.safetensors"]
+    loop._keep(torch.nn.Linear(100, 100), tmp_path, 2)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_after_a_crash_the_bundle_holds_the_epoch_whose_metrics_it_states(shop: Shop, one: dict[str, Facts]):
     """The second epoch was the best and was kept, but no checkpoint knew of it; run again, it was not."""
     seen = one["encoder, crash before a checkpoint"]
     assert len(seen["heads"]) == EPOCHS + 1
     assert (seen["best"]["best_epoch"], seen["best"]["validation_accuracy"]) == (1, 0.5)
     assert [head(encoder.load(shop.teacher("encoder, crash before a checkpoint")))] == seen["heads"][0]
+
+
+INTERRUPTED = {
+    "encoder, interrupted": "encoder",
+    "encoder, interrupted, drops out": "encoder, never killed",
+    "pruned student, rising, interrupted": "pruned student, rising",
+}
+
+
+@fault("worker killed")
+@pytest.mark.parametrize("mode", INTERRUPTED)
+def test_a_run_interrupted_inside_an_epoch_goes_on_there_to_the_same_model(one: dict[str, Facts], mode: str):
+    seen, whole = one[mode], one[INTERRUPTED[mode]]
+    assert seen["steps"] == [count + (epoch == 1) for epoch, count in enumerate(whole["steps"])]
+    assert seen["curve"] == pytest.approx(whole["curve"], rel=1e-6)
+    for heads, expected in zip(seen["heads"], whole["heads"], strict=True):
+        assert heads[0] == pytest.approx(expected[0], rel=1e-6)
+
+
+@fault("worker killed")
+def test_without_checkpoints_inside_an_epoch_its_steps_are_done_again(one: dict[str, Facts]):
+    first, second, third = one["encoder"]["steps"]
+    assert one["encoder, interrupted, checkpoints by epoch"]["steps"] == [first, second + INTERRUPTED_AT, third]
+
+
+@fault("worker killed")
+def test_without_its_random_numbers_a_run_goes_on_to_another_model(one: dict[str, Facts]):
+    seen, whole = (one[f"encoder, {name}"]["heads"] for name in ("interrupted, drops out otherwise", "never killed"))
+    assert seen[0] == whole[0] and seen[1][0] != pytest.approx(whole[1][0], rel=1e-3)
 
 
 def test_a_finished_run_leaves_no_work_behind(shop: Shop, one: dict[str, Facts]):
@@ -525,10 +608,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_model(
     recipe = shop.recipe("killed", ["engine.max_failures=1"])
     monkeypatch.setattr(jobs.finetune, "TRAIN_LOOP", f"{__name__}:train_and_be_killed_once")
     metrics = finetune(recipe, shop.prepared)
-    begun = Path(recipe.output or "", ".work", "epochs").read_text().splitlines()
-    assert len(begun) == EPOCHS + 1
-    assert begun[1] == begun[2]  # the second epoch, begun twice
-    assert begun[0] not in begun[1:]
+    assert_the_second_epoch_was_begun_twice(recipe)
     whole = one["encoder, never killed"]["best"]
     assert metrics.keys() == whole.keys()
     for name in metrics.keys() - {"tokens_per_second"}:
@@ -539,14 +619,41 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_model(
     torch.testing.assert_close(made.state_dict(), reference.state_dict(), rtol=1e-4, atol=1e-5)
 
 
+def assert_the_second_epoch_was_begun_twice(recipe: Recipe) -> None:
+    begun = Path(recipe.output or "", ".work", "epochs").read_text().splitlines()
+    assert len(begun) == EPOCHS + 1
+    assert begun[1] == begun[2]
+    assert begun[0] not in begun[1:]
+
+
+@fault("checkpoint damaged", slow=True)
+@pytest.mark.parametrize("named_anew", [True, False])
+def test_garbage_in_rays_own_snapshot_is_not_read(shop: Shop, monkeypatch: pytest.MonkeyPatch, named_anew: bool):
+    """Every attempt is a run of Ray with a new name; control: under the name of the one before it cannot begin."""
+    recipe = shop.recipe(f"snapshot, {named_anew}", ["engine.max_failures=1"])
+    monkeypatch.setattr(jobs.finetune, "TRAIN_LOOP", f"{__name__}:train_and_give_up_once")
+    if not named_anew:
+        monkeypatch.setattr(launch, "uuid", SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="a" * 32)))
+    with pytest.raises(JobError, match=r"^gave up$"):
+        finetune(recipe, shop.prepared)
+    (run,) = Path(recipe.output or "", ".work", "ray").glob("train-*")
+    (run / "checkpoint_manager_snapshot.json").write_bytes(b"\0garbage")
+    if named_anew:
+        finetune(recipe, shop.prepared)
+        assert_the_second_epoch_was_begun_twice(recipe)
+    else:
+        with pytest.raises(JobError, match=r"^training failed: ActorDiedError: .*CheckpointManagerInitializationError"):
+            finetune(recipe, shop.prepared)
+
+
 @pytest.fixture(scope="module")
 def unkilled(shop: Shop) -> tuple[dict[str, float], int]:
     """What two workers learn that nobody kills, and the steps that they take."""
     return trained_by_two(shop, "two, unkilled", 0, -1)
 
 
-def trained_by_two(shop: Shop, name: str, rank: int, step: int) -> tuple[dict[str, float], int]:
-    recipe = shop.recipe(name, [*CALM, *PAIR, "engine.max_failures=1"])
+def trained_by_two(shop: Shop, name: str, rank: int, step: int, *given: str) -> tuple[dict[str, float], int]:
+    recipe = shop.recipe(name, [*CALM, *PAIR, "engine.max_failures=1", *given])
     place = Path(recipe.output or "", ".work")
     place.mkdir(parents=True)
     (place / "kill").write_text(json.dumps({"rank": rank, "step": step}))
@@ -558,11 +665,13 @@ def trained_by_two(shop: Shop, name: str, rank: int, step: int) -> tuple[dict[st
 
 
 @fault("one of two workers killed at a random step", runs=10, slow=True)
-def test_a_worker_killed_at_any_step_costs_no_more_than_an_epoch(
+def test_a_worker_killed_at_any_step_costs_no_more_than_what_lies_between_checkpoints(
     shop: Shop, unkilled: tuple[dict[str, float], int], seed: int
 ):
+    """Checkpoints after every epoch, or after every step: the one that was begun is done again, by the first worker."""
     whole, steps = unkilled
     step = int(np.random.default_rng(seed).integers(0, steps))
-    metrics, taken = trained_by_two(shop, f"two, killed {seed}", seed % 2, step)
-    assert 0 <= taken - steps <= steps // EPOCHS + 1
+    often = seed // 2 % 2
+    metrics, taken = trained_by_two(shop, f"two, killed {seed}", seed % 2, step, *(OFTEN if often else []))
+    assert 0 <= taken - steps <= (1 if often else steps // EPOCHS + 1)
     assert metrics["validation_accuracy"] == pytest.approx(whole["validation_accuracy"], abs=0.005)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from jobs.recipe import Recipe
 from jobs.teach import teach
 from jobs.training.outputs import TokenOutputs, read_logits
 from jobs.training.teaching import PART, Teach
+from tests.faults import fault
 from tests.tiny_models import POSITIONS, decoder
 
 PROMPTS = [("red shoe", "a shoe in red"), ("blue hat", "hats, blue ones, for you"), ("tea", "tea")]
@@ -98,6 +100,28 @@ def test_outputs_of_the_same_teacher_and_rows_are_found_not_made_again(taught: T
     before = list(times(folder))
     assert taught.teach() == folder
     assert list(times(folder)) == before
+
+
+class WithoutRoom(Teach):
+    """Its process can write no file as large as a part."""
+
+    def __init__(self, *told: Any) -> None:
+        super().__init__(*told)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+
+
+@fault("disk full", slow=True)
+def test_a_teacher_that_finds_no_room_is_one_line_and_the_same_again_goes_on(
+    taught: Taught, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = list(times(folder))
+    taught.new_teacher(seed=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.training.teaching.Teach", WithoutRoom)
+        with pytest.raises(FolderError, match=r"^\S+part-00000: not written: File too large; make room .+$"):
+            taught.teach()
+    assert list(times(folder)) == before
+    assert_stored_equals_online(taught, taught.teach())
 
 
 def test_damaged_outputs_are_made_again(

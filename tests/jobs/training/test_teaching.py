@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from configs.folder import commit
+from configs.folder import GOES_ON, FolderError, commit, no_room
 from jobs.data.batches import collate
 from jobs.data.prepared import MANIFEST, ROWS, Examples, Prepared, rows_of
 from jobs.models import decoder as decoders
@@ -24,6 +24,8 @@ from jobs.training.loss import kl, sampled_kl
 from jobs.training.outputs import Vectors, hidden_column, read_logits, relations_column
 from jobs.training.spec import Wanted
 from jobs.training.teaching import PART, Teach, mean_log_probs, part_name, sampled
+from tests.faults import fault
+from tests.full_disk import files_of_at_most
 from tests.tiny_models import POSITIONS, VOCABULARY, decoder, encoder_classifier
 
 ROWS_IN_ALL = 20
@@ -137,6 +139,45 @@ def test_whole_parts_stay_and_damaged_ones_are_made_again(
     assert damaged.read_bytes() == content
     rows = sum(pq.read_metadata(part / PART).num_rows for part in parts.iterdir())
     assert rows == ROWS_IN_ALL
+
+
+@fault("disk full")
+@pytest.mark.parametrize("aside", [True, False])
+def test_a_part_that_finds_no_room_leaves_those_before_and_is_made_when_there_is(
+    prepared: Prepared, teacher: EncoderClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aside: bool
+):
+    """Control: written in its place and never looked at, what is left of a part would be taken for a whole one."""
+    parts = tmp_path / "parts"
+    ask(prepared, parts, {"teacher": 1.0}, WANTED, [0])
+    first = parts / part_name(0) / PART
+    before, limit = first.stat().st_mtime_ns, first.stat().st_size // 2
+    told = Teach(str(prepared.folder), str(parts), [(str(tmp_path / "teacher"), 1.0)], WANTED.model_dump(), 1)
+    with monkeypatch.context() as patch, files_of_at_most(limit):
+        if not aside:
+            patch.setattr(teaching, "commit", in_place)
+        said = told({"id": np.array([0, 1, 2])})
+    assert sorted(each.name for each in parts.iterdir()) == [part_name(0), *([] if aside else [part_name(1)])]
+    (trouble,) = set(said["trouble"])
+    assert f"{part_name(1)}: not written: File too large; make room and run the same command again" in trouble
+    if not aside:
+        monkeypatch.setattr(teaching, "verify", lambda folder, name: None if folder.exists() else in_place(folder))
+    ask(prepared, parts, {"teacher": 1.0}, WANTED, [0, 1, 2])
+    assert first.stat().st_mtime_ns == before
+    if aside:
+        assert sum(pq.read_metadata(part / PART).num_rows for part in parts.iterdir()) == ROWS_IN_ALL
+    else:
+        assert list((parts / part_name(1)).iterdir()) == []  # pyarrow removes what it could not end
+
+
+def in_place(folder: Path, *given: Any) -> None:
+    """Stands where `commit` stands."""
+    if not given:
+        raise FolderError("none yet")
+    folder.mkdir()
+    try:
+        given[1](folder)
+    except OSError as error:
+        raise FolderError(f"{folder}: not written: {no_room(error, folder)}; {GOES_ON}") from error
 
 
 def test_several_teachers_are_averaged_by_weight(prepared: Prepared, teacher: EncoderClassifier, tmp_path: Path):
