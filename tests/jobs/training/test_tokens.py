@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,11 @@ def model(tiny_teacher: Path) -> EncoderClassifier:
     return encoder.pretrained(TeacherSpec(model=str(tiny_teacher)), CLASSES).eval()
 
 
+def table(model: EncoderClassifier) -> torch.Tensor:
+    tokens: Any = model.encoder.get_input_embeddings()
+    return tokens.weight.detach()
+
+
 def train(model: EncoderClassifier, rows: Examples, decay: float) -> list[float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=decay)
     losses = []
@@ -52,7 +58,7 @@ def train(model: EncoderClassifier, rows: Examples, decay: float) -> list[float]
 def test_the_used_part_of_the_table_learns_what_the_whole_does(model: EncoderClassifier, rows: Examples):
     whole = copy.deepcopy(model)
     tokens = UsedTokens(model, rows)
-    assert len(model.encoder.get_input_embeddings().weight) == len(np.unique([0, *np.concatenate(TOKENS)]))
+    assert len(table(model)) == len(np.unique([0, *np.concatenate(TOKENS)]))
     losses = train(model, tokens.renumbered(rows), decay=0.0)
     assert losses == pytest.approx(train(whole, rows, decay=0.0), rel=1e-5)
     tokens.restore(model)
@@ -60,11 +66,11 @@ def test_the_used_part_of_the_table_learns_what_the_whole_does(model: EncoderCla
 
 
 def test_tokens_that_no_row_has_do_not_decay(model: EncoderClassifier, rows: Examples):
-    before = model.encoder.get_input_embeddings().weight.detach().clone()
+    before = table(model).clone()
     tokens = UsedTokens(model, rows)
     train(model, tokens.renumbered(rows), decay=0.1)
     tokens.restore(model)
-    after = model.encoder.get_input_embeddings().weight.detach()
+    after = table(model)
     unused = np.setdiff1d(np.arange(len(before)), [0, *np.concatenate(TOKENS)])
     assert torch.equal(after[unused], before[unused])
     assert not torch.equal(after[40], before[40])
