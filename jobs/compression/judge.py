@@ -39,8 +39,8 @@ class Judge:
 
     def __init__(self, model: nn.Module, specs: Sequence[StepSpec], workplace: Workplace) -> None:
         self._specs, self._workplace = specs, workplace
-        self._gauge = _gauge(workplace) if workplace.judged else None
-        self._last = self._agreed = None if self._gauge is None else self._gauge.of(model)
+        gauge = _gauge(workplace) if workplace.judged else None
+        self._last = self._agreed = None if gauge is None else gauge.of(model)
 
     def after(self, number: int, model: nn.Module | Path) -> None:
         """Note what step `number` lost. Raises `JobError` where it is more than its `max_loss`.
@@ -49,7 +49,8 @@ class Judge:
         """
         if not self._workplace.judged:
             return
-        spec, before, gauge = self._specs[number], self._last, self._gauge
+        spec, before = self._specs[number], self._last
+        gauge = _gauge(self._workplace)  # anew, as a step may have changed how the rows are tokenised
         if before is None or self._agreed is None or gauge is None:
             self._workplace.note(spec, measured="no: there are no prepared validation rows of this student")
             return
