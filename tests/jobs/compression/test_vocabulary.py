@@ -15,6 +15,7 @@ import torch
 from cluster.session import JobError
 from configs.folder import commit
 from jobs.compress import compress
+from jobs.compression.judge import Judge
 from jobs.compression.spec import ExportStep, VocabularySpec
 from jobs.compression.vocabulary import prune_vocabulary
 from jobs.compression.workplace import Workplace
@@ -67,6 +68,15 @@ def test_covered_rows_get_the_same_answers_from_fewer_tokens(place: Workplace, k
         logits(smaller, place.prepared.examples("validation")), logits(model, before["validation"])
     ).all(1)
     assert 0 < facts["validation_rows_changed"] == pytest.approx(changed.float().mean().item())
+
+
+def test_a_model_of_fewer_tokens_is_judged_on_its_own_tokens(place: Workplace):
+    place.judged = True
+    model, asked = encoder.load(place.student), spec(max_loss=0.5)
+    judge = Judge(model, [asked], place)
+    judge.after(0, prune_vocabulary(model, asked, place))
+    facts = place.facts["vocabulary"]
+    assert facts["after"] == pytest.approx(facts["before"], abs=facts["validation_rows_changed"])
 
 
 def test_rarer_tokens_go_too_and_all_rows_stay_encodable(place: Workplace):
