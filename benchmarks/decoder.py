@@ -21,7 +21,7 @@ import torch
 from tokenizers import Tokenizer
 
 from benchmarks._compare import compare, missing, print_row, seconds
-from benchmarks._recorded import SEEDS, on_own_cluster
+from benchmarks._recorded import SEEDS, on_cluster
 from benchmarks._runs import Runs
 from benchmarks._students import STUDIES
 from jobs.compress import compress
@@ -57,7 +57,7 @@ def main() -> int:
             missing(row, UNIT, "SLIMCART_DATA is not set", FASTER)
         return 0
     there = state is not None and (state / f"{SET}-{SEEDS[0]}" / "student").exists()
-    with on_own_cluster(state, needed=not there) as place:
+    with on_cluster(state, needed=not there, here=False) as place:
         runs = Runs(place, Path(data), SET, STUDY, SEEDS[0])
         if not there:
             train(runs)
