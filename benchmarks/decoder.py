@@ -25,6 +25,7 @@ from benchmarks._recorded import SEEDS, on_cluster
 from benchmarks._runs import Runs
 from benchmarks._students import STUDIES
 from jobs.compress import compress
+from jobs.compression.rows import spread
 from jobs.data.source import rows
 from jobs.measure.fresh import pin
 from jobs.measure.reference import TorchGenerator
@@ -106,9 +107,8 @@ def measure(runs: Runs) -> None:
 def asked(recipe: Recipe, tokenizer: Tokenizer, longest: int) -> list[list[int]]:
     """Token ids of prompts out of the test rows, evenly spread over them, no two alike."""
     texts = list(dict.fromkeys(prompt(row.text, row.pair) for row in rows(recipe.data, "test")))
-    places = np.unique(np.linspace(0, len(texts) - 1, min(PROMPTS, len(texts))).round().astype(np.int64))
     tokenizer.enable_truncation(longest - 1)
-    chosen = [texts[place] for place in places]
+    chosen = [texts[place] for place in spread(len(texts), PROMPTS)]
     return [each.ids for each in tokenizer.encode_batch(chosen, add_special_tokens=False)]
 
 

@@ -172,8 +172,7 @@ def compress(runs: Runs, student: str, steps: str) -> str:
         runs.verb("distill", *STUDENTS[student])
         learned.parent.mkdir(exist_ok=True)
         (runs.folder / "student").rename(learned)
-    # Nothing is searched, and the table shows what is lost.
-    told = [*STUDENTS[student], f"compression={STEPS[steps]}", "search.space={}", "budget.min_retention=0"]
+    told = [*STUDENTS[student], f"compression={STEPS[steps]}", "budget.min_retention=0"]  # the table shows what is lost
     runs.verb("compress", *told, f"bundle={learned}")
     _move(runs.folder / "bundle", place(runs, f"{student}, {steps}"))
     return runs.command("compress", told)
