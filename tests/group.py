@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,4 +28,9 @@ def _member(rank: int, function: Callable[[dict[str, Any]], Any], config: Any, w
     answer = function(config)
     if rank == 0:
         (folder / "answer").write_bytes(pickle.dumps(answer))
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # DeepSpeed keeps groups of its own, and an interpreter that ends may abort in one's threads (pytorch#190489).
+    os._exit(0)
