@@ -320,8 +320,9 @@ def _check_precision(spec: EngineSpec) -> None:
 def _stage(spec: EngineSpec, world: int) -> int:
     # One worker has nothing to split; stage 1 would copy every gradient into a flat buffer (1.6x a MiniLM CPU step).
     stage = spec.zero_stage if world > 1 or spec.offload != "none" else 0
-    # At stage 0 DeepSpeed adds up bfloat16 gradients as such, and clips each pipeline stage by its own norm.
-    return max(1, stage) if spec.precision == "bf16" or spec.pipeline_stages > 1 else stage
+    # At stage 0 DeepSpeed adds up bfloat16 gradients as such, divides float16 ones by a scale by which it multiplied no
+    # loss, and clips each pipeline stage by its own norm.
+    return max(1, stage) if spec.precision in ("bf16", "fp16") or spec.pipeline_stages > 1 else stage
 
 
 def _config(spec: EngineSpec, world: int) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Readers and writers over two advisory file locks, which the system frees when their holder dies. A plain shared lock
 would starve the measurement: two trainings always overlap. So who measures keeps the turnstile through which everyone
-enters (the "no starve" solution of A. Downey, The Little Book of Semaphores, section 4.2.5).
+enters (the "no starve" solution of A. Downey, The Little Book of Semaphores, section 4.2.5). Those who keep to cores of
+their own tell each other by such locks, too.
 """
 
 from __future__ import annotations
@@ -30,12 +31,33 @@ def measuring() -> Iterator[None]:
         yield
 
 
+def take_cores(count: int) -> list[int]:
+    """`count` of this process's cores, its own until it ends; shared ones only where too few are left."""
+    allowed = sorted(os.sched_getaffinity(0), reverse=True)
+    taken: list[int] = []
+    for core in allowed:
+        if len(taken) == count:
+            break
+        descriptor = _open(f"core-{core}")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until the process ends
+            taken.append(core)
+        except BlockingIOError:
+            os.close(descriptor)
+    shared = [core for core in allowed if core not in taken]
+    return taken + shared[: count - len(taken)]
+
+
 @contextlib.contextmanager
 def _lock(name: str, kind: int) -> Iterator[int]:
-    path = Path(tempfile.gettempdir(), f"slimcart-{os.getuid()}-{name}.lock")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = _open(name)
     try:
         fcntl.flock(descriptor, kind)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _open(name: str) -> int:
+    path = Path(tempfile.gettempdir(), f"slimcart-{os.getuid()}-{name}.lock")
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 from _pytest.terminal import TerminalReporter
 
-ROW = "fault"
+ROW, SEED = "fault", "seed"
 
 
 def fault(row: str, runs: int = 1, slow: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -22,22 +25,38 @@ def fault(row: str, runs: int = 1, slow: bool = False) -> Callable[[Callable[...
 
 
 def note(item: pytest.Item) -> None:
-    """Let the report of a test say which row of the table it belongs to."""
+    """Let the report of a test say which row of the table it belongs to, and its seed."""
     if marker := item.get_closest_marker(ROW):
         item.user_properties.append((ROW, marker.args[0]))
+        if "seed" in (parameters := getattr(item, "callspec", SimpleNamespace(params={})).params):
+            item.user_properties.append((SEED, parameters["seed"]))
+
+
+@dataclass
+class Row:
+    """Of one kind of fault."""
+
+    passed: int = 0
+    failed: int = 0
+    seconds: float = 0
+    seeds: set[int] = field(default_factory=set)
 
 
 def summarise(reporter: TerminalReporter) -> None:
-    """Print the table: of each row how many runs passed and failed, and how long they took; then the sums."""
-    rows: dict[str, list[float]] = {}
+    """Print the table: of each row how many runs passed and failed, seeds and time; then the sums."""
+    rows: defaultdict[str, Row] = defaultdict(Row)
     for outcome in ("passed", "failed", "error"):
         for report in reporter.stats.get(outcome, []):
-            for name in (value for key, value in getattr(report, "user_properties", []) if key == ROW):
-                row = rows.setdefault(name, [0, 0, 0.0])
-                row[outcome != "passed"] += 1
-                row[2] += report.duration
+            told = dict(getattr(report, "user_properties", []))
+            if ROW in told:
+                row = rows[told[ROW]]
+                row.passed += outcome == "passed"
+                row.failed += outcome != "passed"
+                row.seconds += report.duration
+                row.seeds |= {told[SEED]} if SEED in told else set()
     reporter.section("faults")
-    for name, (passed, failed, seconds) in rows.items():
-        reporter.write_line(f"{name}: {passed:.0f} passed, {failed:.0f} failed, {seconds:.0f} s")
-    passed, failed = (sum(row[column] for row in rows.values()) for column in (0, 1))
-    reporter.write_line(f"{passed:.0f} passed, {failed:.0f} failed")
+    for name, row in rows.items():
+        seeds = f", seeds {min(row.seeds)} to {max(row.seeds)}" if row.seeds else ""
+        reporter.write_line(f"{name}: {row.passed} passed, {row.failed} failed{seeds}, {row.seconds:.0f} s")
+    total = (sum(getattr(row, outcome) for row in rows.values()) for outcome in ("passed", "failed"))
+    reporter.write_line("{} passed, {} failed".format(*total))

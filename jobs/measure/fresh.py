@@ -230,8 +230,7 @@ def _batches(question: Question, examples: list[Row]) -> Iterator[tuple[tuple[in
 def pin(threads: int) -> None:
     """Keep to as many cores as there are threads: a thread that wanders leaves its cache behind."""
     if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[-threads:])
+        os.sched_setaffinity(0, quiet.take_cores(threads))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
 import fcntl
+import os
+import subprocess
+import sys
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cluster import quiet
+from tests.processes import ROOT
 
 
 @pytest.fixture
@@ -88,3 +93,35 @@ def test_a_link_in_the_place_of_a_lock_is_refused(events: list[str], tmp_path: P
     with pytest.raises(OSError, match="symbolic"), quiet.measuring():
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts processes that take a core, print it and keep it until their input ends."""
+    code = "import sys; from cluster import quiet; print(*quiet.take_cores(1), flush=True); sys.stdin.read()"
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        command = [sys.executable, "-c", code]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.communicate()
+
+
+def core_of(process: subprocess.Popen[str]) -> int:
+    assert process.stdout
+    return int(process.stdout.readline())
+
+
+def test_processes_keep_to_cores_of_their_own_until_they_end(keeper: Callable[[], subprocess.Popen[str]]):
+    cores = sorted(os.sched_getaffinity(0), reverse=True)
+    taken = {core_of(process): process for process in [keeper() for _ in cores]}
+    assert sorted(taken, reverse=True) == cores
+    assert core_of(keeper()) == cores[0], "none is left, so it shares"
+    taken[cores[-1]].communicate()
+    assert core_of(keeper()) == cores[-1]
