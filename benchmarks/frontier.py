@@ -46,6 +46,7 @@ STUDIES = {
 STUDENTS = {
     "3 layers": ["student.layers=3"],
     "2 layers": ["student.layers=2"],
+    "2 narrower layers": ["student.layers=2", "student.feed_forward=1024"],
     "1 layer": ["student.layers=1"],
     "edge": EDGE,
     "2 layers, pool": ["student.layers=2", POOL],
@@ -63,6 +64,7 @@ POINTS = (
     ("2 layers", "int8"),
     ("2 layers", "vocabulary, int8"),
     ("2 layers", "vocabulary, 4 bits"),
+    ("2 narrower layers", "int8"),
     ("1 layer", "int8"),
     ("1 layer", "vocabulary, int8"),
     ("2 layers, pool", "vocabulary, int8"),
