@@ -75,7 +75,7 @@ test-parallel: install  ## the long tests, most with four training workers (abou
 	@.venv/bin/python -m pytest -q -m parallel
 
 test-faults: install  ## kills, damages, full disks and servers away, often; a table of what held (up to an hour)
-	@.venv/bin/python -m pytest -q -m fault
+	@.venv/bin/python -m pytest -q -m fault -n 2 --dist loadfile
 
 up: install  ## start Ray and MLflow on this machine; then: source .slimcart/env
 	@.venv/bin/python -m cluster.local up --state "$(STATE)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -54,5 +55,9 @@ def run(command: list[str], environment: Mapping[str, str], folder: Path = ROOT,
 
 
 def free_port(start: int) -> int:
-    """A port outside Ray's worker range, and outside the kernel's ephemeral ports, which anyone may get meanwhile."""
-    return next(port for port in range(start, 10000) if is_free(port))
+    """A port outside Ray's worker range, and outside the kernel's ephemeral ports, which anyone may get meanwhile.
+
+    Test processes that run side by side look in other places, as a server takes its port a while later.
+    """
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return next(port for port in range(start + 20 * process, 10000) if is_free(port))
