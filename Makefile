@@ -74,7 +74,7 @@ test: install  ## lint and all tests; fails where any of them does
 test-parallel: install  ## the long tests, most with four training workers (about eight minutes)
 	@.venv/bin/python -m pytest -q -m parallel
 
-test-faults: install  ## kills, damages, full disks and servers away, often; a table of what held (up to an hour)
+test-faults: install  ## kills, damages, full disks and servers away, often; a table of what held (half an hour)
 	@.venv/bin/python -m pytest -q -m fault -n 2 --dist loadfile
 
 up: install  ## start Ray and MLflow on this machine; then: source .slimcart/env

@@ -81,6 +81,12 @@ def end(output: Path, label: str) -> None:
         path.unlink(missing_ok=True)
 
 
+def broken_off(output: Path, label: str, parent: str) -> bool:
+    """Whether the last run of this label is one below `parent` that was killed before its end."""
+    run = _read(_path(output, label))
+    return run is not None and run.parent == parent and not run.ended
+
+
 def below(output: Path, *, forget: bool) -> list[str]:
     """Runs below others that have begun and not ended, by local id; with `forget` nobody goes on with any."""
     found = {path: _read(path) for path in sorted((output / WORK).glob("run-*.json"))}

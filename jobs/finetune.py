@@ -18,22 +18,23 @@ from jobs.command import Result, main
 from jobs.data.prepared import Prepared
 from jobs.prepare import output, prepare
 from jobs.recipe import Recipe
+from serving.bundle import read_description
 
 TRAIN_LOOP = "jobs.training.loop:train_loop"
 
 log = logging.getLogger(__name__)
 
 
-def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = None) -> Result:
-    """The job: one MLflow run around `finetune`."""
+def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = None, *, made: bool = False) -> Result:
+    """The job: one MLflow run around `finetune`; of a teacher that is `made` it tells what is left to tell."""
     with tracking.run(
         "finetune", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
         session.connect()
         prepared = prepared or prepare(recipe)
         run.tag(slimcart__data=prepared.key)
-        metrics = finetune(recipe, prepared, run.id)
         folder = teacher_folder(recipe)
+        metrics = read_description(folder).metrics if made else finetune(recipe, prepared, run.id)
         run.artifact(folder, "teacher")
         run.metrics.log({f"best_{name}": value for name, value in metrics.items()})
     return Result("finetune", run.id, output(recipe), metrics, bundle=str(folder))

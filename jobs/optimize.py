@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from cluster import session, tracking
+from cluster import session, tracking, underway
 from configs.folder import read_manifest
 from configs.loader import UsageError
 from jobs import deploy, evaluate, finetune, prepare, teach, tune
@@ -46,15 +46,19 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     run.tag(slimcart__data=prepared.key)
     if recipe.teacher.bundle:
         _skip("finetune", f"teacher.bundle is {recipe.teacher.bundle}")
-    elif made_from(finetune.teacher_folder(recipe), finetune.teacher_key(recipe, prepared)):
-        _skip("finetune", "its inputs did not change")
     else:
-        finetune.run(recipe, run.id, prepared)
+        made = made_from(finetune.teacher_folder(recipe), finetune.teacher_key(recipe, prepared))
+        if not made or _broken_off(recipe, "finetune", run):
+            finetune.run(recipe, run.id, prepared, made=made)
+        else:
+            _skip("finetune", "its inputs did not change")
     teach.run(recipe, run.id, prepared)
-    if (found := tune.found_already(recipe, prepared)) and found["model_uri"]:
-        _skip("tune", "its inputs did not change")
+    found = tune.found_already(recipe, prepared)
+    registered = found if found and found["model_uri"] else None
+    if not registered or _broken_off(recipe, "tune", run):
+        tune.run(recipe, run.id, prepared, found=registered)
     else:
-        tune.run(recipe, run.id, prepared)
+        _skip("tune", "its inputs did not change")
     found = read_manifest(Path(output(recipe), "search"), MANIFEST)
     bundle, page = Path(output(recipe), "bundle"), Path(output(recipe), "report.html")
     evaluation = _final_evaluation(recipe, bundle, run)
@@ -80,8 +84,8 @@ def _final_evaluation(recipe: Recipe, bundle: Path, run: tracking.Run) -> dict[s
         log.info("evaluate: no data.test, so there is no final evaluation")
         return {}
     found = evaluate.evaluated_already(recipe, bundle)
-    if found is None:
-        evaluate.run(recipe, run.id)
+    if found is None or _broken_off(recipe, "evaluate", run):
+        evaluate.run(recipe, run.id, found=found)
         return read_manifest(Path(output(recipe), "evaluation"), MANIFEST)
     _skip("evaluate", "neither the models nor the test rows changed")
     print(found["table"], flush=True)
@@ -93,6 +97,11 @@ def check(recipe: Recipe) -> None:
     test = recipe.data.test
     if test and test.startswith("/") and not Path(test).is_file():
         raise UsageError(f"data.test: {test}: no such file")
+
+
+def _broken_off(recipe: Recipe, stage: str, run: tracking.Run) -> bool:
+    """Whether the stage was killed between its last file and the end of its MLflow run."""
+    return underway.broken_off(Path(output(recipe)), stage, run.id)
 
 
 def _skip(stage: str, reason: str) -> None:

@@ -40,14 +40,20 @@ CHALLENGER = "challenger"
 log = logging.getLogger(__name__)
 
 
-def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = None) -> Result:
-    """The job: one MLflow run with exactly one child per trial."""
+def run(
+    recipe: Recipe,
+    parent: str | None = None,
+    prepared: Prepared | None = None,
+    *,
+    found: dict[str, Any] | None = None,
+) -> Result:
+    """The job: one MLflow run with exactly one child per trial; of a search that is `found` it tells what is left."""
     with tracking.run("tune", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent) as run:
         session.connect()
         prepared = prepared or prepare(recipe)
         run.tag(slimcart__data=prepared.key)
         outputs = teach(recipe, prepared)
-        found = tune(recipe, prepared, outputs, run)
+        found = found or tune(recipe, prepared, outputs, run)
         run.metrics.log({f"winner_{name}": value for name, value in found["winner"]["metrics"].items()})
         run.tag(slimcart__winner=found["winner"]["id"], slimcart__model=found["model_uri"])
         page = Path(output(recipe), "report.html")
@@ -102,7 +108,8 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         run.artifact(page)
     winner = _winner(choice, trials, trials_folder)
     for name in ("student", "bundle"):
-        replace(trials_folder / winner.id / name, Path(output(recipe), name))
+        if (made := trials_folder / winner.id / name).exists():  # else it was put there by a job that was killed then
+            replace(made, Path(output(recipe), name))
     found |= {"winner": asdict(winner), "model_uri": None, "bundle": bundle_digest(Path(output(recipe), "bundle"))}
     commit(Path(output(recipe), "search"), MANIFEST, lambda _: found)
     shutil.rmtree(trials_folder, ignore_errors=True)

@@ -4,6 +4,8 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +30,7 @@ from tests.faults import fault
 from tests.processes import run
 
 KILLED_FOR_MEMORY = OutOfMemoryError("Memory on the node")
+HEALTH_TIMEOUT = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 COLLATERAL = RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1234")
 
 
@@ -111,28 +114,47 @@ def test_a_killed_worker_without_restarts_is_an_error_of_one_line(on_cluster: Cl
 
 
 def stand_still_once(config: dict[str, Any]) -> str:
-    """Runs on the workers: the second one stops, the first time."""
+    """Runs on the workers: the second one stops, the first time; `starts` has its process, a line for each start."""
     import torch.distributed
 
-    before = Path(config["before"])
-    if torch.distributed.get_rank() == 1 and not before.exists():
-        before.touch()
-        os.kill(os.getpid(), signal.SIGSTOP)
+    starts = Path(config["starts"])
+    if torch.distributed.get_rank() == 1:
+        again = starts.exists()
+        with starts.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        if not again:
+            os.kill(os.getpid(), signal.SIGSTOP)
     torch.distributed.barrier()
     return "went on"
 
 
+def wake(starts: Path, seconds: float) -> None:
+    """Let the stopped worker go on, `seconds` after its stop."""
+    while not (starts.exists() and starts.read_text().endswith("\n")):
+        time.sleep(0.1)
+    worker = psutil.Process(int(starts.read_text()))
+    while worker.status() != psutil.STATUS_STOPPED:
+        time.sleep(0.1)
+    time.sleep(seconds)
+    worker.resume()
+
+
 @fault("worker stopped (SIGSTOP)", slow=True)  # Ray waits 30 s for its part in ending the process group
+@pytest.mark.parametrize("noticed", [True, False])
 def test_a_worker_that_stands_still_is_noticed_and_the_group_starts_again(
-    on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noticed: bool
 ):
+    """Control: with Ray's own ten minutes everyone waits until the worker goes on by itself."""
     session.connect()
-    monkeypatch.setattr(launch, "STANDSTILL_SECONDS", 5)
-    monkeypatch.delenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", raising=False)
+    seconds, starts = 5, tmp_path / "starts"
+    monkeypatch.setattr(launch, "STANDSTILL_SECONDS", seconds if noticed else 600)
+    monkeypatch.setenv(HEALTH_TIMEOUT, "")  # so that it is put back to what it was
+    monkeypatch.delenv(HEALTH_TIMEOUT)
+    if not noticed:
+        threading.Thread(target=wake, args=(starts, 3 * seconds), daemon=True).start()
     spec = EngineSpec(workers=2, cpus_per_worker=1, max_failures=1)
-    config = {"before": str(tmp_path / "before")}
-    assert launch.fit(f"{__name__}:stand_still_once", config, spec, tmp_path) == "went on"
-    assert (tmp_path / "before").exists()
+    assert launch.fit(f"{__name__}:stand_still_once", {"starts": str(starts)}, spec, tmp_path) == "went on"
+    assert len(starts.read_text().splitlines()) == (2 if noticed else 1)
 
 
 @fault("worker killed for memory", runs=2, slow=True)

@@ -124,6 +124,15 @@ def test_a_run_below_another_is_gone_on_with_until_that_ends_too(tmp_path: Path)
     assert underway.below(tmp_path, forget=True) != [killed]
 
 
+def test_a_run_below_another_is_broken_off_from_its_begin_to_its_end(tmp_path: Path):
+    assert not underway.broken_off(tmp_path, "tune", "whole")
+    begin(tmp_path, parent="whole")
+    assert underway.broken_off(tmp_path, "tune", "whole")
+    assert not underway.broken_off(tmp_path, "tune", "another")
+    underway.end(tmp_path, "tune")
+    assert not underway.broken_off(tmp_path, "tune", "whole")
+
+
 def test_a_run_is_not_gone_on_with_below_another_parent(tmp_path: Path):
     first, _ = begin(tmp_path, parent="one")
     second, abandoned = begin(tmp_path, parent="another")

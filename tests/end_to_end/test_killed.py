@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -83,11 +84,15 @@ def runs_of(environment: Mapping[str, str], experiment: str) -> list[Run]:
     return runs
 
 
-@fault("head killed, up again", runs=2, slow=True)
+@fault("head killed, up again", slow=True)
+@pytest.mark.parametrize(("how", "kept"), [("down", True), ("killed", True), ("killed", False)])
 def test_a_job_submitted_again_to_a_new_head_goes_on_where_it_was_in_the_same_run(
-    own_cluster: Callable[[], Cluster], shop_folder: Path, tmp_path: Path, seed: int
+    own_cluster: Callable[[], Cluster], shop_folder: Path, tmp_path: Path, how: str, kept: bool
 ):
-    """The head is ended by `down`, with MLflow; or everything of Ray is killed at once, as by a machine's own death."""
+    """The head is ended by `down`, with MLflow; or everything of Ray is killed at once, as by a machine's own death.
+
+    Control: without its checkpoints the job begins anew.
+    """
     first, output, epochs = own_cluster(), tmp_path / "output", 20
     told = ["--config", str(shop_folder / "recipe.yaml"), f"output={output}", f"teacher.epochs={epochs}"]
     told += ["tracking.experiment=head"]
@@ -96,7 +101,7 @@ def test_a_job_submitted_again_to_a_new_head_goes_on_where_it_was_in_the_same_ru
     begun = run([*submission, *told], os.environ | first.environment(), timeout=300)
     assert begun.code == 0, begun.output
     wait_for(lambda: any(output.glob(".work/teacher-*/epoch-*")))
-    if seed:
+    if how == "killed":
         assert first.ray
         for process in (killed := processes.members(first.ray)):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -105,10 +110,14 @@ def test_a_job_submitted_again_to_a_new_head_goes_on_where_it_was_in_the_same_ru
     else:
         local.down(first.state)
     assert not (output / "teacher").exists(), "it had ended before"
+    if not kept:
+        for checkpoint in output.glob(".work/teacher-*/epoch-*"):
+            shutil.rmtree(checkpoint)
     environment = os.environ | own_cluster().environment()
     done = submit(environment, "jobs.finetune", *told)
     assert done.code == 0 and done.result, done.output[-4000:]
-    assert f"epoch {epochs}/{epochs}:" in done.output and "epoch 1/" not in done.output
+    assert f"epoch {epochs}/{epochs}:" in done.output
+    assert ("epoch 1/" not in done.output) == kept
     (only,) = runs_of(environment, "head")
     assert (only.info.run_id, only.info.status) == (done.result["run_id"], "FINISHED")
     assert read_bundle(output / "teacher").metrics["best_epoch"] > 0

@@ -10,11 +10,13 @@ from cluster import registry, session, tracking
 from cluster.record import Cluster
 from cluster.session import JobError
 from configs.folder import commit
+from configs.folder import replace as replace_folder
 from configs.loader import merge
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.recipe import Recipe
 from jobs.tune import CHALLENGER, _winner, found_already, search_key, tune
 from serving.bundle import bundle_digest, with_metrics
+from tests.faults import fault
 from tests.serving.tiny import write_tiny_bundle
 from tuning.pareto import Trial, choose
 from tuning.spec import BudgetSpec
@@ -115,20 +117,50 @@ def test_a_search_without_a_winner_names_the_nearest_and_still_leaves_its_report
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_winner_that_could_not_be_registered_is_registered_by_the_next_job_without_a_search(
-    recipe: Recipe, tmp_path: Path, on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-):
-    def searched(_objective: Any, _spec: Any, folder: Path) -> list[Trial]:
-        for name in ("student", "bundle"):
-            write_tiny_bundle(folder.parent / "a" / name)
-        return [Trial("a", {}, GOOD)]
+@pytest.fixture
+def searched(on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
+    """What every search finds; the first one makes it."""
+    trials: list[Trial] = []
 
-    def away(*_: Any) -> str:
-        raise JobError("not registered, but kept")
+    def search(_objective: Any, _spec: Any, folder: Path) -> list[Trial]:
+        if not trials:
+            for name in ("student", "bundle"):
+                write_tiny_bundle(folder.parent / "a" / name)
+            trials.append(Trial("a", {}, GOOD))
+        return trials
 
     monkeypatch.setattr("jobs.tune.taught", lambda *_: {"accuracy": 0.9})
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
-    monkeypatch.setattr("jobs.tune.search", searched)
+    monkeypatch.setattr("jobs.tune.search", search)
+    return trials
+
+
+@fault("driver killed")
+@pytest.mark.parametrize("last", ["student", "bundle"])
+def test_a_winner_that_was_being_put_in_its_place_is_put_there_by_the_next_job(
+    recipe: Recipe, tmp_path: Path, searched: list[Trial], monkeypatch: pytest.MonkeyPatch, last: str
+):
+    def put_and_die(new: Path, folder: Path) -> None:
+        replace_folder(new, folder)
+        if folder.name == last:
+            raise KeyboardInterrupt
+
+    with tracking.run("tune", experiment="tune", recipe=recipe.model_dump()) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr("jobs.tune.replace", put_and_die)
+            with pytest.raises(KeyboardInterrupt):
+                tune(recipe, PREPARED, tmp_path, run)
+        assert searched and not (tmp_path / "search").exists()
+        uri = tune(recipe, PREPARED, tmp_path, run)["model_uri"]
+    assert (found_already(recipe, PREPARED) or {})["model_uri"] == uri
+
+
+def test_a_winner_that_could_not_be_registered_is_registered_by_the_next_job_without_a_search(
+    recipe: Recipe, tmp_path: Path, searched: list[Trial], monkeypatch: pytest.MonkeyPatch
+):
+    def away(*_: Any) -> str:
+        raise JobError("not registered, but kept")
+
     with tracking.run("tune", experiment="tune", recipe=recipe.model_dump()) as run:
         with monkeypatch.context() as patch:
             patch.setattr(registry, "register", away)

@@ -16,7 +16,7 @@ SPACE = {"rate": {"loguniform": [1e-5, 1e-1]}, "sparsity": {"uniform": [0, 1]}}
 
 
 def main(folder: Path, trials: int, seed: int) -> None:
-    """Search; the trials are the last line."""
+    """Search; the trials go to `found.json` in the folder."""
     session.connect()
 
     def cost(values: dict[str, Any], trial_id: str) -> dict[str, float]:
@@ -26,7 +26,8 @@ def main(folder: Path, trials: int, seed: int) -> None:
 
     spec = SearchSpec.model_validate({"space": SPACE, "trials": trials, "seed": seed})
     found = search(cost, spec, folder / "search")
-    print(json.dumps([[each.id, each.values, each.metrics, each.error] for each in found]))
+    made = json.dumps([[each.id, each.values, each.metrics, each.error] for each in found])
+    (folder / "found.json").write_text(made, encoding="utf-8")
 
 
 if __name__ == "__main__":

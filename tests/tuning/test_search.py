@@ -134,7 +134,7 @@ def test_a_killed_search_ends_with_the_trials_of_an_unkilled_one(
     calls = lines(tmp_path / "calls")
     with searching(tmp_path, environment, trials) as driver:
         assert driver.wait(timeout=300) == 0, (tmp_path / "said").read_text()
-    found = json.loads(lines(tmp_path / "said")[-1])
+    found = json.loads((tmp_path / "found.json").read_bytes())
     assert [values for _, values, _, _ in found] == wanted
     assert [metrics for _, _, metrics, _ in found] == [{"score": -abs(each["sparsity"] - 0.3)} for each in wanted]
     again = {line.split()[0] for line in lines(tmp_path / "calls")[len(calls) :]}
