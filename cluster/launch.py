@@ -28,6 +28,7 @@ WORKER_ENVIRONMENT = {
 }
 
 STANDSTILL_SECONDS = 60  # without an answer, after which a worker is taken for dead
+FAREWELL_SECONDS = 10  # for workers to leave their process group before they are ended; one that stands still does not
 
 KNOWN = (UsageError, JobError, FolderError)
 
@@ -53,6 +54,7 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
         """Ray's own expects, where it ends a group to start it again, all deaths of a worker but one for memory."""
 
         def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+            os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", str(FAREWELL_SECONDS))
             with contextlib.suppress(OutOfMemoryError):
                 super().on_shutdown(worker_group, backend_config)
 

@@ -139,8 +139,8 @@ def wake(starts: Path, seconds: float) -> None:
     worker.resume()
 
 
-@fault("worker stopped (SIGSTOP)", slow=True)  # Ray waits 30 s for its part in ending the process group
-@pytest.mark.parametrize("noticed", [True, False])
+@fault("worker stopped (SIGSTOP)")
+@pytest.mark.parametrize("noticed", [True, pytest.param(False, marks=pytest.mark.often)])
 def test_a_worker_that_stands_still_is_noticed_and_the_group_starts_again(
     on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noticed: bool
 ):
