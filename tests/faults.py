@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
 from _pytest.terminal import TerminalReporter
@@ -28,8 +27,8 @@ def note(item: pytest.Item) -> None:
     """Let the report of a test say which row of the table it belongs to, and its seed."""
     if marker := item.get_closest_marker(ROW):
         item.user_properties.append((ROW, marker.args[0]))
-        if "seed" in (parameters := getattr(item, "callspec", SimpleNamespace(params={})).params):
-            item.user_properties.append((SEED, parameters["seed"]))
+        if isinstance(item, pytest.Function) and SEED in item.fixturenames:
+            item.user_properties.append((SEED, item.callspec.params[SEED]))
 
 
 @dataclass
@@ -53,7 +52,8 @@ def summarise(reporter: TerminalReporter) -> None:
                 row.passed += outcome == "passed"
                 row.failed += outcome != "passed"
                 row.seconds += report.duration
-                row.seeds |= {told[SEED]} if SEED in told else set()
+                if SEED in told:
+                    row.seeds.add(told[SEED])
     reporter.section("faults")
     for name, row in rows.items():
         seeds = f", seeds {min(row.seeds)} to {max(row.seeds)}" if row.seeds else ""
