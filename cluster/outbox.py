@@ -20,6 +20,7 @@ from cluster.patience import NotOpened, in_a_line, may_pass
 
 HANDOVER_SECONDS = 2.0  # that a worker or a stage waits at its end; the job that it is part of sends the rest
 LONGEST_PAUSE = 15.0  # seconds between two tries
+METRICS_SECONDS = 1.0  # between two calls with metrics: a server asked after every step takes cores from training
 ROWS_PER_CALL = 500
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Outbox:
         self._entries: deque[Entry] = deque()
         self._changed = threading.Condition()
         self._failures = 0  # tries since the last success
+        self._metrics_at = 0.0  # monotonic seconds before which no metrics are sent
         self._closing = self._given_up = self._uploading = False
         self._thread = threading.Thread(target=self._deliver, daemon=True, name="outbox")
         self._thread.start()
@@ -61,6 +63,8 @@ class Outbox:
         with self._changed:
             self._spool.append(entry)
             self._entries.append(entry)
+            if "metrics" not in entry:
+                self._metrics_at = 0.0  # it waits behind them
             self._changed.notify_all()
 
     def opened(self, seconds: float, tries: int) -> bool:
@@ -117,10 +121,18 @@ class Outbox:
         """What to deliver next, and of how many entries it is made."""
         with self._changed:
             self._changed.wait_for(lambda: self._entries or self._closing or self._given_up)
+            self._changed.wait_for(self._due, self._metrics_at - time.monotonic())
             if self._given_up or not self._entries:
                 return None
             self._uploading = "artifact" in self._entries[0] and self.trouble is None
+            if "metrics" in self._entries[0]:
+                self._metrics_at = time.monotonic() + METRICS_SECONDS
             return _together(self._entries)
+
+    def _due(self) -> bool:
+        """Whether what stands first is sent now; called with `_changed` held."""
+        hurried = self._closing or self._given_up or "metrics" not in self._entries[0]
+        return hurried or len(self._entries) >= ROWS_PER_CALL or time.monotonic() >= self._metrics_at
 
     def _wait(self, trouble: str) -> None:
         with self._changed:

@@ -89,6 +89,22 @@ def test_metrics_that_the_server_did_not_take_at_once_are_there_once(
     assert spool.waiting(tmp_path) == []
 
 
+def test_metrics_that_come_fast_go_together_and_what_is_no_metric_sends_them(
+    proxy: Proxy, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(outbox, "METRICS_SECONDS", 10 * GENEROUS_SECONDS)
+    box = Outbox(run, tmp_path)
+    box.log({"loss": 1.0}, 0)
+    proxy.wait_for(1, "log-batch")
+    for step in range(1, 21):
+        box.log({"loss": 1.0}, step)
+    box.put({"tags": {"done": "yes"}})
+    proxy.wait_for(3, "log-batch")  # the metrics, then the tag
+    assert box.close(GENEROUS_SECONDS)
+    assert proxy.count("log-batch") == 3
+    assert rows(run) == [(step, 1.0) for step in range(21)]
+
+
 AWAY: list[tuple[float, Fault]] = [(0, "drop"), (20, "drop"), (60, "drop"), (20, "500"), (20, "hang")]  # seconds
 
 
