@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
+from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ctranslate2.converters import TransformersConverter
+from ctranslate2.specs.model_spec import visit_spec
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
 from cluster.session import JobError
+from jobs.compression.guard import quantize_guarded
 from jobs.compression.spec import QuantizeSpec
 from jobs.compression.workplace import Workplace
 from jobs.models import decoder
@@ -17,6 +23,7 @@ from jobs.models.decoder import Decoder
 
 FLOATS = {"f32": "float32", "bf16": "bfloat16"}
 SOURCE = "transformers"  # folder beside the exported ones: what they are converted from
+SCALE = "weight_scale"  # what the library's layers have that it can put in 8 bits
 
 
 def export(model: Decoder, made: Path, workplace: Workplace) -> None:
@@ -24,15 +31,23 @@ def export(model: Decoder, made: Path, workplace: Workplace) -> None:
     source = made.parent / SOURCE
     source.mkdir()
     decoder.save(model, source)
-    _convert(source, made, _float(workplace), workplace)
+    _converter(source, workplace).write(made, _float(workplace))
 
 
 def quantize(file: Path, spec: QuantizeSpec, made: Path, workplace: Workplace) -> None:
     """Write `made`, the form of `file` whose layers have their matrices in int8, one scale to a row.
 
-    Embeddings and the output layer stay in float: they decide between tokens that are nearly as likely.
+    Embeddings and the output layer stay in float: they decide between tokens that are nearly as likely. Raises
+    `JobError` where the guard cannot keep the loss in its limit.
     """
-    _convert(file.parent / SOURCE, made, f"int8_{_float(workplace)}", workplace)
+    converter = _converter(file.parent / SOURCE, workplace)
+
+    def convert(chosen: Collection[str]) -> Path:
+        shutil.rmtree(made, ignore_errors=True)
+        converter.write(made, f"int8_{_float(workplace)}", chosen)
+        return made
+
+    quantize_guarded(file, converter.layers(), convert, spec, workplace)
 
 
 def _float(workplace: Workplace) -> str:
@@ -59,21 +74,50 @@ class _Converter(TransformersConverter):
     def __init__(self, source: Path, tokens: Tokens) -> None:
         super().__init__(str(source))
         self._tokens = tokens
+        self._chosen: Collection[str] = ()
 
     def load_tokenizer(self, *_: Any, **__: Any) -> Tokens:
         return self._tokens
 
-    def _load(self) -> Any:
+    def layers(self) -> list[str]:
+        """Names of those that may be put in 8 bits."""
+        return [name for name, _ in _scaled(self._whole)]
+
+    def write(self, made: Path, kind: str, chosen: Collection[str] = ()) -> None:
+        """Write the folder `made`, the `chosen` layers in the `kind` of number."""
+        self._chosen = chosen
+        try:
+            self.convert(str(made), quantization=kind)
+        except (ValueError, NotImplementedError) as error:
+            raise JobError(f"CTranslate2 cannot convert this decoder: {str(error).splitlines()[0]}") from None
+
+    @cached_property
+    def _whole(self) -> Any:
         spec: Any = super()._load()
         for kept in (spec.decoder.embeddings, spec.decoder.projection):
-            del kept.weight_scale  # what has no scale is not put in 8 bits
+            delattr(kept, SCALE)
+        return spec
+
+    def _load(self) -> Any:
+        spec = copy.deepcopy(self._whole)  # what is converted is changed
+        for name, layer in _scaled(spec):
+            if name not in self._chosen:
+                delattr(layer, SCALE)  # what has no scale is not put in 8 bits
         return spec
 
 
-def _convert(source: Path, made: Path, kind: str, workplace: Workplace) -> None:
+def _scaled(spec: Any) -> list[tuple[str, Any]]:
+    """Layers that have a place for a scale, by name."""
+    found: list[tuple[str, Any]] = []
+
+    def look(layer: Any, name: str, _: Any) -> None:
+        if name.endswith(f"/{SCALE}"):
+            found.append((name.removesuffix(f"/{SCALE}"), layer))
+
+    visit_spec(spec, look)
+    return found
+
+
+def _converter(source: Path, workplace: Workplace) -> _Converter:
     rows = AutoConfig.from_pretrained(source).vocab_size
-    tokens = Tokens(workplace.tokenizer, rows, decoder.end_of(str(source)))
-    try:
-        _Converter(source, tokens).convert(str(made), quantization=kind)
-    except (ValueError, NotImplementedError) as error:
-        raise JobError(f"CTranslate2 cannot convert this decoder: {str(error).splitlines()[0]}") from None
+    return _Converter(source, Tokens(workplace.tokenizer, rows, decoder.end_of(str(source))))

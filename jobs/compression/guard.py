@@ -14,12 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from cluster.session import JobError
-from jobs.compression.rows import Rows, logits, metric
+from jobs.compression.gauge import Gauge, gauge
 from jobs.compression.spec import QuantizeSpec
 from jobs.compression.workplace import Workplace
-from jobs.tasks import classify
-
-SENSITIVITY_ROWS = 256  # validation rows that the sensitivity of a layer is measured on
 
 Convert = Callable[[Collection[str]], Path]  # layers to put in 8 bits -> the file
 
@@ -36,24 +33,24 @@ class Guarded:
     sensitivity: dict[str, float] = field(default_factory=dict)  # nats by layer; empty where none had to be left out
 
 
-def guarded(whole: Path, layers: Sequence[str], convert: Convert, rows: Rows, few: Rows, max_loss: float) -> Guarded:
+def guarded(whole: Path, layers: Sequence[str], convert: Convert, measured: Gauge, max_loss: float) -> Guarded:
     """Convert all layers, or all but as few of the most sensitive ones as keep the loss within `max_loss`.
 
-    The metric is taken over `rows`, sensitivities over `few`. `max_loss` is a share of the metric of `whole`, the file
-    in float. Raises `JobError` where one layer alone in 8 bits loses more.
+    `max_loss` is a share of the metric of `whole`, the file in float. Raises `JobError` where one layer alone in 8 bits
+    loses more.
     """
-    before = metric(whole, rows)
-    after = metric(convert(layers), rows)
+    before = measured.metric(whole)
+    after = measured.metric(convert(layers))
     if lost(before, after) <= max_loss:
         return Guarded(before, after)
-    suffered = sensitivity(whole, layers, convert, few)
+    suffered = sensitivity(whole, layers, convert, measured)
     ranked = sorted(layers, key=lambda layer: -suffered[layer])
     for number in range(1, len(ranked)):
-        after = metric(convert([layer for layer in layers if layer not in ranked[:number]]), rows)
+        after = measured.metric(convert([layer for layer in layers if layer not in ranked[:number]]))
         if lost(before, after) <= max_loss:
             return Guarded(before, after, ranked[:number], {layer: suffered[layer] for layer in ranked})
     raise JobError(
-        f"int8: validation {classify.METRIC} falls from {before:.4g} to {after:.4g} with {ranked[-1]} alone in 8 bits, "
+        f"int8: validation {measured.name} falls from {before:.4g} to {after:.4g} with {ranked[-1]} alone in 8 bits, "
         f"the layer that suffers least; a loss of {max_loss:.2g} is allowed: raise max_loss, or leave the step out"
     )
 
@@ -65,24 +62,23 @@ def quantize_guarded(
 
     The facts are how many there are, which stay in float, and how sensitive each is. Raises `JobError` as `guarded`.
     """
-    rows = workplace.validation() if spec.guard else None
-    if rows is None:
+    measured = gauge(workplace) if spec.guard else None
+    if measured is None:
         convert(layers)
         workplace.note(spec, guard="no rows to measure on" if spec.guard else "off")
         return
-    few = workplace.rows("validation", SENSITIVITY_ROWS)
-    found = guarded(whole, layers, convert, rows, few, workplace.max_loss(spec))
+    found = guarded(whole, layers, convert, measured, workplace.max_loss(spec))
     if found.in_float:
         log.warning("int8 leaves %d of %d layers in float: %s", len(found.in_float), len(layers), found.in_float)
     workplace.note(spec, layers=len(layers), in_float=found.in_float, sensitivity=found.sensitivity)
 
 
-def sensitivity(whole: Path, layers: Sequence[str], convert: Convert, rows: Rows) -> dict[str, float]:
-    """Mean KL(float || this layer alone in 8 bits) of the answers to `rows`, in nats, by layer."""
-    float_NC = _log_softmax(logits(whole, rows))
+def sensitivity(whole: Path, layers: Sequence[str], convert: Convert, measured: Gauge) -> dict[str, float]:
+    """Mean KL(float || this layer alone in 8 bits) of the answers, in nats, by layer."""
+    float_NC = _log_softmax(measured.answers(whole))
     found = {}
     for layer in layers:
-        int8_NC = _log_softmax(logits(convert([layer]), rows))
+        int8_NC = _log_softmax(measured.answers(convert([layer])))
         found[layer] = float((np.exp(float_NC) * (float_NC - int8_NC)).sum(1).mean())
     return found
 

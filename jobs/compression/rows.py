@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jobs.data.batches import collate, collate_packs
+from jobs.data.batches import NO_TARGET, collate, collate_packs
 from jobs.data.prepared import Examples
 from jobs.tasks import classify
 from serving.inputs import TOKENS_PER_BATCH, cut
 from serving.runtimes import ClassifierModel
+from serving.runtimes.ctranslate2 import open_generator
 from serving.runtimes.onnxruntime import OnnxModel, open_session
 from serving.runtimes.openvino import OpenvinoModel, compile_file
 
@@ -62,10 +63,9 @@ def logits(model: nn.Module | Path | ClassifierModel, rows: Rows) -> np.ndarray:
 
 def open_file(file: Path, precision: str = "f32") -> ClassifierModel:
     """An exported classifier, on all cores of this process."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if file.suffix == ".xml":
-        return OpenvinoModel(compile_file(file, precision, threads))
-    return OnnxModel(open_session(file, threads))
+        return OpenvinoModel(compile_file(file, precision, _cores()))
+    return OnnxModel(open_session(file, _cores()))
 
 
 def metric(model: nn.Module | Path, rows: Rows) -> float:
@@ -73,21 +73,54 @@ def metric(model: nn.Module | Path, rows: Rows) -> float:
     return classify.metrics(logits(model, rows).argmax(1), rows.labels)[classify.METRIC]
 
 
-def token_accuracy(model: nn.Module, examples: Examples, most: int) -> float:
+def token_accuracy(model: nn.Module | Path, examples: Examples, most: int) -> float:
     """Share of the tokens to generate that a decoder finds the likeliest after those before, in at most `most` rows."""
-    import torch
-
-    from jobs.training.loss import at_targets
-
-    model.eval()
-    rows, right, tokens = spread(len(examples), most), 0, 0
-    for batch in cut(examples.lengths[rows].tolist(), TOKENS_PER_BATCH):
-        given = collate_packs(examples, [rows[[each]] for each in batch], _longest(examples, rows[batch]))
-        with torch.inference_mode():
-            logits_NV, target_N = at_targets(model(given["input_ids"], given["position_ids"]), given["target"])
+    right, tokens = 0, 0
+    for logits_NV, target_N in token_logits(model, examples, most):
         right += int((logits_NV.argmax(1) == target_N).sum())
         tokens += len(target_N)
     return right / max(1, tokens)
+
+
+def token_logits(model: nn.Module | Path, examples: Examples, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Logits [N, V] of a decoder, or of its file, at the tokens [N] to generate, in batches of at most `most` rows."""
+    rows = spread(len(examples), most)
+    answer = _of_folder(model) if isinstance(model, Path) else _of_decoder(model)
+    for batch in cut(examples.lengths[rows].tolist(), TOKENS_PER_BATCH):
+        chosen = rows[batch]
+        given = collate_packs(examples, [chosen[[each]] for each in range(len(chosen))], _longest(examples, chosen))
+        arrays = {name: each.numpy() for name, each in given.items()}
+        wanted_BL = arrays["target"] != NO_TARGET
+        yield answer(arrays, examples.lengths[chosen])[wanted_BL], arrays["target"][wanted_BL]
+
+
+def _of_decoder(model: nn.Module) -> Callable[[Feed, np.ndarray], np.ndarray]:
+    """(batch of `collate_packs`, lengths of its rows) -> logits [B, L, V]."""
+    import torch
+
+    def answer(given: Feed, _: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            ids_BL, positions_BL = (torch.from_numpy(given[name]) for name in ("input_ids", "position_ids"))
+            return model(ids_BL, positions_BL).float().numpy()
+
+    model.eval()
+    return answer
+
+
+def _of_folder(folder: Path) -> Callable[[Feed, np.ndarray], np.ndarray]:
+    """The same of a folder of CTranslate2."""
+    generator = open_generator(folder, "f32", _cores())
+
+    def answer(given: Feed, lengths_B: np.ndarray) -> np.ndarray:
+        rows = [ids[:length].tolist() for ids, length in zip(given["input_ids"], lengths_B, strict=True)]
+        return np.asarray(generator.forward_batch(rows))
+
+    return answer
+
+
+def _cores() -> int:
+    """Of this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _longest(examples: Examples, batch: np.ndarray) -> int:

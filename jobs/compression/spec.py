@@ -283,7 +283,7 @@ class QuantizeSpec(StepSpec):
     runtimes: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "onnxruntime": (),
         "openvino": ("mode", "per_channel", "reduce_range", "calibration"),
-        "ctranslate2": ("mode", "per_channel", "reduce_range", "calibration_rows", "calibration", "guard"),
+        "ctranslate2": ("mode", "per_channel", "reduce_range", "calibration_rows", "calibration"),
     }
     step: Literal["quantize"]
     mode: Literal["dynamic", "static"] = Field(
@@ -304,7 +304,7 @@ class QuantizeSpec(StepSpec):
     )
     guard: bool = Field(
         default=True,
-        description="onnxruntime, openvino: leave the most sensitive layers in float until the loss is inside max_loss",
+        description="leave the most sensitive layers in float until the loss is inside max_loss",
     )
 
     def ignored_by(self, runtime: str) -> tuple[str, ...]:

@@ -42,14 +42,18 @@ def open_model(folder: Path, bundle: Bundle, threads: int) -> Ctranslate2Model:
 
 
 def open_folder(folder: Path, precision: str, threads: int) -> Ctranslate2Model:
-    """A decoder on the CPU. It computes in `precision`, also with weights that are stored in int8.
+    """A decoder on the CPU."""
+    tokens = json.loads((folder / VOCABULARY).read_bytes())
+    return Ctranslate2Model(open_generator(folder, precision, threads), tokens)
+
+
+def open_generator(folder: Path, precision: str, threads: int) -> Generator:
+    """The library's own. It computes in `precision`, also with weights that are stored in int8.
 
     Activations in int8 as well would be twice as fast, and one text in eight another one.
     """
     import ctranslate2
 
-    tokens = json.loads((folder / VOCABULARY).read_bytes())
-    generator = ctranslate2.Generator(
+    return ctranslate2.Generator(
         str(folder), device="cpu", compute_type=COMPUTE[precision], inter_threads=1, intra_threads=threads
     )
-    return Ctranslate2Model(generator, tokens)

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer
 
 from configs.folder import digest_file
 from jobs.compress import compress
+from jobs.compression.ctranslate2 import export, quantize
+from jobs.compression.rows import token_accuracy
+from jobs.compression.spec import QuantizeSpec
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.data.tokenise import train_tokenizer
 from jobs.measure.reference import load_decoder
@@ -21,6 +25,7 @@ from serving.bundle import MANIFEST, Bundle, BundleError, read_bundle
 from serving.generator import load_generator
 from serving.runtime import load_bundle
 from tests.tiny_models import POSITIONS, decoder
+from tests.tiny_workplace import completed, workplace
 
 TEXTS = ["red shoe", "a blue hat for you and me", "tea", "red hat", "shoe for me"]
 
@@ -71,6 +76,29 @@ def test_int8_takes_a_quarter_of_the_bytes_of_the_layers_and_begins_as_the_model
     expected = [each["text"] for each in load_decoder(small.parent / "student").predict(TEXTS)]
     found = [each["text"] for each in load_generator(small).predict(TEXTS)]
     assert sum(a[:2] == b[:2] for a, b in zip(found, expected, strict=True)) >= 4
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_the_layer_that_8_bits_ruin_stays_in_float(tmp_path: Path, guard: bool):
+    """One of its inputs is tiny and has weights so large that the others of a row round to zero beside them."""
+    model, far = decoder("llama"), 1e5
+    lm: Any = model.lm
+    attention = lm.model.layers[1].self_attn
+    with torch.no_grad():
+        attention.o_proj.weight *= 30
+        attention.v_proj.weight[0] /= far
+        attention.o_proj.weight[:, 0] *= far
+    rows = completed(model, 40)
+    place = workplace(tmp_path, model, rows, rows, task="generate", compression=[{"step": "export"}])
+    whole, made = tmp_path / "0", tmp_path / "1"
+    export(model, whole, place)
+    assert token_accuracy(whole, rows, 40) > 0.99
+    spec = QuantizeSpec(step="quantize", max_loss=0.03, guard=guard)
+    quantize(whole, spec, made, place)
+    facts = place.facts["quantize"]
+    assert (token_accuracy(made, rows, 40) >= 0.96) == guard
+    assert facts == {"guard": "off"} or facts["in_float"] == ["decoder/layer_1/self_attention/linear_1"]
+    assert (facts == {"guard": "off"}) != guard
 
 
 def test_a_file_that_is_cut_or_has_a_flipped_bit_is_refused_by_name(small: Path):

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.session import JobError
 from jobs.compression import int8
+from jobs.compression.gauge import of_labels
 from jobs.compression.guard import guarded, lost, sensitivity
 from jobs.compression.rows import Rows, logits, metric, take
 from jobs.compression.spec import QuantizeSpec
@@ -27,6 +28,7 @@ class Case:
         self.graph = int8.read(self.whole)
         rows = take(examples(300), INPUTS, 0, 300)
         self.rows = Rows(rows.feeds, logits(self.whole, rows).argmax(1))
+        self.gauge = of_labels(self.rows, self.rows)
 
     def convert(self, chosen: Collection[str]) -> Path:
         self.converted.append(list(chosen))
@@ -43,7 +45,7 @@ def case(tmp_path: Path) -> Callable[[str | None], Case]:
 def test_exactly_the_layer_that_8_bits_ruin_is_left_in_float(case: Callable[[str | None], Case], ruined: str):
     given = case(ruined)
     assert metric(given.convert(LAYERS), given.rows) < 0.6
-    found = guarded(given.whole, LAYERS, given.convert, given.rows, given.rows, 0.1)
+    found = guarded(given.whole, LAYERS, given.convert, given.gauge, 0.1)
     assert found.in_float == [ruined]
     assert next(iter(found.sensitivity)) == ruined
     assert found.before == 1
@@ -53,7 +55,7 @@ def test_exactly_the_layer_that_8_bits_ruin_is_left_in_float(case: Callable[[str
 
 def test_nothing_is_left_in_float_and_no_layer_measured_where_the_loss_is_inside(case: Callable[[str | None], Case]):
     given = case(None)
-    found = guarded(given.whole, LAYERS, given.convert, given.rows, given.rows, 0.1)
+    found = guarded(given.whole, LAYERS, given.convert, given.gauge, 0.1)
     assert (found.in_float, found.sensitivity, given.converted) == ([], {}, [LAYERS])
 
 
@@ -62,13 +64,13 @@ def test_the_guard_gives_up_in_one_line_where_one_layer_alone_loses_too_much(cas
     with pytest.raises(
         JobError, match=r"^int8: validation accuracy falls from 1 to 0\.\d+ with first alone in 8 bits"
     ) as no:
-        guarded(given.whole, ["first"], given.convert, given.rows, given.rows, 0.1)
+        guarded(given.whole, ["first"], given.convert, given.gauge, 0.1)
     assert "\n" not in str(no.value)
 
 
 def test_sensitivity_is_the_divergence_from_the_answers_in_float(case: Callable[[str | None], Case]):
     given = case(None)
-    found = sensitivity(given.whole, LAYERS, given.convert, given.rows)
+    found = sensitivity(given.whole, LAYERS, given.convert, given.gauge)
     assert list(found) == LAYERS and all(each > 0 for each in found.values())
     float_NC, int8_NC = (
         np.exp(each) / np.exp(each).sum(1, keepdims=True)

@@ -1,0 +1,69 @@
+"""What a model under compression, or a file of it, is measured by: prepared validation rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cluster.session import JobError
+from jobs.compression.rows import Rows, logits, metric, spread, token_accuracy, token_logits
+from jobs.compression.workplace import JUDGED, Workplace
+from jobs.data.prepared import Examples
+from jobs.tasks import classify
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ANSWERS = 256  # at most that two files are compared by: to rows, or of a decoder for the next token
+TEXTS = 32  # rows at most that a decoder's are taken from
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A metric over `rows` rows, and the answers behind it over a few of them."""
+
+    name: str
+    rows: int
+    metric: Callable[[nn.Module | Path], float]
+    answers: Callable[[nn.Module | Path], np.ndarray]  # logits [N, C], of rows or of tokens
+
+
+def gauge(workplace: Workplace) -> Gauge | None:
+    """The metric of a classifier; of a decoder, whose texts take long, the tokens that it would choose.
+
+    None where no rows of this student were prepared.
+    """
+    if (rows := workplace.validation()) is not None:
+        return of_labels(rows, workplace.rows("validation", ANSWERS))
+    if workplace.recipe.task == "classify" or workplace.recipe.output is None:
+        return None
+    try:
+        examples = workplace.prepared.examples("validation")
+    except JobError:
+        return None
+    return of_tokens(examples)
+
+
+def of_labels(rows: Rows, few: Rows) -> Gauge:
+    """Of a classifier; `few` are the rows of the answers."""
+    return Gauge(classify.METRIC, len(rows), functools.partial(metric, rows=rows), functools.partial(logits, rows=few))
+
+
+def of_tokens(examples: Examples) -> Gauge:
+    """Of a decoder."""
+
+    def answers(model: nn.Module | Path) -> np.ndarray:
+        logits_NV = np.concatenate([logits_NV for logits_NV, _ in token_logits(model, examples, TEXTS)])
+        return logits_NV[spread(len(logits_NV), ANSWERS)]
+
+    return Gauge(
+        "token accuracy",
+        min(JUDGED, len(examples)),
+        functools.partial(token_accuracy, examples=examples, most=JUDGED),
+        answers,
+    )
