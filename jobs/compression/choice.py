@@ -99,7 +99,7 @@ def _held(
     last = whole if is_float and form.precision == "f32" else compare(exported.last, form.precision)
     limits = [("f32", whole, least(workplace, is_float=True))]
     if is_float or not alone or workplace.recipe.task != "classify":
-        limits.append((form.precision if is_float else "int8", last, least(workplace, is_float)))
+        limits.append((form.precision if is_float else f"int{workplace.bits}", last, least(workplace, is_float)))
     reasons = (
         f"{form.runtime} in {precision} answers {found.same:.2%} of {found.rows} validation rows as the model does; "
         f"export.parity asks for {limit:.2%}"

@@ -1,4 +1,4 @@
-"""CTranslate2: decoders in its own form, in float or with weights in int8."""
+"""CTranslate2: decoders in its own form, in float or with weights in 8 or 4 bits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig
 
 from cluster.session import JobError
+from jobs.compression import int4
 from jobs.compression.guard import quantize_guarded
 from jobs.compression.spec import QuantizeSpec
 from jobs.compression.workplace import Workplace
 from jobs.models import decoder
 from jobs.models.decoder import Decoder
+from serving.runtimes.ctranslate2 import MODEL
 
 FLOATS = {"f32": "float32", "bf16": "bfloat16"}
 SOURCE = "transformers"  # folder beside the exported ones: what they are converted from
@@ -35,7 +37,7 @@ def export(model: Decoder, made: Path, workplace: Workplace) -> None:
 
 
 def quantize(file: Path, spec: QuantizeSpec, made: Path, workplace: Workplace) -> None:
-    """Write `made`, the form of `file` whose layers have their matrices in int8, one scale to a row.
+    """Write `made`, the form of `file` whose layers have their matrices in 8 bits, one scale to a row, or in 4.
 
     Embeddings and the output layer stay in float: they decide between tokens that are nearly as likely. Raises
     `JobError` where the guard cannot keep the loss in its limit.
@@ -44,7 +46,11 @@ def quantize(file: Path, spec: QuantizeSpec, made: Path, workplace: Workplace) -
 
     def convert(chosen: Collection[str]) -> Path:
         shutil.rmtree(made, ignore_errors=True)
-        converter.write(made, f"int8_{_float(workplace)}", chosen)
+        if spec.bits == 8:
+            converter.write(made, f"int8_{_float(workplace)}", chosen)
+        else:
+            converter.write(made, _float(workplace))
+            int4.put(made / MODEL, [f"{layer}/weight" for layer in chosen], spec.group)
         return made
 
     quantize_guarded(file, converter.layers(), convert, spec, workplace)

@@ -1,7 +1,7 @@
-"""Accuracy guard: how much each layer suffers in 8 bits, and the most sensitive ones left in float until it is enough.
+"""Accuracy guard: how much each layer suffers in few bits, and the most sensitive ones left in float until it will do.
 
 Sensitivity as in ZeroQ (Cai et al. 2020, arXiv 2001.00281): the KL divergence of the answers with this layer alone
-in 8 bits from those in float.
+in few bits from those in float.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobs.compression.gauge import Gauge, gauge
 from jobs.compression.spec import QuantizeSpec
 from jobs.compression.workplace import Workplace
 
-Convert = Callable[[Collection[str]], Path]  # layers to put in 8 bits -> the file
+Convert = Callable[[Collection[str]], Path]  # layers to put in few bits -> the file
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +33,13 @@ class Guarded:
     sensitivity: dict[str, float] = field(default_factory=dict)  # nats by layer; empty where none had to be left out
 
 
-def guarded(whole: Path, layers: Sequence[str], convert: Convert, measured: Gauge, max_loss: float) -> Guarded:
+def guarded(
+    whole: Path, layers: Sequence[str], convert: Convert, measured: Gauge, max_loss: float, bits: int = 8
+) -> Guarded:
     """Convert all layers, or all but as few of the most sensitive ones as keep the loss within `max_loss`.
 
-    `max_loss` is a share of the metric of `whole`, the file in float. Raises `JobError` where one layer alone in 8 bits
-    loses more.
+    `max_loss` is a share of the metric of `whole`, the file in float. Raises `JobError` where one layer alone in so few
+    `bits` loses more.
     """
     before = measured.metric(whole)
     after = measured.metric(convert(layers))
@@ -50,8 +52,9 @@ def guarded(whole: Path, layers: Sequence[str], convert: Convert, measured: Gaug
         if lost(before, after) <= max_loss:
             return Guarded(before, after, ranked[:number], {layer: suffered[layer] for layer in ranked})
     raise JobError(
-        f"int8: validation {measured.name} falls from {before:.4g} to {after:.4g} with {ranked[-1]} alone in 8 bits, "
-        f"the layer that suffers least; a loss of {max_loss:.2g} is allowed: raise max_loss, or leave the step out"
+        f"int{bits}: validation {measured.name} falls from {before:.4g} to {after:.4g} with {ranked[-1]} alone in "
+        f"{bits} bits, the layer that suffers least; a loss of {max_loss:.2g} is allowed: raise max_loss, or leave the "
+        "step out"
     )
 
 
@@ -67,19 +70,20 @@ def quantize_guarded(
         convert(layers)
         workplace.note(spec, guard="no rows to measure on" if spec.guard else "off")
         return
-    found = guarded(whole, layers, convert, measured, workplace.max_loss(spec))
+    found = guarded(whole, layers, convert, measured, workplace.max_loss(spec), spec.bits)
     if found.in_float:
-        log.warning("int8 leaves %d of %d layers in float: %s", len(found.in_float), len(layers), found.in_float)
+        left, number = found.in_float, len(layers)
+        log.warning("int%d leaves %d of %d layers in float: %s", spec.bits, len(left), number, left)
     workplace.note(spec, layers=len(layers), in_float=found.in_float, sensitivity=found.sensitivity)
 
 
 def sensitivity(whole: Path, layers: Sequence[str], convert: Convert, measured: Gauge) -> dict[str, float]:
-    """Mean KL(float || this layer alone in 8 bits) of the answers, in nats, by layer."""
+    """Mean KL(float || this layer alone in few bits) of the answers, in nats, by layer."""
     float_NC = _log_softmax(measured.answers(whole))
     found = {}
     for layer in layers:
-        int8_NC = _log_softmax(measured.answers(convert([layer])))
-        found[layer] = float((np.exp(float_NC) * (float_NC - int8_NC)).sum(1).mean())
+        found_NC = _log_softmax(measured.answers(convert([layer])))
+        found[layer] = float((np.exp(float_NC) * (float_NC - found_NC)).sum(1).mean())
     return found
 
 

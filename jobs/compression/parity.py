@@ -17,7 +17,8 @@ from jobs.models.decoder import Decoder
 from serving.generator import completions
 from serving.runtimes.ctranslate2 import open_folder
 
-FLOAT, FLOAT_TEXTS, INT8, INT8_TEXTS = 0.999, 0.95, 0.98, 0.8  # least share of rows, where the recipe does not say
+FLOAT, FLOAT_TEXTS, INT8 = 0.999, 0.95, 0.98  # least share of rows, where the recipe does not say
+TEXTS = {8: 0.8, 4: 0.4}  # the same of texts, by the bits of a weight
 ROWS = 1000  # validation rows at most
 PROMPTS = 32  # of those, that a decoder and its file complete
 
@@ -45,7 +46,7 @@ def least(workplace: Workplace, is_float: bool) -> float:
         return given
     if workplace.recipe.task == "classify":
         return FLOAT if is_float else INT8
-    return FLOAT_TEXTS if is_float else INT8_TEXTS
+    return FLOAT_TEXTS if is_float else TEXTS[workplace.bits]
 
 
 def _of_labels(model: nn.Module, workplace: Workplace) -> Compare | None:

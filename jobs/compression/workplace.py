@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from cluster.session import JobError
 from configs.folder import FolderError, commit, digest_json
 from jobs.compression.rows import Rows, take
-from jobs.compression.spec import StepSpec
+from jobs.compression.spec import QuantizeSpec, StepSpec
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, PreparedSplit
 from jobs.models.reference import check_fits, read_tokenizer
 from jobs.recipe import Recipe
@@ -44,6 +44,11 @@ class Workplace:
     def inputs(self) -> list[str]:
         """Of the exported graph."""
         return self.reference.inputs
+
+    @property
+    def bits(self) -> int:
+        """Of a weight in the last file; 8 where no step says."""
+        return min((step.bits for step in self.recipe.compression if isinstance(step, QuantizeSpec)), default=8)
 
     @property
     def output(self) -> Path:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.bundle import Bundle, BundleError
+from serving.runtimes import int4
 
 if TYPE_CHECKING:
     from ctranslate2 import Generator
 
-VOCABULARY = "vocabulary.json"
+MODEL, CONFIG, VOCABULARY = "model.bin", "config.json", "vocabulary.json"
 COMPUTE = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
@@ -36,8 +37,8 @@ class Ctranslate2Model:
 
 def open_model(folder: Path, bundle: Bundle, threads: int) -> Ctranslate2Model:
     """Raises `BundleError` where the folder is not as CTranslate2 wants it, else what it raises."""
-    if bundle.model != "model.bin":
-        raise BundleError(f"{folder / bundle.model}: CTranslate2 reads the model from model.bin")
+    if bundle.model != MODEL:
+        raise BundleError(f"{folder / bundle.model}: CTranslate2 reads the model from {MODEL}")
     return open_folder(folder, bundle.precision, threads)
 
 
@@ -48,12 +49,22 @@ def open_folder(folder: Path, precision: str, threads: int) -> Ctranslate2Model:
 
 
 def open_generator(folder: Path, precision: str, threads: int) -> Generator:
-    """The library's own. It computes in `precision`, also with weights that are stored in int8.
+    """The library's own. It computes in `precision`, also with weights that are stored in fewer bits.
 
-    Activations in int8 as well would be twice as fast, and one text in eight another one.
+    Activations in int8 as well would be twice as fast, and one text in eight another one. Raises `BundleError` where
+    the folder holds no model of the library.
     """
     import ctranslate2
 
+    stored = int4.read(folder / MODEL)
+    files = None  # those in the folder
+    if (whole := int4.expanded(stored)) is not stored:
+        files = {MODEL: whole.content()} | {name: (folder / name).read_bytes() for name in (CONFIG, VOCABULARY)}
     return ctranslate2.Generator(
-        str(folder), device="cpu", compute_type=COMPUTE[precision], inter_threads=1, intra_threads=threads
+        str(folder),
+        device="cpu",
+        compute_type=COMPUTE[precision],
+        inter_threads=1,
+        intra_threads=threads,
+        files=files,
     )
