@@ -16,7 +16,7 @@ BARS = {3: 0.995, 2: 0.993, 1: 0.985}
 ALONE = ("kl", "reverse_kl", "jensen_shannon", "cross_entropy", "hidden", "relations", "cosine")
 LIKELIHOOD = "validation_log_likelihood"  # what a decoder's epochs are compared by
 ONE_CORE = "engine.cpus_per_worker=1"  # two such runs side by side get further than one after the other on both
-POOL = "distillation.pool.rows=8000"
+POOL, NO_POOL = "distillation.pool.rows=8000", "distillation.pool.rows=0"
 TOGETHER = {  # overrides of configs/intent.yaml, whose own weights are kl 0.9 and cross_entropy 0.1
     "kl + cross_entropy": [],
     "kl + cross_entropy, pool": [POOL],
@@ -60,7 +60,7 @@ def _classifiers() -> dict[str, Student]:
 
 
 STUDIES = {
-    "intent_banking77": (Study("configs/intent.yaml", "accuracy", (ONE_CORE,)), _classifiers()),
+    "intent_banking77": (Study("configs/intent.yaml", "accuracy", (ONE_CORE, NO_POOL)), _classifiers()),
     "description_rnnlg": (
         Study(
             "configs/description.yaml",

@@ -28,14 +28,14 @@ import torch
 from benchmarks._compare import missing, print_row
 from benchmarks._recorded import SEEDS, Record, on_cluster, options, through
 from benchmarks._runs import Runs, Study
-from benchmarks._students import EDGE, ONE_CORE, POOL
+from benchmarks._students import EDGE, NO_POOL, ONE_CORE, POOL
 from jobs.measure.comparison import TEACHER
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import MIX, Question, ask, key
 from serving.bundle import bundle_bytes, read_bundle
 
 STUDIES = {
-    "intent_banking77": Study("configs/intent.yaml", "accuracy", (ONE_CORE,)),
+    "intent_banking77": Study("configs/intent.yaml", "accuracy", (ONE_CORE, NO_POOL)),
     "category_pricerunner": Study("configs/category.yaml", "accuracy", (ONE_CORE, "teacher.epochs=1")),
     "review_rating_en": Study(
         "configs/review.yaml",
