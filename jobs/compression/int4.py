@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.session import JobError
 from serving.runtimes.int4 import CODES, SCALES, Array, read
 
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # shares of the largest weight of a group that its codes may reach to
@@ -15,12 +16,18 @@ LARGEST = 7  # code; the smallest is -8
 
 
 def put(file: Path, matrices: Collection[str], group: int) -> None:
-    """Rewrite model.bin with the named matrices in 4 bits, in groups of `group` inputs or the most that fit."""
+    """Rewrite model.bin with the named matrices in 4 bits, in groups of `group` inputs or the most that fit.
+
+    Raises `JobError` where a matrix has an odd number of inputs.
+    """
     found = read(file)
     arrays: dict[str, Array] = {}
     for name, array in found.arrays.items():
         if name in matrices:
-            codes, scales = pack(array.floats, math.gcd(group, array.values.shape[1]))
+            inputs = array.values.shape[1]
+            if inputs % 2:
+                raise JobError(f"int4: {name} has {inputs} inputs, and two weights share a byte; use 8 bits")
+            codes, scales = pack(array.floats, math.gcd(group, inputs))
             arrays[name + CODES] = Array.of("int8", codes)
             arrays[name + SCALES] = Array.of("float16", scales)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import ctranslate2
@@ -134,6 +135,22 @@ def test_the_answers_are_those_of_a_float_file_with_the_rounded_weights(place: W
     for found, expected in zip(token_logits(made, examples, 9), token_logits(plain, examples, 9), strict=True):
         np.testing.assert_array_equal(found[0], expected[0])
         assert found[0].std() > 0.01
+
+
+def test_what_is_computed_in_bfloat16_is_as_near_to_the_rounded_weights(place: Workplace):
+    export_spec = place.recipe.export.model_copy(update={"precision": "bf16"})
+    half = replace(place, recipe=place.recipe.model_copy(update={"export": export_spec}), folder=place.folder / "half")
+    half.folder.mkdir()
+    export(decoder("llama"), half.folder / "0", half)
+    assert {array.kind for array in read(half.folder / "0" / "model.bin").arrays.values()} >= {"bfloat16"}
+    examples = place.prepared.examples("validation")
+    made = in_4_bits(half, "1", guard=False)
+    for found, expected in zip(
+        token_logits(made, examples, 9),
+        token_logits(in_4_bits(place, "whole", guard=False), examples, 9),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found[0], expected[0], atol=0.3 * expected[0].std())
 
 
 def test_the_guard_leaves_layers_in_float_until_the_loss_is_inside(place: Workplace):
