@@ -39,7 +39,7 @@ def gauge(workplace: Workplace) -> Gauge | None:
     None where no rows of this student were prepared.
     """
     if (rows := workplace.validation()) is not None:
-        return of_labels(rows, workplace.rows("validation", ANSWERS))
+        return of_labels(rows, functools.partial(workplace.rows, "validation", ANSWERS))
     if workplace.recipe.task == "classify" or workplace.recipe.output is None:
         return None
     try:
@@ -49,9 +49,15 @@ def gauge(workplace: Workplace) -> Gauge | None:
     return of_tokens(examples)
 
 
-def of_labels(rows: Rows, few: Rows) -> Gauge:
-    """Of a classifier; `few` are the rows of the answers."""
-    return Gauge(classify.METRIC, len(rows), functools.partial(metric, rows=rows), functools.partial(logits, rows=few))
+def of_labels(rows: Rows, few: Callable[[], Rows]) -> Gauge:
+    """Of a classifier; `few` gives the rows of the answers, and is asked once, where answers are asked for."""
+    once = functools.cache(few)
+    return Gauge(
+        classify.METRIC,
+        len(rows),
+        functools.partial(metric, rows=rows),
+        lambda model: logits(model, once()),
+    )
 
 
 def of_tokens(examples: Examples) -> Gauge:

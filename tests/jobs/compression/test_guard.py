@@ -28,7 +28,7 @@ class Case:
         self.graph = int8.read(self.whole)
         rows = take(examples(300), INPUTS, 0, 300)
         self.rows = Rows(rows.feeds, logits(self.whole, rows).argmax(1))
-        self.gauge = of_labels(self.rows, self.rows)
+        self.gauge = of_labels(self.rows, lambda: self.rows)
 
     def convert(self, chosen: Collection[str]) -> Path:
         self.converted.append(list(chosen))
