@@ -97,8 +97,7 @@ class Service:
         """Raises `InputError` that names the index of a wrong input."""
         if (loaded := self._loaded) is None:
             raise RuntimeError("no model is loaded; user_config names none")
-        inputs = [each if isinstance(each, str) else each.model_dump() for each in question.inputs]
-        waiting = Waiting(loaded, loaded.classifier.rows(inputs), question.scores)
+        waiting = Waiting(loaded, loaded.classifier.rows(question.inputs), question.scores)
         # Serve cuts a batch as soon as its wait is over, even while the last one still runs, and so would make
         # batches of one. Holding requests back until the thread is idle lets a batch grow without any wait.
         await self._idle.wait()

@@ -84,6 +84,9 @@ class Bundle(Stage):
         default=None, description="a cascade: a smaller model that is asked first; `model` answers what it is unsure of"
     )
     pairs: bool = Field(default=False, description="an input is a text and a second text")
+    attributes: bool = Field(
+        default=False, description="texts are attributes, which may be given as an object or a list of [name, value]"
+    )
     metrics: dict[str, float] = Field(default_factory=dict, description="evidence, measured on these very files")
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, FileEntry] = Field(default_factory=dict)

@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,21 +31,12 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 logger = logging.getLogger("ray.serve")
 
 
-class TextPair(BaseModel):
-    """One input of a bundle that compares two texts."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    text: str
-    text_pair: str
-
-
 class Question(BaseModel):
     """The body of a request."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    inputs: list[str | TextPair] = Field(min_length=1)
+    inputs: list[str | dict[str, JsonValue] | list[JsonValue]] = Field(min_length=1)  # the model knows which it takes
     scores: bool = False
 
 
@@ -189,7 +180,7 @@ def _explain(error: ValidationError) -> tuple[int, str]:
         return 422, "the body holds an unknown key; known are inputs and scores"
     field, *rest = [*first["loc"], "", ""][:2]
     if field == "inputs" and isinstance(rest[0], int):
-        return 422, f"input {rest[0]} is neither a text nor an object with the texts text and text_pair"
+        return 422, f"input {rest[0]} is neither a text nor an object, as for pairs and attributes"
     if field == "inputs":
         return 422, "inputs must be a list of at least one input"
     return 422, "scores must be true or false" if field == "scores" else "the body must be an object with inputs"

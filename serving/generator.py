@@ -36,7 +36,7 @@ class Generator:
 
     def rows(self, inputs: Sequence[Input]) -> list[Row]:
         """`inputs` in the tokenizer's form. A wrong one raises `InputError` naming the index."""
-        return checked(inputs, self.bundle.pairs)
+        return checked(inputs, self.bundle.pairs, self.bundle.attributes)
 
     def predict(self, inputs: Sequence[Input]) -> list[Completion]:
         """One text for each input, in order. Raises `InputError`."""

@@ -7,16 +7,37 @@ from typing import Any
 
 TOKENS_PER_BATCH = 2048
 Row = str | tuple[str, str]
-Input = str | tuple[str, str] | Mapping[str, str]
+Input = str | tuple[str, str] | Mapping[str, Any] | Sequence[Any]  # what `checked` takes for a row
+Slots = tuple[tuple[str, str], ...]
 
 
 class InputError(ValueError):
     """An input is refused; the message names its index and the reason, never its text."""
 
 
-def checked(inputs: Sequence[Input], pairs: bool) -> list[Row]:
-    """`inputs` in the tokenizer's form: texts, or pairs of texts. A wrong one raises `InputError` naming the index."""
-    return [_row(index, each, pairs) for index, each in enumerate(inputs)]
+def checked(inputs: Sequence[Input], pairs: bool, attributes: bool = False) -> list[Row]:
+    """`inputs` in the tokenizer's form: texts, or `pairs` of texts; with `attributes` each may be given as such.
+
+    A wrong one raises `InputError` naming the index.
+    """
+    return [_row(index, each, pairs, attributes) for index, each in enumerate(inputs)]
+
+
+def slots(attributes: Mapping[Any, Any] | Sequence[Any]) -> Slots:
+    """Names and values out of an object, or a list of [name, value]. Raises `ValueError` where it is no such thing."""
+    found = []
+    for each in attributes.items() if isinstance(attributes, Mapping) else attributes:
+        match each:
+            case (str() as name, str() | int() | float() as said) if not isinstance(said, bool):
+                found.append((name, str(said)))
+            case _:
+                raise ValueError("an attribute is a name with a text or a number; write true as 'yes'")
+    return tuple(found)
+
+
+def worded(named: Slots) -> str:
+    """The text that a model reads where it is given attributes, in training as in use."""
+    return "; ".join(f"{name}: {said}" for name, said in named)
 
 
 def prompt(text: str, pair: str | None) -> str:
@@ -36,17 +57,28 @@ def cut(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _row(index: int, value: Any, pairs: bool) -> Row:
+def _row(index: int, value: Any, pairs: bool, attributes: bool) -> Row:
     parts: Any = value if pairs else (value,)
     if pairs and isinstance(value, Mapping) and value.keys() == {"text", "text_pair"}:
         parts = (value["text"], value["text_pair"])
+    if attributes and isinstance(parts, list | tuple):
+        parts = [_worded(index, each) for each in parts]
     match parts:
         case (str() as text,) if not pairs:
             return _valid(index, text)
         case (str() as text, str() as second) if pairs:
             return _valid(index, text), _valid(index, second)
     wanted = "an object with the texts text and text_pair" if pairs else "a text"
-    raise InputError(f"input {index} is not {wanted}")
+    raise InputError(f"input {index} is not {wanted}{' (or attributes in place of a text)' if attributes else ''}")
+
+
+def _worded(index: int, part: Any) -> Any:
+    if not isinstance(part, Mapping | list):
+        return part
+    try:
+        return worded(slots(part))
+    except ValueError as error:
+        raise InputError(f"input {index}: {error}") from None
 
 
 def _valid(index: int, text: str) -> str:

@@ -2,9 +2,10 @@
 
     python -m serving.runtime <bundle> [--threads N] [--scores]
 
-reads one input a line from stdin (text; for bundles of pairs a JSON object with `text` and `text_pair`) and answers
-each with one line of JSON: a label, or of a decoder what it writes. Exit 2 with one line on stderr where the bundle or
-a line is refused.
+reads one input a line from stdin and answers each with one line of JSON: a label, or of a decoder what it writes. A
+line is a text; for bundles of pairs a JSON object with `text` and `text_pair`; for bundles of attributes a JSON object
+of them, a JSON list of [name, value], or their text, `name: value; name: value`. Exit 2 with one line on stderr where
+the bundle or a line is refused.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Classifier:
 
     def rows(self, inputs: Sequence[Input]) -> list[Row]:
         """`inputs` in the tokenizer's form. A wrong one raises `InputError` naming the index."""
-        return checked(inputs, self.bundle.pairs)
+        return checked(inputs, self.bundle.pairs, self.bundle.attributes)
 
     def scores(self, inputs: Sequence[Input]) -> np.ndarray:
         """Probabilities, float32 [N, C], in the order of `inputs`. Raises `InputError`."""
@@ -143,23 +144,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise BundleError(f"--scores: {options.bundle} writes texts and has no labels to score; leave it out")
         else:
             predict = load_generator(options.bundle, options.threads).predict
-        answer(predict, bundle.pairs, sys.stdin.buffer, sys.stdout)
+        answer(predict, bundle, sys.stdin.buffer, sys.stdout)
     except (BundleError, ValueError) as error:
         print(one_line(error), file=sys.stderr)
         return 2
     return 0
 
 
-def answer(predict: Predict, pairs: bool, lines: BinaryIO, out: TextIO) -> None:
+def answer(predict: Predict, bundle: Bundle, lines: BinaryIO, out: TextIO) -> None:
     """One JSON line on `out` for each line read, flushed at once. A refused one raises `ValueError` with its number."""
     for number, line in enumerate(lines, start=1):
         try:
             text = line.decode("utf-8").rstrip("\r\n")
-            (prediction,) = predict([json.loads(text) if pairs else text])
+            structured = bundle.pairs or (bundle.attributes and text.lstrip().startswith(("{", "[")))
+            (prediction,) = predict([json.loads(text) if structured else text])
         except UnicodeDecodeError as error:
             raise ValueError(f"line {number}: byte {error.start} is not UTF-8") from None
         except json.JSONDecodeError:
-            raise ValueError(f"line {number}: not JSON; write an object with text and text_pair") from None
+            wanted = "text and text_pair" if bundle.pairs else "the attributes"
+            raise ValueError(f"line {number}: not JSON; write an object with {wanted}") from None
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
         out.write(json.dumps(prediction, ensure_ascii=False) + "\n")

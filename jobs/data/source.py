@@ -14,14 +14,12 @@ from typing import Any, Literal, NamedTuple
 
 from configs.loader import UsageError
 from jobs.data.spec import EMBEDDED, DataSpec
+from serving.inputs import Slots, slots, worded
 
 Split = Literal["train", "validation", "test", "unlabelled"]
 FILE = re.compile(r"\.(?P<kind>jsonl|ndjson|json|csv|parquet)(?P<gzip>\.gz)?$")
 HUB_ID = re.compile(r"^(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w.-]+))?$")
 LONGEST_LINE_BYTES = 10 << 20
-
-
-Slots = tuple[tuple[str, str], ...]
 
 
 class Row(NamedTuple):
@@ -48,11 +46,11 @@ def rows(data: DataSpec, split: Split) -> Iterator[Row]:
     found = False
     for where, record in _records(source, split):
         found = True
-        text, slots = _input(record, data.text, where)
+        text, named = _input(record, data.text, where)
         pair, more = (None, ()) if data.text_pair is None else _input(record, data.text_pair, where)
         slices = tuple(_slice(record, column, where) for column in columns)
         label = "" if split == "unlabelled" else _label(record, data.label, where)
-        yield Row(text, pair, label, slots + more, slices)
+        yield Row(text, pair, label, named + more, slices)
     if not found:
         raise UsageError(f"data.{split}: {source}: holds no rows")
 
@@ -188,20 +186,17 @@ def _optional(record: dict[str, Any], column: str, where: str) -> Any:
 
 
 def _input(record: dict[str, Any], column: str, where: str) -> tuple[str, Slots]:
-    """A text as it is; attributes, an object or a list of [name, value], as `name: value; name: value`."""
+    """A text as it is; of attributes, an object or a list of [name, value], the text and what they are."""
     value = _value(record, column, where)
     if not isinstance(value, dict | list):
         return _text(value, column, where), ()
-    slots = []
-    for each in value.items() if isinstance(value, dict) else value:
-        match each:
-            case (str() as name, str() | int() | float() as said) if not isinstance(said, bool):
-                slots.append((_text(name, column, where), _whole(str(said), column, where)))
-            case _:
-                raise UsageError(
-                    f"{where}: column {column!r}: an attribute is a name with a text or a number; write true as 'yes'"
-                )
-    return _text("; ".join(f"{name}: {said}" for name, said in slots), column, where), tuple(slots)
+    try:
+        named = slots(value)
+    except ValueError as error:
+        raise UsageError(f"{where}: column {column!r}: {error}") from None
+    for name, _ in named:
+        _text(name, column, where)
+    return _text(worded(named), column, where), named
 
 
 def _text(value: Any, column: str, where: str) -> str:

@@ -27,23 +27,26 @@ END = "<|endoftext|>"  # of the tokenizers that are trained here
 def checked(data: DataSpec, split: Split) -> tuple[pyarrow.Table, str]:
     """(table, fingerprint): every row of a split after its checks, and a digest of what they say.
 
-    Columns split, text, pair, label (strings) and row (int64). Raises `UsageError` at the first bad row.
+    Columns split, text, pair, label (strings), row (int64) and attributes (bool: whether a text was given as such).
+    Raises `UsageError` at the first bad row.
     """
     import pyarrow
 
     digest = hashlib.sha256()
-    texts, pairs, labels = [], [], []
+    texts, pairs, labels, attributes = [], [], [], []
     for row in rows(data, split):
         digest.update(json.dumps([row.text, row.pair, row.label, row.slots]).encode())
         texts.append(row.text)
         pairs.append(row.pair)
         labels.append(row.label)
+        attributes.append(bool(row.slots))
     columns = {
         "split": pyarrow.array([split] * len(texts), pyarrow.string()),
         "row": pyarrow.array(range(len(texts)), pyarrow.int64()),
         "text": pyarrow.array(texts, pyarrow.large_string()),
         "pair": pyarrow.array(pairs, pyarrow.large_string()),
         "label": pyarrow.array(labels, pyarrow.string()),
+        "attributes": pyarrow.array(attributes, pyarrow.bool_()),
     }
     return pyarrow.table(columns), digest.hexdigest()
 

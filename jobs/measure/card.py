@@ -70,7 +70,7 @@ def card(bundle: Bundle, recipe: Recipe) -> str:
         head=_head(bundle, recipe),
         name=bundle.name,
         classes=len(bundle.labels),
-        inputs="a pair of texts" if bundle.pairs else "a text",
+        inputs=("a pair of texts" if bundle.pairs else "a text") + (", or attributes" if bundle.attributes else ""),
         teacher=_teacher(recipe),
         runtime=bundle.runtime,
         labels=_labels(bundle.labels),

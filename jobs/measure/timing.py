@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from jobs.measure.contenders import Predictor
-from serving.inputs import Input
+from serving.inputs import Input, Row
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -69,7 +69,7 @@ def _warm_up(predict: Predictor, batches: Sequence[Sequence[Input]], calls: int,
 
 def texts_of_length(
     texts: Sequence[str], tokenizer: Tokenizer, tokens: int, count: int, pairs: bool = False
-) -> list[Input]:
+) -> list[Row]:
     """Up to `count` inputs of exactly `tokens` tokens, special ones included, cut from the user's own texts.
 
     Raises `ValueError` where no text cut so keeps its tokens.
@@ -78,12 +78,12 @@ def texts_of_length(
     room = tokens - special
     if room < 1 + pairs:
         raise ValueError(f"{tokens} tokens leave no room for a text beside {special} special tokens")
-    found: list[Input] = []
+    found: list[Row] = []
     for start in range(len(texts)):
         words = " ".join(texts[(start + offset) % len(texts)] for offset in range(tokens))
         if pairs:
             first = _cut(words, tokenizer, room - room // 2)
-            made: Input = (first, _cut(words[len(first) :].lstrip(), tokenizer, room // 2))
+            made: Row = (first, _cut(words[len(first) :].lstrip(), tokenizer, room // 2))
             length = len(tokenizer.encode(*made))
         else:
             made = _cut(words, tokenizer, room)

@@ -45,6 +45,7 @@ def write_reference(
         "max_length": prepared.manifest["max_length"],
         "tokenizer": TOKENIZER,
         "pairs": pairs,
+        "attributes": bool(prepared.manifest.get("attributes")),  # folders that were prepared earlier do not say
         "metrics": dict(metrics),
         "provenance": dict(provenance),
     }

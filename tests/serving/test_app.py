@@ -29,8 +29,8 @@ def classifier(tmp_path_factory) -> Classifier:
 @pytest.fixture
 def client(classifier: Classifier) -> Iterator[TestClient]:
     async def answer(question: Question) -> Answer:
-        inputs = [each if isinstance(each, str) else each.model_dump() for each in question.inputs]
-        return Answer(model={"name": "t", "version": "1"}, predictions=classifier.predict(inputs, question.scores))
+        predictions = classifier.predict(question.inputs, question.scores)
+        return Answer(model={"name": "t", "version": "1"}, predictions=predictions)
 
     with client_of(answer) as made:
         yield made
@@ -82,8 +82,8 @@ def test_scores_of_all_labels_come_on_request(client: TestClient):
         (b'{"inputs": "my-card-is-4111"}', 422, "inputs must be a list"),
         (b'{"inputs": []}', 422, "inputs must be a list of at least one input"),
         (b'{"inputs": ["a", 1]}', 422, "input 1 is neither"),
-        (b'{"inputs": ["a", {"text": "my-card-is-4111"}]}', 422, "input 1 is neither"),
-        (b'{"inputs": [{"text": "a", "text_pair": "b", "my-card-is-4111": 1}]}', 422, "input 0 is neither"),
+        (b'{"inputs": ["a", {"text": "my-card-is-4111"}]}', 422, "input 1 is not a text"),
+        (b'{"inputs": [["a"], {"text": "my-card-is-4111"}]}', 422, "input 0 is not a text"),
         (b'{"inputs": [{"text": "my-card-is-4111", "text_pair": "b"}]}', 422, "input 0 is not a text"),
         (b'{"inputs": ["a"], "scores": "my-card-is-4111"}', 422, "scores must be true or false"),
         (b'{"inputs": ["a"], "my-card-is-4111": 1}', 422, "unknown key; known are inputs and scores"),
@@ -92,6 +92,20 @@ def test_scores_of_all_labels_come_on_request(client: TestClient):
 )
 def test_a_body_that_is_wrong_gets_a_problem_that_does_not_repeat_it(client: TestClient, body, status, detail):
     assert_problem(client.post("/v1/intent", content=body), status, detail)
+
+
+def test_attributes_are_answered_as_their_text(tmp_path: Path):
+    write_tiny_bundle(tmp_path / "bundle", attributes=True)
+    classifier = load_bundle(tmp_path / "bundle")
+
+    async def answer(question: Question) -> Answer:
+        return Answer(model={}, predictions=classifier.predict(question.inputs))
+
+    with client_of(answer) as client:
+        given = [{"order": "refund"}, [["order", "refund"]], "order: refund"]
+        response = client.post("/v1/intent", json={"inputs": given})
+        assert response.json()["predictions"] == classifier.predict(["order: refund"]) * 3
+        assert_problem(client.post("/v1/intent", json={"inputs": ["a", {SECRET: None}]}), 422, "input 1: an attribute")
 
 
 def test_a_null_byte_and_a_text_of_any_script_are_answered(client: TestClient):

@@ -157,6 +157,14 @@ def test_the_command_reads_pairs_as_json_objects(pair_folder: Path):
     assert json.loads(done.stdout)["label"] in LABELS
 
 
+def test_the_command_reads_attributes_as_json_or_as_their_text(tmp_path: Path):
+    write_tiny_bundle(tmp_path / "bundle", attributes=True)
+    lines = [b'{"order": "refund", "now": 7}', b'[["order", "refund"], ["now", 7]]', b"order: refund; now: 7"]
+    done = run(str(tmp_path / "bundle"), stdin=b"\n".join(lines) + b"\n{order\n")
+    assert len(set(done.stdout.splitlines())) == 1 and len(done.stdout.splitlines()) == 3
+    assert done.stderr.strip() == b"line 4: not JSON; write an object with the attributes"
+
+
 @pytest.mark.parametrize(("stdin", "reason"), [(b"fine\n\xff\n", b"line 2: byte 0 is not UTF-8")])
 def test_the_command_refuses_a_line_by_its_number(folder: Path, stdin: bytes, reason: bytes):
     done = run(str(folder), stdin=stdin)

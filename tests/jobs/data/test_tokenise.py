@@ -60,6 +60,14 @@ def test_checked_rows_keep_their_order_and_number_themselves(tmp_path: Path):
     assert made["text"].to_pylist() == TEXTS
     assert made["row"].to_pylist() == [0, 1, 2]
     assert made["pair"].null_count == 3
+    assert made["attributes"].to_pylist() == [False] * 3
+
+
+def test_rows_say_which_of_them_were_attributes(tmp_path: Path):
+    said: list[dict[str, object]] = [{"text": {"name": "Apollo"}, "label": "a"}, {"text": "name: Apollo", "label": "a"}]
+    made, _ = checked(DataSpec.model_validate({"train": write(tmp_path, "rows.jsonl", said)}), "train")
+    assert made["text"].to_pylist() == ["name: Apollo"] * 2
+    assert made["attributes"].to_pylist() == [True, False]
 
 
 def test_the_fingerprint_is_of_what_the_rows_say_not_of_the_file(tmp_path: Path):

@@ -30,6 +30,14 @@ def teacher(tmp_path: Path) -> Path:
     return tmp_path / "teacher"
 
 
+@pytest.mark.parametrize("attributes", [True, False])
+def test_a_bundle_knows_whether_its_texts_are_attributes(tmp_path: Path, attributes: bool):
+    learned = rows(tmp_path / "learned", LABELS)
+    learned.manifest["attributes"] = attributes
+    made = write_reference(tmp_path / "teacher", encoder_classifier(), learned, "tiny", {}, {})
+    assert made.attributes == attributes
+
+
 def check(teacher: Path, prepared: Prepared) -> None:
     check_fits(teacher, read_reference(teacher, "nobody"), prepared)
 

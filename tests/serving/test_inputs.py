@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.data.source import rows
+from jobs.data.spec import DataSpec
+from serving.inputs import InputError, checked
+
+ATTRIBUTES = {"name": "Apollo", "inch": 40}
+WORDS = "name: Apollo; inch: 40"
+
+
+@pytest.mark.parametrize("given", [ATTRIBUTES, [["name", "Apollo"], ["inch", 40]], WORDS])
+def test_attributes_read_in_use_as_they_did_in_training(given: Any, tmp_path: Path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"text": given, "label": "a"}) + "\n")
+    (row,) = rows(DataSpec(train=str(file)), "train")
+    assert checked([given], pairs=False, attributes=True) == [row.text] == [WORDS]
+
+
+def test_each_text_of_a_pair_may_be_attributes():
+    given = [{"text": ATTRIBUTES, "text_pair": "inform"}, ("inform", WORDS)]
+    assert checked(given, pairs=True, attributes=True) == [(WORDS, "inform"), ("inform", WORDS)]
+
+
+@pytest.mark.parametrize("given", [ATTRIBUTES, [["name", "Apollo"]], {"text": "a", "text_pair": "b"}])
+def test_a_model_of_texts_takes_no_attributes(given: Any):
+    with pytest.raises(InputError, match=r"input 1 is not a text$"):
+        checked(["fine", given], pairs=False)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"secret": True}, {"secret": None}, ["secret"], [["secret", "b", "c"]], {"a": ["secret"]}]
+)
+def test_what_is_no_attribute_is_refused_and_not_repeated(wrong: Any):
+    with pytest.raises(InputError, match="input 1: an attribute is a name with a text or a number") as refused:
+        checked(["fine", wrong], pairs=False, attributes=True)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("wrong", [7, None, ("a", "b")])
+def test_other_things_are_still_refused(wrong: Any):
+    with pytest.raises(InputError, match=r"input 0 is not a text \(or attributes in place of a text\)"):
+        checked([wrong], pairs=False, attributes=True)
