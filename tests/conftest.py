@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 import pytest
 from _pytest.terminal import TerminalReporter
 
-from cluster import local
+from cluster import local, processes, servers
+from cluster.ports import choose_ports
 from cluster.record import Cluster
 from tests import faults
 from tests.processes import FOREIGN, free_port
@@ -63,14 +65,43 @@ def environment(cluster: Cluster) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def on_cluster(cluster: Cluster) -> Iterator[Cluster]:
     """The cluster, which this process can join: `session.connect()` and MLflow find it."""
+    with known(cluster):
+        yield cluster
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+
+
+@pytest.fixture(scope="session")
+def mlflow_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of an MLflow server alone, for tests that need no Ray."""
+    state = tmp_path_factory.mktemp("mlflow") / "state"
+    ports = choose_ports(free_port(8900), free_port(9400))
+    cluster = Cluster(state=state, home=state / "home", temp=state / "temp", ports=ports)
+    cluster.home.mkdir(parents=True)
+    part = servers.start("mlflow", cluster)
+    try:
+        servers.wait_until_ready(cluster.model_copy(update={"mlflow": part}))
+        yield cluster
+    finally:
+        processes.end([part])
+
+
+@pytest.fixture(scope="module")
+def on_mlflow(mlflow_alone: Cluster) -> Iterator[Cluster]:
+    """The same, and this process finds it."""
+    with known(mlflow_alone):
+        yield mlflow_alone
+
+
+@contextlib.contextmanager
+def known(cluster: Cluster) -> Iterator[None]:
+    """This process has the environment of `cluster`, and no other's."""
     with pytest.MonkeyPatch.context() as patch:
         for name in FOREIGN:
             patch.delenv(name, raising=False)
         for name, value in cluster.environment().items():
             patch.setenv(name, value)
-        yield cluster
-        if "ray" in sys.modules:
-            sys.modules["ray"].shutdown()
+        yield
 
 
 @pytest.fixture

@@ -42,15 +42,15 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture
-def proxy(on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def proxy(on_mlflow: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """What stands where MLflow is looked for, in front of it."""
-    with in_front_of(on_cluster.mlflow_url) as standing:
+    with in_front_of(on_mlflow.mlflow_url) as standing:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", standing.url)
         yield standing
 
 
 @pytest.fixture
-def run(on_cluster: Cluster) -> str:
+def run(on_mlflow: Cluster) -> str:
     """A run of MLflow that has just begun."""
     return client().create_run("0").info.run_id
 
@@ -194,10 +194,10 @@ def test_what_was_logged_before_a_kill_is_sent_by_the_next_and_once(run: str, tm
 
 @fault("MLflow away, slow or failing")
 def test_a_locked_database_delays_metrics_and_doubles_none(
-    proxy: Proxy, run: str, on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    proxy: Proxy, run: str, on_mlflow: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    with sqlite3.connect(on_cluster.state / "mlflow" / "mlflow.db", timeout=GENEROUS_SECONDS) as database:
+    with sqlite3.connect(on_mlflow.state / "mlflow" / "mlflow.db", timeout=GENEROUS_SECONDS) as database:
         database.execute("BEGIN IMMEDIATE")  # others may read
         box = Outbox(run, tmp_path)
         box.log({"loss": 1.0}, 1)

@@ -21,7 +21,7 @@ NAME = "tiny-registry"
 
 
 @pytest.fixture(scope="module")
-def bundles(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def bundles(on_mlflow: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two bundles, registered one after the other."""
     folder = tmp_path_factory.mktemp("registry")
     made = []
@@ -43,9 +43,9 @@ def test_each_registration_is_a_version_of_its_own_and_the_first_is_kept(bundles
     assert registry.alias_version(NAME, "champion") is None
 
 
-def test_a_version_is_fetched_whole_and_once(bundles: list[Path], on_cluster: Cluster, monkeypatch: Any):
+def test_a_version_is_fetched_whole_and_once(bundles: list[Path], on_mlflow: Cluster, monkeypatch: Any):
     folder = registry.fetch(NAME, "2", MANIFEST)
-    assert folder == on_cluster.home / "models" / NAME / "2"
+    assert folder == on_mlflow.home / "models" / NAME / "2"
     assert bundle_digest(folder) == bundle_digest(bundles[1])
     read_bundle(folder)
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", lambda **_: pytest.fail("downloaded again"))
@@ -54,7 +54,7 @@ def test_a_version_is_fetched_whole_and_once(bundles: list[Path], on_cluster: Cl
 
 
 def test_a_download_that_is_damaged_is_refused_and_not_kept(
-    bundles: list[Path], on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    bundles: list[Path], on_mlflow: Cluster, monkeypatch: pytest.MonkeyPatch
 ):
     download = mlflow.artifacts.download_artifacts
 
@@ -68,7 +68,7 @@ def test_a_download_that_is_damaged_is_refused_and_not_kept(
     with pytest.raises(FolderError, match=r"model\.onnx: \d+ bytes, the manifest says"):
         registry.fetch(NAME, "1", MANIFEST)
     monkeypatch.undo()
-    assert not (on_cluster.home / "models" / NAME / "1").exists()
+    assert not (on_mlflow.home / "models" / NAME / "1").exists()
 
 
 def test_an_alias_moves(bundles: list[Path]):
@@ -110,13 +110,13 @@ def aliases(name: str) -> dict[str, str]:
     ],
 )
 def test_a_registration_that_was_broken_off_anywhere_is_one_version_in_the_end(
-    on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, fault: Fault, looks: bool
+    on_mlflow: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, fault: Fault, looks: bool
 ):
     name, alias = "broken-off", f"{part.strip('/-').replace('/', '-')}-{fault}-{looks}"
     write_tiny_bundle(tmp_path / "bundle")
     before = len(client().search_model_versions(f"name = '{name}'"))
     with (
-        in_front_of(on_cluster.mlflow_url) as proxy,
+        in_front_of(on_mlflow.mlflow_url) as proxy,
         tracking.run("tune", experiment="tests of the registry", recipe={"output": str(tmp_path)}) as run,
     ):
         monkeypatch.setattr(registry, "REGISTER_SECONDS", 0.0)  # one try
@@ -137,7 +137,7 @@ def test_a_registration_that_was_broken_off_anywhere_is_one_version_in_the_end(
     read_bundle(registry.fetch(name, str(aliases(name)[alias]), MANIFEST))
 
 
-def test_two_bundles_of_one_run_lie_apart(on_cluster: Cluster, tmp_path: Path):
+def test_two_bundles_of_one_run_lie_apart(on_mlflow: Cluster, tmp_path: Path):
     with tracking.run("tune", experiment="tests of the registry", recipe={"output": str(tmp_path)}) as run:
         for seed in (1, 2):
             write_tiny_bundle(tmp_path / str(seed), seed=seed)

@@ -59,7 +59,7 @@ for asked in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def ended(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def ended(on_mlflow: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Outputs of jobs, each with two runs below its own: three were killed, two stopped as Ray does it, one unheard."""
     folder = tmp_path_factory.mktemp("ended")
     endings = ("killed", "killed", "killed", "stopped", "unheard")
@@ -71,9 +71,9 @@ def ended(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list
 
 
 @pytest.fixture
-def proxy(on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def proxy(on_mlflow: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """What stands where MLflow is looked for, in front of it; nobody waits long for what it holds up."""
-    with in_front_of(on_cluster.mlflow_url) as standing:
+    with in_front_of(on_mlflow.mlflow_url) as standing:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", standing.url)
         for name in ("FLUSH_SECONDS", "HANDOVER_SECONDS"):
             monkeypatch.setattr(tracking, name, 0.1)
@@ -120,7 +120,7 @@ def runs_of(output: Path) -> list[Run]:
 
 
 def test_a_run_holds_the_recipe_its_leaves_and_where_it_came_from(
-    on_cluster: Cluster, recipe: dict[str, Any], tmp_path: Path
+    on_mlflow: Cluster, recipe: dict[str, Any], tmp_path: Path
 ):
     with record(recipe) as run:
         run.tag(slimcart__data="abc")
@@ -145,7 +145,7 @@ def test_a_run_holds_the_recipe_its_leaves_and_where_it_came_from(
 
 
 def test_a_run_names_its_parent_and_its_submission(
-    on_cluster: Cluster, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    on_mlflow: Cluster, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "raysubmit_1"}}')
     with record(recipe, name="whole") as parent, record(recipe, parent=parent.id, name="part") as run:
@@ -159,7 +159,7 @@ def test_a_run_names_its_parent_and_its_submission(
     ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")]
 )
 def test_a_run_says_how_it_ended_and_its_error_goes_on(
-    on_cluster: Cluster, recipe: dict[str, Any], error: type[BaseException], status: str
+    on_mlflow: Cluster, recipe: dict[str, Any], error: type[BaseException], status: str
 ):
     opened: list[str] = []
 
@@ -176,7 +176,7 @@ def test_a_run_says_how_it_ended_and_its_error_goes_on(
         assert read(run.id).info.status == "RUNNING"
 
 
-def test_metrics_are_there_with_their_steps_when_the_run_has_ended(on_cluster: Cluster, recipe: dict[str, Any]):
+def test_metrics_are_there_with_their_steps_when_the_run_has_ended(on_mlflow: Cluster, recipe: dict[str, Any]):
     with record(recipe) as run:
         for step in (1, 2, 3):
             run.metrics.log({"loss": 1 / step}, step=step)
@@ -272,7 +272,7 @@ def test_a_job_that_is_stopped_marks_its_runs_as_killed(ended: list[Path], heard
     assert (spool.waiting(output) == []) == heard
 
 
-def test_the_second_of_two_jobs_with_one_output_opens_no_run(on_cluster: Cluster, recipe: dict[str, Any]):
+def test_the_second_of_two_jobs_with_one_output_opens_no_run(on_mlflow: Cluster, recipe: dict[str, Any]):
     with record(recipe) as run:
         with pytest.raises(JobError, match=rf": finetune \(process {os.getpid()}\) works there"), record(recipe):
             pytest.fail("two jobs at once")
