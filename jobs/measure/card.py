@@ -22,7 +22,7 @@ CARD = """\
 
 # {name}
 
-Says to which of {classes} classes {inputs} belongs. A student of {teacher}, distilled, compressed and exported by
+{does} A student of {teacher}, distilled, compressed and exported by
 slimcart.
 
 ```
@@ -31,11 +31,7 @@ python -m serving.runtime <this folder> < lines.txt
 
 Needs {runtime}; no torch, no network.
 
-## Labels
-
-{labels}
-
-## How it was made
+{labels}## How it was made
 
 {origin}
 
@@ -53,12 +49,25 @@ Needs {runtime}; no torch, no network.
 
 ## Limits
 
-- Every input is given one of these labels, also one that belongs to none; `score` says how sure the model is.
-- An input is cut after {max_length} tokens.
+{limits}
 - The figures are those of the validation rows, by which the model was chosen: expect somewhat less on rows that it has
   never seen. `python -m jobs.evaluate` measures that.
 - Languages and subjects other than those of its training rows were not measured.
 """
+
+DOES = {  # by task
+    "classify": "Says to which of {classes} classes {inputs} belongs.",
+    "generate": "Writes a text that follows from {inputs}.",
+}
+LIMITS = {
+    "classify": """\
+- Every input is given one of these labels, also one that belongs to none; `score` says how sure the model is.
+- An input is cut after {max_length} tokens.""",
+    "generate": """\
+- It writes the likeliest token, one after the other, and may write what is not true of its input.
+- What it reads and what it writes have {max_length} tokens together; a longer input is cut.""",
+}
+PIPELINES = {"classify": "text-classification", "generate": "text-generation"}
 
 
 def card(bundle: Bundle, recipe: Recipe) -> str:
@@ -66,11 +75,12 @@ def card(bundle: Bundle, recipe: Recipe) -> str:
 
     `bundle` has its validation metrics; `recipe` has the values it was made with.
     """
+    one = "attributes" if bundle.attributes else "a text"
+    inputs = "a pair of texts" if bundle.pairs else one
     return CARD.format(
         head=_head(bundle, recipe),
         name=bundle.name,
-        classes=len(bundle.labels),
-        inputs=("a pair of texts" if bundle.pairs else "a text") + (", or attributes" if bundle.attributes else ""),
+        does=DOES[bundle.task].format(classes=len(bundle.labels), inputs=inputs),
         teacher=_teacher(recipe),
         runtime=bundle.runtime,
         labels=_labels(bundle.labels),
@@ -78,13 +88,13 @@ def card(bundle: Bundle, recipe: Recipe) -> str:
         steps=_steps(bundle),
         figures=_table(_figures(bundle, recipe)),
         latency=_latency(bundle.metrics),
-        max_length=bundle.max_length,
+        limits=LIMITS[bundle.task].format(max_length=bundle.max_length),
     )
 
 
 def _head(bundle: Bundle, recipe: Recipe) -> str:
     tags = ["slimcart", "distillation", *(each["step"] for each in bundle.provenance.get("steps", []))]
-    lines = ["pipeline_tag: text-classification", f"library_name: {bundle.runtime}"]
+    lines = [f"pipeline_tag: {PIPELINES[bundle.task]}", f"library_name: {bundle.runtime}"]
     if not recipe.teacher.bundle and HUB_ID.match(recipe.teacher.model):
         lines.append(f"base_model: {recipe.teacher.model.partition('@')[0]}")
     return "\n".join([*lines, f"tags: [{', '.join(dict.fromkeys(tags))}]"])
@@ -95,8 +105,11 @@ def _teacher(recipe: Recipe) -> str:
 
 
 def _labels(labels: list[str]) -> str:
+    if not labels:
+        return ""
     shown = ", ".join(f"`{' '.join(label.split())}`" for label in labels[:MOST_LABELS])
-    return shown + (f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else "")
+    more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
+    return f"## Labels\n\n{shown}{more}\n\n"
 
 
 def _origin(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:

@@ -108,6 +108,24 @@ def test_many_labels_and_long_facts_are_cut_short(tmp_path: Path):
     assert "2 of 9 layers stay in float: layer.0.dense, head" in text
 
 
+@pytest.mark.parametrize(("attributes", "reads"), [(False, "a text"), (True, "attributes")])
+def test_a_card_of_a_decoder_speaks_of_what_it_writes_and_of_no_labels(attributes: bool, reads: str):
+    bundle = Bundle(
+        name="writer",
+        task="generate",
+        runtime="ctranslate2",
+        model="model.bin",
+        inputs=["input_ids"],
+        max_length=64,
+        attributes=attributes,
+        metrics={"validation_bleu": 39.77, "validation_rouge_l": 60.1},
+    )
+    text = card(bundle, recipe())
+    assert f"Writes a text that follows from {reads}." in text and "have 64 tokens together" in text
+    assert "| bleu | 39.7700" in text and "pipeline_tag: text-generation" in text
+    assert not [word for word in ("label", "Label", "classes", "score") if word in text]
+
+
 def test_a_card_is_a_file_of_the_bundle(tmp_path: Path):
     write_tiny_bundle(tmp_path / "bundle", provenance=ORIGIN)
     with_metrics(tmp_path / "bundle", METRICS, lambda bundle: card(bundle, recipe()))
