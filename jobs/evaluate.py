@@ -82,7 +82,7 @@ def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
             steps = after_each_step(recipe, description, student, Path(between)) if (student / BUNDLE).exists() else []
             contenders = [*contenders[:-1], *steps, contenders[-1]]
         measured = _measure(recipe, bundle / description.tokenizer, contenders, shapes)
-        machine = _compare_with_peak(recipe, contenders, measured, shapes) if shapes else None
+        machine = _compare_with_peak(recipe, contenders, measured, shapes)
     compared, files = compare(recipe, test, measured, shapes, machine)
     found = {
         "key": identity,
@@ -147,24 +147,23 @@ def _measure(
     common["answers"] = recipe.task == "classify"
     found: dict[str, Measured] = {}
     for contender in contenders:
-        if contender.kind not in FITTED or not shapes:
+        if contender.kind not in FITTED:
             log.info("scoring %s on %s", contender.name, recipe.data.test)
             found |= ask(Question(contenders=[contender], **common))
-    if shapes:
-        log.info("timing %s in turns", ", ".join(each.name for each in contenders))
-        timed = ask(
-            Question(
-                contenders=contenders,
-                score=[each.name for each in contenders if each.name not in found],
-                shapes=shapes,
-                mix=True,
-                watts_per_core=recipe.evaluation.watts_per_core,
-                tokenizer=str(tokenizer),
-                **common,
-            )
+    log.info("timing %s in turns", ", ".join(each.name for each in contenders))
+    timed = ask(
+        Question(
+            contenders=contenders,
+            score=[each.name for each in contenders if each.name not in found],
+            shapes=shapes,
+            mix=True,
+            watts_per_core=recipe.evaluation.watts_per_core,
+            tokenizer=str(tokenizer),
+            **common,
         )
-        for name, each in timed.items():
-            found.setdefault(name, each).metrics.update(each.metrics)
+    )
+    for name, each in timed.items():
+        found.setdefault(name, each).metrics.update(each.metrics)
     for contender in contenders:
         if contender.folder and contender.kind in ("bundle", "reference"):
             found[contender.name].metrics["bytes"] = bundle_bytes(read_bundle(Path(contender.folder)))
@@ -174,10 +173,12 @@ def _measure(
 def _compare_with_peak(
     recipe: Recipe, contenders: list[Contender], measured: dict[str, Measured], shapes: list[tuple[int, int]]
 ) -> Machine:
-    """Add to what was measured which share of this CPU's peaks it is."""
+    """Add to what was measured which share of this CPU's peaks it is; of rows as they come alone it is not known."""
     from jobs.measure import flops, peak, resources
 
-    machine = Machine(peak.ask(), resources.method(recipe.evaluation.watts_per_core))
+    machine = Machine(peak.ask() if shapes else {}, resources.method(recipe.evaluation.watts_per_core))
+    if not shapes:
+        return machine
     for contender in contenders:
         metrics = measured[contender.name].metrics
         for shape, operations in flops.count(contender, contender.shapes or shapes).items():
@@ -187,7 +188,8 @@ def _compare_with_peak(
 
 
 def _shapes(recipe: Recipe, contenders: list[Contender]) -> list[tuple[int, int]]:
-    """(batch, tokens) that are timed. None of a generator: how long a text takes depends on the text."""
+    """(batch, tokens) that are timed. None of a decoder, which is timed on rows as they come: how long it takes depends
+    on what it writes."""
     if recipe.task != "classify":
         return []
     folders = [Path(each.folder) for each in contenders if each.folder]

@@ -131,6 +131,9 @@ def _overlap(one: Box, other: Box) -> float:
 
 
 def _titled(latency: str) -> str:
-    """batch1_tokens32_p50_ms as a reader writes it."""
-    batch, tokens, percentile, unit = latency.split("_")
+    """batch1_tokens32_p50_ms, or of rows as they come mix_p50_ms, as a reader writes it."""
+    *shape, percentile, unit = latency.split("_")
+    if len(shape) < 2:
+        return f"{percentile}, {unit}: a row as it comes"
+    batch, tokens = shape
     return f"{percentile}, {unit}: {batch.replace('batch', 'batch ')}, {tokens.replace('tokens', '')} tokens"

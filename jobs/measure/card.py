@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.measure.fresh import BUDGET_SHAPE, key
+from jobs.measure.table import AS_THEY_COME
 from jobs.recipe import HUB_ID, Recipe
 from jobs.tasks.table import TASKS
 from serving.bundle import Bundle, bundle_bytes
@@ -162,14 +163,15 @@ def _figures(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
 
 
 def _latency(metrics: Mapping[str, float]) -> str:
-    figures = [metrics.get(key(BUDGET_SHAPE, f"p{each}_ms")) for each in (50, 95, 99)]
-    if None in figures:
-        return "Not measured."
     batch, tokens = BUDGET_SHAPE
-    cells = [f"batch {batch}, {tokens} tokens", *(f"{each:.2f}" for each in figures)]
-    lines = ["| | p50, ms | p95, ms | p99, ms |", "| --- | --- | --- | --- |", f"| {' | '.join(cells)} |"]
-    calls = metrics[key(BUDGET_SHAPE, "calls")]
-    return "\n".join([*lines, "", f"Of {calls:.0f} calls on one thread, tokenizer included, on {_cpu()}."])
+    lines = ["| | calls | p50, ms | p95, ms | p99, ms |", "| --- | --- | --- | --- | --- |"]
+    for title, prefix in ((f"batch {batch}, {tokens} tokens", key(BUDGET_SHAPE, "")), AS_THEY_COME):
+        if f"{prefix}p50_ms" in metrics:
+            figures = " | ".join(f"{metrics[f'{prefix}p{each}_ms']:.2f}" for each in (50, 95, 99))
+            lines.append(f"| {title} | {metrics[f'{prefix}calls']:.0f} | {figures} |")
+    if len(lines) == 2:
+        return "Not measured."
+    return "\n".join([*lines, "", f"On one thread, tokenizer included, on {_cpu()}."])
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jobs.measure import table
 from jobs.measure.bootstrap import interval
 from jobs.measure.differences import CLASS, as_csv, by_value, right, summary, worst
-from jobs.measure.fresh import BUDGET_SHAPE, Measured, key
+from jobs.measure.fresh import BUDGET_SHAPE, MIX, Measured, key
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS
 from tuning import comparison
@@ -76,7 +76,8 @@ def compare(
         fields["metrics"] |= machine.peaks
         fields["notes"] = table.notes(machine)
         further = [table.latencies_markdown(answers, shapes), table.resources_markdown(answers, shown, machine)]
-        files["comparison.svg"] = comparison.svg(answers, task.metric, key(BUDGET_SHAPE, "p50_ms"))
+        latency = key(BUDGET_SHAPE, "p50_ms") if shapes else f"{MIX}_p50_ms"
+        files["comparison.svg"] = comparison.svg(answers, task.metric, latency)
     files |= {"table.md": "\n".join([fields["table"], *further]), "metrics.json": json.dumps(answers, indent=2) + "\n"}
     return fields, files
 

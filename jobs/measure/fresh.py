@@ -35,7 +35,7 @@ MIX = "mix"  # names latencies over single rows as they come, of whatever length
 SHARE = "first_share"  # of the rows, that a cascade's first model answers
 CALLS = 300
 SECONDS_OF_A_SHAPE = 2.0  # for each contender, at other shapes than that of the budget
-TEXTS = 50  # different inputs that a latency is measured over
+TEXTS = 50  # different inputs that a latency is measured over, and calls that a decoder's is
 SECONDS = 3600
 
 
@@ -106,7 +106,7 @@ def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
 
     description = read_bundle(bundle)
     contender = Contender(name="bundle", kind="bundle", folder=str(bundle))
-    timed = recipe.task == "classify"  # how long a text takes depends on the text
+    timed = recipe.task == "classify"  # how long a decoder takes depends on what it writes
     measured = ask(
         Question(
             task=recipe.task,
@@ -115,7 +115,7 @@ def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
             contenders=[contender],
             shapes=[BUDGET_SHAPE] if timed else [],
             tokenizer=str(bundle / description.tokenizer),
-            mix=description.first is not None,  # what a cascade takes depends on what the rows say
+            mix=description.first is not None or not timed,  # what a cascade takes depends on what the rows say
         )
     )["bundle"].metrics
     timings = ("batch", MIX)
@@ -197,11 +197,12 @@ def _timed(
         for name, latency in latencies.items():
             found[name] |= {key(shape, each): value for each, value in latency.items()}
     if question.mix:
-        count = min(CALLS, len(inputs))
+        calls = CALLS if question.task == "classify" else TEXTS
+        count = min(calls, len(inputs))
         single = [[inputs[number * len(inputs) // count]] for number in range(count)]
         joules = meter(question.watts_per_core) if question.watts_per_core else None
         with quiet.measuring():
-            latencies = interleaved(predictors, single, CALLS, joules=joules)
+            latencies = interleaved(predictors, single, calls, joules=joules)
         for name, latency in latencies.items():
             if joules:
                 found[name]["joules_per_1000"] = 1000 * latency.pop("joules")

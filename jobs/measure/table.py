@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jobs.measure.differences import LEAST_ROWS, Difference
-from jobs.measure.fresh import BUDGET_SHAPE, CALLS, MIX, SECONDS_OF_A_SHAPE, SHARE, key
+from jobs.measure.fresh import BUDGET_SHAPE, CALLS, MIX, SECONDS_OF_A_SHAPE, SHARE, TEXTS, key
 from jobs.measure.timing import LEAST_CALLS, PERCENTILES
 from jobs.tasks.table import Task
 from tuning.pareto import METRIC, broken
@@ -21,6 +21,16 @@ HEADS = {
     "slot_error_rate": "slot error rate",
 }
 Figures = Mapping[str, Mapping[str, float]]  # by contender and metric
+
+
+class Timed(NamedTuple):
+    """What was timed, in words, and how the names of its figures begin."""
+
+    title: str
+    prefix: str
+
+
+AS_THEY_COME = Timed("a row as it comes", f"{MIX}_")
 
 
 class Machine(NamedTuple):
@@ -107,19 +117,25 @@ def cascade(ours: Mapping[str, float], theirs: Mapping[str, float] | None) -> st
 
 
 def markdown(answers: Figures, teacher: str | None, shapes: Sequence[tuple[int, int]], task: Task) -> str:
-    """One row per contender; ratios are against the teacher, where there is one."""
+    """One row per contender; ratios are against the teacher, where there is one.
+
+    Without `shapes` the latencies are those of rows as they come.
+    """
     shown = [name for name in (task.metric, *task.shown) if any(name in each for each in answers.values())]
     heads = ["model", *(HEADS.get(name, name) for name in shown), "kept"]
-    for batch, tokens in shapes:
-        heads += [f"p50 / p95 ms, batch {batch}, {tokens} tokens", "faster"]
+    timed = [_shape(shape) for shape in shapes]
+    if not timed and any(f"{AS_THEY_COME.prefix}p50_ms" in each for each in answers.values()):
+        timed = [AS_THEY_COME]
+    for title, _ in timed:
+        heads += [f"p50 / p95 ms, {title}", "faster"]
     lines = _head([*heads, "MB", "smaller"])
     base = answers[teacher] if teacher else {}
     for name, metrics in answers.items():
         cells = [name, *(_with_interval(metrics, each) for each in shown)]
         cells.append(_share(metrics.get(task.metric), base.get(task.metric)))
-        for shape in shapes:
-            p50 = key(shape, "p50_ms")
-            cells += [_latency(metrics, key(shape, ""), PERCENTILES[:2]), _times(base.get(p50), metrics.get(p50))]
+        for _, prefix in timed:
+            p50 = f"{prefix}p50_ms"
+            cells += [_latency(metrics, prefix, PERCENTILES[:2]), _times(base.get(p50), metrics.get(p50))]
         size = metrics.get("bytes")
         cells += [f"{size / 1e6:.1f}" if size else "", _times(base.get("bytes"), size)]
         lines.append(_row(cells))
@@ -129,12 +145,12 @@ def markdown(answers: Figures, teacher: str | None, shapes: Sequence[tuple[int, 
 def latencies_markdown(answers: Figures, shapes: Sequence[tuple[int, int]]) -> str:
     """One row for each shape, and one for the rows of the file as they are; one column for each contender."""
     lines = _head(["p50 / p95 / p99 ms", *answers])
-    asked = [(f"batch {batch}, {tokens} tokens", key((batch, tokens), "")) for batch, tokens in shapes]
-    for title, prefix in [*asked, ("a row as it comes", f"{MIX}_")]:
+    for title, prefix in [*(_shape(shape) for shape in shapes), AS_THEY_COME]:
         lines.append(_row([title, *(_latency(metrics, prefix, PERCENTILES) for metrics in answers.values())]))
-    note = (
-        f"Of {LEAST_CALLS} to {CALLS} calls, by what fits in {SECONDS_OF_A_SHAPE:g} s; a p99 of few is their slowest."
-    )
+    calls, within = f"{LEAST_CALLS} to {CALLS}", f", by what fits in {SECONDS_OF_A_SHAPE:g} s"
+    if not shapes:
+        calls, within = f"{TEXTS}", ""
+    note = f"Of {calls} calls{within}; a p99 of few is their slowest."
     return "\n".join([*lines, "", note]) + "\n"
 
 
@@ -160,9 +176,11 @@ def resources_markdown(answers: Figures, shapes: Sequence[tuple[int, int]], mach
 def notes(machine: Machine) -> list[str]:
     """How the figures were taken, in sentences."""
     peaks = ", ".join(f"{name.removesuffix('_peak')} {best:,.0f}" for name, best in machine.peaks.items())
+    taken = ["One thread, tokenizer included.", f"Energy of rows of the file, one request each: {machine.energy}."]
+    if not machine.peaks:
+        return taken
     return [
-        "One thread, tokenizer included.",
-        f"Energy of rows of the file, one request each: {machine.energy}.",
+        *taken,
         f"Peaks of a core, its fastest large matrix product in this very run, in 10^9 operations a second: {peaks}.",
         "Share of a peak: 2 x the multiply-adds of the model's matrix products / p50 / peak.",
     ]
@@ -185,6 +203,10 @@ def differences_markdown(worst: Sequence[Difference]) -> str:
         shares = (f"{each.teacher:.1%}", f"{each.winner:.1%}", f"{100 * (each.difference or 0):+.1f}")
         lines.append(_row([f"{each.slice}: {value}", str(each.rows), *shares]))
     return "\n".join(lines) + "\n"
+
+
+def _shape(shape: tuple[int, int]) -> Timed:
+    return Timed(f"batch {shape[0]}, {shape[1]} tokens", key(shape, ""))
 
 
 def _head(cells: Sequence[str]) -> list[str]:

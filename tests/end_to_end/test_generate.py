@@ -47,4 +47,6 @@ def test_student_and_teacher_are_measured_beside_the_nearest_row(jobs: dict[str,
     for contender in ("nearest_row", "teacher", "student", "winner"):
         assert 0 <= metrics[f"{contender}_bleu"] <= 100
         assert 0 <= metrics[f"{contender}_rouge_l"] <= 100
+        assert metrics[f"{contender}_mix_p50_ms"] > 0
     assert metrics["winner_bytes"] < metrics["teacher_bytes"]
+    assert metrics["speedup_mix"] > 0 and metrics["winner_rows_per_second"] > 0

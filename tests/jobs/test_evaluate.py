@@ -9,7 +9,7 @@ import pytest
 from configs.folder import commit
 from configs.loader import UsageError
 from jobs.data.prepared import MANIFEST
-from jobs.evaluate import _measure, _shapes, check_test_rows, evaluated_already, evaluation_key
+from jobs.evaluate import _compare_with_peak, _measure, _shapes, check_test_rows, evaluated_already, evaluation_key
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Measured, Question
 from jobs.recipe import Recipe
@@ -102,3 +102,20 @@ def test_baselines_are_scored_where_they_are_timed_and_others_alone(tmp_path: Pa
     assert asked == [(["winner"], True), (["tfidf_svm", "winner"], ["tfidf_svm"])]
     assert list(found) == ["tfidf_svm", "winner"]
     assert found["winner"].metrics.keys() == {"accuracy", "p50_ms", "bytes"}
+
+
+def test_a_decoder_is_timed_on_rows_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_tiny_bundle(tmp_path / "tiny")
+    asked: list[tuple[bool, list[tuple[int, int]]]] = []
+
+    def answer(question: Question) -> dict[str, Measured]:
+        asked.append((question.mix, question.shapes))
+        return {each.name: Measured({}, []) for each in question.contenders}
+
+    monkeypatch.setattr("jobs.evaluate.ask", answer)
+    told = recipe(tmp_path, [], task="generate")
+    contenders = [Contender(name="winner", kind="bundle", folder=str(tmp_path / "tiny"))]
+    assert _shapes(told, contenders) == []
+    measured = _measure(told, tmp_path / "tokenizer.json", contenders, [])
+    assert asked == [(False, []), (True, [])]
+    assert _compare_with_peak(told, contenders, measured, []).peaks == {}

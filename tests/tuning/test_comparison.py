@@ -53,6 +53,10 @@ def test_inside_a_page_it_names_no_address():
     assert "http" not in svg(ANSWERS, "accuracy", P50, alone=False)
 
 
+def test_the_axis_says_what_was_timed():
+    assert "p50, ms: a row as it comes" in svg({"winner": {"bleu": 39.0, "mix_p50_ms": 8.0}}, "bleu", "mix_p50_ms")
+
+
 def test_the_area_is_the_size_and_the_line_the_interval():
     picture = drawn()
     assert (picture["teacher"]["radius"] / picture["winner"]["radius"]) ** 2 == pytest.approx(90 / 22.5, rel=0.02)

@@ -67,8 +67,8 @@ def test_a_card_says_what_the_model_is_where_it_comes_from_and_what_was_measured
         "| accuracy | 0.9410 (95 % interval 0.9200 to 0.9600) |",
         "| share of the teacher's accuracy | 99.12% (asked for: 99.00%) |",
         "| rows | 1,000 |",
-        "| batch 1, 32 tokens | 1.23 | 2.50 | 3.75 |",
-        "Of 300 calls on one thread",
+        "| batch 1, 32 tokens | 300 | 1.23 | 2.50 | 3.75 |",
+        "On one thread",
         "cut after 12 tokens",
     ):
         assert words in text
@@ -118,10 +118,11 @@ def test_a_card_of_a_decoder_speaks_of_what_it_writes_and_of_no_labels(attribute
         inputs=["input_ids"],
         max_length=64,
         attributes=attributes,
-        metrics={"validation_bleu": 39.77, "validation_rouge_l": 60.1},
+        metrics={"validation_bleu": 39.77, "mix_p50_ms": 8, "mix_p95_ms": 9.5, "mix_p99_ms": 10, "mix_calls": 50},
     )
     text = card(bundle, recipe())
     assert f"Writes a text that follows from {reads}." in text and "have 64 tokens together" in text
+    assert "| a row as it comes | 50 | 8.00 | 9.50 | 10.00 |" in text and "32 tokens" not in text
     assert "| bleu | 39.7700" in text and "pipeline_tag: text-generation" in text
     assert not [word for word in ("label", "Label", "classes", "score") if word in text]
 

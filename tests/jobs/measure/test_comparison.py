@@ -105,12 +105,20 @@ def test_no_file_holds_what_was_said_of_a_row():
     assert "secret" not in json.dumps(fields) + "".join(files.values())
 
 
-def test_generators_are_compared_by_their_metrics_alone():
+def test_decoders_are_compared_by_their_metrics_and_by_rows_as_they_come():
     recipe = Recipe.model_validate({"name": "x", "task": "generate"})
     contenders = {name: Measured({"bleu": bleu}, []) for name, bleu in (("teacher", 40.0), ("winner", 39.0))}
     fields, files = compare(recipe, TEST, contenders, [])
     assert set(files) == {"table.md", "metrics.json"}
     assert fields["metrics"] == {"teacher_bleu": 40.0, "winner_bleu": 39.0, "retention": 0.975}
+    for name, ms in (("teacher", 80.0), ("winner", 8.0)):
+        contenders[name].metrics.update(
+            {f"mix_p{each}_ms": ms for each in (50, 95, 99)} | {"rows_per_second": 1e3 / ms}
+        )
+    fields, files = compare(recipe, TEST, contenders, [], Machine({}, "an estimate of nothing"))
+    assert fields["metrics"]["speedup_mix"] == 10
+    assert "| a row as it comes |" in files["table.md"] and "| rows a second, whole file |" in files["table.md"]
+    assert "p50, ms: a row as it comes" in files["comparison.svg"]
 
 
 def test_the_winner_less_its_teacher_has_an_interval_of_the_same_rows():

@@ -103,11 +103,19 @@ def test_without_a_teacher_nothing_is_compared():
     assert cells(body[2])[1] == "0.9500"
 
 
-def test_generators_are_compared_by_the_metrics_of_their_task_without_latencies():
+def test_decoders_are_compared_by_the_metrics_of_their_task_and_by_rows_as_they_come():
     answers = {"teacher": {"bleu": 40.0, "rouge_l": 60.0}, "winner": {"bleu": 39.0, "rouge_l": 59.0, "bytes": 1e6}}
     head, _, _, winner = markdown(answers, "teacher", [], TASKS["generate"]).splitlines()
     assert cells(head) == ["model", "BLEU", "ROUGE-L", "kept", "MB", "smaller"]
     assert cells(winner) == ["winner", "39.0000", "59.0000", "97.5%", "1.0", ""]
+    for name, ms in (("teacher", 80.0), ("winner", 8.0)):
+        answers[name] |= {"mix_p50_ms": ms, "mix_p95_ms": 2 * ms, "mix_p99_ms": 3 * ms}
+    head, _, _, winner = markdown(answers, "teacher", [], TASKS["generate"]).splitlines()
+    assert cells(head)[4:6] == ["p50 / p95 ms, a row as it comes", "faster"]
+    assert cells(winner)[4:6] == ["8.00 / 16.00", "10.0x"]
+    _, _, row, _, note = latencies_markdown(answers, []).splitlines()
+    assert cells(row) == ["a row as it comes", "80.00 / 160.00 / 240.00", "8.00 / 16.00 / 24.00"]
+    assert note == "Of 50 calls; a p99 of few is their slowest."
 
 
 BASELINES = {
@@ -239,6 +247,7 @@ def test_no_figure_of_energy_or_of_a_peak_stands_without_how_it_was_taken():
     said = " ".join(notes)
     assert "one request each: an estimate." in said and "fp32 90, int8 362" in said
     assert "2 x the multiply-adds of the model's matrix products / p50 / peak" in said
+    assert "peak" not in " ".join(resources_markdown({"winner": {}}, [], Machine({}, "it")).splitlines()[3:]).lower()
 
 
 def test_the_difference_is_a_sentence_with_its_interval():
