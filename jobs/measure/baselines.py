@@ -11,7 +11,7 @@ import numpy as np
 
 from jobs.data.source import rows
 from jobs.data.spec import DataSpec
-from jobs.measure.contenders import Answer, Fitted, Predictor, joined
+from jobs.measure.contenders import Answer, Fitted, joined
 from jobs.models.reference import read_reference, read_tokenizer
 from serving.bundle import read_description
 from serving.inputs import Input
@@ -94,7 +94,7 @@ def embedding_table(folder: Path) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def fit_nearest(data: DataSpec) -> Predictor:
+def fit_nearest(data: DataSpec) -> Fitted:
     """The completion of the training row whose prompt is nearest by TF-IDF: what any generator must beat."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.neighbors import NearestNeighbors
@@ -109,7 +109,8 @@ def fit_nearest(data: DataSpec) -> Predictor:
         nearest: list[list[int]] = index.kneighbors(asked, return_distance=False).tolist()
         return [Answer(train[row].label) for (row,) in nearest]
 
-    return predict
+    texts = sum(len(text.encode()) for text in [*vectorizer.vocabulary_, *(row.label for row in train)])
+    return Fitted(predict, texts + _bytes(vectorizer.idf_, known.data, known.indices, known.indptr))
 
 
 def _bytes(*arrays: Any) -> int:

@@ -59,6 +59,7 @@ def test_the_nearest_row_answers_with_its_own_text(tmp_path: Path):
     predict = load(Contender(name="n", kind="nearest"), DataSpec(train=str(file)), 1)
     answers = predict(["name: Hermes; type: radio", "name: Apollo; type: tv"])
     assert answers == [Answer("Hermes is a tv"), Answer("Apollo is a tv")]
+    assert isinstance(predict, Fitted) and predict.bytes > sum(len(str(row["label"])) for row in rows)
 
 
 @pytest.fixture(scope="module")
