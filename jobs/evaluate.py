@@ -176,9 +176,10 @@ def _compare_with_peak(
     """Add to what was measured which share of this CPU's peaks it is; of rows as they come alone it is not known."""
     from jobs.measure import flops, peak, resources
 
-    machine = Machine(peak.ask() if shapes else {}, resources.method(recipe.evaluation.watts_per_core))
+    method = resources.method(recipe.evaluation.watts_per_core)
     if not shapes:
-        return machine
+        return Machine({}, method)
+    machine = Machine(peak.ask(), method)
     for contender in contenders:
         metrics = measured[contender.name].metrics
         for shape, operations in flops.count(contender, contender.shapes or shapes).items():

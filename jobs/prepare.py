@@ -135,7 +135,7 @@ def _prepared(recipe: Recipe, tables: _Tables, plan: Plan, name: str) -> Prepare
             "labels": plan.labels,
             "max_length": recipe.data.max_length,
             "pairs": recipe.data.text_pair is not None,
-            "attributes": any(tables.train["attributes"].to_pylist()),
+            "attributes": any(train["attributes"].unique().to_pylist()),
             "rows": {"train": len(train), "validation": len(validation)},
         } | plan.facts
 

@@ -117,7 +117,7 @@ def mask_token(tokenizer: Tokenizer) -> str | None:
 
 
 def _table(rows: Sequence[Inputs]) -> pyarrow.Table:
-    """As `checked` gives it, with no label in any row."""
+    """What `checked` gives of texts, with no label in any row."""
     import pyarrow
 
     texts, pairs = zip(*rows, strict=True)

@@ -83,6 +83,7 @@ def test_scores_of_all_labels_come_on_request(client: TestClient):
         (b'{"inputs": []}', 422, "inputs must be a list of at least one input"),
         (b'{"inputs": ["a", 1]}', 422, "input 1 is neither"),
         (b'{"inputs": ["a", {"text": "my-card-is-4111"}]}', 422, "input 1 is not a text"),
+        (b'{"inputs": [{"text": "a", "text_pair": "b", "my-card-is-4111": 1}]}', 422, "input 0 is not a text"),
         (b'{"inputs": [["a"], {"text": "my-card-is-4111"}]}', 422, "input 0 is not a text"),
         (b'{"inputs": [{"text": "my-card-is-4111", "text_pair": "b"}]}', 422, "input 0 is not a text"),
         (b'{"inputs": ["a"], "scores": "my-card-is-4111"}', 422, "scores must be true or false"),

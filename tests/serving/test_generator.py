@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from serving.bundle import Bundle
 from serving.generator import Generator, completions
 from serving.inputs import InputError
-from tests.serving.tiny import tokenizer
+from tests.serving.tiny import decoder_description, tokenizer
 
 
 class Echo:
@@ -41,15 +40,7 @@ def test_prompts_of_one_length_are_answered_together_within_the_budget(tokens_pe
 
 
 def generator(pairs: bool = False) -> Generator:
-    bundle = Bundle(
-        name="tiny",
-        task="generate",
-        runtime="ctranslate2",
-        model="model.bin",
-        inputs=["input_ids"],
-        max_length=6,
-        pairs=pairs,
-    )
+    bundle = decoder_description(pairs=pairs)
     return Generator(bundle, Echo(), tokenizer(pairs=False))
 
 

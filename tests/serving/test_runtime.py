@@ -100,7 +100,13 @@ def test_a_wrong_input_is_named_by_its_index_and_not_repeated(folder: Path, wron
     assert "secret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("wrong", ["secret", ("secret",), {"text": "secret"}, {"text": "secret", "text_pair": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("secret", ("secret",), {"text": "secret"}, {"text": "secret", "text_pair": 1}),
+        {"text": "a", "text_pair": "b", "secret": 1},
+    ],
+)
 def test_a_wrong_pair_is_named_by_its_index_and_not_repeated(pair_folder: Path, wrong: object):
     with pytest.raises(ValueError, match="input 0 is not an object with the texts text and text_pair") as refused:
         load_bundle(pair_folder).scores([wrong])  # type: ignore[list-item]

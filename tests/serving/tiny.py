@@ -44,6 +44,12 @@ def write_tiny_bundle(folder: Path, seed: int = 0, pairs: bool = False, **fields
     return write_bundle(folder, {**given, **fields}, fill)
 
 
+def decoder_description(**fields: Any) -> Bundle:
+    """What the manifest of a decoder's bundle says; there are no files."""
+    given: dict[str, Any] = {"runtime": "ctranslate2", "model": "model.bin", "inputs": ["input_ids"], "max_length": 6}
+    return Bundle(name="tiny", task="generate", **{**given, **fields})
+
+
 def tokenizer(pairs: bool) -> Tokenizer:
     vocabulary = {word: index for index, word in enumerate(WORDS)}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))

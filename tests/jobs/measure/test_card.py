@@ -10,7 +10,7 @@ from jobs.measure.card import card
 from jobs.measure.fresh import BUDGET_SHAPE, key
 from jobs.recipe import Recipe
 from serving.bundle import Bundle, read_bundle, with_metrics
-from tests.serving.tiny import LABELS, write_tiny_bundle
+from tests.serving.tiny import LABELS, decoder_description, write_tiny_bundle
 
 ORIGIN = {
     "run_id": "5c0de0e0aa5f",
@@ -110,16 +110,8 @@ def test_many_labels_and_long_facts_are_cut_short(tmp_path: Path):
 
 @pytest.mark.parametrize(("attributes", "reads"), [(False, "a text"), (True, "attributes")])
 def test_a_card_of_a_decoder_speaks_of_what_it_writes_and_of_no_labels(attributes: bool, reads: str):
-    bundle = Bundle(
-        name="writer",
-        task="generate",
-        runtime="ctranslate2",
-        model="model.bin",
-        inputs=["input_ids"],
-        max_length=64,
-        attributes=attributes,
-        metrics={"validation_bleu": 39.77, "mix_p50_ms": 8, "mix_p95_ms": 9.5, "mix_p99_ms": 10, "mix_calls": 50},
-    )
+    measured = {"validation_bleu": 39.77, "mix_p50_ms": 8, "mix_p95_ms": 9.5, "mix_p99_ms": 10, "mix_calls": 50}
+    bundle = decoder_description(max_length=64, attributes=attributes, metrics=measured)
     text = card(bundle, recipe())
     assert f"Writes a text that follows from {reads}." in text and "have 64 tokens together" in text
     assert "| a row as it comes | 50 | 8.00 | 9.50 | 10.00 |" in text and "32 tokens" not in text
