@@ -125,6 +125,8 @@ def measure(name: str, runs: functools.partial[Runs], asked: argparse.Namespace)
     record = Record("frontier")
     rows = {f"{name}: {student}, {steps}": (student, steps) for student, steps in POINTS} | {f"{name}: {CASCADE}": None}
     chosen = [row for row in rows if asked.only.search(row)]
+    if not chosen:
+        return
 
     def make(row: str, seed: int) -> tuple[str, dict[str, float]]:
         here = runs(seed=seed)

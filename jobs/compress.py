@@ -67,6 +67,7 @@ def compress(
         fields["provenance"] = {
             **provenance,
             "student": bundle_digest(student),
+            "student_spec": reference.provenance.get("student_spec"),
             "data": reference.provenance.get("data"),
             "steps": [spec.model_dump(exclude_none=True) for spec in recipe.compression],
             "facts": workplace.facts | {"forms": chosen.facts},

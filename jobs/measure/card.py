@@ -114,9 +114,9 @@ def _labels(labels: list[str]) -> str:
 
 
 def _origin(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
-    student = _fields(recipe.student.model_dump(exclude_defaults=True))
     yield "teacher", _teacher(recipe)
-    yield "student", student or "the recipe's default"
+    if spec := bundle.provenance.get("student_spec"):  # of its own recipe; students made earlier do not say
+        yield "student", _fields(spec)
     for title, name in (
         ("training and validation rows, SHA-256", "data"),
         ("student bundle, SHA-256", "student"),

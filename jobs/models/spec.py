@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -134,6 +134,10 @@ class StudentSpec(Spec):
         """Those of hidden, heads and feed_forward that are not the teacher's."""
         given = {name: getattr(self, name) for name in ("hidden", "heads", "feed_forward")}
         return {name: size for name, size in given.items() if size is not None}
+
+    def taken(self) -> dict[str, Any]:
+        """The kind and what it takes, where that is not left to the teacher."""
+        return self.model_dump(include={"kind", *TAKES[self.kind]}, exclude_none=True)
 
     @model_validator(mode="after")
     def kind_takes_what_is_given(self) -> Self:

@@ -137,7 +137,9 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         trained.load_state_dict(load_file(_best(work, int(progress["best"]["best_epoch"]))))
         release(trained)
         task.hold_all_tokens(trained)
-        provenance = {"key": fit.key, "role": fit.role, "data": prepared.key}
+        provenance: dict[str, Any] = {"key": fit.key, "role": fit.role, "data": prepared.key}
+        if fit.role == "student":
+            provenance["student_spec"] = recipe.student.taken()
         write_reference(Path(fit.target), trained, prepared, recipe.name, progress["best"], provenance)
         shutil.rmtree(work, ignore_errors=True)
     torch.distributed.barrier()

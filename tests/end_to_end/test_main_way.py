@@ -137,6 +137,15 @@ def test_every_folder_of_the_output_has_a_manifest(done: Done, cluster: Cluster)
         assert (output / name / "bundle.json").exists(), name
 
 
+def test_the_card_of_the_winner_says_what_student_it_was(done: Done, cluster: Cluster):
+    (line,) = [
+        line
+        for line in (cluster.home / "way" / "bundle" / "README.md").read_text().splitlines()
+        if line.startswith("| student |")
+    ]
+    assert line.startswith('| student | kind "layers", layers [0')
+
+
 def test_a_search_is_one_parent_run_with_one_child_for_each_trial(done: Done, cluster: Cluster):
     runs = _runs(cluster)
     (optimize,) = [run for run in runs if _tag(run, "slimcart.job") == "optimize"]

@@ -15,6 +15,7 @@ from tests.serving.tiny import LABELS, decoder_description, write_tiny_bundle
 ORIGIN = {
     "run_id": "5c0de0e0aa5f",
     "student": "1" * 64,
+    "student_spec": {"kind": "layers", "layers": 2},
     "data": "2" * 64,
     "code": "3" * 40,
     "steps": [
@@ -44,7 +45,7 @@ METRICS = {
 
 def recipe(**sections: Any) -> Recipe:
     tree = {"name": "tiny", "data": {"train": "/home/someone/train.csv", "test": "/home/someone/test.csv"}}
-    return Recipe.model_validate({**tree, "student": {"layers": 2}, **sections})
+    return Recipe.model_validate({**tree, **sections})
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_a_card_says_what_the_model_is_where_it_comes_from_and_what_was_measured
     for words in (
         ", ".join(f"`{label}`" for label in LABELS),
         "A student of `someone/teacher@abc`",
-        "| student | layers 2 |",
+        '| student | kind "layers", layers 2 |',
         *(f"`{ORIGIN[name]}`" for name in ("data", "student", "code", "run_id")),
         "1. prune: sparsity 0.1",
         "3. quantize: per_channel true; 2 of 9 layers stay in float: layer.0.dense, head",
@@ -96,6 +97,12 @@ def test_a_card_holds_no_path_and_no_source_of_rows(bundle: Bundle, teacher: dic
 def test_a_card_of_a_bundle_that_was_not_measured_says_so(tmp_path: Path):
     text = card(write_tiny_bundle(tmp_path / "bundle"), recipe())
     assert "Not measured." in text and "accuracy |" not in text
+
+
+def test_the_student_of_a_card_is_the_bundles_and_not_the_recipes(bundle: Bundle, tmp_path: Path):
+    other = recipe(student={"layers": 5})
+    assert card(bundle, other) == card(bundle, recipe())
+    assert "| student |" not in card(write_tiny_bundle(tmp_path / "older"), other)
 
 
 def test_many_labels_and_long_facts_are_cut_short(tmp_path: Path):

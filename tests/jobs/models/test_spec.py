@@ -47,3 +47,17 @@ def test_a_student_survives_its_own_dump():
     for fields in ({"kind": "conv", "hidden": 8}, {"kind": "pretrained", "model": "a"}, {"hidden": 8, "heads": 2}):
         spec = StudentSpec.model_validate(fields)
         assert StudentSpec.model_validate(spec.model_dump()) == spec
+
+
+@pytest.mark.parametrize(
+    ("fields", "taken"),
+    [
+        ({}, {"kind": "layers", "layers": 3, "share_layers": False}),
+        ({"layers": [0, 2], "hidden": 64}, {"kind": "layers", "layers": [0, 2], "hidden": 64, "share_layers": False}),
+        ({"kind": "conv", "layers": 1}, {"kind": "conv", "layers": 1, "kernel": 3}),
+        ({"kind": "pretrained", "model": "a"}, {"kind": "pretrained", "model": "a", "pooling": "auto"}),
+    ],
+    ids=str,
+)
+def test_what_a_student_took_is_told_without_what_its_kind_does_not_use(fields: dict[str, Any], taken: dict[str, Any]):
+    assert StudentSpec.model_validate(fields).taken() == taken
