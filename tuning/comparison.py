@@ -30,13 +30,15 @@ class Label(NamedTuple):
         return left, self.y - LINE + 3, left + LETTER * len(text), self.y + 3
 
 
-def svg(answers: Mapping[str, Mapping[str, float]], metric: str, latency: str, alone: bool = True) -> str:
+def svg(
+    answers: Mapping[str, Mapping[str, float]], metric: str, latency: str, alone: bool = True, title: str = ""
+) -> str:
     """One circle for each contender that has `metric` and `latency`, which is named as in batch1_tokens32_p50_ms.
 
     Its area is its bytes; a line up and down is the interval from `<metric>_low` to `<metric>_high`. Empty where nobody
-    was timed. Not `alone` it is a part of a page, whose colours it takes.
+    was timed. Not `alone` it is a part of a page, whose colours it takes. `title` is what readers call the metric.
     """
-    picture = draw(answers, metric, latency)
+    picture = draw(answers, metric, latency, title)
     return templates().get_template("comparison.svg.jinja").render(picture, alone=alone) if picture else ""
 
 
@@ -53,13 +55,16 @@ def templates() -> Environment:
     )
 
 
-def draw(answers: Mapping[str, Mapping[str, float]], metric: str, latency: str) -> dict[str, Any] | None:
+def draw(
+    answers: Mapping[str, Mapping[str, float]], metric: str, latency: str, title: str = ""
+) -> dict[str, Any] | None:
     """The picture as numbers and words for its template; None where nobody was timed."""
     drawn = {name: each for name, each in answers.items() if metric in each and each.get(latency, 0) > 0}
     if not drawn:
         return None
     times = [each[latency] for each in drawn.values()]
     ends = [each.get(f"{metric}_{end}", each[metric]) for each in drawn.values() for end in ("low", "high")]
+    title = title or metric
     margin = (max(ends) - min(ends) or 1.0) * 0.1
     log = max(times) / min(times) > LOG_FROM
     x = Axis(min(times) / 1.6 if log else 0.0, max(times) * (1.6 if log else 1.2), LEFT, RIGHT, log)
@@ -68,7 +73,7 @@ def draw(answers: Mapping[str, Mapping[str, float]], metric: str, latency: str) 
     points = []
     for name, each in drawn.items():
         size, low, high = (each.get(name) for name in ("bytes", f"{metric}_low", f"{metric}_high"))
-        words = f"{name.replace('_', ' ')}: {metric} {each[metric]:.4f}, p50 {each[latency]:.2f} ms"
+        words = f"{name.replace('_', ' ')}: {title} {each[metric]:.4f}, p50 {each[latency]:.2f} ms"
         points.append(
             {
                 "name": name.replace("_", " "),
@@ -84,13 +89,13 @@ def draw(answers: Mapping[str, Mapping[str, float]], metric: str, latency: str) 
     _name(points)
     return {
         **FRAME,
-        "metric": metric,
+        "metric": title,
         "legend": "area: size" + (", line: 95 % interval" if any(each["interval"] for each in points) else ""),
         "x_title": f"{_titled(latency)}{' (log scale)' if log else ''}",
         "x_ticks": [(x.at(tick), f"{tick:g}") for tick in x.ticks()],
         "y_ticks": [(y.at(tick), f"{tick:g}") for tick in y.ticks()],
         "points": points,
-        "words": f"{metric} of {len(drawn)} contenders over latency; the figures are in the table",
+        "words": f"{title} of {len(drawn)} contenders over latency; the figures are in the table",
     }
 
 
@@ -99,6 +104,9 @@ def _name(points: Sequence[dict[str, Any]]) -> None:
     circles: list[Box] = [
         (each["x"] - each["radius"], each["y"] - each["radius"], each["x"] + each["radius"], each["y"] + each["radius"])
         for each in points
+    ]
+    lines: list[Box] = [
+        (each["x"] - 1, each["interval"][1], each["x"] + 1, each["interval"][0]) for each in points if each["interval"]
     ]
     written: list[Box] = []
     for number, each in enumerate(points):
@@ -113,12 +121,13 @@ def _name(points: Sequence[dict[str, Any]]) -> None:
             Label(each["x"] - far * 0.8, each["y"] - far * 0.8, "end"),
             Label(each["x"] - far * 0.8, each["y"] + far * 0.8 + 8, "end"),
         ]
-        others = [*written, *circles[:number], *circles[number + 1 :]]
+        others = [*written, *lines, *circles[:number], *circles[number + 1 :]]
 
         def covered(place: Label, text: str = each["name"], others: Sequence[Box] = others) -> float:
             box = place.box(text)
             outside = LETTER * LINE * len(text) - _overlap(box, (LEFT, TOP - LINE, RIGHT, BOTTOM))
-            return outside + sum(_overlap(box, other) for other in others)
+            covers = sum(_overlap(box, other) for other in others)
+            return round(outside + covers, 6)  # of places that are as good as each other the first, to its right
 
         each["label"] = best = min(places, key=covered)
         written.append(best.box(each["name"]))

@@ -77,7 +77,7 @@ def compare(
         fields["notes"] = table.notes(machine)
         further = [table.latencies_markdown(answers, shapes), table.resources_markdown(answers, shown, machine)]
         latency = key(BUDGET_SHAPE, "p50_ms") if shapes else f"{MIX}_p50_ms"
-        files["comparison.svg"] = comparison.svg(answers, task.metric, latency)
+        files["comparison.svg"] = comparison.svg(answers, task.metric, latency, title=table.HEADS.get(task.metric, ""))
     files |= {"table.md": "\n".join([fields["table"], *further]), "metrics.json": json.dumps(answers, indent=2) + "\n"}
     return fields, files
 

@@ -54,7 +54,9 @@ def test_inside_a_page_it_names_no_address():
 
 
 def test_the_axis_says_what_was_timed():
-    assert "p50, ms: a row as it comes" in svg({"winner": {"bleu": 39.0, "mix_p50_ms": 8.0}}, "bleu", "mix_p50_ms")
+    picture = svg({"winner": {"bleu": 39.0, "mix_p50_ms": 8.0}}, "bleu", "mix_p50_ms", title="BLEU")
+    assert "p50, ms: a row as it comes" in picture
+    assert ">BLEU</text>" in picture and "bleu" not in picture
 
 
 def test_the_area_is_the_size_and_the_line_the_interval():
@@ -63,6 +65,19 @@ def test_the_area_is_the_size_and_the_line_the_interval():
     low, high = picture["winner"]["interval"]
     assert (low + high) / 2 == pytest.approx(picture["winner"]["y"], abs=0.1) and high < low
     assert picture["tfidf svm"]["interval"] is None
+
+
+def test_a_name_stands_to_the_right_where_there_is_room_and_on_no_interval():
+    apart = {"nearest_row": answer(0.30, 3.2, None, 0.005), "winner": answer(0.33, 1.8, 1.3, 0.005)}
+    apart |= {"student": answer(0.328, 19.3, 2.6, 0.005), "teacher": answer(0.3346, 36.4, 6.1, 0.005)}
+    assert drawn(apart)["nearest row"]["label"].anchor == "start"
+    near = {"teacher": answer(0.94, 20.0, 90, 0.01), "student": answer(0.94, 16.0, 1, 0.01)}
+    picture = drawn(near)
+    for one in picture["points"]:
+        left, top, right, bottom = one["label"].box(one["name"])
+        for other in picture["points"]:
+            low, high = other["interval"]
+            assert not (left < other["x"] < right and top < low and high < bottom)
 
 
 @pytest.mark.parametrize(
