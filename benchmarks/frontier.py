@@ -40,7 +40,11 @@ STUDIES = {
     "review_rating_en": Study(
         "configs/review.yaml",
         "accuracy",
-        (ONE_CORE, "teacher.epochs=1", "distillation.epochs=2", "data.max_length=64"),
+        (
+            *(ONE_CORE, "teacher.epochs=1", "distillation.epochs=2", "data.max_length=128"),
+            *("teacher.class_weights=none", "distillation.class_weights=none"),  # the metric here is accuracy
+            "engine.tokens_per_batch=2048",
+        ),
     ),
 }
 STUDENTS = {
