@@ -58,7 +58,7 @@ class Delivery:
             self._tag(found, tags)
             client().update_run(found, status="RUNNING")
         self.run = found
-        log.info("MLflow run: %s/#/experiments/%s/runs/%s", session.tracking_uri(), experiment, found)
+        log.info("MLflow run: %s", session.mlflow_page(session.tracking_uri(), experiment, "runs", found))
 
     def _put_metrics(self, rows: Sequence[tuple[str, float, int, int]]) -> None:
         """Rows of (metric, value, ms since the epoch, step); of each metric the first value at a step counts.

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from cluster import processes, record, servers
+from cluster import processes, record, servers, session
 from cluster.ports import choose_port, choose_ports, is_free
 from cluster.processes import process_of
 from cluster.record import Cluster, ClusterError, Name, Part, load
@@ -94,7 +94,8 @@ def status(state: Path) -> list[Health]:
     if cluster is None:
         return [Health("ray", False, "not started"), Health("mlflow", False, "not started")]
     ray = _health("ray", cluster.ray, cluster.dashboard_url, lambda: servers.ray_is_ready(cluster))
-    mlflow = _health("mlflow", cluster.mlflow, cluster.mlflow_url, lambda: servers.mlflow_is_ready(cluster))
+    page = session.mlflow_page(cluster.mlflow_url)
+    mlflow = _health("mlflow", cluster.mlflow, page, lambda: servers.mlflow_is_ready(cluster))
     services = [Health(name, True, url) for name, url in servers.services_of(cluster).items()] if ray.running else []
     return [ray, mlflow, *services]
 

@@ -30,6 +30,11 @@ def tracking_uri() -> str:
     return _required("MLFLOW_TRACKING_URI")
 
 
+def mlflow_page(uri: str, *path: str) -> str:
+    """Where a browser finds experiments, or what lies below them: MLflow opens with a view that shows no training."""
+    return f"{'/'.join([uri, '#', 'experiments', *path])}?workflowType=machine_learning"
+
+
 def _required(name: str) -> str:
     value = os.environ.get(name)
     if not value:

@@ -138,7 +138,9 @@ def test_mlflow_refuses_a_foreign_host_header(own: local.Cluster, host: str):
 
 def test_second_up_starts_nothing(own: local.Cluster):
     assert local.up(own.state) == own
-    assert [line.running for line in local.status(own.state)] == [True, True]
+    ray, mlflow = local.status(own.state)
+    assert ray.running and mlflow.running
+    assert mlflow.detail.startswith(f"{own.mlflow_url}/#/experiments?workflowType=machine_learning (pid ")
 
 
 def test_up_replaces_only_the_part_that_died(own: local.Cluster):

@@ -128,3 +128,12 @@ def test_a_process_joins_the_cluster_once_and_counts_its_cpus(on_cluster: Cluste
     session.check_capacity(engine(workers=4, cpus_per_worker=1))
     with pytest.raises(UsageError, match="workers=5 x 1 CPU = 5 CPU, the cluster has 4"):
         session.check_capacity(engine(workers=5, cpus_per_worker=1))
+
+
+def test_a_page_of_mlflow_shows_training_and_what_lies_below_the_experiments():
+    assert session.mlflow_page("http://127.0.0.1:5000") == (
+        "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+    )
+    assert session.mlflow_page("http://127.0.0.1:5000", "1", "runs", "ab") == (
+        "http://127.0.0.1:5000/#/experiments/1/runs/ab?workflowType=machine_learning"
+    )
