@@ -70,7 +70,7 @@ def compress(
             "student_spec": reference.provenance.get("student_spec"),
             "data": reference.provenance.get("data"),
             "steps": [spec.model_dump(exclude_none=True) for spec in recipe.compression],
-            "facts": workplace.facts | {"forms": chosen.facts},
+            "facts": compressed.files[chosen.form.runtime].facts | {"forms": chosen.facts},
             "code": tracking.code_version()[1],
         }
         return write(folder, chosen.form, chosen.file, workplace, fields)

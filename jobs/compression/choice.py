@@ -55,7 +55,10 @@ def choose(compressed: Compressed, forms: Sequence[Form], workplace: Workplace, 
     facts: dict[str, Any] = {}
     inside: dict[Form, Path] = {}
     for form in forms:
-        exported = compressed.files[form.runtime]
+        exported = compressed.files.get(form.runtime)
+        if exported is None:
+            facts[" ".join(form)] = {"left_out": compressed.left_out[form.runtime]}
+            continue
         if compare is None:
             found, reason = {"parity": "no prepared validation rows"}, None
         else:
@@ -66,7 +69,7 @@ def choose(compressed: Compressed, forms: Sequence[Form], workplace: Workplace, 
             found["left_out"] = reason
         facts[" ".join(form)] = found
     if not inside:
-        raise JobError("; ".join(each["left_out"] for each in facts.values()))
+        raise JobError("; ".join(dict.fromkeys(each["left_out"] for each in facts.values())))
     if len(inside) > 1:
         return _fastest(inside, workplace, fields, facts)
     ((form, file),) = inside.items()
@@ -92,13 +95,13 @@ def write(folder: Path, form: Form, file: Path, workplace: Workplace, fields: Ma
 def _held(
     exported: Exported, form: Form, compare: Compare, workplace: Workplace, alone: bool
 ) -> tuple[dict[str, Any], str | None]:
-    """(what was found, why the form is outside the limit). What int8 costs a classifier is judged here only where forms
-    compete."""
+    """(what was found, why the form is outside the limit). What int8 alone costs a classifier is judged by its metric,
+    and here where forms compete, or where the rest is no f32 as it was there."""
     is_float = exported.whole == exported.last
     whole = compare(exported.whole, "f32")
     last = whole if is_float and form.precision == "f32" else compare(exported.last, form.precision)
     limits = [("f32", whole, least(workplace, is_float=True))]
-    if is_float or not alone or workplace.recipe.task != "classify":
+    if is_float or not alone or form.precision != "f32" or workplace.recipe.task != "classify":
         limits.append((form.precision if is_float else f"int{workplace.bits}", last, least(workplace, is_float)))
     reasons = (
         f"{form.runtime} in {precision} answers {found.same:.2%} of {found.rows} validation rows as the model does; "

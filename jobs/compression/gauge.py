@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cluster.session import JobError
 from jobs.compression.rows import Rows, logits, metric, spread, token_accuracy, token_logits
-from jobs.compression.workplace import JUDGED, Workplace
+from jobs.compression.workplace import Workplace
 from jobs.data.prepared import Examples
 from jobs.tasks import classify
 
 if TYPE_CHECKING:
     from torch import nn
 
+JUDGED = 2000  # validation rows at most that a step is judged on
 ANSWERS = 256  # at most that two files are compared by: to rows, or of a decoder for the next token
 TEXTS = 32  # rows at most that a decoder's are taken from
 
@@ -33,20 +33,16 @@ class Gauge:
     answers: Callable[[nn.Module | Path], np.ndarray]  # logits [N, C], of rows or of tokens
 
 
-def gauge(workplace: Workplace) -> Gauge | None:
+def gauge(workplace: Workplace, limited: bool) -> Gauge | None:
     """The metric of a classifier; of a decoder, whose texts take long, the tokens that it would choose.
 
-    None where no rows of this student were prepared.
+    Without prepared rows of this student None, or a `JobError`; see `Workplace.validation`.
     """
-    if (rows := workplace.validation()) is not None:
-        return of_labels(rows, functools.partial(workplace.rows, "validation", ANSWERS))
-    if workplace.recipe.task == "classify" or workplace.recipe.output is None:
+    if (examples := workplace.validation(limited)) is None:
         return None
-    try:
-        examples = workplace.prepared.examples("validation")
-    except JobError:
-        return None
-    return of_tokens(examples)
+    if workplace.recipe.task == "generate":
+        return of_tokens(examples)
+    return of_labels(workplace.rows("validation", JUDGED), functools.partial(workplace.rows, "validation", ANSWERS))
 
 
 def of_labels(rows: Rows, few: Callable[[], Rows]) -> Gauge:

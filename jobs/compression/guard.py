@@ -61,11 +61,12 @@ def guarded(
 def quantize_guarded(
     whole: Path, layers: Sequence[str], convert: Convert, spec: QuantizeSpec, workplace: Workplace
 ) -> None:
-    """Convert the layers of `whole` as `spec` asks: guarded where there are rows to measure on, or else all of them.
+    """Convert the layers of `whole` as `spec` asks: guarded, or all of them.
 
-    The facts are how many there are, which stay in float, and how sensitive each is. Raises `JobError` as `guarded`.
+    The facts are how many there are, which stay in float, and how sensitive each is. Raises `JobError` as `guarded`,
+    and where a limit cannot be kept for want of rows to measure on.
     """
-    measured = gauge(workplace) if spec.guard else None
+    measured = gauge(workplace, limited=workplace.max_loss(spec) < 1) if spec.guard else None
     if measured is None:
         convert(layers)
         workplace.note(spec, guard="no rows to measure on" if spec.guard else "off")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 
 
 class Judge:
-    """Measures the model on the same validation rows after each step; where there are none, the facts say so.
+    """Measures the model on the same validation rows after each step. Raises `JobError` where there are none and a step
+    has a limit; where none has, the facts say that nothing was measured.
 
     Nothing is measured where the workplace is not `judged`: the file of a trial is measured whole, and what loses too
     much cannot win.
@@ -28,8 +30,16 @@ class Judge:
 
     def __init__(self, model: nn.Module, specs: Sequence[StepSpec], workplace: Workplace) -> None:
         self._specs, self._workplace = specs, workplace
-        found = gauge(workplace) if workplace.judged else None
+        found = None
+        if workplace.judged:
+            found = gauge(workplace, limited=any(workplace.max_loss(spec) < 1 for spec in specs))
         self._last = self._agreed = None if found is None else found.metric(model)
+
+    def at(self, workplace: Workplace) -> Judge:
+        """One for a file on its own way from here: what it loses is noted there."""
+        judge = copy.copy(self)
+        judge._workplace = workplace
+        return judge
 
     def after(self, number: int, model: nn.Module | Path) -> None:
         """Note what step `number` lost. Raises `JobError` where it is more than its `max_loss`.
@@ -39,7 +49,7 @@ class Judge:
         if not self._workplace.judged:
             return
         spec, before = self._specs[number], self._last
-        found = gauge(self._workplace)  # anew, as a step may have changed how the rows are tokenised
+        found = gauge(self._workplace, limited=False)  # anew, as a step may have changed how the rows are tokenised
         if before is None or self._agreed is None or found is None:
             self._workplace.note(spec, measured="no: there are no prepared validation rows of this student")
             return

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
-from cluster.session import JobError
 from jobs.compression.rows import logits, open_file, spread
 from jobs.compression.workplace import Workplace
 from jobs.models import decoder
@@ -35,7 +34,10 @@ Compare = Callable[[Path, str], Parity]  # of a file, computed in a precision
 
 
 def comparison(model: nn.Module, workplace: Workplace) -> Compare | None:
-    """What holds files to `model`, asked once; None where no rows were prepared."""
+    """What holds files to `model`, asked once; None where no rows were prepared and any answer will do.
+
+    Raises `JobError` where there are none and `export.parity` asks for more.
+    """
     return _of_texts(model, workplace) if isinstance(model, Decoder) else _of_labels(model, workplace)
 
 
@@ -49,10 +51,14 @@ def least(workplace: Workplace, is_float: bool) -> float:
     return FLOAT_TEXTS if is_float else TEXTS[workplace.bits]
 
 
+def _limited(workplace: Workplace) -> bool:
+    return least(workplace, is_float=True) > 0
+
+
 def _of_labels(model: nn.Module, workplace: Workplace) -> Compare | None:
-    rows = workplace.validation(ROWS)
-    if rows is None:
+    if workplace.validation(_limited(workplace)) is None:
         return None
+    rows = workplace.rows("validation", ROWS)
     expected_NC = logits(model, rows)
 
     def compare(file: Path, precision: str) -> Parity:
@@ -78,11 +84,8 @@ def _of_texts(model: Decoder, workplace: Workplace) -> Compare | None:
 
 def _prompts(workplace: Workplace) -> list[list[int]]:
     """Token ids of some validation rows, up to where their completion starts."""
-    if workplace.recipe.output is None:
-        return []
-    try:
-        examples: Any = workplace.prepared.examples("validation")
-    except JobError:
+    examples: Any = workplace.validation(_limited(workplace))
+    if examples is None:
         return []
     chosen = spread(len(examples), PROMPTS)
     return [

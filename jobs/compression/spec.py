@@ -374,8 +374,8 @@ class ExportSpec(Spec):
         ge=0,
         le=1,
         description="share of validation rows on which the file must answer as the model does; default: 0.999, of "
-        "decoders 0.95; files in int8 are held to it with auto, default 0.98, and those of decoders, default 0.8, in "
-        "int4 0.4",
+        "decoders 0.95; files in int8 are held to it with auto or another precision than f32, default 0.98, and those "
+        "of decoders, default 0.8, in int4 0.4",
     )
     lengths: list[Annotated[int, Field(ge=4)]] = Field(
         default=[16, 32, 64, 128], min_length=1, description="tokens at which it is timed"

@@ -7,6 +7,7 @@ new step is one spec, one function and one line here; what it cannot be combined
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster import quiet
+from cluster.session import JobError
 from jobs.compression.judge import Judge
 from jobs.compression.spec import (
     ClusterSpec,
@@ -63,20 +65,22 @@ class Exported(NamedTuple):
 
     whole: Path  # as it was exported
     last: Path  # after all steps
+    facts: dict[str, Any]  # of all steps, those of other runtimes aside
 
 
 class Compressed(NamedTuple):
-    """What came of a model: itself as it was exported, and files by runtime."""
+    """What came of a model: itself as it was exported, and by runtime files, or why there are none."""
 
     model: nn.Module
     files: dict[str, Exported]
+    left_out: dict[str, str]
 
 
 def compress(model: nn.Module, specs: Sequence[StepSpec], workplace: Workplace, runtimes: Sequence[str]) -> Compressed:
     """Apply all steps, those after export for each of the runtimes. `model` stays as it was.
 
     The files lie in the folder of `workplace`. Raises `JobError` where a step loses more than its `max_loss`, see
-    `Judge`; of several runtimes each file is held to the model when one is chosen.
+    `Judge`; of several runtimes those are left out in which it does.
     """
     split = next(index for index, spec in enumerate(specs) if isinstance(spec, ExportStep))
     judge = Judge(model, specs, workplace)
@@ -84,28 +88,35 @@ def compress(model: nn.Module, specs: Sequence[StepSpec], workplace: Workplace, 
         with _beside_measurements(spec):
             model = _function(STEPS[type(spec)])(model, spec, workplace)
         judge.after(number, model)
-    alone = judge if len(runtimes) == 1 else None
-    return Compressed(model, {each: _exported(model, specs, split, workplace, each, alone) for each in runtimes})
+    made = Compressed(model, {}, {})
+    for runtime in runtimes:
+        own = copy.copy(workplace)
+        own.facts = copy.deepcopy(workplace.facts)
+        try:
+            made.files[runtime] = _exported(model, specs, split, own, runtime, judge.at(own))
+        except JobError as error:
+            if len(runtimes) == 1:
+                raise
+            made.left_out[runtime] = str(error)
+    return made
 
 
 def _exported(
-    model: nn.Module, specs: Sequence[StepSpec], split: int, workplace: Workplace, runtime: str, judge: Judge | None
+    model: nn.Module, specs: Sequence[StepSpec], split: int, workplace: Workplace, runtime: str, judge: Judge
 ) -> Exported:
     folder = workplace.folder / runtime
     folder.mkdir()
     file = whole = folder / f"0{SUFFIXES[runtime]}"
     with _beside_measurements(specs[split]):
         _function(EXPORTS[runtime])(model, whole, workplace)
-    if judge:
-        judge.after(split, whole)
+    judge.after(split, whole)
     for number, spec in enumerate(specs[split + 1 :], 1):
         made = folder / f"{number}{SUFFIXES[runtime]}"
         with _beside_measurements(spec):
             _function(OF_RUNTIME.get((runtime, type(spec)), STEPS[type(spec)]))(file, spec, made, workplace)
-        if judge:
-            judge.after(split + number, made)
+        judge.after(split + number, made)
         file = made
-    return Exported(whole, file)
+    return Exported(whole, file, workplace.facts)
 
 
 def _function(named: str) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from cluster.session import JobError
 from configs.folder import FolderError, commit, digest_json
 from jobs.compression.rows import Rows, take
 from jobs.compression.spec import QuantizeSpec, StepSpec
-from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, PreparedSplit
+from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared, PreparedSplit
 from jobs.models.reference import check_fits, read_tokenizer
 from jobs.recipe import Recipe
 from serving.bundle import Bundle
@@ -21,8 +21,6 @@ from serving.runtime import pad_id
 
 if TYPE_CHECKING:
     import numpy as np
-
-JUDGED = 2000  # validation rows at most that a step is judged on
 
 
 @dataclass
@@ -59,8 +57,8 @@ class Workplace:
     @cached_property
     def prepared(self) -> Prepared:
         """The rows in the ids of `tokenizer`, by `prepare` or `adopt`. Raises `JobError` where there are none."""
-        reasons = []
-        for name in ("prepared_student", "prepared"):
+        reasons = ["the recipe has no output"]
+        for name in ("prepared_student", "prepared") if self.recipe.output else ():
             try:
                 prepared = Prepared.open(self.output / name)
                 check_fits(self.student, self.reference, prepared)
@@ -74,14 +72,19 @@ class Workplace:
         """At most so many rows of a split, evenly spread over it, as the exported graph takes them."""
         return take(self.prepared.examples(split), self.inputs, pad_id(self.tokenizer), most)
 
-    def validation(self, most: int = JUDGED) -> Rows | None:
-        """The rows that steps are judged on; None where nothing was prepared, or where models write texts."""
-        if self.recipe.task != "classify" or self.recipe.output is None:
-            return None
+    def validation(self, limited: bool) -> Examples | None:
+        """What steps and files are judged on. Where no such rows were prepared it is None, or, of what has a limit that
+        it would have to keep, a `JobError`.
+        """
         try:
-            return self.rows("validation", most)
-        except JobError:
-            return None
+            return self.prepared.examples("validation")
+        except JobError as error:
+            if not limited:
+                return None
+            raise JobError(
+                f"{error}; run jobs.prepare, or set no limit to what is lost: budget.min_retention=0, a step's "
+                "max_loss=1, export.parity=0"
+            ) from None
 
     def teacher_logits(self, spec: StepSpec, instead: str) -> np.ndarray:
         """What `teach` stored for the training rows, [N, C]. Raises `JobError`, which names what to do `instead`."""

@@ -67,7 +67,7 @@ def times(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
 
 
 def files(made: Made, **by_runtime: tuple[Path, Path]) -> Compressed:
-    return Compressed(made.model, {runtime: Exported(*pair) for runtime, pair in by_runtime.items()})
+    return Compressed(made.model, {runtime: Exported(*pair, {}) for runtime, pair in by_runtime.items()}, {})
 
 
 def test_a_form_alone_is_not_timed_and_its_parity_is_noted(made: Made, times: dict[str, list[float]]):
@@ -102,11 +102,28 @@ def test_int8_is_held_to_its_limit_only_where_it_competes(made: Made, times: dic
     assert "openvino in int8 answers" in chosen.facts["openvino f32"]["left_out"]
 
 
+def test_int8_alone_is_held_to_its_limit_where_the_rest_is_not_f32(made: Made, monkeypatch: pytest.MonkeyPatch):
+    said = {(made.file, "f32"): 1.0, (made.wrong, "bf16"): 0.97}
+    monkeypatch.setattr(choice, "comparison", lambda *_: lambda file, precision: Parity(60, said[file, precision]))
+    with pytest.raises(JobError, match=r"openvino in int8 answers 97\.00% of 60 .* asks for 98\.00%"):
+        choose(files(made, openvino=(made.file, made.wrong)), [Form("openvino", "bf16")], made.place, made.fields)
+
+
+def test_a_runtime_that_has_no_file_is_left_out_with_the_reason(made: Made, times: dict[str, list[float]]):
+    lost = {"openvino": "'quantize' lowers validation accuracy"}
+    compressed = files(made, onnxruntime=(made.file, made.file))._replace(left_out=lost)
+    chosen = choose(compressed, [ONNX, FAST, Form("openvino", "bf16")], made.place, made.fields)
+    assert chosen.form == ONNX
+    assert chosen.facts["openvino f32"] == chosen.facts["openvino bf16"] == {"left_out": lost["openvino"]}
+    with pytest.raises(JobError, match=r"^'quantize' lowers validation accuracy$"):
+        choose(compressed, [FAST, Form("openvino", "bf16")], made.place, made.fields)
+
+
 def test_int8_of_a_decoder_is_held_to_its_limit_alone(made: Made, monkeypatch: pytest.MonkeyPatch):
     said = {made.file: 1.0, made.wrong: 0.75}
     monkeypatch.setattr(choice, "comparison", lambda *_: lambda file, precision: Parity(32, said[file]))
     place = replace(made.place, recipe=made.place.recipe.model_copy(update={"task": "generate"}))
-    files = Compressed(made.model, {"ctranslate2": Exported(made.file, made.wrong)})
+    files = Compressed(made.model, {"ctranslate2": Exported(made.file, made.wrong, {})}, {})
     with pytest.raises(JobError, match=r"ctranslate2 in int8 answers 75\.00% of 32 .* asks for 80\.00%"):
         choose(files, [Form("ctranslate2", "f32")], place, made.fields)
 

@@ -12,6 +12,7 @@ from jobs.compression.judge import Judge
 from jobs.compression.prune import zeroed
 from jobs.compression.spec import PruneSpec, StepSpec
 from jobs.compression.workplace import Workplace
+from jobs.data.prepared import ROWS
 from jobs.models.encoder import EncoderClassifier
 from tests.tiny_models import decoder, encoder_classifier
 from tests.tiny_workplace import completed, examples, labelled, workplace
@@ -87,10 +88,20 @@ def test_what_training_does_not_win_back_is_lost(place: Workplace, model: Encode
 
 
 @pytest.mark.parametrize("task", ["classify", "generate"])
-def test_the_facts_say_where_nothing_could_be_measured(place: Workplace, model: EncoderClassifier, task: str):
+def test_a_limit_that_there_are_no_rows_for_ends_the_job(place: Workplace, model: EncoderClassifier, task: str):
     place.recipe = place.recipe.model_copy(update={"output": str(place.folder), "task": task})
-    Judge(model, [MILD], place).after(0, model)
+    with pytest.raises(JobError, match=r"needs the rows .*run jobs\.prepare, or set no limit .*min_retention=0"):
+        Judge(model, [MILD], place)
+    without = [MILD.model_copy(update={"max_loss": 1.0})]
+    Judge(model, without, place).after(0, model)
     assert place.facts == {"mild": {"measured": "no: there are no prepared validation rows of this student"}}
+
+
+def test_damaged_rows_are_not_taken_for_none(place: Workplace, model: EncoderClassifier):
+    file = place.output / "prepared" / ROWS / "train.parquet"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(JobError, match=r"train\.parquet"):
+        Judge(model, [MILD], place)
 
 
 def test_a_decoder_is_judged_by_the_tokens_that_it_would_choose(tmp_path: Path):

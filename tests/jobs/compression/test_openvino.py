@@ -29,9 +29,7 @@ class Made(NamedTuple):
 
     @property
     def rows(self) -> Rows:
-        rows = self.place.validation()
-        assert rows is not None
-        return rows
+        return self.place.rows("validation", 200)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +85,7 @@ def test_the_guard_leaves_the_layer_that_8_bits_ruin_in_float_and_says_so(tmp_pa
     train, validation = (labelled(examples(200, seed), whole) for seed in (0, 1))
     place = workplace(tmp_path, encoder_classifier(layers=1), train, validation, budget={"min_retention": 0.9})
     quantize(whole, QuantizeSpec(step="quantize", calibration_rows=50, guard=guard), small, place)
-    rows = place.validation()
-    assert rows is not None
+    rows = place.rows("validation", 200)
     assert metric(small, rows) >= 0.9 if guard else metric(small, rows) < 0.7
     facts = place.facts["quantize"]
     if not guard:

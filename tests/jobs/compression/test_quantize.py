@@ -31,9 +31,7 @@ def made(place: Workplace, **fields: Any) -> float:
     """Quantise; the accuracy of what was made."""
     file = place.folder / "1.onnx"
     quantize(place.folder.parent / "0.onnx", QuantizeSpec.model_validate({"step": "quantize", **fields}), file, place)
-    rows = place.validation()
-    assert rows is not None
-    return metric(file, rows)
+    return metric(file, place.rows("validation", 200))
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "static"])
@@ -56,9 +54,12 @@ def test_a_wider_limit_leaves_nothing_in_float(place: Workplace):
     assert place.facts["quantize"]["in_float"] == []
 
 
-def test_without_rows_the_guard_says_that_it_measured_nothing(place: Workplace):
+def test_without_rows_the_guard_can_keep_no_limit_and_without_one_says_that_it_measured_nothing(place: Workplace):
     place.recipe = place.recipe.model_copy(update={"output": str(place.folder)})
-    quantize(place.folder.parent / "0.onnx", QuantizeSpec(step="quantize"), place.folder / "1.onnx", place)
+    whole, file = place.folder.parent / "0.onnx", place.folder / "1.onnx"
+    with pytest.raises(JobError, match=r"needs the rows .* or set no limit"):
+        quantize(whole, QuantizeSpec(step="quantize"), file, place)
+    quantize(whole, QuantizeSpec(step="quantize", max_loss=1), file, place)
     assert place.facts["quantize"] == {"guard": "no rows to measure on"}
     with pytest.raises(JobError, match="needs the rows"):
         made(place, mode="static")

@@ -4,10 +4,13 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster import quiet
-from jobs.compression import steps
+from cluster.session import JobError
+from jobs.compression import judge, steps
+from jobs.compression.gauge import Gauge
 from jobs.compression.spec import DistillStep, ExportStep, PruneSpec, QuantizeSpec
 from tests.jobs.compression.alone import Alone
 
@@ -39,5 +42,29 @@ def test_no_step_works_beside_a_measurement_but_one_that_waits_for_them_itself(
     workplace = Alone(folder=tmp_path, judged=False)
     model: Any = None
     made = steps.compress(model, specs, workplace, ["onnxruntime"]).files["onnxruntime"]
-    assert made == (tmp_path / "onnxruntime" / "0.onnx", tmp_path / "onnxruntime" / "1.onnx")
+    assert made == (tmp_path / "onnxruntime" / "0.onnx", tmp_path / "onnxruntime" / "1.onnx", {})
     assert seen == {"prune": True, "distill_further": False, "export": True, "quantize": True}
+
+
+@pytest.mark.parametrize("lost", [{"openvino"}, {"onnxruntime"}, {"onnxruntime", "openvino"}], ids=str)
+def test_each_runtime_is_judged_from_the_exported_model_on_and_has_facts_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: set[str]
+):
+    """The metrics are made up: a file of a runtime that loses has 0.5 after the step."""
+
+    def metric(model: Any) -> float:
+        return 0.5 if isinstance(model, Path) and model.stem == "1" and model.parent.name in lost else 0.9
+
+    monkeypatch.setattr(judge, "gauge", lambda *_, **__: Gauge("accuracy", 60, metric, lambda _: np.zeros(0)))
+    monkeypatch.setattr(steps, "_function", lambda _: lambda *_: None)
+    specs = [ExportStep(step="export", max_loss=1), QuantizeSpec(step="quantize", max_loss=0.1)]
+    model: Any = None
+    made = steps.compress(model, specs, Alone(folder=tmp_path, judged=True), ["onnxruntime", "openvino"])
+    assert made.left_out.keys() == lost
+    assert made.files.keys() == {"onnxruntime", "openvino"} - lost
+    for exported in made.files.values():
+        assert exported.facts["quantize"] == {"before": 0.9, "after": 0.9, "rows": 60}
+    for runtime in lost:
+        (alone := tmp_path / f"alone-{runtime}").mkdir()
+        with pytest.raises(JobError, match=r"'quantize' lowers validation accuracy from 0\.9 to 0\.5"):
+            steps.compress(model, specs, Alone(folder=alone, judged=True), [runtime])
