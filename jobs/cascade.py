@@ -11,6 +11,7 @@ any other, and registers it as models:/<name>@cascade.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from jobs.command import Result, main
 from jobs.data.source import Row, rows
 from jobs.finetune import teacher_folder
 from jobs.measure.calibration import confidence, fit_temperature, lowest_threshold
+from jobs.measure.card import card
 from jobs.measure.contenders import asked
 from jobs.measure.fresh import SHARE, measure_candidate
 from jobs.prepare import output
@@ -58,7 +60,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         measured[METRIC] = measured[VALIDATION]
         if teacher := teacher_accuracy(recipe, bundle):
             measured["retention"] = measured[METRIC] / teacher
-        metrics = with_metrics(folder, measured).metrics
+        metrics = with_metrics(folder, measured, functools.partial(card, recipe=recipe)).metrics
         run.metrics.log(metrics)
         log.info("the first model answers %.1f %% of the validation rows", 100 * metrics[f"validation_{SHARE}"])
         if metrics[METRIC] < bundle.provenance["wanted_accuracy"]:

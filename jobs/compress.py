@@ -67,7 +67,7 @@ def compress(
         fields["provenance"] = {
             **provenance,
             "student": bundle_digest(student),
-            "student_spec": reference.provenance.get("student_spec"),
+            **{name: reference.provenance.get(name) for name in ("student_spec", "teacher_model")},
             "data": reference.provenance.get("data"),
             "steps": [spec.model_dump(exclude_none=True) for spec in recipe.compression],
             "facts": compressed.files[chosen.form.runtime].facts | {"forms": chosen.facts},

@@ -235,10 +235,15 @@ def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Conte
     elif recipe.teacher.bundle:
         raise FolderError(f"{teacher}: no teacher bundle with the labels of {bundle}")
     student = Path(output(recipe), "student")
-    if own and student != bundle and (student / BUNDLE).exists():
+    if own and student != bundle and _made_of(description, student):
         found.append(Contender(name="student", kind="reference", folder=str(student)))
     kind = "reference" if description.runtime == "torch" else "bundle"
     return [*found, Contender(name=WINNER, kind=kind, folder=str(bundle))]
+
+
+def _made_of(description: Bundle, student: Path) -> bool:
+    """Whether a bundle was made of this student, and not of one before it in the same folder."""
+    return (student / BUNDLE).exists() and description.provenance.get("student") == bundle_digest(student)
 
 
 if __name__ == "__main__":

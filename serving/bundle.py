@@ -185,7 +185,7 @@ def with_metrics(folder: Path, metrics: Mapping[str, float], card: Callable[[Bun
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, aside / name)
         if card:
-            (aside / CARD).write_text(card(old.model_copy(update=fields)), encoding="utf-8")
+            (aside / CARD).write_text(card(old.model_copy(update={"metrics": fields["metrics"]})), encoding="utf-8")
 
     return write_bundle(folder, fields, fill)
 

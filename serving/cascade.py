@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving.bundle import Bundle, BundleError, Stage, read_bundle, write_bundle
+from serving.bundle import CARD, Bundle, BundleError, Stage, read_bundle, write_bundle
 from serving.runtime import Classifier, Input
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def join(
     small, large = read_bundle(first), read_bundle(second)
     check_pair(small, large)
     shared = small.files[small.tokenizer] == large.files[large.tokenizer]
-    names = {name: f"{FIRST}/{name}" for name in small.files if not (shared and name == small.tokenizer)}
+    left = {CARD, small.tokenizer} if shared else {CARD}  # a card speaks of its model alone
+    names = {name: f"{FIRST}/{name}" for name in small.files if name not in left}
     stage = small.model_dump(include=set(Stage.model_fields)) | {
         "model": names[small.model],
         "tokenizer": names.get(small.tokenizer, large.tokenizer),
@@ -94,7 +95,7 @@ def join(
 
     def fill(aside: Path) -> None:
         copies = [(first / name, aside / kept) for name, kept in names.items()]
-        for source, target in [*copies, *((second / name, aside / name) for name in large.files)]:
+        for source, target in [*copies, *((second / name, aside / name) for name in large.files if name != CARD)]:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
 

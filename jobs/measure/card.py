@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jobs.measure.fresh import BUDGET_SHAPE, key
+from jobs.measure.fresh import BUDGET_SHAPE, SHARE, key
 from jobs.measure.table import AS_THEY_COME
 from jobs.recipe import HUB_ID, Recipe
 from jobs.tasks.table import TASKS
@@ -23,8 +23,7 @@ CARD = """\
 
 # {name}
 
-{does} A student of {teacher}, distilled, compressed and exported by
-slimcart.
+{does} {made}
 
 ```
 python -m serving.runtime <this folder> < lines.txt
@@ -56,6 +55,10 @@ Needs {runtime}; no torch, no network.
 - Languages and subjects other than those of its training rows were not measured.
 """
 
+STUDENT = "A student of {teacher}, distilled, compressed and exported by slimcart."
+CASCADE = """\
+Two such students of {teacher}, joined by slimcart: the first answers what it is sure of, with a probability of
+{threshold:.4f} or more, the second answers the rest."""
 DOES = {  # by task
     "classify": "Says to which of {classes} classes {inputs} belongs.",
     "generate": "Writes a text that follows from {inputs}.",
@@ -78,31 +81,52 @@ def card(bundle: Bundle, recipe: Recipe) -> str:
     """
     one = "attributes" if bundle.attributes else "a text"
     inputs = "a pair of texts" if bundle.pairs else one
+    parts = _parts(bundle)
+    threshold = bundle.first.threshold if bundle.first else None
     return CARD.format(
-        head=_head(bundle, recipe),
+        head=_head(bundle, parts),
         name=bundle.name,
         does=DOES[bundle.task].format(classes=len(bundle.labels), inputs=inputs),
-        teacher=_teacher(recipe),
-        runtime=bundle.runtime,
+        made=(CASCADE if bundle.first else STUDENT).format(teacher=_teacher(parts), threshold=threshold),
+        runtime=" and ".join(dict.fromkeys(each.form.partition(" ")[0] for each in parts)),
         labels=_labels(bundle.labels),
-        origin=_table(_origin(bundle, recipe)),
-        steps=_steps(bundle),
+        origin=_table(_origin(bundle, parts)),
+        steps="\n\n".join(_steps(each) for each in parts),
         figures=_table(_figures(bundle, recipe)),
         latency=_latency(bundle.metrics),
         limits=LIMITS[bundle.task].format(max_length=bundle.max_length),
     )
 
 
-def _head(bundle: Bundle, recipe: Recipe) -> str:
-    tags = ["slimcart", "distillation", *(each["step"] for each in bundle.provenance.get("steps", []))]
+class Part(NamedTuple):
+    """A model of a bundle, which has one, or as a cascade two."""
+
+    title: str  # "first", "second", or nothing
+    form: str  # runtime and precision
+    provenance: Mapping[str, Any]
+
+
+def _parts(bundle: Bundle) -> list[Part]:
+    form = f"{bundle.runtime} {bundle.precision}"
+    if bundle.first is None:
+        return [Part("", form, bundle.provenance)]
+    forms = {"first": f"{bundle.first.runtime} {bundle.first.precision}", "second": form}
+    return [Part(name, forms[name], bundle.provenance.get(name, {}).get("provenance", {})) for name in forms]
+
+
+def _head(bundle: Bundle, parts: Sequence[Part]) -> str:
+    steps = [each["step"] for part in parts for each in part.provenance.get("steps", [])]
+    tags = ["slimcart", "distillation", *(["cascade"] if bundle.first else []), *steps]
     lines = [f"pipeline_tag: {PIPELINES[bundle.task]}", f"library_name: {bundle.runtime}"]
-    if not recipe.teacher.bundle and HUB_ID.match(recipe.teacher.model):
-        lines.append(f"base_model: {recipe.teacher.model.partition('@')[0]}")
+    models = dict.fromkeys(part.provenance.get("teacher_model") for part in parts)
+    lines += [f"base_model: {model.partition('@')[0]}" for model in models if model and HUB_ID.match(model)][:1]
     return "\n".join([*lines, f"tags: [{', '.join(dict.fromkeys(tags))}]"])
 
 
-def _teacher(recipe: Recipe) -> str:
-    return "a teacher bundle" if recipe.teacher.bundle else f"`{_public(recipe.teacher.model)}`"
+def _teacher(parts: Sequence[Part]) -> str:
+    """By the students' own recipes; a bundle, and what was made earlier, does not say what model it was."""
+    models = dict.fromkeys(part.provenance.get("teacher_model") for part in parts)
+    return " and ".join(f"`{_public(model)}`" if model else "a teacher bundle" for model in models)
 
 
 def _labels(labels: list[str]) -> str:
@@ -113,29 +137,32 @@ def _labels(labels: list[str]) -> str:
     return f"## Labels\n\n{shown}{more}\n\n"
 
 
-def _origin(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
-    yield "teacher", _teacher(recipe)
-    if spec := bundle.provenance.get("student_spec"):  # of its own recipe; students made earlier do not say
-        yield "student", _fields(spec)
-    for title, name in (
-        ("training and validation rows, SHA-256", "data"),
-        ("student bundle, SHA-256", "student"),
-        ("code", "code"),
-        ("MLflow run", "run_id"),
+def _origin(bundle: Bundle, parts: Sequence[Part]) -> Iterable[tuple[str, str]]:
+    yield "teacher", _teacher(parts)
+    for part in parts:
+        if spec := part.provenance.get("student_spec"):
+            yield f"{part.title} student".strip(), _fields(spec)
+    made = {"first": bundle.provenance.get("first", {}), "second": bundle.provenance.get("second", {})}
+    for title, value in (
+        *((f"{name} bundle, SHA-256", each.get("bundle")) for name, each in made.items()),
+        ("training and validation rows, SHA-256", bundle.provenance.get("data")),
+        ("student bundle, SHA-256", bundle.provenance.get("student")),
+        ("code", bundle.provenance.get("code")),
+        ("MLflow run", bundle.provenance.get("run_id")),
     ):
-        if bundle.provenance.get(name):
-            yield title, f"`{bundle.provenance[name]}`"
+        if value:
+            yield title, f"`{value}`"
 
 
-def _steps(bundle: Bundle) -> str:
-    lines, found = [], bundle.provenance.get("facts") or {}
-    for number, spec in enumerate(bundle.provenance.get("steps", []), 1):
+def _steps(part: Part) -> str:
+    lines, found = ([f"### {part.title.capitalize()}", ""] if part.title else []), part.provenance.get("facts") or {}
+    for number, spec in enumerate(part.provenance.get("steps", []), 1):
         fields = _fields({name: value for name, value in spec.items() if name not in ("step", "name")})
         lines.append(f"{number}. {spec['step']}{': ' + fields if fields else ''}")
         step = found.get(spec.get("name") or spec["step"], {})
         if kept := step.get("in_float"):
             lines[-1] += f"; {len(kept)} of {step['layers']} layers stay in float: {', '.join(kept)}"
-    form = found.get("forms", {}).get(f"{bundle.runtime} {bundle.precision}", {})
+    form = found.get("forms", {}).get(part.form, {})
     if whole := form.get("float"):
         differs = "" if whole["difference"] is None else f"; no logit differs by more than {whole['difference']:.2g}"
         lines += [
@@ -155,8 +182,16 @@ def _figures(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
         low, high = (metrics.get(f"validation_{name}_{end}") for end in ("low", "high"))
         if (value := metrics.get(f"validation_{name}")) is not None:
             yield name, f"{value:.4f}" + (f" (95 % interval {low:.4f} to {high:.4f})" if low is not None else "")
+    for name in ("first", "second") if bundle.first else ():
+        if (value := metrics.get(f"validation_{name}_{metric}")) is not None:
+            yield f"{metric} of the {name} alone", f"{value:.4f}"
+    if (share := metrics.get(f"validation_{SHARE}")) is not None:
+        yield "rows that the first answers", f"{share:.2%}"
+    if (wanted := bundle.provenance.get(f"wanted_{metric}")) is not None:
+        yield f"{metric} that was asked for", f"{wanted:.4f}"
     if (share := metrics.get("retention")) is not None:
-        yield f"share of the teacher's {metric}", f"{share:.2%} (asked for: {recipe.budget.min_retention:.2%})"
+        asked = "" if bundle.first else f" (asked for: {recipe.budget.min_retention:.2%})"
+        yield f"share of the teacher's {metric}", f"{share:.2%}{asked}"
     if (rows := metrics.get("validation_rows")) is not None:
         yield "rows", f"{rows:,.0f}"
     yield "size", f"{bundle_bytes(bundle) / 1e6:.1f} MB"

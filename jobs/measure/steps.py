@@ -9,6 +9,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from cluster import session
+from cluster.session import JobError
+from configs.loader import UsageError
 from jobs.compress import compress
 from jobs.compression.spec import ExportStep, Step
 from jobs.measure.contenders import Contender
@@ -22,14 +24,15 @@ log = logging.getLogger(__name__)
 def after_each_step(recipe: Recipe, winner: Bundle, student: Path, folder: Path) -> list[Contender]:
     """A bundle below `folder` of `student` exported, and after each step of `winner` but the last, which it is itself.
 
-    None where the winner was made of another student. They are timed at the budget's shape alone.
+    None where the winner was made of another student. They are timed at the budget's shape alone, and measured, so that
+    they need not answer as the model does; one that cannot be made again is left out.
     """
     origin = winner.provenance
     if "steps" not in origin or origin.get("student") != bundle_digest(student):
         log.info("the steps are not measured: the bundle was made of another student than the one in %s", student)
         return []
     values = {name: value for name, value in origin.get("values", {}).items() if not name.startswith("compression.")}
-    chosen = {"runtime": winner.runtime, "precision": winner.precision}  # not asked again
+    chosen = {"runtime": winner.runtime, "precision": winner.precision, "parity": 0.0}  # not asked again
     export = recipe.export.model_copy(update=chosen)
     recipe = recipe.at(values).model_copy(update={"export": export})
     session.connect()  # a step may train
@@ -38,7 +41,11 @@ def after_each_step(recipe: Recipe, winner: Bundle, student: Path, folder: Path)
         last = next((each for each in reversed(steps) if not isinstance(each, ExportStep)), None)
         name = f"step_{last.title if last else 'export'}"
         log.info("making %s", name)
-        compress(recipe.model_copy(update={"compression": steps}), student, folder / name, {})
+        try:
+            compress(recipe.model_copy(update={"compression": steps}), student, folder / name, {})
+        except (JobError, UsageError) as error:
+            log.warning("%s is left out: %s", name, error)
+            continue
         found.append(Contender(name=name, kind="bundle", folder=str(folder / name), shapes=[BUDGET_SHAPE]))
     return found
 

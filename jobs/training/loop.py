@@ -139,7 +139,8 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         task.hold_all_tokens(trained)
         provenance: dict[str, Any] = {"key": fit.key, "role": fit.role, "data": prepared.key}
         if fit.role == "student":
-            provenance["student_spec"] = recipe.student.taken()
+            model_id = None if recipe.teacher.bundle else recipe.teacher.model
+            provenance |= {"student_spec": recipe.student.taken(), "teacher_model": model_id}
         write_reference(Path(fit.target), trained, prepared, recipe.name, progress["best"], provenance)
         shutil.rmtree(work, ignore_errors=True)
     torch.distributed.barrier()

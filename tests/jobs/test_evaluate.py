@@ -9,11 +9,19 @@ import pytest
 from configs.folder import commit
 from configs.loader import UsageError
 from jobs.data.prepared import MANIFEST
-from jobs.evaluate import _compare_with_peak, _measure, _shapes, check_test_rows, evaluated_already, evaluation_key
+from jobs.evaluate import (
+    _compare_with_peak,
+    _contenders,
+    _measure,
+    _shapes,
+    check_test_rows,
+    evaluated_already,
+    evaluation_key,
+)
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Measured, Question
 from jobs.recipe import Recipe
-from serving.bundle import read_bundle
+from serving.bundle import bundle_digest, read_bundle
 from tests.serving.tiny import LABELS, write_tiny_bundle
 
 
@@ -67,6 +75,16 @@ def test_an_evaluation_is_found_again_until_a_slice_is_added(tmp_path: Path):
     found = evaluated_already(asked, bundle)
     assert found is not None and found["table"] == "it"
     assert evaluated_already(recipe(tmp_path, [], **place), bundle) is None
+
+
+def test_a_student_that_the_bundle_was_not_made_of_is_no_contender(tmp_path: Path):
+    output = tmp_path / "out"
+    asked = recipe(tmp_path, [], output=str(output))
+    write_tiny_bundle(output / "student", runtime="torch")
+    description = write_tiny_bundle(output / "bundle", provenance={"student": bundle_digest(output / "student")})
+    assert "student" in [each.name for each in _contenders(asked, output / "bundle", description)]
+    write_tiny_bundle(output / "student", seed=1, runtime="torch")
+    assert "student" not in [each.name for each in _contenders(asked, output / "bundle", description)]
 
 
 def test_lengths_beyond_what_the_models_see_are_left_out_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture):

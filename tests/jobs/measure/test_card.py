@@ -10,12 +10,14 @@ from jobs.measure.card import card
 from jobs.measure.fresh import BUDGET_SHAPE, key
 from jobs.recipe import Recipe
 from serving.bundle import Bundle, read_bundle, with_metrics
+from serving.cascade import join
 from tests.serving.tiny import LABELS, decoder_description, write_tiny_bundle
 
 ORIGIN = {
     "run_id": "5c0de0e0aa5f",
     "student": "1" * 64,
     "student_spec": {"kind": "layers", "layers": 2},
+    "teacher_model": "someone/teacher@abc",
     "data": "2" * 64,
     "code": "3" * 40,
     "steps": [
@@ -55,7 +57,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def test_a_card_says_what_the_model_is_where_it_comes_from_and_what_was_measured(bundle: Bundle):
-    text = card(bundle, recipe(teacher={"model": "someone/teacher@abc"}))
+    text = card(bundle, recipe())
     for words in (
         ", ".join(f"`{label}`" for label in LABELS),
         "A student of `someone/teacher@abc`",
@@ -76,7 +78,7 @@ def test_a_card_says_what_the_model_is_where_it_comes_from_and_what_was_measured
 
 
 def test_its_head_is_yaml_that_names_a_teacher_of_the_hub(bundle: Bundle):
-    _, head, _ = card(bundle, recipe(teacher={"model": "someone/teacher@abc"})).split("---\n", 2)
+    _, head, _ = card(bundle, recipe()).split("---\n", 2)
     assert yaml.safe_load(head) == {
         "pipeline_tag": "text-classification",
         "library_name": "onnxruntime",
@@ -85,13 +87,46 @@ def test_its_head_is_yaml_that_names_a_teacher_of_the_hub(bundle: Bundle):
     }
 
 
-@pytest.mark.parametrize(
-    "teacher", [{"model": "/home/someone/model"}, {"model": "m", "bundle": "/home/someone/teacher"}]
-)
-def test_a_card_holds_no_path_and_no_source_of_rows(bundle: Bundle, teacher: dict[str, Any]):
-    text = card(bundle, recipe(teacher=teacher))
+@pytest.mark.parametrize("model", ["/home/someone/model", None])
+def test_a_card_holds_no_path_and_no_source_of_rows(tmp_path: Path, model: str | None):
+    bundle = write_tiny_bundle(tmp_path / "bundle", provenance={**ORIGIN, "teacher_model": model})
+    text = card(bundle, recipe(teacher={"model": "m", "bundle": "/home/someone/teacher"}))
     assert "/home" not in text and "someone" not in text and ".csv" not in text
     assert "base_model" not in text
+    assert ("`a local folder`" if model else "A student of a teacher bundle") in text
+
+
+def test_a_card_of_a_cascade_is_of_both_its_models_and_of_none_of_their_own_cards(tmp_path: Path):
+    small = ORIGIN | {"student_spec": {"kind": "conv", "layers": 1}, "steps": [{"step": "fold"}, {"step": "export"}]}
+    for name, origin in (("first", small), ("second", ORIGIN)):
+        write_tiny_bundle(tmp_path / name, provenance=origin)
+        with_metrics(tmp_path / name, METRICS, lambda bundle: card(bundle, recipe()))
+    made = {
+        name: {"bundle": 64 * name[0], "provenance": origin} for name, origin in (("first", small), ("second", ORIGIN))
+    }
+    alone = {"validation_first_accuracy": 0.81, "validation_second_accuracy": 0.93}
+    joined = join(tmp_path / "cascade", tmp_path / "first", tmp_path / "second", 0.75, metrics=alone, provenance=made)
+    assert not [name for name in joined.files if name.endswith("README.md")]
+    measured = alone | {"validation_accuracy": 0.92, "validation_first_share": 0.6, "retention": 0.98}
+    with_metrics(tmp_path / "cascade", measured, lambda bundle: card(bundle, recipe()))
+    text = (tmp_path / "cascade" / "README.md").read_text(encoding="utf-8")
+    for words in (
+        "Two such students of `someone/teacher@abc`",
+        "a probability of\n0.7500 or more",
+        '| first student | kind "conv", layers 1 |',
+        '| second student | kind "layers", layers 2 |',
+        f"| first bundle, SHA-256 | `{64 * 'f'}` |",
+        "### First\n\n1. fold\n2. export\n",
+        "### Second\n\n1. prune: sparsity 0.1",
+        "| accuracy | 0.9200 |",
+        "| accuracy of the first alone | 0.8100 |",
+        "| rows that the first answers | 60.00% |",
+        "| share of the teacher's accuracy | 98.00% |",
+        "tags: [slimcart, distillation, cascade, fold, export, prune, quantize]",
+        "Needs onnxruntime; no torch",
+    ):
+        assert words in text
+    assert "0.9410" not in text and "1.23" not in text  # the figures of its models
 
 
 def test_a_card_of_a_bundle_that_was_not_measured_says_so(tmp_path: Path):

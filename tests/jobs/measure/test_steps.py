@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cluster.session import JobError
 from jobs.measure import steps
 from jobs.measure.fresh import BUDGET_SHAPE
 from jobs.measure.steps import after_each_step, exported_prefixes
@@ -54,6 +55,23 @@ def test_the_winners_own_steps_are_made_with_its_values(tmp_path: Path, made: li
     assert all(each.shapes == [BUDGET_SHAPE] for each in found)
     assert [len(chosen.compression) for _, chosen in made] == [1, 2, 3]
     assert {chosen.distillation.temperature for _, chosen in made} == {3.5}
+    assert {chosen.export.parity for _, chosen in made} == {0}
+
+
+def test_a_step_that_cannot_be_made_again_is_left_out_with_a_word(
+    tmp_path: Path, made: list[tuple[str, Recipe]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def refuse(recipe: Recipe, student: Path, folder: Path, _: Any) -> None:
+        if folder.name == "step_some":
+            raise JobError("no teacher outputs")
+
+    monkeypatch.setattr(steps, "compress", refuse)
+    write_tiny_bundle(tmp_path / "student")
+    origin = {"student": bundle_digest(tmp_path / "student"), "steps": STEPS}
+    winner = write_tiny_bundle(tmp_path / "bundle", provenance=origin)
+    found = after_each_step(recipe(STEPS), winner, tmp_path / "student", tmp_path / "between")
+    assert [each.name for each in found] == ["step_export", "step_prune"]
+    assert "step_some is left out: no teacher outputs" in caplog.text
 
 
 def test_steps_of_another_student_are_not_measured(tmp_path: Path, made: list[tuple[str, Recipe]]):
