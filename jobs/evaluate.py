@@ -197,6 +197,8 @@ def _shapes(recipe: Recipe, contenders: list[Contender]) -> list[tuple[int, int]
     longest = min(read_description(folder).max_length for folder in folders)
     if longer := [tokens for tokens in recipe.export.lengths if tokens > longest]:
         log.info("not timed at %s tokens: the models cut a text after %d", longer, longest)
+    if BUDGET_SHAPE[1] > longest:
+        log.warning("texts of %d tokens are timed as the models see them: cut after %d", BUDGET_SHAPE[1], longest)
     lengths = [tokens for tokens in recipe.export.lengths if tokens <= longest]
     asked = {(batch, tokens) for tokens in lengths for batch in recipe.export.batches}
     return sorted({BUDGET_SHAPE, *asked}, key=lambda shape: (shape[1], shape[0]))

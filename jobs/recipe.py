@@ -40,7 +40,7 @@ FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {  # what a task does not use, 
         "teacher": (*HEAD, "pooling", "dropout", "head"),
         "student": ("hidden", "heads", "feed_forward", "share_layers", "kernel", "pooling"),
         "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
-        "evaluation": ("steps", "watts_per_core"),
+        "evaluation": ("steps",),
     },
 }
 
@@ -51,6 +51,8 @@ WHOLE = {  # what a model can be trained with that is known neither as layers no
     "zero_stage": (0, 1, 2),
     "precision": ("fp32", "bf16_autocast"),
 }
+
+SHORTEST_PAIR = 8  # tokens: two texts and at most four around them, with room to spare
 
 HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?(@[\w.-]+)?$")
 DATA_FILE = re.compile(r"\.(jsonl|ndjson|json|csv|parquet)(\.gz)?$")
@@ -105,7 +107,7 @@ class Recipe(Spec):
     bundle: str | None = Field(
         default=None,
         min_length=1,
-        description="bundle folder, or models:/<name>@<alias>; compress, evaluate, deploy",
+        description="compress: folder of a student; evaluate, deploy: bundle folder, or models:/<name>@<alias>",
     )
     deploy: bool = Field(default=False, description="optimize: also deploy the winner")
 
@@ -189,6 +191,15 @@ class Recipe(Spec):
         if "shrink" in kinds and self.student.share_layers:
             raise ValueError(
                 "student.share_layers: true: step 'shrink' cuts layers one by one, and they are one; use false"
+            )
+        if self.data.text_pair and (shortest := min(self.export.lengths)) < SHORTEST_PAIR:
+            raise ValueError(
+                f"export.lengths: {shortest}: a pair of texts with the tokens around them needs {SHORTEST_PAIR} or more"
+            )
+        if "shrink" in kinds and self.student.kind == "conv":
+            raise ValueError(
+                "student.kind: 'conv': step 'shrink' cuts heads and units of attention, and it has none; give "
+                "student.hidden and student.layers, or leave the step out"
             )
         if "cluster" in kinds and "code" not in kinds:
             raise ValueError("compression: 'cluster' makes a file smaller only with 'code' after export; add that item")

@@ -155,12 +155,12 @@ def answer(predict: Predict, bundle: Bundle, lines: BinaryIO, out: TextIO) -> No
     """One JSON line on `out` for each line read, flushed at once. A refused one raises `ValueError` with its number."""
     for number, line in enumerate(lines, start=1):
         try:
-            text = line.decode("utf-8").rstrip("\r\n")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             structured = bundle.pairs or (bundle.attributes and text.lstrip().startswith(("{", "[")))
             (prediction,) = predict([json.loads(text) if structured else text])
         except UnicodeDecodeError as error:
             raise ValueError(f"line {number}: byte {error.start} is not UTF-8") from None
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             wanted = "text and text_pair" if bundle.pairs else "the attributes"
             raise ValueError(f"line {number}: not JSON; write an object with {wanted}") from None
         except ValueError as error:

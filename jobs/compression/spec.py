@@ -22,7 +22,10 @@ class StepSpec(Spec):
     asks_for_quiet: ClassVar[bool] = False  # waits for measurements itself, or takes one (`cluster.quiet`)
 
     name: str | None = Field(
-        default=None, min_length=1, description="name by which overrides and the search address it"
+        default=None,
+        pattern=r"^\w[\w -]*$",
+        max_length=64,
+        description="letters, digits, _, - and spaces: by it overrides and the search address the step",
     )
     max_loss: float | None = Field(
         default=None,
@@ -351,6 +354,7 @@ APART: dict[tuple[str, str], str] = {  # (a step, one somewhere after it): why t
     ("cluster", "prune"): "zeros are a weight more than its codebooks have; prune before it",
     ("cluster", "fold"): "what is folded in would scale the weights out of their codebooks; fold before it",
     ("cluster", "distill"): "weights that learn leave their codebooks, which cluster trains itself; distil before it",
+    ("fold", "fold"): "its norms are folded already",
     ("fold", "distill"): "a norm that is folded learns no more; fold after it",
     ("code", "quantize"): "weights out of codebooks are not seen there; quantize before it, or cluster by fewer bits",
     ("code", "code"): "its weights are indices already",

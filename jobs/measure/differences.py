@@ -18,6 +18,7 @@ from jobs.measure.contenders import Answer
 CLASS = "class"
 BINS = 15  # of confidence
 MOST_VALUES = 50  # of a slice that stand alone
+FEW_VALUES = 10  # that are groups also where few rows have each
 LEAST_ROWS = 10  # of a class or slice whose difference is shown; one row more or less moves smaller ones by over 10 %
 WORST = 10
 MISSING, OTHERS = "(no value)", "(others)"
@@ -75,15 +76,17 @@ def expected_calibration_error(scores: Sequence[float], correct: Sequence[bool],
 def grouped(column: str, values: Sequence[str]) -> list[str]:
     """The group of each value of a slice: the value itself while there are at most `MOST_VALUES`.
 
-    Of more, numbers are grouped by quartile, and other values beside the most frequent ones are one group. A column
-    whose values hardly repeat is refused: ids and free texts are no groups, and belong in no report.
+    Of more, numbers are grouped by quartile, and other values beside the most frequent ones are one group. Where values
+    hardly repeat, numbers are grouped so too, and others are refused: ids and free texts are no groups, and belong in
+    no report.
     """
     counts = Counter(value for value in values if value)
-    if len(counts) > MOST_VALUES:
+    hardly_repeats = len(counts) > FEW_VALUES and 2 * len(counts) > counts.total()
+    if len(counts) > MOST_VALUES or hardly_repeats:
         numbers = [_number(value) for value in values if value]
         if None not in numbers:
             return _by_quartile(values, [number for number in numbers if number is not None])
-        if 2 * len(counts) > counts.total():
+        if hardly_repeats:
             raise UsageError(
                 f"data.slices: {column!r}: {len(counts)} different values in {counts.total()} rows look like ids or "
                 "texts; name a column whose values repeat"

@@ -35,7 +35,8 @@ def count(contender: Contender, shapes: Iterable[tuple[int, int]]) -> dict[tuple
     if bundle.task != "classify" or counted is None or bundle.first is not None:  # of a cascade it depends on the row
         return {}
     shapes, file = list(shapes), Path(contender.folder, bundle.model)
-    of_row = {tokens: counted(file, bundle.inputs, tokens) for tokens in {tokens for _, tokens in shapes}}
+    seen = {tokens: min(tokens, bundle.max_length) for _, tokens in shapes}  # a longer text is cut
+    of_row = {tokens: counted(file, bundle.inputs, cut) for tokens, cut in seen.items()}
     return {(rows, tokens): rows * of_row[tokens] for rows, tokens in shapes}
 
 

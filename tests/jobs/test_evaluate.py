@@ -98,6 +98,11 @@ def test_lengths_beyond_what_the_models_see_are_left_out_with_a_word(tmp_path: P
     ]
     assert "not timed at [128] tokens: the models cut a text after 64" in caplog.text
     assert _shapes(recipe(tmp_path, [], export={"lengths": [8], "batches": [4]}), found) == [(4, 8), (1, 32)]
+    assert "as the models see them" not in caplog.text
+    write_tiny_bundle(tmp_path / "short", max_length=16)
+    short = [Contender(name="short", kind="bundle", folder=str(tmp_path / "short"))]
+    assert _shapes(recipe(tmp_path, [], export={"lengths": [16], "batches": [1]}), short) == [(1, 16), (1, 32)]
+    assert "texts of 32 tokens are timed as the models see them: cut after 16" in caplog.text
 
 
 def test_baselines_are_scored_where_they_are_timed_and_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -216,6 +216,29 @@ def test_layers_that_are_one_stay_on_one_worker(layout: str):
     assert said == f"engine.{layout}: 2: student.share_layers has one layer in all places; use 1"
 
 
+def test_what_a_student_or_the_rows_cannot_do_is_refused_before_anything_is_trained():
+    said = refusal(student={"kind": "conv", "layers": 2}, compression=[{"step": "shrink", "heads": 1}, EXPORT])
+    assert said.startswith("student.kind: 'conv': step 'shrink' cuts heads and units of attention, and it has none")
+    pairs = {"text_pair": "title"}
+    said = refusal(data=pairs, export={"lengths": [32, 4]})
+    assert said == "export.lengths: 4: a pair of texts with the tokens around them needs 8 or more"
+    assert recipe(data=pairs, export={"lengths": [8]}).export.lengths == [8]
+    assert recipe(export={"lengths": [4]}).export.lengths == [4]
+
+
+@pytest.mark.parametrize("name", ["50% of all", "../../elsewhere", "a/b", "", " ", "x" * 65, "a.b"])
+def test_a_step_has_a_name_that_metrics_and_folders_can_bear(name: str):
+    with pytest.raises(ValidationError, match=r"compression\.\d\.prune\.name"):
+        recipe(compression=[{**PRUNE, "name": name}, EXPORT])
+    assert recipe(compression=[{**PRUNE, "name": "zweite Stufe-2"}, EXPORT]).compression[0].title == "zweite Stufe-2"
+
+
+def test_a_decoder_takes_the_watts_that_its_energy_is_estimated_with():
+    steps = [{"step": "export"}]
+    told = recipe(task="generate", teacher={"model": "new:llama"}, evaluation={"watts_per_core": 5}, compression=steps)
+    assert told.evaluation.watts_per_core == 5
+
+
 def test_at_refuses_a_value_that_the_field_does_not_take():
     with pytest.raises(ValidationError, match="less than 1"):
         recipe().at({"compression.prune.sparsity": 1.5})

@@ -168,7 +168,18 @@ def test_the_command_reads_attributes_as_json_or_as_their_text(tmp_path: Path):
     lines = [b'{"order": "refund", "now": 7}', b'[["order", "refund"], ["now", 7]]', b"order: refund; now: 7"]
     done = run(str(tmp_path / "bundle"), stdin=b"\n".join(lines) + b"\n{order\n")
     assert len(set(done.stdout.splitlines())) == 1 and len(done.stdout.splitlines()) == 3
-    assert done.stderr.strip() == b"line 4: not JSON; write an object with the attributes"
+    refused = b"line 4: not JSON; write an object with the attributes"
+    assert done.stderr.strip() == refused
+    deep = b"refund\n" * 3 + b"[" * 100_000 + b"\n"
+    done = run(str(tmp_path / "bundle"), stdin=deep)
+    assert (done.returncode, done.stderr.strip()) == (2, refused)
+
+
+def test_the_command_reads_a_file_with_a_byte_order_mark(folder: Path, pair_folder: Path):
+    plain, marked = (run(str(folder), "--scores", stdin=mark + b"refund\n") for mark in (b"", b"\xef\xbb\xbf"))
+    assert plain.returncode == 0 and plain.stdout == marked.stdout
+    pair = b'\xef\xbb\xbf{"text": "order", "text_pair": "now"}\n'
+    assert json.loads(run(str(pair_folder), stdin=pair).stdout)["label"] in LABELS
 
 
 @pytest.mark.parametrize(("stdin", "reason"), [(b"fine\n\xff\n", b"line 2: byte 0 is not UTF-8")])

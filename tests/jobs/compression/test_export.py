@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 
 from cluster.session import JobError
-from jobs.compression.export import SAMPLE, TOLERANCE, _quiet, export_onnx
+from jobs.compression.export import SAMPLE, TOLERANCE, _quiet, export_onnx, largest_difference
 from jobs.models.encoder import EncoderClassifier
 from tests.tiny_models import CLASSES, POSITIONS, batch, encoder_classifier
 
@@ -137,6 +137,21 @@ def test_a_file_that_answers_unlike_the_model_is_refused(
     monkeypatch.setattr(torch.onnx, "export", tampering)
     with pytest.raises(JobError, match=r"differs from the model by (0\.5|nan) in a logit"):
         export_onnx(exported.model, exported.inputs, tmp_path / "model.onnx")
+
+
+def test_the_difference_of_large_logits_is_in_proportion_to_them(tmp_path: Path):
+    """Those of a head of grades are squares: of grades up to 1,000 a rounding is more than a whole number."""
+    model = encoder_classifier(layers=1)
+    with torch.no_grad():
+        for weight in model.head.parameters():
+            weight.mul_(1e6)
+    file = tmp_path / "model.onnx"
+    export_onnx(model, SINGLE, file)
+    written = onnx.load(file)
+    head = next(each for each in written.graph.initializer if each.name.endswith("head.bias"))
+    head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) * np.float32(1.1) + 1000, head.name))
+    onnx.save(written, file)
+    assert largest_difference(model, SINGLE, file) > TOLERANCE
 
 
 def test_a_file_that_answers_like_the_model_is_not_refused(

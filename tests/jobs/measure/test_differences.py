@@ -133,6 +133,15 @@ def test_a_column_whose_values_hardly_repeat_is_refused_without_naming_one():
     with pytest.raises(UsageError, match=r"data\.slices: 'mail': 60 different values in 60 rows look like ids") as info:
         grouped("mail", [f"a{n}@example.com" for n in range(60)])
     assert "@" not in str(info.value)
+    with pytest.raises(UsageError, match="40 different values in 40 rows look like ids"):
+        grouped("mail", [f"a{n}@example.com" for n in range(40)])
+    assert set(grouped("price", [str(n) for n in range(40)])) == {
+        "up to 9.75",
+        "over 9.75 to 19.5",
+        "over 19.5 to 29.25",
+        "over 29.25",
+    }
+    assert grouped("shop", ["a", "b", "c"]) == ["a", "b", "c"]  # of so few rows there is nothing to tell
 
 
 def test_the_csv_holds_every_difference_in_shares():

@@ -72,6 +72,15 @@ def test_a_call_is_as_many_rows_as_the_batch_has(tmp_path: Path):
     assert count(bundle, [(1, 4), (16, 4), (2, 9)]) == {(1, 4): row, (16, 4): 16 * row, (2, 9): 2 * row}
 
 
+def test_tokens_that_a_model_does_not_see_are_not_counted(tmp_path: Path):
+    tokenizer(False).save(str(tmp_path / TOKENIZER))
+    learned = Prepared(tmp_path, {"labels": list("vwxyz"[:CLASSES]), "pairs": False, "max_length": 8})
+    write_reference(tmp_path / "teacher", encoder_classifier(layers=1), learned, "tiny", {}, {})
+    teacher = Contender(name="teacher", kind="reference", folder=str(tmp_path / "teacher"))
+    found = count(teacher, [(1, 8), (1, 16), (2, 32)])
+    assert found == {(1, 8): found[1, 8], (1, 16): found[1, 8], (2, 32): 2 * found[1, 8]}
+
+
 def test_an_eager_encoder_is_counted_layer_by_layer(tmp_path: Path):
     tokenizer(False).save(str(tmp_path / TOKENIZER))
     learned = Prepared(tmp_path, {"labels": list("vwxyz"[:CLASSES]), "pairs": False, "max_length": 16})
