@@ -57,8 +57,8 @@ Needs {runtime}; no torch, no network.
 
 STUDENT = "A student of {teacher}, distilled, compressed and exported by slimcart."
 CASCADE = """\
-Two such students of {teacher}, joined by slimcart: the first answers what it is sure of, with a probability of
-{threshold:.4f} or more, the second answers the rest."""
+Two students of {teacher}, joined by slimcart: the first answers
+what it is sure of, with a probability of {threshold:.4f} or more, the second the rest."""
 DOES = {  # by task
     "classify": "Says to which of {classes} classes {inputs} belongs.",
     "generate": "Writes a text that follows from {inputs}.",

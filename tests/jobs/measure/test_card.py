@@ -111,8 +111,8 @@ def test_a_card_of_a_cascade_is_of_both_its_models_and_of_none_of_their_own_card
     with_metrics(tmp_path / "cascade", measured, lambda bundle: card(bundle, recipe()))
     text = (tmp_path / "cascade" / "README.md").read_text(encoding="utf-8")
     for words in (
-        "Two such students of `someone/teacher@abc`",
-        "a probability of\n0.7500 or more",
+        "Two students of `someone/teacher@abc`",
+        "a probability of 0.7500 or more, the second the rest.",
         '| first student | kind "conv", layers 1 |',
         '| second student | kind "layers", layers 2 |',
         f"| first bundle, SHA-256 | `{64 * 'f'}` |",
