@@ -42,7 +42,7 @@ def gauge(workplace: Workplace, limited: bool) -> Gauge | None:
         return None
     if workplace.recipe.task == "generate":
         return of_tokens(examples)
-    return of_labels(workplace.rows("validation", JUDGED), functools.partial(workplace.rows, "validation", ANSWERS))
+    return of_labels(workplace.fed(examples, JUDGED), functools.partial(workplace.fed, examples, ANSWERS))
 
 
 def of_labels(rows: Rows, few: Callable[[], Rows]) -> Gauge:

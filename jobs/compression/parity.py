@@ -56,9 +56,10 @@ def _limited(workplace: Workplace) -> bool:
 
 
 def _of_labels(model: nn.Module, workplace: Workplace) -> Compare | None:
-    if workplace.validation(_limited(workplace)) is None:
+    examples = workplace.validation(_limited(workplace))
+    if examples is None:
         return None
-    rows = workplace.rows("validation", ROWS)
+    rows = workplace.fed(examples, ROWS)
     expected_NC = logits(model, rows)
 
     def compare(file: Path, precision: str) -> Parity:

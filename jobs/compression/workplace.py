@@ -70,7 +70,11 @@ class Workplace:
 
     def rows(self, split: PreparedSplit, most: int) -> Rows:
         """At most so many rows of a split, evenly spread over it, as the exported graph takes them."""
-        return take(self.prepared.examples(split), self.inputs, pad_id(self.tokenizer), most)
+        return self.fed(self.prepared.examples(split), most)
+
+    def fed(self, examples: Examples, most: int) -> Rows:
+        """The same of examples that were read."""
+        return take(examples, self.inputs, pad_id(self.tokenizer), most)
 
     def validation(self, limited: bool) -> Examples | None:
         """What steps and files are judged on. Where no such rows were prepared it is None, or, of what has a limit that
