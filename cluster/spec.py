@@ -22,7 +22,7 @@ class LossScaleSpec(Spec):
 
 
 class EngineSpec(Spec):
-    """How a model is trained: workers, precision, batches."""
+    """How a model is trained, and how a teacher is asked: workers, precision, batches."""
 
     workers: int = Field(default=1, ge=1, description="Ray Train workers, each drives one device")
     cpus_per_worker: int = Field(default=2, ge=1, description="CPU cores of a worker; its math threads follow")

@@ -39,7 +39,7 @@ class Taught:
     """Prepared rows, a teacher with a new head, and where its outputs lie."""
 
     def __init__(self, home: Path, shop: Path) -> None:
-        self.recipe = load(Recipe, shop / "recipe.yaml").on_driver(home, shop)
+        self.recipe = load(Recipe, shop / "recipe.yaml", ["engine.precision=fp32"]).on_driver(home, shop)
         self.prepared: Prepared = prepare(self.recipe)
         self.home = Path(self.recipe.output or "")
         self.new_teacher(seed=0)
@@ -180,7 +180,7 @@ def test_the_likeliest_tokens_of_a_decoder_are_stored_for_every_place(words: Tok
     decoders.save(teacher, tmp_path / "teacher")
     (tmp_path / "prepared" / ROWS).mkdir(parents=True)
     pq.write_table(table, tmp_path / "prepared" / ROWS / "0.parquet")
-    told = Teach(str(tmp_path / "prepared"), "", [(str(tmp_path / "teacher"), 1.0)], {"tokens": stored}, 1)
+    told = Teach(str(tmp_path / "prepared"), "", [(str(tmp_path / "teacher"), 1.0)], {"tokens": stored}, "fp32", 1)
 
     def fill(aside: Path) -> dict[str, Any]:
         (aside / ROWS).mkdir()

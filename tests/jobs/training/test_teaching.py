@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cluster.spec import Precision
 from configs.folder import GOES_ON, FolderError, commit, no_room
 from jobs.data.batches import collate
 from jobs.data.prepared import MANIFEST, ROWS, Examples, Prepared, rows_of
@@ -76,9 +77,16 @@ def saved(folder: Path, seed: int) -> EncoderClassifier:
     return model
 
 
-def ask(prepared: Prepared, parts: Path, names: dict[str, float], wanted: Wanted, numbers: list[int]) -> None:
+def ask(
+    prepared: Prepared,
+    parts: Path,
+    names: dict[str, float],
+    wanted: Wanted,
+    numbers: list[int],
+    precision: Precision = "fp32",
+) -> None:
     given = [(str(parts.parent / name), weight) for name, weight in names.items()]
-    Teach(str(prepared.folder), str(parts), given, wanted.model_dump(), 1)({"id": np.array(numbers)})
+    Teach(str(prepared.folder), str(parts), given, wanted.model_dump(), precision, 1)({"id": np.array(numbers)})
 
 
 def gathered(parts: Path, folder: Path) -> Path:
@@ -119,6 +127,22 @@ def test_what_is_stored_of_every_row_is_what_the_teacher_computes(
                 assert not made[length:].any()
 
 
+@pytest.mark.parametrize("precision", ["bf16_autocast", "bf16"])
+def test_answers_in_16_bits_are_as_near_to_those_in_float32_as_16_bits_are(
+    prepared: Prepared, teacher: EncoderClassifier, tmp_path: Path, precision: Precision
+):
+    precisions: tuple[Precision, ...] = ("fp32", precision)
+    stored = []
+    for computed in precisions:
+        ask(prepared, tmp_path / computed, {"teacher": 1.0}, WANTED, [0, 1, 2], computed)
+        folder = gathered(tmp_path / computed, tmp_path / f"{computed} outputs")
+        (hidden,) = Vectors.read(folder, "train", [hidden_column(3)])
+        stored.append((read_logits(folder, "train").astype(np.float32), hidden.values_PD.astype(np.float32)))
+    for whole, half in zip(*stored, strict=True):
+        np.testing.assert_allclose(half, whole, rtol=0, atol=0.03 * whole.std())
+        assert (half != whole).any()
+
+
 def test_logits_alone_are_stored_where_nothing_else_is_wanted(
     prepared: Prepared, teacher: EncoderClassifier, tmp_path: Path
 ):
@@ -151,7 +175,7 @@ def test_a_part_that_finds_no_room_leaves_those_before_and_is_made_when_there_is
     ask(prepared, parts, {"teacher": 1.0}, WANTED, [0])
     first = parts / part_name(0) / PART
     before, limit = first.stat().st_mtime_ns, first.stat().st_size // 2
-    told = Teach(str(prepared.folder), str(parts), [(str(tmp_path / "teacher"), 1.0)], WANTED.model_dump(), 1)
+    told = Teach(str(prepared.folder), str(parts), [(str(tmp_path / "teacher"), 1.0)], WANTED.model_dump(), "fp32", 1)
     with monkeypatch.context() as patch, files_of_at_most(limit):
         if not aside:
             patch.setattr(teaching, "commit", in_place)
