@@ -6,8 +6,9 @@
 A point is a student and the compression after it. What it keeps, on test rows, and its bytes are recorded for three
 seeds in benchmarks/results/frontier.jsonl: a run makes the points of the first seed anew (hours: --only chooses by a
 regular expression), --record makes those not recorded yet, of the chosen seeds.
---state keeps teachers and students. Latencies are measured in every run,
-on the bundles of the first seed that lie in --state, in turns with the eager fp32 teacher, tokenizer included.
+--state keeps teachers and students. Latencies are measured in every run, on the bundles of the first seed that lie in
+--state, in turns with the eager fp32 teacher, tokenizer included; --record writes them to
+benchmarks/results/frontier_times.jsonl.
 """
 
 from __future__ import annotations
@@ -150,6 +151,8 @@ def measure(name: str, runs: functools.partial[Runs], asked: argparse.Namespace)
     here = runs(seed=SEEDS[0])
     bundles = {row: place(here, row.removeprefix(f"{name}: ")) for row in chosen}
     times = faster(here, {row: bundle for row, bundle in bundles.items() if bundle.exists()})
+    if asked.record:
+        record_times(times)
     kept: dict[str, float] = {}
     for row in chosen:
         points = [found for seed in SEEDS if (found := record.find(row, seed))]
@@ -233,6 +236,17 @@ def faster(runs: Runs, bundles: Mapping[str, Path]) -> dict[str, dict[str, Seque
     return found
 
 
+def record_times(times: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Write how many times as fast as the teacher each bundle was: of each measure the median, the least, the most."""
+    record = Record("frontier_times")
+    for row, measured in times.items():
+        found = {}
+        for name, ratios in measured.items():
+            found |= {name: statistics.median(ratios), f"{name}, least": min(ratios), f"{name}, most": max(ratios)}
+        if found:
+            record.add(row, SEEDS[0], "python -m benchmarks.frontier --record --state <folder> --seeds 0", found)
+
+
 def _best(name: str, bar: Bar, kept: Mapping[str, float], times: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """Print the best of the points that keep enough."""
     good = {
@@ -241,7 +255,10 @@ def _best(name: str, bar: Bar, kept: Mapping[str, float], times: Mapping[str, Ma
         if share >= bar.kept and bar.measure in times[row] and (row.endswith(CASCADE) or not bar.cascade)
     }
     if not good:
-        missing(_title(name, bar), UNIT, f"no measured point keeps {bar.kept:.0%}", bar.times)
+        reason = f"no point keeps {bar.kept:.0%}"
+        if any(share >= bar.kept for share in kept.values()):
+            reason += f" and was measured: those of seed {SEEDS[0]} that lie in --state are"
+        missing(_title(name, bar), UNIT, reason, bar.times)
         return
     row = max(good, key=lambda each: statistics.median(good[each]))
     ratio = statistics.median(good[row])
