@@ -36,14 +36,15 @@ class Health(NamedTuple):
 def up(state: Path, cpus: int | None = None, dashboard_port: int = 8265, mlflow_port: int = 5000) -> Cluster:
     """Start what does not run yet and return once a job can be submitted; raises `ClusterError` or `UsageError`.
 
-    A head that gave up on itself, as Ray's does after a fixed 30 s on a busy machine, is started once more, alone.
+    What gave up on itself is started once more, alone: Ray's head does after a fixed 30 s on a busy machine, and a port
+    that was free may be taken by another cluster that starts at the same time.
     """
     try:
         return _up(state, cpus, dashboard_port, mlflow_port)
     except ClusterError as error:
-        if servers.GAVE_UP not in str(error):
+        if not servers.gave_up(str(error)):
             raise
-        print("Ray's head gave up starting on a busy machine; once more, MLflow after it")
+        print("a server gave up starting; once more, MLflow after Ray")
         return _up(state, cpus, dashboard_port, mlflow_port, in_turn=True)
 
 

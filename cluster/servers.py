@@ -21,7 +21,11 @@ from cluster.record import Cluster, ClusterError, Name, Part, private_folder, wr
 
 START_SECONDS = 120.0
 TAIL_LINES = 20
-GAVE_UP = "node timed out during startup"  # what Ray's head says when its raylet was not there in 30 s
+GAVE_UP = (  # what a server says that a second attempt may mend
+    "node timed out during startup",  # Ray's head, when its raylet was not there in 30 s
+    "because it's already occupied",  # Ray's dashboard, when another took its port after it was found free
+    "address already in use",  # MLflow, likewise
+)
 
 # What would make a new head join, trust or imitate another cluster (RAY_AUTH_TOKEN wins over RAY_AUTH_TOKEN_PATH).
 FOREIGN_RAY = (
@@ -69,13 +73,18 @@ def wait_until_ready(cluster: Cluster) -> None:
     while missing:
         for each in list(missing):
             name, part, is_ready = each
-            if part is None or process_of(part) is None or GAVE_UP in _log(name, cluster).read_text(errors="replace"):
+            if part is None or process_of(part) is None or gave_up(_log(name, cluster).read_text(errors="replace")):
                 raise ClusterError(f"{name} ended while starting{_tail(_log(name, cluster))}")
             if is_ready(cluster):
                 missing.remove(each)
             elif time.monotonic() > deadline:
                 raise ClusterError(f"{name} was not ready after {START_SECONDS:.0f} s{_tail(_log(name, cluster))}")
         time.sleep(0.2 if missing else 0)
+
+
+def gave_up(said: str) -> bool:
+    """Whether a server says that it has given up on itself for a reason that a second attempt may mend."""
+    return any(each in said for each in GAVE_UP)
 
 
 def ray_is_ready(cluster: Cluster) -> bool:

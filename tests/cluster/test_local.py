@@ -284,8 +284,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("said", "starts"), [(servers.GAVE_UP, 2), ("no space left", 1)])
-def test_a_head_that_gave_up_on_a_busy_machine_is_started_once_more(
+@pytest.mark.parametrize(("said", "starts"), [*((each, 2) for each in servers.GAVE_UP), ("no space left", 1)])
+def test_a_server_that_gave_up_for_a_passing_reason_is_started_once_more(
     said: str, starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[Path] = []
@@ -293,7 +293,7 @@ def test_a_head_that_gave_up_on_a_busy_machine_is_started_once_more(
     def fail(state: Path, *rest: object, in_turn: bool = False) -> local.Cluster:
         assert in_turn == bool(asked)
         asked.append(state)
-        raise ClusterError(f"ray ended while starting: The current {said}")
+        raise ClusterError(f"ray ended while starting: the current {said}")
 
     monkeypatch.setattr(local, "_up", fail)
     with pytest.raises(ClusterError):
