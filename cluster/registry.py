@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cluster import session
@@ -88,14 +89,38 @@ def resolve(uri: str) -> tuple[str, str]:
 
 
 def alias_version(name: str, alias: str) -> str | None:
-    """Version that `alias` of model `name` points to, if any."""
-    aliases = again(lambda: client().get_registered_model(name), ASK_SECONDS).aliases
+    """Version that `alias` of model `name` points to, if any. Raises `JobError` where MLflow does not say."""
+    with _told(f"models:/{name}: aliases not read"):
+        aliases = again(lambda: client().get_registered_model(name), ASK_SECONDS).aliases
     return str(aliases[alias]) if alias in aliases else None
 
 
-def set_alias(name: str, alias: str, version: str) -> None:
-    """Point `alias` of model `name` to `version`."""
-    again(lambda: client().set_registered_model_alias(name, alias, version), REGISTER_SECONDS)
+def set_alias(name: str, alias: str, version: str | None, seconds: float | None = None) -> None:
+    """Point `alias` of model `name` to `version`, or to none. Raises `JobError` where MLflow does not take it.
+
+    It is asked for `seconds`, REGISTER_SECONDS unless said.
+    """
+
+    def once() -> None:
+        if version is None:
+            client().delete_registered_model_alias(name, alias)
+        else:
+            client().set_registered_model_alias(name, alias, version)
+
+    with _told(f"models:/{name}: alias {alias!r} not set"):
+        again(once, REGISTER_SECONDS if seconds is None else seconds)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """MLflow's errors as a `JobError` of one line that begins with `what`."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    try:
+        yield
+    except (MlflowException, RequestException) as error:
+        raise JobError(f"{what}: MLflow at {session.tracking_uri()}: {in_a_line(error)}") from None
 
 
 def folder(bundle: str, manifest_name: str) -> Path:

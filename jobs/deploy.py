@@ -4,13 +4,14 @@
     ... bundle=models:/<name>@previous     goes back to the champion before
 
 Takes models:/<name>@challenger unless `bundle` says otherwise. A model without evidence that it fits the budget is
-refused. The alias `champion` moves after the service answers, so a failed deployment changes nothing.
+refused. The alias `champion` moves after the service answers; where either fails, both are put back.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from cluster import registry, session, tracking
@@ -63,16 +64,43 @@ def deploy(recipe: Recipe) -> tuple[str, str, dict[str, float]]:
         recipe.serving, recipe.service, folder, name, version, deployment.package_code(places / "code")
     )
     try:
-        endpoint = deployment.deploy(dashboard_url, headers, recipe.serving, application, places)
+        endpoint = deployment.deploy(
+            dashboard_url, headers, recipe.serving, application, places, lambda: make_champion(name, version)
+        )
     except DeployError as error:
         log.error("%s", error)
         raise JobError(str(error).splitlines()[0]) from None
-    before = registry.alias_version(name, CHAMPION)
-    if before not in (None, version):
-        registry.set_alias(name, PREVIOUS, before)
-    registry.set_alias(name, CHAMPION, version)
     log.info("models:/%s/%s is %s and answers at %s", name, version, CHAMPION, endpoint)
     return f"models:/{name}/{version}", endpoint, evidence(bundle)
+
+
+def make_champion(name: str, version: str) -> None:
+    """Move the aliases to `version`, or leave them where they were. Raises `DeployError` with one line."""
+    try:
+        before = {alias: registry.alias_version(name, alias) for alias in (CHAMPION, PREVIOUS)}
+        with _put_back(name, before):
+            if before[CHAMPION] not in (None, version):
+                registry.set_alias(name, PREVIOUS, before[CHAMPION])
+            registry.set_alias(name, CHAMPION, version)
+    except JobError as error:
+        raise DeployError(str(error)) from None
+
+
+@contextmanager
+def _put_back(name: str, aliases: Mapping[str, str | None]) -> Iterator[None]:
+    """Around what moves `aliases`: whatever ends it early, they are set again, as one may have moved unanswered."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            for alias, version in aliases.items():
+                registry.set_alias(name, alias, version, registry.ASK_SECONDS)
+        except JobError:
+            words = ", ".join(f"{alias} {version or 'unset'}" for alias, version in aliases.items())
+            log.error("models:/%s: aliases may have moved; before: %s", name, words)
+            if isinstance(error, JobError):
+                raise JobError(f"{error}; aliases may have moved, before: {words}") from None
+        raise
 
 
 def evidence(bundle: Bundle) -> dict[str, float]:

@@ -34,7 +34,7 @@ class Dashboard:
 
     def read(self) -> dict[str, Application]:
         """What is deployed. Raises `DeployError` where Serve listens elsewhere or cannot listen where it should."""
-        details = self._ask("GET").json()
+        details = self._details()
         running = {key: value for key, value in (details.get("http_options") or {}).items() if value is not None}
         wanted = (self._spec.host, self._spec.port)
         if running and (running["host"], running["port"]) != wanted:
@@ -62,7 +62,7 @@ class Dashboard:
     def wait(self, name: str, deadline: float) -> None:
         """Return once the application runs. Raises `DeployError` with Ray's reason once it failed, or in the end."""
         while True:
-            state = self._ask("GET").json()["applications"].get(name, {"status": "NOT_STARTED", "message": ""})
+            state = self._details()["applications"].get(name, {"status": "NOT_STARTED", "message": ""})
             if state["status"] == "RUNNING":
                 return
             if state["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
@@ -85,6 +85,12 @@ class Dashboard:
             if time.monotonic() > deadline:
                 raise DeployError(f"{self.address} does not answer for {entry['service']} in the time given")
             time.sleep(POLL_S)
+
+    def _details(self) -> dict[str, Any]:
+        try:
+            return self._ask("GET").json()
+        except ValueError:
+            raise DeployError(f"{self._url} answers no JSON; something else than a Ray dashboard is there") from None
 
     def _ask(self, method: str, json: Any = None) -> requests.Response:
         try:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import logging
 import os
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from serving.spec import ServingSpec, service_name
 CATALOGUE = "catalogue"
 CODE = ("configs", "serving")
 RESTORE_S = 60.0
+
+log = logging.getLogger(__name__)
 
 
 def package_code(folder: Path) -> str:
@@ -76,11 +79,14 @@ def deploy(
     spec: ServingSpec,
     application: Application,
     lock_folder: Path,
+    answering: Callable[[], None] = lambda: None,
     timeout_s: float = 180,
 ) -> str:
-    """Deploy `application` and wait until it answers; returns the URL to POST to.
+    """Deploy `application` and wait until it answers; returns the URL to POST to. Old replicas answer until then.
 
-    Raises `DeployError` after the state before was restored. Old replicas answer until new ones are ready.
+    `answering` is called last, while no other deployer is at work: what has to be true together with the service.
+    Whatever goes wrong, in there too, or ends this process as `ray job stop` does, is raised after what was deployed
+    before is restored; a `DeployError` says in its first line how that went.
     """
     deadline = time.monotonic() + timeout_s
     dashboard = Dashboard(dashboard_url, headers, spec)
@@ -97,10 +103,14 @@ def deploy(
             dashboard.write({**before, CATALOGUE: catalogue, service: application})
             dashboard.wait(CATALOGUE, deadline)
             dashboard.wait_answering(entry, deadline)
+            answering()
         except DeployError as error:
-            raise DeployError(
-                f"{_headline(application)} was not deployed: {error}{_restore(dashboard, before)}"
-            ) from None
+            reason, *more = str(error).splitlines()
+            first = f"{_headline(application)} was not deployed: {reason}; {_restore(dashboard, before)}"
+            raise DeployError("\n".join([first, *more])) from None
+        except BaseException:
+            log.error("%s was not deployed; %s", _headline(application), _restore(dashboard, before))
+            raise
         return f"{dashboard.address}/v1/{service}"
 
 
@@ -187,14 +197,14 @@ def _headline(application: Application) -> str:
 
 
 def _restore(dashboard: Dashboard, before: Mapping[str, Application]) -> str:
-    """Write back what was deployed; returns how that went, as the end of a message."""
+    """Write back what was deployed; returns how that went, as the end of a line."""
     try:
         dashboard.write(before)
         for name in before:
             dashboard.wait(name, time.monotonic() + RESTORE_S)
     except DeployError as error:
-        return f"\nand what was deployed before could not be restored: {error}"
-    return "\nwhat was deployed before is restored" if before else ""
+        return f"what was deployed before could not be restored: {str(error).splitlines()[0]}"
+    return "what was deployed before is restored" if before else "nothing is deployed, as before"
 
 
 @contextmanager

@@ -71,6 +71,13 @@ def test_a_download_that_is_damaged_is_refused_and_not_kept(
     assert not (on_mlflow.home / "models" / NAME / "1").exists()
 
 
+def test_an_alias_is_taken_away_also_where_there_is_none(bundles: list[Path]):
+    registry.set_alias(NAME, "passing", "1")
+    for _ in range(2):
+        registry.set_alias(NAME, "passing", None)
+        assert registry.alias_version(NAME, "passing") is None
+
+
 def test_an_alias_moves(bundles: list[Path]):
     registry.set_alias(NAME, "previous", "2")
     registry.set_alias(NAME, "previous", "1")

@@ -174,7 +174,13 @@ def test_the_job_registers_a_bundle_that_deploy_takes(
     assert 0 < result.metrics["validation_first_share"] < 1
     assert result.metrics["mix_p50_ms"] <= result.metrics["mix_p95_ms"]
     served: list[Any] = []
-    monkeypatch.setattr(deployment, "deploy", lambda *told: served.append(told[3]) or "http://127.0.0.1:8000/v1/x")
+
+    def serve(*told: Any) -> str:
+        served.append(told[3])
+        told[5]()
+        return "http://127.0.0.1:8000/v1/x"
+
+    monkeypatch.setattr(deployment, "deploy", serve)
     given = {"bundle": "models:/tiny-cascade@cascade", "budget": {"min_retention": 0.9, "max_p95_ms": 1000}}
     session.connect()
     uri, _, metrics = deploy(recipe(folder, tmp_path, name="tiny-cascade", **given))

@@ -12,12 +12,13 @@ from cluster.record import Cluster
 from cluster.session import JobError
 from configs.loader import UsageError
 from jobs import deploy
-from jobs.deploy import CHAMPION, PREVIOUS, check_evidence, evidence, smoke
+from jobs.deploy import CHAMPION, PREVIOUS, check_evidence, evidence, make_champion, smoke
 from jobs.recipe import Recipe
 from jobs.tune import CHALLENGER
 from serving import deployment
 from serving.bundle import bundle_bytes, read_bundle
 from serving.dashboard import DeployError
+from tests.proxy import Fault, in_front_of
 from tests.serving.tiny import LABELS, write_tiny_bundle
 from tuning.spec import BudgetSpec
 
@@ -91,10 +92,13 @@ class Serve:
         self.versions: list[str] = []
         self.broken = False
 
-    def deploy(self, url: str, headers: Any, spec: Any, application: dict[str, Any], folder: Path) -> str:
+    def deploy(
+        self, url: str, headers: Any, spec: Any, application: dict[str, Any], folder: Path, answering: Any
+    ) -> str:
         if self.broken:
-            raise DeployError("tiny: version was not deployed: out of memory\nwhat was deployed before is restored")
+            raise DeployError("tiny: version was not deployed: out of memory\nas Ray says")
         self.versions.append(application["deployments"][0]["user_config"]["version"])
+        answering()
         return "http://127.0.0.1:8000/v1/tiny"
 
 
@@ -103,6 +107,67 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     stand_in = Serve()
     monkeypatch.setattr(deployment, "deploy", stand_in.deploy)
     return stand_in
+
+
+def aliases_of(name: str) -> tuple[str | None, str | None]:
+    return registry.alias_version(name, CHAMPION), registry.alias_version(name, PREVIOUS)
+
+
+@pytest.fixture
+def three(on_mlflow: Cluster, tmp_path: Path) -> str:
+    """A model of three versions, and no champion yet."""
+    name = tmp_path.name.replace("_", "-")
+    with tracking.run("tune", experiment="tests of deploy", recipe={"output": str(tmp_path)}) as run:
+        for seed in (1, 2, 3):
+            write_tiny_bundle(tmp_path / str(seed), seed=seed)
+            registry.register(name, run, tmp_path / str(seed), {}, CHALLENGER)
+    return name
+
+
+@pytest.mark.parametrize("fault", ["drop", "lose"])
+@pytest.mark.parametrize("champions", [[], ["1"], ["1", "2"]])
+def test_aliases_that_cannot_move_stay_where_they_were(
+    three: str, on_mlflow: Cluster, monkeypatch: pytest.MonkeyPatch, champions: list[str], fault: Fault
+):
+    for version in champions:
+        make_champion(three, version)
+    before = aliases_of(three)
+    assert before == (*reversed(champions), None, None)[:2]
+    with in_front_of(on_mlflow.mlflow_url) as proxy:
+        monkeypatch.setattr(registry, "REGISTER_SECONDS", 0.0)  # one try
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
+        proxy.break_first(1, "/alias", fault)
+        with pytest.raises(DeployError, match=rf"^models:/{three}: alias '\w+' not set: MLflow at [^\n]*$"):
+            make_champion(three, "3")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", on_mlflow.mlflow_url)
+    assert aliases_of(three) == before
+
+
+def test_aliases_that_cannot_be_put_back_are_named_with_what_they_were(three: str, monkeypatch: pytest.MonkeyPatch):
+    make_champion(three, "1")
+
+    def away(*_: Any) -> None:
+        raise JobError("alias not set: MLflow is away")
+
+    monkeypatch.setattr(registry, "set_alias", away)
+    said = "alias not set: MLflow is away; aliases may have moved, before: champion 1, previous unset"
+    with pytest.raises(DeployError, match=f"^{said}$"):
+        make_champion(three, "2")
+
+
+def test_a_job_that_is_stopped_while_an_alias_moves_puts_it_back(three: str, monkeypatch: pytest.MonkeyPatch):
+    make_champion(three, "1")
+    set_alias = registry.set_alias
+
+    def stopped(name: str, alias: str, version: str | None, *seconds: float) -> None:
+        set_alias(name, alias, version, *seconds)
+        if version == "2":
+            raise SystemExit(143)
+
+    monkeypatch.setattr(registry, "set_alias", stopped)
+    with pytest.raises(SystemExit):
+        make_champion(three, "2")
+    assert aliases_of(three) == ("1", None)
 
 
 def test_the_alias_champion_moves_when_the_service_answers_and_back_again(

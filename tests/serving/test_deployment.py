@@ -11,6 +11,8 @@ import pytest
 import requests
 
 from cluster.record import Cluster
+from serving import dashboard as dashboards
+from serving.bundle import BundleError
 from serving.cascade import Cascade, join
 from serving.deployment import DeployError, application, deploy, package_code, undeploy
 from serving.runtime import load_bundle
@@ -59,7 +61,7 @@ class Shop:
         return application(self.spec, service, bundle, "tiny", version, self.code_uri)
 
     def deploy(self, made: dict, timeout_s: float = 90) -> str:
-        return deploy(self.dashboard.url, self.dashboard.headers, self.spec, made, self.folder, timeout_s)
+        return deploy(self.dashboard.url, self.dashboard.headers, self.spec, made, self.folder, timeout_s=timeout_s)
 
     def replicas(self, service: str) -> list[dict]:
         url = f"{self.dashboard.url}/api/serve/applications/"
@@ -149,6 +151,93 @@ def test_every_key_is_one_that_serve_knows_because_it_ignores_the_others(tmp_pat
     assert {"max_ongoing_requests", "max_queued_requests", "max_surge_percent", "graceful_shutdown_timeout_s"} <= set(
         options
     )
+
+
+class Stage:
+    """Stands in for a Ray dashboard on which all goes well: what is deployed on it, after each write."""
+
+    address = "http://127.0.0.1:8000"
+
+    def __init__(self) -> None:
+        self.deployed: dict[str, dict] = {}
+
+    def read(self) -> dict[str, dict]:
+        return dict(self.deployed)
+
+    def write(self, applications: dict[str, dict]) -> None:
+        self.deployed = dict(applications)
+
+    def wait(self, name: str, deadline: float) -> None:
+        assert name in self.deployed
+
+    def wait_answering(self, entry: dict, deadline: float) -> None:
+        assert entry["service"] in self.deployed
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    made = Stage()
+    monkeypatch.setattr("serving.deployment.Dashboard", lambda *_: made)
+    return made
+
+
+def two_versions(folder: Path) -> tuple[dict, dict]:
+    """Of the service `intent`."""
+    write_tiny_bundle(folder / "bundle")
+    spec = ServingSpec.model_validate({})
+    one, two = (
+        application(spec, "intent", folder / "bundle", "tiny", version, "file:///code.zip") for version in ("1", "2")
+    )
+    return one, two
+
+
+@pytest.mark.parametrize("fault", [SystemExit(143), ValueError("no JSON"), BundleError("rotten"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["wait", "wait_answering", "answering"])
+def test_whatever_ends_a_deployment_the_version_before_is_restored(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException, where: str
+):
+    first, second = two_versions(tmp_path)
+    spec = ServingSpec.model_validate({})
+    deploy("", {}, spec, first, tmp_path)
+    before = stage.read()
+    faults = [fault]
+
+    def fail(*_: object) -> None:
+        assert stage.deployed["intent"] == (second if faults else first)
+        if faults:
+            raise faults.pop()
+
+    answering = fail if where == "answering" else lambda: None
+    if where != "answering":
+        monkeypatch.setattr(stage, where, fail)
+    with pytest.raises(type(fault)):
+        deploy("", {}, spec, second, tmp_path, answering)
+    assert stage.read() == before
+
+
+def test_what_a_service_has_to_be_true_with_is_done_while_no_other_deploys(stage: Stage, tmp_path: Path):
+    first, second = two_versions(tmp_path)
+    spec = ServingSpec.model_validate({})
+
+    def answering() -> None:
+        assert stage.deployed["intent"] == first
+        with pytest.raises(DeployError, match="another deployment still runs"):
+            deploy("", {}, spec, second, tmp_path, timeout_s=0)
+        raise DeployError("no champion\nas Ray says")
+
+    with pytest.raises(DeployError) as failed:
+        deploy("", {}, spec, first, tmp_path, answering)
+    said = "intent: tiny version 1 was not deployed: no champion; nothing is deployed, as before\nas Ray says"
+    assert str(failed.value) == said
+    assert stage.read() == {}
+
+
+def test_a_dashboard_that_answers_no_json_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch):
+    page = requests.Response()
+    page.status_code, page._content = 200, b"<html>"
+    monkeypatch.setattr("requests.Session.request", lambda *_, **__: page)
+    with pytest.raises(DeployError, match=r"^http://here/api/serve/applications/ answers no JSON; [^\n]*$"):
+        dashboards.Dashboard("http://here", {}, ServingSpec.model_validate({})).read()
 
 
 def test_a_taken_port_is_refused_before_serve_starts(dashboard: Dashboard, tmp_path: Path):
@@ -257,10 +346,10 @@ def test_a_version_that_breaks_is_not_deployed_and_the_one_before_keeps_answerin
     with pytest.raises(DeployError) as failed:
         shop.deploy(broken)
     assert set(customer.stop()) == {before["version"]}
-    first, *_, last = str(failed.value).splitlines()
+    first, *_ = str(failed.value).splitlines()
     assert first.startswith("intent: tiny version 3 was not deployed: ")
     assert "model.onnx" in first
-    assert last == "what was deployed before is restored"
+    assert first.endswith("; what was deployed before is restored")
     assert ask(endpoint, ["refund"])["model"] == before
     (listed,) = requests.get(endpoint.replace("/v1/intent", "/v1/models"), timeout=10).json()["models"]
     assert listed["version"] == before["version"]
