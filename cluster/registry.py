@@ -13,11 +13,12 @@ from cluster import session
 from cluster.patience import again, client, in_a_line, may_pass
 from cluster.session import JobError
 from cluster.tracking import Run
-from configs.folder import describe_files, digest_json, replace, verify
+from configs.folder import describe_files, digest_file, digest_json, replace, verify
 from configs.loader import UsageError
 
 MODEL_URI = re.compile(r"^models:/(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))$")
 ARTIFACT = "bundle"
+BUNDLE_TAG = "slimcart.bundle"  # of a version: SHA-256 of the manifest, which holds those of all files
 REGISTER_SECONDS = 60.0
 ASK_SECONDS = 10.0  # for what is only looked up
 
@@ -129,21 +130,35 @@ def folder(bundle: str, manifest_name: str) -> Path:
 
 
 def fetch(name: str, version: str, manifest_name: str) -> Path:
-    """The bundle of a version as a folder under $SLIMCART_HOME/models, downloaded once."""
+    """The bundle of a version as a folder under $SLIMCART_HOME/models, downloaded once. Raises `JobError`.
+
+    A database made anew, or a model deleted and registered again, counts from 1 again: the folder of a version
+    whose bundle is known is named after both.
+    """
+    with _told(f"models:/{name}/{version}: not looked up"):
+        digest = again(lambda: client().get_model_version(name, version), ASK_SECONDS).tags.get(BUNDLE_TAG)
+    folder = session.home() / "models" / name / (f"{version}-{digest[:12]}" if digest else version)
+    manifest = folder / manifest_name
+    if not manifest.exists() or digest not in (None, digest_file(manifest)):
+        _download(name, version, folder, manifest_name)
+        if digest not in (None, found := digest_file(manifest)):
+            raise JobError(f"models:/{name}/{version}: registered as {digest}, but {manifest_name} there is {found}")
+    return folder
+
+
+def _download(name: str, version: str, folder: Path, manifest_name: str) -> None:
+    """What was uploaded for a version, verified, as `folder`."""
     import mlflow.artifacts
 
-    folder = session.home() / "models" / name / version
-    if not (folder / manifest_name).exists():
-        source = again(lambda: client().get_model_version_download_uri(name, version), ASK_SECONDS)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as aside:
-            got = Path(
-                mlflow.artifacts.download_artifacts(
-                    artifact_uri=source, dst_path=aside, tracking_uri=session.tracking_uri()
-                )
+    source = again(lambda: client().get_model_version_download_uri(name, version), ASK_SECONDS)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as aside:
+        got = Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=source, dst_path=aside, tracking_uri=session.tracking_uri()
             )
-            verify(got, manifest_name)
-            target = Path(aside) / "whole"
-            shutil.move(got, target)
-            replace(target, folder)
-    return folder
+        )
+        verify(got, manifest_name)
+        target = Path(aside) / "whole"
+        shutil.move(got, target)
+        replace(target, folder)

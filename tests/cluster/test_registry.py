@@ -71,6 +71,38 @@ def test_a_download_that_is_damaged_is_refused_and_not_kept(
     assert not (on_mlflow.home / "models" / NAME / "1").exists()
 
 
+def registered(name: str, bundle: Path, folder: Path, digest: str | None = None) -> str:
+    """Register `bundle` as the next version of model `name`; returns its URI."""
+    with tracking.run("tune", experiment="tests of the registry", recipe={"output": str(folder)}) as run:
+        return registry.register(name, run, bundle, {registry.BUNDLE_TAG: digest or bundle_digest(bundle)}, "champion")
+
+
+def test_another_model_under_the_same_number_is_fetched_beside_the_first(on_mlflow: Cluster, tmp_path: Path):
+    """As of a database made anew; what serves the first goes on to find it."""
+    name, fetched = "made-anew", []
+    for seed in (1, 2):
+        write_tiny_bundle(tmp_path / str(seed), seed=seed)
+        assert registered(name, tmp_path / str(seed), tmp_path) == f"models:/{name}/1"
+        fetched.append(registry.fetch(name, "1", MANIFEST))
+        client().delete_registered_model(name)
+    assert [bundle_digest(each) for each in fetched] == [bundle_digest(tmp_path / seed) for seed in ("1", "2")]
+
+
+def test_a_fetched_folder_that_was_changed_is_fetched_again(on_mlflow: Cluster, tmp_path: Path):
+    write_tiny_bundle(tmp_path / "bundle")
+    registered("changed", tmp_path / "bundle", tmp_path)
+    manifest = registry.fetch("changed", "1", MANIFEST) / MANIFEST
+    manifest.write_text(manifest.read_text() + " ")
+    assert bundle_digest(registry.fetch("changed", "1", MANIFEST)) == bundle_digest(tmp_path / "bundle")
+
+
+def test_an_upload_that_is_not_what_was_registered_is_refused(on_mlflow: Cluster, tmp_path: Path):
+    write_tiny_bundle(tmp_path / "bundle")
+    registered("other", tmp_path / "bundle", tmp_path, digest="0" * 64)
+    with pytest.raises(JobError, match=rf"^models:/other/1: registered as {'0' * 64}, but {MANIFEST} there is \w+$"):
+        registry.fetch("other", "1", MANIFEST)
+
+
 def test_an_alias_is_taken_away_also_where_there_is_none(bundles: list[Path]):
     registry.set_alias(NAME, "passing", "1")
     for _ in range(2):
