@@ -23,8 +23,9 @@ from jobs.recipe import Recipe
 from jobs.tune import CHALLENGER
 from serving import deployment
 from serving.bundle import MANIFEST, Bundle, bundle_bytes, read_bundle
-from serving.dashboard import DeployError
+from serving.dashboard import Dashboard, DeployError
 from serving.runtime import load_bundle
+from serving.spec import ServingSpec
 from tuning.pareto import missed
 from tuning.spec import BudgetSpec
 
@@ -72,6 +73,14 @@ def deploy(recipe: Recipe) -> tuple[str, str, dict[str, float]]:
         raise JobError(str(error).splitlines()[0]) from None
     log.info("models:/%s/%s is %s and answers at %s", name, version, CHAMPION, endpoint)
     return f"models:/{name}/{version}", endpoint, evidence(bundle)
+
+
+def check_serve(serving: ServingSpec) -> None:
+    """Refuse now what Serve cannot do beside what runs, such as to listen on a taken port; after `session.connect`."""
+    try:
+        Dashboard(*session.dashboard(), serving).check()
+    except DeployError as error:
+        raise JobError(str(error).splitlines()[0]) from None
 
 
 def make_champion(name: str, version: str) -> None:

@@ -32,6 +32,8 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         "optimize", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
         session.connect()
+        if recipe.deploy:
+            deploy.check_serve(recipe.serving)
         session.check_capacity(recipe.engine)
         result = optimize(recipe, run)
         run.metrics.log(result.metrics)

@@ -91,6 +91,7 @@ def deploy(
     deadline = time.monotonic() + timeout_s
     dashboard = Dashboard(dashboard_url, headers, spec)
     with _locked(lock_folder / "deploy.lock", deadline):
+        dashboard.check()
         before = dashboard.read()
         service = application["name"]
         catalogue = _catalogue(before, application["runtime_env"]["working_dir"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from cluster.record import Cluster
 from cluster.session import JobError
 from configs.loader import UsageError
 from jobs import deploy
-from jobs.deploy import CHAMPION, PREVIOUS, check_evidence, evidence, make_champion, smoke
+from jobs.deploy import CHAMPION, PREVIOUS, check_evidence, check_serve, evidence, make_champion, smoke
 from jobs.recipe import Recipe
 from jobs.tune import CHALLENGER
 from serving import deployment
 from serving.bundle import bundle_bytes, read_bundle
-from serving.dashboard import DeployError
+from serving.dashboard import Dashboard, DeployError
+from serving.spec import ServingSpec
 from tests.proxy import Fault, in_front_of
 from tests.serving.tiny import LABELS, write_tiny_bundle
 from tuning.spec import BudgetSpec
@@ -107,6 +109,17 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     stand_in = Serve()
     monkeypatch.setattr(deployment, "deploy", stand_in.deploy)
     return stand_in
+
+
+def test_a_taken_port_is_one_line_before_anything_is_made(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(session, "dashboard", lambda: ("http://127.0.0.1:1", {}))
+    monkeypatch.setattr(Dashboard, "_details", lambda _: {"applications": {}})
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(JobError, match=rf"^port {port} of 127\.0\.0\.1: .*; choose another serving\.port$"):
+            check_serve(ServingSpec(port=port))
 
 
 def aliases_of(name: str) -> tuple[str | None, str | None]:

@@ -161,6 +161,9 @@ class Stage:
     def __init__(self) -> None:
         self.deployed: dict[str, dict] = {}
 
+    def check(self) -> None:
+        pass
+
     def read(self) -> dict[str, dict]:
         return dict(self.deployed)
 
@@ -230,6 +233,25 @@ def test_what_a_service_has_to_be_true_with_is_done_while_no_other_deploys(stage
     said = "intent: tiny version 1 was not deployed: no champion; nothing is deployed, as before\nas Ray says"
     assert str(failed.value) == said
     assert stage.read() == {}
+
+
+@pytest.mark.parametrize(("own", "limit"), [(9.9, 10), (60, None)])
+def test_requests_may_take_less_than_serve_lets_them(monkeypatch: pytest.MonkeyPatch, own: float, limit: float | None):
+    check_beside(monkeypatch, limit, own)
+
+
+@pytest.mark.parametrize("own", [10, 30])
+def test_a_timeout_that_the_running_serve_would_cut_is_refused_with_both(monkeypatch: pytest.MonkeyPatch, own: float):
+    said = rf"^serving\.request_timeout_s={own}: Serve ends requests after 10 s, [^\n]*; set less than 10, or make down"
+    with pytest.raises(DeployError, match=said):
+        check_beside(monkeypatch, 10, own)
+
+
+def check_beside(monkeypatch: pytest.MonkeyPatch, limit: float | None, own: float) -> None:
+    """Of a Serve that runs with `limit`."""
+    running = {"host": "127.0.0.1", "port": 8000, "request_timeout_s": limit}
+    monkeypatch.setattr(dashboards.Dashboard, "_details", lambda _: {"http_options": running, "applications": {}})
+    dashboards.Dashboard("", {}, ServingSpec.model_validate({"request_timeout_s": own})).check()
 
 
 def test_a_dashboard_that_answers_no_json_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch):
