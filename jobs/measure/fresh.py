@@ -5,9 +5,11 @@ python -m jobs.measure.fresh < question.json > answer.json
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -36,7 +38,10 @@ SHARE = "first_share"  # of the rows, that a cascade's first model answers
 CALLS = 300
 SECONDS_OF_A_SHAPE = 2.0  # for each contender, at other shapes than that of the budget
 TEXTS = 50  # different inputs that a latency is measured over, and calls that a decoder's is
-SECONDS = 3600
+SECONDS = 3600  # that a process may take, waiting for quiet included,
+SECONDS_OF_A_ROW = 1.0  # and more for each row and contender that is scored
+PARENT = "SLIMCART_MEASURED_FOR"  # process that a fresh one works for
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class Question(Spec):
@@ -68,32 +73,45 @@ class Measured(NamedTuple):
 def ask(question: Question) -> dict[str, Measured]:
     """{contender: what was measured} in a fresh process. Raises `JobError` with its last words."""
     names = ", ".join(each.name for each in question.contenders)
-    found = run_fresh("jobs.measure.fresh", question.model_dump_json(), question.threads, names)
+    found = run_fresh("jobs.measure.fresh", question.model_dump_json(), question.threads, names, limit(question))
     return {
         name: Measured(metrics, [Answer(*each) for each in answers], values)
         for name, (metrics, answers, values) in found.items()
     }
 
 
-def run_fresh(module: str, text: str, threads: int, what: str) -> Any:
-    """The JSON that `module` prints last when it reads `text`, its math libraries held to `threads` threads."""
+def limit(question: Question) -> float:
+    """Seconds after which the process that answers counts as stuck: they grow with the rows that are scored."""
+    scored = len(question.contenders) * question.score if isinstance(question.score, bool) else len(question.score)
+    return SECONDS + (SECONDS_OF_A_ROW * scored * sum(1 for _ in rows(question.data, question.split)) if scored else 0)
+
+
+def run_fresh(module: str, text: str, threads: int, what: str, seconds: float = SECONDS) -> Any:
+    """The JSON that `module` prints last when it reads `text`, its math libraries held to `threads` threads.
+
+    Raises `JobError` with its last words, or where it takes longer than `seconds`.
+    """
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
+        PARENT: str(os.getpid()),
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
     environment.pop("OMP_WAIT_POLICY", None)  # pinned to a core of its own; waiting threads may spin
-    done = subprocess.run(
-        [sys.executable, "-m", module],
-        input=text,
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module],
+            input=text,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise JobError(f"measuring {what} was not done after {seconds:g} s, and was ended") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise JobError(f"measuring {what} failed: {lines[-1]}")
@@ -228,6 +246,18 @@ def _batches(question: Question, examples: list[Row]) -> Iterator[tuple[tuple[in
         yield (number, tokens), [[alike[(start + row) % len(alike)] for row in range(number)] for start in range(TEXTS)]
 
 
+def end_with_parent() -> None:
+    """Have this process killed when the one it works for dies: it would go on to hold the locks of `cluster.quiet`.
+
+    The kernel does so, at the end of the very thread that started it, which waits for it in `run_fresh`.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    parent = os.environ.pop(PARENT, None)
+    if parent and os.getppid() != int(parent):  # it died before that
+        sys.exit(f"process {parent}, which this one works for, has ended")
+
+
 def pin(threads: int) -> None:
     """Keep to as many cores as there are threads: a thread that wanders leaves its cache behind."""
     if hasattr(os, "sched_setaffinity"):
@@ -235,4 +265,5 @@ def pin(threads: int) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     print(json.dumps(answer(Question.model_validate_json(sys.stdin.read()))), flush=True)

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cluster.session import JobError
@@ -12,6 +15,7 @@ from jobs.measure import fresh
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Question, answer, key, measure_candidate, run_fresh
 from jobs.recipe import Recipe
+from tests.processes import ROOT
 from tests.serving.tiny import LABELS, write_tiny_bundle
 
 WORDS = ["where is my order", "refund please", "cancel it now", "my order"]
@@ -102,3 +106,53 @@ def test_the_last_words_of_a_process_that_failed_are_told(monkeypatch: pytest.Mo
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(JobError, match=r"^measuring winner failed: BundleError: nowhere: no such file$"):
         run_fresh("jobs.measure.fresh", "", 1, "winner")
+
+
+def test_the_limit_of_a_measurement_grows_with_the_rows_that_are_scored(tmp_path: Path, data: dict[str, Any]):
+    assert fresh.limit(question(tmp_path, data)) == 3600 + 3 * 48
+    assert fresh.limit(question(tmp_path, data, score=["winner"])) == 3600 + 48
+    assert fresh.limit(question(tmp_path, data, score=False)) == 3600
+
+
+def test_a_measurement_beyond_its_limit_is_ended_in_one_line():
+    with pytest.raises(JobError, match=r"^measuring winner was not done after 0\.01 s, and was ended$"):
+        run_fresh("timeit", "", 1, "winner", seconds=0.01)
+
+
+WORKS = """
+import sys, time
+from jobs.measure.fresh import end_with_parent
+{before}
+end_with_parent()
+open(sys.argv[1], "w").close()
+time.sleep(600)
+"""
+STARTS = """
+import os, subprocess, sys
+from jobs.measure.fresh import PARENT
+subprocess.Popen([sys.executable, *sys.argv[1:]], env=os.environ | {PARENT: str(os.getpid())})
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked as Linux is")
+@pytest.mark.parametrize("dies", ["before the child asked", "afterwards"])
+def test_a_measuring_process_ends_when_the_one_it_works_for_is_killed(tmp_path: Path, dies: str):
+    early = dies == "before the child asked"
+    before = f"while not __import__('os').path.exists({str(tmp_path / 'killed')!r}): time.sleep(0.01)" if early else ""
+    command = [sys.executable, "-c", STARTS, "-c", WORKS.format(before=before), str(tmp_path / "asked")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        parent.stdout.readline()
+        (child,) = psutil.Process(parent.pid).children()
+        while not early and not (tmp_path / "asked").exists():
+            time.sleep(0.01)
+        parent.kill()
+        parent.wait()
+    (tmp_path / "killed").touch()
+    _, alive = psutil.wait_procs([child], timeout=30)
+    for each in alive:
+        each.kill()
+    assert not alive
+    assert (tmp_path / "asked").exists() != early
