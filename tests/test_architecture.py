@@ -68,6 +68,10 @@ def test_only_the_engine_imports_deepspeed():
     assert {line.split(":")[0] for line in found({"deepspeed"}, list(MODULES))} <= {"cluster/engine.py"}
 
 
+def test_openvino_is_imported_in_one_place_that_keeps_its_telemetry_out():
+    assert {line.split(":")[0] for line in found({"openvino"}, list(MODULES))} == {"serving/runtimes/openvino.py"}
+
+
 def test_serving_imports_neither_torch_nor_what_stands_on_it():
     paths = [path for path in MODULES if MODULES[path].parts[0] == "serving"]
     assert found({"torch", "deepspeed", "transformers", "mlflow", "nncf"}, paths) == []

@@ -64,9 +64,9 @@ def of_graph(file: Path, inputs: Sequence[str], tokens: int) -> int:
 
 def of_openvino(file: Path, inputs: Sequence[str], tokens: int) -> int:
     """The same of an OpenVINO model, whose shapes follow from those of its inputs."""
-    import openvino
+    from serving.runtimes.openvino import import_openvino
 
-    model = openvino.Core().read_model(file)
+    model = import_openvino().Core().read_model(file)
     model.reshape({name: [1, tokens] for name in inputs})
     flop = 0
     for node in model.get_ops():
