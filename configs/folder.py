@@ -6,7 +6,9 @@ manifest does not exist for any reader.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 CHUNK_BYTES = 1 << 20
+PARTIAL, OLD = "partial", "old"  # what lies beside a folder while it is made
 GOES_ON = "make room and run the same command again: what is whole stays, and it goes on from there"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, the process's own limit
 
@@ -29,18 +32,18 @@ def commit(folder: Path, manifest_name: str, fill: Callable[[Path], dict[str, An
     """Make `folder` from what `fill(aside)` writes, replacing an older one; returns the manifest.
 
     `fill` returns the manifest's own fields; `files` (path, bytes, SHA-256 of each) is added here. A crash at
-    any point leaves the older folder or none, and a partial folder that no reader takes for one. Raises `FolderError`
-    where there is no room.
+    any point leaves the older folder or none, and a partial folder that no reader takes for one and that the next
+    commit removes. Raises `FolderError` where there is no room.
     """
-    aside = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
+    aside = _beside(folder, PARTIAL)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside.mkdir()
-        manifest = {**fill(aside), "files": dict(describe_files(aside, manifest_name))}
-        write_synced(aside / manifest_name, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-        for parent, _, _ in os.walk(aside):
-            _sync(Path(parent))
-        replace(aside, folder)
+        with _made(aside, folder):
+            manifest = {**fill(aside), "files": dict(describe_files(aside, manifest_name))}
+            write_synced(aside / manifest_name, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            for parent, _, _ in os.walk(aside):
+                _sync(Path(parent))
+            replace(aside, folder)
     except BaseException as error:
         reason = no_room(error, folder)
         shutil.rmtree(aside, ignore_errors=True)
@@ -65,17 +68,75 @@ def no_room(error: BaseException, folder: Path) -> str | None:
 
 def replace(new: Path, folder: Path) -> None:
     """Rename `new` to `folder`; a folder already there is moved away first and deleted afterwards."""
-    old = folder.with_name(f".{folder.name}.old-{uuid.uuid4().hex[:8]}")
-    if folder.exists():
-        os.rename(folder, old)
-    try:
-        os.rename(new, folder)
-    except OSError:
-        if old.exists():
-            os.rename(old, folder)
-        raise
+    old = _beside(folder, OLD)
+    with _locked(folder.parent):
+        if folder.exists():
+            os.rename(folder, old)
+        try:
+            os.rename(new, folder)
+        except OSError:
+            if old.exists():
+                os.rename(old, folder)
+            raise
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path, what: str) -> Path:
+    """A new name for what is made of `folder` on the way."""
+    return folder.with_name(f".{folder.name}.{what}-{_boot()}-{uuid.uuid4().hex[:8]}")
+
+
+@functools.cache
+def _boot() -> str:
+    """Of this machine since it was started, the same in all its containers; empty where the system has no such name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").replace("-", "")[:12]
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def _made(aside: Path, folder: Path) -> Iterator[None]:
+    """`aside`, new, its lock held so that nobody takes it for a leftover; those of `folder` are removed before."""
+    with contextlib.ExitStack() as held:
+        with _locked(folder.parent) as alone:
+            if alone:
+                _remove_leftovers(folder)
+            aside.mkdir()
+            held.enter_context(_locked(aside))
+        yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What killed processes left of `folder`; its parent is locked, as where leftovers come to be.
+
+    Only what is of this boot of this machine: on a shared file system locks may be those of each machine alone.
+    """
+    if not _boot():
+        return
+    beginnings = tuple(f".{folder.name}.{what}-{_boot()}-" for what in (PARTIAL, OLD))
+    for left in [path for path in folder.parent.iterdir() if path.name.startswith(beginnings)]:
+        with contextlib.suppress(FileNotFoundError), _locked(left, wait=False) as dead:  # gone: of one who cleaned up
+            if dead:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """The lock of a folder, which the system frees when its holder dies; False where it is not to be had."""
+    import fcntl  # a bundle is also read where there is none
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except OSError:  # another's; or the file system has none of folders, as NFS
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 def read_manifest(folder: Path, manifest_name: str) -> dict[str, Any]:
@@ -156,11 +217,16 @@ def append(descriptor: int, line: bytes, *, sync: bool) -> None:
 def write_synced(path: Path, text: str) -> None:
     """Write a small text file so that it is on disk, whole, under its name or not at all."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -142,6 +144,78 @@ def test_a_killed_commit_leaves_no_folder_that_a_reader_takes_for_one(tmp_path: 
     verify(tmp_path / "made", MANIFEST)
 
 
+def killed_in_a_commit(folder: Path, function: str) -> None:
+    """As with SIGKILL, in a child process, when it comes to `function`."""
+    child = os.fork()
+    if child == 0:
+        setattr(folders, function, lambda *_: os._exit(9))
+        commit(folder, MANIFEST, fill_large)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@fault("killed inside a save")
+@pytest.mark.parametrize("function", ["describe_files", "write_synced", "replace"])
+def test_what_a_killed_commit_left_makes_room_before_the_next_is_filled(made: Path, function: str):
+    killed_in_a_commit(made, function)
+    assert len(os.listdir(made.parent)) == 2
+    beside: list[str] = []
+    commit(made, MANIFEST, lambda aside: beside.extend(each.name for each in made.parent.iterdir()) or fill(aside))
+    assert len(beside) == 2 and made.name in beside, "the older folder and the new partial one"
+    assert os.listdir(made.parent) == [made.name]
+
+
+@fault("killed inside a save")
+def test_an_older_folder_that_a_killed_replace_moved_away_goes_with_the_next(made: Path, monkeypatch: Any):
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)  # killed before it
+        commit(made, MANIFEST, fill_large)
+    assert len(os.listdir(made.parent)) == 2
+    commit(made, MANIFEST, fill)
+    assert os.listdir(made.parent) == [made.name]
+
+
+def test_a_folder_that_another_process_is_filling_is_no_leftover(made: Path):
+    """Both commits come about, one after the other."""
+    (filled, wrote), (read, go_on) = os.pipe(), os.pipe()
+
+    def slowly(aside: Path) -> dict[str, Any]:
+        os.write(wrote, b"x")
+        os.read(read, 1)
+        return fill_large(aside)
+
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            commit(made, MANIFEST, slowly)
+            os._exit(0)
+        os._exit(1)
+    os.read(filled, 1)
+    commit(made, MANIFEST, fill)
+    assert set(contents(made)) == {MANIFEST, "weights.bin", "deep/words.txt"}
+    os.write(go_on, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert set(contents(made)) == {MANIFEST, "weights.bin"}
+    verify(made, MANIFEST)
+    assert os.listdir(made.parent) == [made.name]
+
+
+def test_leftovers_of_another_machine_or_where_there_are_no_locks_stay(made: Path, monkeypatch: pytest.MonkeyPatch):
+    foreign = made.with_name(f".{made.name}.partial-0123456789abcdef-01234567")
+    foreign.mkdir()
+    commit(made, MANIFEST, fill)
+    assert foreign.is_dir()
+
+    def without_locks(*_: Any) -> None:
+        raise OSError(errno.EBADF, "as NFS says of a folder")
+
+    killed_in_a_commit(made, "replace")
+    monkeypatch.setattr("fcntl.flock", without_locks)
+    commit(made, MANIFEST, fill_large)
+    verify(made, MANIFEST)
+    assert len(os.listdir(made.parent)) == 3
+
+
 def truncate(folder: Path) -> str:
     (folder / "weights.bin").write_bytes(b"01234")
     return r"weights\.bin: 5 bytes, the manifest says 10"
@@ -248,6 +322,15 @@ def test_a_synced_write_that_fails_keeps_the_older_text(tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="I/O error"):
         write_synced(tmp_path / "note", "new")
     assert (tmp_path / "note").read_text() == "old"
+    assert os.listdir(tmp_path) == ["note"]
+
+
+def test_a_synced_write_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    write_synced(tmp_path / "note", "new")
+    assert [Path(each).parent for each in synced] == [tmp_path, tmp_path.parent]
+    assert synced[1] == str(tmp_path)
 
 
 def test_digest_of_json_ignores_the_order_of_keys_only():
