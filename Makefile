@@ -111,9 +111,14 @@ bench: install  ## the side-by-side measurements of benchmarks/, one JSON line a
 	exit $$status
 
 clean:  ## remove caches and leftovers of builds; with state=yes also .slimcart/: runs, models and results
-	@if [ "$(state)" = yes ] && [ -d .slimcart ]; then
-		if [ -e .slimcart/cluster.json ]; then echo "a cluster runs from .slimcart, or was not ended: make down first" >&2; exit 1; fi
-		rm -rf .slimcart
+	@if [ "$(state)" = yes ] && [ -d "$(STATE)" ]; then
+		if [ -e "$(STATE)/cluster.json" ]; then echo "a cluster runs from $(STATE), or was not ended: make down first" >&2; exit 1; fi
+		# SLIMCART_STATE may be any folder: only what `up` makes is removed, and nothing where there is more.
+		made=(env lock logs ray mlflow home)
+		more=$$(find "$(STATE)/" -mindepth 1 -maxdepth 1 $$(printf -- '-not -name %s ' "$${made[@]}"))
+		if [ ! -f "$(STATE)/lock" ] || [ -n "$$more" ]; then echo "$(STATE) is not, or not only, of slimcart: nothing is removed" $$more >&2; exit 1; fi
+		(cd "$(STATE)" && rm -rf -- "$${made[@]}")
+		rmdir "$(STATE)"
 	fi
 	rm -rf build dist ./*.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
