@@ -7,6 +7,7 @@ import fcntl
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -106,9 +107,14 @@ def forget(cluster: Cluster, parts: list[Name]) -> None:
 
 
 def write_env(cluster: Cluster) -> None:
-    """`<state>/env`, readable by its owner: `. .slimcart/env` lets a shell talk to the cluster."""
+    """`<state>/env`, readable by its owner: `. .slimcart/env` lets a shell talk to the cluster.
+
+    `ray` and `python` are then those that this cluster was started with.
+    """
     exports = [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment().items()]
-    write_private(cluster.state / "env", "\n".join(["unset RAY_AUTH_TOKEN", *exports]) + "\n")
+    programs = shlex.quote(str(Path(sys.executable).parent))
+    first = f'case "${{PATH-}}" in {programs}|{programs}:*) ;; *) export PATH={programs}"${{PATH:+:$PATH}}" ;; esac'
+    write_private(cluster.state / "env", "\n".join(["unset RAY_AUTH_TOKEN", *exports, first]) + "\n")
 
 
 @contextlib.contextmanager
