@@ -41,7 +41,7 @@ def installed(forms: Sequence[Form]) -> list[Form]:
         runtime, precision = forms[0]
         if importlib.util.find_spec(runtime):
             raise JobError(f"export.precision: {precision!r}: this CPU has no such instructions; use f32")
-        raise JobError(f"export.runtime: {runtime!r} is not installed here; pip install 'slimcart[runtimes]'")
+        raise JobError(f"export.runtime: {runtime!r} is not installed here; install slimcart with its extra 'runtimes'")
     return found
 
 

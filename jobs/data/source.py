@@ -158,7 +158,7 @@ def _hub(name: str, revision: str | None, split: Split, at: str) -> Iterator[tup
     try:
         import datasets
     except ImportError:
-        raise UsageError(f"{at}: reading from the Hub needs the extra: pip install 'slimcart[hub]'") from None
+        raise UsageError(f"{at}: reading from the Hub needs slimcart installed with its extra 'hub'") from None
     try:
         table = datasets.load_dataset(name, split=split, revision=revision)
     except Exception as error:  # noqa: BLE001 - the library raises anything from ValueError to connection errors

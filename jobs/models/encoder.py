@@ -101,7 +101,7 @@ def locate(model: str, field: str = TEACHER) -> str:
     except ModuleNotFoundError:  # of the parent of a dotted name
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError(f"{field}: {model}: no installed package {module!r}; pip install 'slimcart[sample]' has one")
+        raise UsageError(f"{field}: {model}: no installed package {module!r}; the extra 'sample' of slimcart has one")
     path = Path(spec.submodule_search_locations[0]) / folder
     if not (path / CONFIG).is_file():
         raise UsageError(f"{field}: {model}: the package holds no model folder {folder!r}")

@@ -105,7 +105,7 @@ def _open_model(folder: Path, bundle: Bundle, threads: int) -> Any:
         if error.name != bundle.runtime:
             raise
         raise BundleError(
-            f"{folder}: runtime {bundle.runtime!r} is not installed here; pip install 'slimcart[runtimes]'"
+            f"{folder}: runtime {bundle.runtime!r} is not installed here; install slimcart with its extra 'runtimes'"
         ) from None
     except BundleError:
         raise

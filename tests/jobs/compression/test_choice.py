@@ -155,6 +155,7 @@ def test_a_runtime_that_is_not_installed_is_left_out_or_named(monkeypatch: pytes
     monkeypatch.setattr(choice.importlib.util, "find_spec", find)
     assert installed([ONNX, FAST]) == [ONNX]
     with pytest.raises(
-        JobError, match=r"export\.runtime: 'openvino' is not installed here; pip install 'slimcart\[runtimes\]'"
+        JobError,
+        match=r"export\.runtime: 'openvino' is not installed here; install slimcart with its extra 'runtimes'",
     ):
         installed([FAST])

@@ -369,7 +369,7 @@ def test_the_hub_is_asked_for_the_revision_and_its_faults_are_one_line(monkeypat
 
 def test_a_hub_id_without_the_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert "pip install 'slimcart[hub]'" in refusal("owner/name")
+    assert "installed with its extra 'hub'" in refusal("owner/name")
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_a_package_model_is_found_without_importing_the_package(package: Path):
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("package:no_such_weights/small", "no installed package 'no_such_weights'"),
+        ("package:no_such_weights/small", "no installed package 'no_such_weights'; the extra 'sample' of slimcart"),
         ("package:shop_module/small", "no installed package 'shop_module'"),
         ("package:shop_weights/large", "the package holds no model folder 'large'"),
         ("package:shop_weights", "the package holds no model folder ''"),
