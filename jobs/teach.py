@@ -114,7 +114,9 @@ def _ask(recipe: Recipe, prepared: Prepared, folder: Path, wanted: Wanted) -> Pa
 
 
 def _key(recipe: Recipe, prepared: Prepared, wanted: Wanted) -> str:
-    return digest_json({"teachers": taught_by(recipe), "prepared": prepared.key, "wanted": wanted.model_dump()})
+    precision = None if wanted.completions else recipe.engine.precision  # completions are always in float32
+    told = {"teachers": taught_by(recipe), "prepared": prepared.key, "wanted": wanted.model_dump()}
+    return digest_json(told | {"precision": precision})
 
 
 def teachers(recipe: Recipe) -> list[Taught]:

@@ -125,7 +125,7 @@ class Workplace:
         def fill(aside: Path) -> dict[str, Any]:
             import pyarrow.parquet
 
-            from jobs.data.tokenise import checked, tokenise_classes
+            from jobs.data.tokenise import ROWS_PER_CALL, checked, tokenise_classes
 
             (aside / ROWS).mkdir()
             cutting.save(str(aside / TOKENIZER))
@@ -133,8 +133,11 @@ class Workplace:
                 table, found = checked(self.recipe.data, split)
                 if found != fingerprint:
                     raise JobError(f"data.{split}: changed since {before.folder} was made; run jobs.prepare again")
-                rows = tokenise_classes(table, cutting.to_str(), before.labels)
-                pyarrow.parquet.write_table(rows, aside / ROWS / f"{split}.parquet")
+                parts = [
+                    tokenise_classes(table.slice(start, ROWS_PER_CALL), cutting.to_str(), before.labels)
+                    for start in range(0, len(table), ROWS_PER_CALL)  # encodings take ten times what is kept of them
+                ]
+                pyarrow.parquet.write_table(pyarrow.concat_tables(parts), aside / ROWS / f"{split}.parquet")
             return before.manifest | {"key": digest_json([before.key, cutting.to_str()])}
 
         folder = self.folder / "prepared"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from configs.loader import UsageError
 from jobs.models.encoder import TEACHER, locate
@@ -25,6 +25,7 @@ class Decoder(nn.Module):
     def __init__(self, lm: PreTrainedModel) -> None:
         super().__init__()
         self.lm = lm
+        self.lm.generation_config = GenerationConfig()  # a model's own may punish repetition: no greedy search then
 
     def forward(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Logits [B, L, V] of token ids [B, L]; a position of 0 starts a text, which sees nothing before it."""

@@ -79,8 +79,16 @@ class GradeHead(nn.Module):
         self.grades: Tensor
 
     def forward(self, pooled_BH: Tensor) -> Tensor:
-        """Logits [B, C] of the grades."""
-        return -((self.score(pooled_BH) - self.grades) ** 2)
+        """Logits [B, C] of the grades; under autocast too in the weights' own type, as 8 bits tell few grades apart."""
+        device = pooled_BH.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self._logits(pooled_BH)
+        return self._logits(pooled_BH)
+
+    def _logits(self, pooled_BH: Tensor) -> Tensor:
+        score_B1 = self.score(pooled_BH.to(self.score.weight.dtype))
+        return -((score_B1 - self.grades) ** 2)
 
 
 def pool(hidden_BLH: Tensor, mask_BL: Tensor, pooling: str) -> Tensor:

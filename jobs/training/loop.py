@@ -214,6 +214,7 @@ def _epoch(
 def _keep(model: nn.Module, work: Path, epoch: int) -> None:
     """By epoch: a run resumed from a checkpoint before this one goes on with the best that the checkpoint names.
 
+    Those of later epochs are of a run that was given up: this one began again, or from a checkpoint before them.
     Every weight is copied, as safetensors takes none that shares its memory with another.
     """
     work.mkdir(parents=True, exist_ok=True)
@@ -228,8 +229,10 @@ def _keep(model: nn.Module, work: Path, epoch: int) -> None:
             raise JobError(f"{_best(work, epoch)}: not written: {reason}; {GOES_ON}") from error
         raise
     aside.replace(_best(work, epoch))
-    for old in sorted(work.glob("best-*"))[: -checkpoint.KEPT - 1]:
-        old.unlink()
+    kept = sorted(work.glob("best-*"))
+    until = kept.index(_best(work, epoch)) + 1
+    for other in kept[: max(0, until - checkpoint.KEPT - 1)] + kept[until:]:
+        other.unlink()
 
 
 def _best(work: Path, epoch: int) -> Path:

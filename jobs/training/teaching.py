@@ -18,13 +18,14 @@ from jobs.data.batches import NO_TARGET, collate, collate_packs
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared
 from jobs.training.outputs import hidden_column, relations_column
 from jobs.training.spec import Taught, Wanted
+from serving.inputs import cut
 
 if TYPE_CHECKING:
     import pyarrow
     import torch
 
-ROWS_PER_BATCH = 64
 ROWS_PER_PART = 2048
+TOKENS_PER_PASS = 4096  # padding included
 PART = "rows.parquet"
 
 
@@ -39,9 +40,10 @@ def write_outputs(
     """Run the teachers over all prepared rows, sorted by length so that little is padding, with Ray Data.
 
     Parts of `ROWS_PER_PART` rows are committed one by one beside `folder`: after an interruption those that are whole
-    stay as they are. What lies inside a model is stored of the first teacher alone. Matrix products are
-    of `engine.precision`, as in training (of an encoder on intent_banking77, answers in bfloat16 are at a KL divergence
-    of 1e-5 from those in float32); greedy completions are in float32. Raises `FolderError` where the disk has no room.
+    stay as they are. What lies inside a model is stored of the first teacher alone. Matrix products are of
+    `engine.precision`, as in training (of an encoder on intent_banking77, answers in bfloat16 are at a KL divergence
+    of 1e-5 from those in float32); those for validation rows, by which a teacher is judged, and for greedy completions
+    are in float32. Raises `FolderError` where the disk has no room.
     """
     import ray.data
 
@@ -67,11 +69,19 @@ def write_outputs(
             facts = prepared.manifest
             (aside / TOKENIZER).write_bytes((prepared.folder / TOKENIZER).read_bytes())
         for number in range(count):
-            (parts / part_name(number) / PART).rename(aside / ROWS / f"{part_name(number)}.parquet")
+            _put(parts / part_name(number) / PART, aside / ROWS / f"{part_name(number)}.parquet")
         return {**facts, "key": key, "rows": prepared.manifest["rows"]}
 
     commit(folder, MANIFEST, fill)
     shutil.rmtree(parts, ignore_errors=True)
+
+
+def _put(part: Path, place: Path) -> None:
+    """The part under a second name, so that it is still there where the folder is not committed after all."""
+    try:
+        place.hardlink_to(part)
+    except OSError:  # a file system without such names
+        shutil.copyfile(part, place)
 
 
 def part_name(number: int) -> str:
@@ -127,26 +137,30 @@ class Teach:
     def fill(self, number: int, aside: Path) -> dict[str, Any]:
         """Write one part."""
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
         import torch
 
         torch.manual_seed(number)
-        rows, said = self.rows.slice(number * ROWS_PER_PART, ROWS_PER_PART), []
-        for start in range(0, len(rows), ROWS_PER_BATCH):
-            batch = rows.slice(start, ROWS_PER_BATCH)
-            columns = {"split": batch["split"], "row": batch["row"], **self.say(batch)}
-            said.append(pyarrow.table(columns))
+        part, said = self.rows.slice(number * ROWS_PER_PART, ROWS_PER_PART), []
+        for split in pyarrow.compute.unique(part["split"]):
+            rows = part.filter(pyarrow.compute.equal(part["split"], split))
+            for chosen in cut(rows["length"].to_pylist(), TOKENS_PER_PASS):
+                batch = rows.take(chosen)
+                columns = {"split": batch["split"], "row": batch["row"], **self.say(batch)}
+                said.append(pyarrow.table(columns))
         pyarrow.parquet.write_table(pyarrow.concat_tables(said), aside / PART)
         return {"rows": len(rows)}
 
 
-Say = Callable[["pyarrow.Table"], "dict[str, pyarrow.Array]"]  # what teachers say of some prepared rows, by column
+Say = Callable[["pyarrow.Table"], "dict[str, pyarrow.Array]"]  # what teachers say of rows of one split, by column
 
 
 def _classes(teachers: Sequence[tuple[str, float]], wanted: Wanted, precision: Precision) -> Say:
-    """`logits`: of one teacher as they are, of several the log of their mean probabilities; vectors by token.
+    """`logits`, less the largest of each row: of one teacher its own, of several the log of their mean probabilities.
 
-    Vectors are stored of rows to learn from alone: validation looks at answers only.
+    Softmax does not see what is taken off, and those of far-away grades fit into float16, the farthest as its least.
+    Vectors by token are stored of rows to learn from alone: validation looks at answers only.
     """
     import pyarrow
     import torch
@@ -162,7 +176,7 @@ def _classes(teachers: Sequence[tuple[str, float]], wanted: Wanted, precision: P
         examples = Examples.from_table(rows)
         batch = collate(examples, np.arange(len(examples)), int(examples.lengths.max()))
         inputs = {name: batch[name].to(device) for name in INPUTS}
-        with torch.inference_mode(), _computed(device, precision):
+        with torch.inference_mode(), _computed(device, precision, rows):
             if wanted.hidden_layers or wanted.relation_layer is not None:
                 seen = look_inside(models[0], inputs, wanted.hidden_layers, wanted.relation_layer)
             else:
@@ -171,6 +185,7 @@ def _classes(teachers: Sequence[tuple[str, float]], wanted: Wanted, precision: P
             if len(models) > 1:
                 every = torch.stack([logits_BC, *(model(**inputs) for model in models[1:])])
                 logits_BC = mean_log_probs(every, weights)
+        logits_BC = (logits_BC - logits_BC.amax(1, keepdim=True)).clamp(min=torch.finfo(torch.float16).min)
         flat = pyarrow.array(logits_BC.cpu().to(torch.float16).numpy().ravel(), pyarrow.float16())
         columns: dict[str, pyarrow.Array] = {"logits": pyarrow.FixedSizeListArray.from_arrays(flat, logits_BC.shape[1])}
         learned_B = torch.tensor([split == "train" for split in rows["split"].to_pylist()])
@@ -186,12 +201,12 @@ def _classes(teachers: Sequence[tuple[str, float]], wanted: Wanted, precision: P
     return say
 
 
-def _computed(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """How a forward pass computes: 16-bit matrix products as in training, unless `precision` is fp32."""
+def _computed(device: torch.device, precision: Precision, rows: pyarrow.Table) -> AbstractContextManager[object]:
+    """How a forward pass computes: 16-bit matrix products for rows to learn from, unless `precision` is fp32."""
     import torch
 
     half = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, half, enabled=precision != "fp32")
+    return torch.autocast(device.type, half, enabled=precision != "fp32" and rows["split"][0].as_py() == "train")
 
 
 def mean_log_probs(logits_TBC: torch.Tensor, weight_T: torch.Tensor) -> torch.Tensor:
@@ -217,7 +232,7 @@ def _tokens(teachers: Sequence[tuple[str, float]], stored: int, draws: int, prec
         packs = [np.array([row]) for row in range(len(examples))]
         batch = collate_packs(examples, packs, int(examples.lengths.max()))
         wanted_BL = batch["target"] != NO_TARGET
-        with torch.inference_mode(), _computed(device, precision):
+        with torch.inference_mode(), _computed(device, precision, rows):
             logits_BLV = model(**{name: batch[name].to(device) for name in INPUTS})
             log_probs_PV = F.log_softmax(logits_BLV[wanted_BL.to(device)].float(), dim=-1)
             ids_PK, log_probs_PK = sampled(log_probs_PV, stored, draws)

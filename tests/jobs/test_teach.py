@@ -12,7 +12,7 @@ import pytest
 
 from cluster import session
 from cluster.session import JobError
-from configs.folder import commit, digest_json
+from configs.folder import commit
 from configs.loader import UsageError
 from jobs import teach as module
 from jobs.data.prepared import MANIFEST, Prepared
@@ -119,9 +119,18 @@ def leave_outputs(folder: Path, wanted: Wanted, pool: bool = False) -> None:
     write_tiny_bundle(folder / "teacher")
     for rows, outputs in [("prepared", "teacher_outputs"), *([("pool", "pool_outputs")] if pool else [])]:
         commit(folder / rows, MANIFEST, lambda aside, rows=rows: {"key": rows})
-        parts = {"teachers": taught_by(recipe(folder)), "prepared": rows, "wanted": wanted.model_dump()}
-        manifest = {"key": digest_json(parts), "wanted": wanted.model_dump()}
+        key = module._key(recipe(folder), Prepared(folder / rows, {"key": rows}), wanted)
+        manifest = {"key": key, "wanted": wanted.model_dump()}
         commit(folder / outputs, MANIFEST, lambda aside, manifest=manifest: manifest)
+
+
+@pytest.mark.parametrize(("completions", "same"), [(False, False), (True, True)])
+def test_answers_of_another_precision_are_others_and_completions_are_not(tmp_path: Path, completions: bool, same: bool):
+    write_tiny_bundle(tmp_path / "teacher")
+    asked = recipe(tmp_path)
+    exact = asked.model_copy(update={"engine": asked.engine.model_copy(update={"precision": "fp32"})})
+    keys = {module._key(each, ROWS, Wanted(completions=completions)) for each in (asked, exact)}
+    assert len(keys) == (1 if same else 2)
 
 
 def test_outputs_that_teach_left_are_found_also_where_they_hold_more(tmp_path: Path):

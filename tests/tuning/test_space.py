@@ -35,6 +35,10 @@ def test_choice_draws_each_of_its_values_and_nothing_else():
     assert all(value in found for value in values)
 
 
+def test_lists_in_a_chosen_section_stay_lists():
+    assert plain({"student": {"layers": (0, 5), "hidden": np.int64(8)}}) == {"student": {"layers": [0, 5], "hidden": 8}}
+
+
 def test_uniform_draws_from_the_whole_range():
     found = draws(uniform=[-1, 3])
     assert -1 <= min(found) < -0.8 and 2.8 < max(found) <= 3

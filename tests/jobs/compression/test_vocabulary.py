@@ -19,6 +19,7 @@ from jobs.compression.judge import Judge
 from jobs.compression.spec import ExportStep, VocabularySpec
 from jobs.compression.vocabulary import prune_vocabulary
 from jobs.compression.workplace import Workplace
+from jobs.data import tokenise
 from jobs.data.batches import collate
 from jobs.data.prepared import MANIFEST, ROWS, Examples, rows_of
 from jobs.data.source import rows
@@ -56,7 +57,10 @@ def logits(model: EncoderClassifier, examples: Examples) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["layers", "conv"])
-def test_covered_rows_get_the_same_answers_from_fewer_tokens(place: Workplace, kind: Any):
+def test_covered_rows_get_the_same_answers_from_fewer_tokens(
+    place: Workplace, kind: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tokenise, "ROWS_PER_CALL", 3)  # so that rows are of several calls
     model = encoder_student(encoder.load(place.student), StudentSpec(kind=kind, layers=1)).eval()
     before = {split: place.prepared.examples(split) for split in ("train", "validation")}
     smaller = prune_vocabulary(model, spec(), place)

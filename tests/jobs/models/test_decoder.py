@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from configs.loader import UsageError
 from jobs.models import decoder as decoders
@@ -31,6 +32,15 @@ def test_a_saved_decoder_is_a_transformers_folder_and_answers_as_before(kind: st
     assert decoders.end_of(str(tmp_path)) == 3
     again = decoders.pretrained(TeacherSpec(model=str(tmp_path)), VOCABULARY, 30, 3)
     torch.testing.assert_close(again.state_dict(), model.state_dict())
+
+
+def test_completions_are_greedy_whatever_a_pretrained_model_says_of_generation(tmp_path: Path):
+    model = decoder("llama")
+    expected = decoders.complete(model, [[5, 6, 7, 5]], 30, 3)
+    model.lm.save_pretrained(tmp_path)
+    GenerationConfig(repetition_penalty=5.0, no_repeat_ngram_size=1).save_pretrained(tmp_path)
+    for again in (decoders.load(tmp_path), decoders.pretrained(TeacherSpec(model=str(tmp_path)), VOCABULARY, 30, 3)):
+        assert decoders.complete(again, [[5, 6, 7, 5]], 30, 3) == expected
 
 
 def test_a_pretrained_decoder_that_is_too_short_is_refused(tmp_path: Path):

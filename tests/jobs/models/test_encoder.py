@@ -119,6 +119,18 @@ def test_a_graded_model_is_read_as_it_was_saved(tmp_path: Path):
         torch.testing.assert_close(again(**batch(3, 7)), model(**batch(3, 7)))
 
 
+def test_many_grades_are_told_apart_under_autocast():
+    head = encoder.GradeHead(64, [float(grade) for grade in range(366)])
+    torch.manual_seed(0)
+    pooled_BH = torch.randn(1000, 64)
+    with torch.no_grad():
+        head.score.weight.mul_(180)
+        answers_B = head(pooled_BH).argmax(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(head(pooled_BH).argmax(1), answers_B)
+    assert len(answers_B.unique()) > 200
+
+
 def test_grades_are_the_numbers_of_the_labels(tiny_teacher: Path):
     spec = TeacherSpec(model=str(tiny_teacher), head="grades")
     assert encoder.pretrained(spec, ["1", "2.5", "4"]).classes == [1.0, 2.5, 4.0]

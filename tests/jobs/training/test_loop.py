@@ -565,6 +565,12 @@ def test_a_best_epoch_that_finds_no_room_leaves_the_one_before(tmp_path: Path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_run_that_begins_again_keeps_its_own_best_and_not_that_of_the_run_before(tmp_path: Path):
+    for epoch in (5, 6, 7, 1, 2, 3, 4):
+        loop._keep(torch.nn.Linear(2, 2), tmp_path, epoch)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [f"best-000{epoch}.safetensors" for epoch in (2, 3, 4)]
+
+
 def test_after_a_crash_the_bundle_holds_the_epoch_whose_metrics_it_states(shop: Shop, one: dict[str, Facts]):
     """The second epoch was the best and was kept, but no checkpoint knew of it; run again, it was not."""
     seen = one["encoder, crash before a checkpoint"]

@@ -84,7 +84,7 @@ def assert_stored_equals_online(taught: Taught, folder: Path) -> None:
     for split in SPLITS:
         stored, online = read_logits(folder, split), taught.online(split)
         assert stored.dtype == np.float16
-        np.testing.assert_allclose(stored.astype(np.float32), online, rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(stored, online - online.max(1, keepdims=True), rtol=2e-3, atol=2e-3)
         assert online.std(0).min() > 0.2  # rows differ, so that an order lost would show
 
 

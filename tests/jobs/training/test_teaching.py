@@ -67,7 +67,7 @@ def teacher(tmp_path: Path) -> EncoderClassifier:
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teaching, "ROWS_PER_PART", 8)
-    monkeypatch.setattr(teaching, "ROWS_PER_BATCH", 3)
+    monkeypatch.setattr(teaching, "TOKENS_PER_PASS", 3 * POSITIONS)
 
 
 def saved(folder: Path, seed: int) -> EncoderClassifier:
@@ -116,7 +116,8 @@ def test_what_is_stored_of_every_row_is_what_the_teacher_computes(
             batch = collate(examples, np.array([row]), int(examples.lengths[row]))
             with torch.inference_mode():
                 seen = look_inside(teacher, {name: batch[name] for name in INPUTS}, [1, 3], 3)
-            np.testing.assert_allclose(logits_NC[row], seen.logits_BC[0].numpy(), rtol=2e-3, atol=2e-3)
+            expected_C = (seen.logits_BC[0] - seen.logits_BC[0].max()).numpy()
+            np.testing.assert_allclose(logits_NC[row], expected_C, rtol=2e-3, atol=2e-3)
             length = int(examples.lengths[row])
             if split == "validation":  # which is compared by its logits alone
                 assert not any(len(stored.values_PD) for stored in vectors)
@@ -128,19 +129,54 @@ def test_what_is_stored_of_every_row_is_what_the_teacher_computes(
 
 
 @pytest.mark.parametrize("precision", ["bf16_autocast", "bf16"])
-def test_answers_in_16_bits_are_as_near_to_those_in_float32_as_16_bits_are(
+def test_answers_in_16_bits_are_as_near_to_those_in_float32_as_16_bits_are_and_none_are_of_validation_rows(
     prepared: Prepared, teacher: EncoderClassifier, tmp_path: Path, precision: Precision
 ):
     precisions: tuple[Precision, ...] = ("fp32", precision)
-    stored = []
+    stored, judged = [], []
     for computed in precisions:
         ask(prepared, tmp_path / computed, {"teacher": 1.0}, WANTED, [0, 1, 2], computed)
         folder = gathered(tmp_path / computed, tmp_path / f"{computed} outputs")
         (hidden,) = Vectors.read(folder, "train", [hidden_column(3)])
         stored.append((read_logits(folder, "train").astype(np.float32), hidden.values_PD.astype(np.float32)))
+        judged.append(read_logits(folder, "validation"))
     for whole, half in zip(*stored, strict=True):
         np.testing.assert_allclose(half, whole, rtol=0, atol=0.03 * whole.std())
         assert (half != whole).any()
+    np.testing.assert_array_equal(*judged)
+
+
+def test_answers_of_far_away_grades_are_stored_as_finite_numbers_that_name_the_same_grade(
+    prepared: Prepared, tmp_path: Path
+):
+    """Squares of distances of 1,000 are no float16; a KL divergence from them would be nan."""
+    model = EncoderClassifier(encoder_classifier(layers=1).encoder, "mean", [0.0, 500.0, 1000.0, 5000.0])
+    (tmp_path / "teacher").mkdir()
+    encoder.save(model, tmp_path / "teacher")
+    ask(prepared, tmp_path / "parts", {"teacher": 1.0}, Wanted(), [0, 1, 2], "bf16_autocast")
+    stored_NC = read_logits(gathered(tmp_path / "parts", tmp_path / "outputs"), "train").astype(np.float32)
+    examples = prepared.examples("train")
+    batch = collate(examples, np.arange(len(examples)), int(examples.lengths.max()))
+    with torch.inference_mode():
+        logits_NC = encoder.load(tmp_path / "teacher")(**{name: batch[name] for name in INPUTS})
+    assert np.isfinite(stored_NC).all() and (logits_NC.min(1).values - logits_NC.max(1).values < -1e6).all()
+    np.testing.assert_array_equal(stored_NC.argmax(1), logits_NC.argmax(1).numpy())
+
+
+def test_parts_survive_a_kill_while_they_are_put_together(
+    prepared: Prepared, teacher: EncoderClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Moved into the folder instead, they would go with it."""
+    ask(prepared, tmp_path / "parts", {"teacher": 1.0}, Wanted(), [0])
+    part = tmp_path / "parts" / part_name(0) / PART
+    teaching._put(part, tmp_path / "linked")
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    teaching._put(part, tmp_path / "copied")
+    assert part.read_bytes() == (tmp_path / "linked").read_bytes() == (tmp_path / "copied").read_bytes()
+
+
+def refuse(*_: Any) -> None:
+    raise OSError("no links here")
 
 
 def test_logits_alone_are_stored_where_nothing_else_is_wanted(
@@ -207,7 +243,8 @@ def in_place(folder: Path, *given: Any) -> None:
 def test_several_teachers_are_averaged_by_weight(prepared: Prepared, teacher: EncoderClassifier, tmp_path: Path):
     second = saved(tmp_path / "second", seed=1)
     ask(prepared, tmp_path / "parts", {"teacher": 1.0, "second": 3.0}, Wanted(), [0, 1, 2])
-    stored_NC = read_logits(gathered(tmp_path / "parts", tmp_path / "outputs"), "train")
+    stored_NC = np.array(read_logits(gathered(tmp_path / "parts", tmp_path / "outputs"), "train"), dtype=np.float32)
+    stored_NC -= np.log(np.exp(stored_NC).sum(1, keepdims=True))  # less the largest, as they are stored
     examples = prepared.examples("train")
     batch = collate(examples, np.arange(len(examples)), int(examples.lengths.max()))
     with torch.inference_mode():
