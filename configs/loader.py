@@ -6,6 +6,8 @@ Every refusal is a `UsageError` whose text names the file, the field, the value 
 from __future__ import annotations
 
 import difflib
+import functools
+import operator
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,12 +55,14 @@ class Spec(BaseModel):
 S = TypeVar("S", bound=BaseModel)
 Place = tuple[str | int, ...]
 Origins = dict[Place, str]
+Overrides = Sequence[tuple[Place, Any]]  # where the command line puts what; validators of a recipe have it as context
 
 
 def load(model: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
     """The recipe in `path`, laid over what it extends, under `section.field=value` overrides."""
     origins: Origins = {}
     tree = read(Path(path), origins)
+    given: list[tuple[Place, Any]] = []
     for override in overrides:
         dotted, equals, text = override.partition("=")
         if not equals or not dotted:
@@ -72,7 +76,8 @@ def load(model: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
         for depth in range(1, len(place)):
             origins.setdefault(place[:depth], COMMAND_LINE)
         _note_origins(value, place, COMMAND_LINE, origins)
-    return validate(model, tree, str(path), origins)
+        given.append((place, value))
+    return validate(model, tree, str(path), origins, given)
 
 
 def read(path: Path, origins: Origins, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -147,10 +152,31 @@ def assign(tree: dict[str, Any], dotted: str, value: Any) -> Place:
     return (*place, last)
 
 
-def validate(model: type[S], tree: dict[str, Any], source: str, origins: Origins | None = None) -> S:
+def says(overrides: Overrides, place: Place) -> bool:
+    """Whether some of `overrides` give what is at `place`, a part of it, or a whole that it is a part of."""
+    return any(at[: len(place)] == place or _holds(value, place, at) for at, value in overrides)
+
+
+def _holds(value: Any, place: Place, at: Place) -> bool:
+    if place[: len(at)] != at:
+        return False
+    try:
+        functools.reduce(operator.getitem, place[len(at) :], value)
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
+
+
+def validate(
+    model: type[S],
+    tree: dict[str, Any],
+    source: str,
+    origins: Origins | None = None,
+    overrides: Overrides = (),
+) -> S:
     """`tree` as `model`; the first thing wrong with it becomes a one-line `UsageError`."""
     try:
-        return model.model_validate(tree)
+        return model.model_validate(tree, context=overrides)
     except ValidationError as error:
         raise UsageError(_explain(model, tree, error.errors(), source, origins or {})) from None
 

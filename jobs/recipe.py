@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from cluster.spec import EngineSpec, TrackingSpec
-from configs.loader import Spec, UsageError, assign
+from configs.loader import Spec, UsageError, assign, says
 from jobs.compression.forms import forms
 from jobs.compression.spec import (
     APART,
@@ -292,7 +294,24 @@ class Recipe(Spec):
 
 
 class SearchRecipe(Recipe):
-    """Of a verb that searches: each field of the space exists and takes its values. No other verb is stopped by it."""
+    """Of a verb that searches: each field of the space exists, takes its values, and has no other ones given beside it
+    on the command line. No other verb is stopped by it."""
+
+    @model_validator(mode="after")
+    def what_is_searched_is_not_given_besides(self, info: ValidationInfo) -> Self:
+        tree = self.model_dump()
+        for key in self.search.space if info.context else ():
+            try:
+                place = assign(copy.deepcopy(tree), key, None)
+            except UsageError:  # no such item of a list, which the next validator refuses
+                continue
+            if says(info.context, place):
+                value = functools.reduce(operator.getitem, place, tree)
+                raise ValueError(
+                    f"{key}: {value!r}: it is searched, so that trials would ignore this value; leave it out, or take "
+                    "it from search.space (search.space={} searches nothing)"
+                )
+        return self
 
     @model_validator(mode="after")
     def searched_fields_exist_and_take_their_values(self) -> Self:

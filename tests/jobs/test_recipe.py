@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from configs.loader import UsageError, load
 from jobs.data.spec import PoolSpec
 from jobs.recipe import Recipe, SearchRecipe, absolute
 
@@ -129,6 +130,47 @@ def test_a_space_that_the_recipe_does_not_fit_stops_only_what_searches(fields: d
     space = {"student.layers": {"choice": [[0, 2]]}, "compression.prune.sparsity": {"uniform": [0, 0.2]}}
     assert recipe(search={"space": space}, **fields)
     assert refusal(SearchRecipe, search={"space": space}, **fields).startswith("search.space: ")
+
+
+SEARCHED = """\
+name: a
+search:
+  space:
+    student.layers: {choice: [1, 2]}
+    compression.prune.sparsity: {uniform: [0, 0.2]}
+student: {layers: 3}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("student.layers=2", "student.layers: 2: it is searched, so that trials would ignore this value; leave it out"),
+        ("student={layers: 2}", "student.layers: 2: it is searched"),
+        ("compression.prune.sparsity=0.5", "compression.prune.sparsity: 0.5: it is searched"),
+        (
+            "compression=[{step: prune, sparsity: 0.5}, {step: export}]",
+            "compression.prune.sparsity: 0.5: it is searched",
+        ),
+    ],
+)
+def test_a_searched_field_is_not_given_on_the_command_line(tmp_path: Path, override: str, said: str):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(SEARCHED)
+    with pytest.raises(UsageError) as refused:
+        load(SearchRecipe, path, [override])
+    assert said in str(refused.value)
+    assert load(Recipe, path, [override])
+    assert load(SearchRecipe, path, [override, "search.space={}"])
+
+
+@pytest.mark.parametrize(
+    "override", ["student.hidden=192", "student={hidden: 192}", "compression=[{step: prune}, {step: export}]"]
+)
+def test_a_field_beside_the_searched_ones_is_given_on_the_command_line(tmp_path: Path, override: str):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(SEARCHED)
+    assert load(SearchRecipe, path, [override]).student.layers == 3
 
 
 @pytest.mark.parametrize("source", [{"data": {"unlabelled": "a.csv"}}, {"distillation": {"pool": {"rows": 9}}}])
