@@ -9,7 +9,7 @@ import difflib
 import functools
 import operator
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, LiteralString, TypeVar, Union, get_args, get_origin
 
@@ -61,7 +61,8 @@ Overrides = Sequence[tuple[Place, Any]]  # where the command line puts what; val
 def load(model: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
     """The recipe in `path`, laid over what it extends, under `section.field=value` overrides."""
     origins: Origins = {}
-    tree = read(Path(path), origins)
+    free = frozenset(_free(model))
+    tree = read(Path(path), origins, free)
     given: list[tuple[Place, Any]] = []
     for override in overrides:
         dotted, equals, text = override.partition("=")
@@ -70,7 +71,7 @@ def load(model: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
         value = parse_yaml(text, f"{COMMAND_LINE}: {dotted}")
         _show_default_list(model, tree, dotted.split(".")[0])
         try:
-            place = assign(tree, dotted, value)
+            place = assign(tree, dotted, value, free)
         except UsageError as error:
             raise UsageError(f"{COMMAND_LINE}: {error}") from None
         for depth in range(1, len(place)):
@@ -80,7 +81,7 @@ def load(model: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
     return validate(model, tree, str(path), origins, given)
 
 
-def read(path: Path, origins: Origins, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read(path: Path, origins: Origins, free: Collection[Place] = (), chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping in `path` merged over the recipes that it `extends`; notes which file gave which key."""
     try:
         resolved = path.resolve()
@@ -98,11 +99,11 @@ def read(path: Path, origins: Origins, chain: tuple[Path, ...] = ()) -> dict[str
     if base is None:
         merged: dict[str, Any] = {}
     elif isinstance(base, str):
-        merged = read(path.parent / base, origins, (*chain, resolved))
+        merged = read(path.parent / base, origins, free, (*chain, resolved))
     else:
         raise UsageError(f"{path}: extends: {base!r} is a {_kind(base)}; give the path of one recipe")
     _note_origins(tree, (), str(path), origins)
-    return merge(merged, tree)
+    return merge(merged, tree, free)
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -117,21 +118,31 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UsageError(f"{where}: not YAML: {_one_line(str(error))}") from None
 
 
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`: mappings key by key, anything else (lists too) replaced whole."""
-    merged = dict(base)
+def merge(base: dict[str, Any], over: dict[str, Any], free: Collection[Place] = (), at: Place = ()) -> dict[str, Any]:
+    """`over` laid on `base`: mappings key by key, anything else (lists too) replaced whole.
+
+    Where keys are free to choose (`free` holds the places of such mappings, `at` is this one's), a value is replaced
+    whole too, null takes out a key that is there, and {} all of them.
+    """
+    merged = dict(base) if over or at not in free else {}
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        if at in free and value is None and key in merged:
+            del merged[key]
+        elif at not in free and isinstance(below, dict) and isinstance(value, dict):
+            merged[key] = merge(below, value, free, (*at, key))
+        else:
+            merged[key] = value
     return merged
 
 
-def assign(tree: dict[str, Any], dotted: str, value: Any) -> Place:
+def assign(tree: dict[str, Any], dotted: str, value: Any, free: Collection[Place] = ()) -> Place:
     """Set `a.b.c` in a nested mapping in place; an item of a list goes by its `name`, or else its `step`.
 
-    Returns where that is, list items by index.
+    In a mapping of `free` keys all that is left of `dotted` is one key, and null takes it out, as in `merge`. Returns
+    where that is, list items by index.
     """
-    *path, last = dotted.split(".")
+    *path, last = _split(dotted, free)
     node: Any = tree
     place: list[str | int] = []
     for index, key in enumerate(path):
@@ -148,8 +159,18 @@ def assign(tree: dict[str, Any], dotted: str, value: Any) -> Place:
             raise UsageError(f"{dotted}: {'.'.join(path[: index + 1])} is {_show(node)} and has no fields")
     if isinstance(node, list):
         raise UsageError(f"{dotted}: {'.'.join(path)} is a list; name a field of one of its items")
-    node[last] = value
+    if value is None and tuple(path) in free and last in node:
+        del node[last]
+    else:
+        node[last] = value
     return (*place, last)
+
+
+def _split(dotted: str, free: Collection[Place]) -> list[str]:
+    for place in free:
+        if dotted.startswith(prefix := f"{_dotted(place)}."):
+            return [*map(str, place), dotted.removeprefix(prefix)]
+    return dotted.split(".")
 
 
 def says(overrides: Overrides, place: Place) -> bool:
@@ -340,6 +361,16 @@ def _leaves(annotation: Any) -> Iterator[Any]:
             yield from _leaves(each)
     else:
         yield annotation
+
+
+def _free(model: type[BaseModel], at: Place = ()) -> Iterator[Place]:
+    """The mappings in a recipe whose keys are free to choose, such as `search.space`."""
+    for name, field in model.model_fields.items():
+        annotation = _without_none(field.annotation)
+        if get_origin(annotation) is dict:
+            yield (*at, name)
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _free(annotation, (*at, name))
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

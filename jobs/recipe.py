@@ -309,7 +309,7 @@ class SearchRecipe(Recipe):
                 value = functools.reduce(operator.getitem, place, tree)
                 raise ValueError(
                     f"{key}: {value!r}: it is searched, so that trials would ignore this value; leave it out, or take "
-                    "it from search.space (search.space={} searches nothing)"
+                    f"the field from the space (search.space.{key}=null, or search.space={{}} for all)"
                 )
         return self
 

@@ -74,7 +74,10 @@ class SearchSpec(Spec):
         default=None, gt=0, description="seconds after which trials that still run are stopped, and no new one starts"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="same seed, same suggestions")
-    space: dict[str, Domain] = Field(default_factory=dict, description="domains by dotted key, steps by their name")
+    space: dict[str, Domain] = Field(
+        default_factory=dict,
+        description="domains by dotted key, steps by their name; null takes out an inherited one, {} all",
+    )
 
 
 class BudgetSpec(Spec):

@@ -28,12 +28,18 @@ PRUNE = Prune.model_validate({})
 Step = Annotated[Prune | Export, Field(discriminator="step")]
 
 
+class Range(Spec):
+    choice: list[int] | None = None
+    between: tuple[int, int] | None = None
+
+
 class Tiny(Spec):
     name: str = Field(description="name")
     engine: Engine = Field(default_factory=lambda: Engine.model_validate({}), description="how")
     steps: list[Step] = Field(default_factory=lambda: [PRUNE, Export()], description="steps")
     layers: int | list[int] = Field(3, description="number or indices")
     limits: dict[str, float] = Field(default_factory=dict, description="limits by name")
+    ranges: dict[str, Range] = Field(default_factory=dict, description="ranges by dotted key")
 
 
 @pytest.fixture
@@ -60,6 +66,45 @@ def test_a_recipe_lies_over_what_it_extends_and_overrides_over_both(write):
 def test_lists_are_replaced_whole(write):
     write("base.yaml", "name: base\nlayers: [1, 2, 3]\n")
     assert load(Tiny, write("recipe.yaml", "extends: base.yaml\nlayers: [4]\n")).layers == [4]
+
+
+BASE_OF_RANGES = "name: base\nlimits: {a: 1}\nranges: {engine.rate: {choice: [1]}, layers: {choice: [2]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("ranges", "kept"),
+    [
+        ("{layers: {between: [1, 2]}}", {"engine.rate": Range(choice=[1]), "layers": Range(between=(1, 2))}),
+        ("{a.b: {choice: [3]}, engine.rate: null}", {"a.b": Range(choice=[3]), "layers": Range(choice=[2])}),
+        ("{}", {}),
+    ],
+)
+def test_of_free_keys_one_is_replaced_whole_null_takes_it_out_and_an_empty_mapping_all(
+    write, ranges: str, kept: dict[str, Range]
+):
+    write("base.yaml", BASE_OF_RANGES)
+    tiny = load(Tiny, write("recipe.yaml", f"extends: base.yaml\nranges: {ranges}\n"))
+    assert tiny.ranges == kept
+    assert tiny.limits == {"a": 1}
+
+
+def test_what_stands_between_free_keys_and_the_equals_sign_is_one_of_them(write):
+    path = write("recipe.yaml", BASE_OF_RANGES)
+    tiny = load(
+        Tiny, path, ["ranges.engine.rate={between: [1, 2]}", "ranges.new.key={choice: [3]}", "ranges.layers=null"]
+    )
+    assert tiny.ranges == {"engine.rate": Range(between=(1, 2)), "new.key": Range(choice=[3])}
+    assert load(Tiny, path, ["ranges={a.b: {choice: [3]}}"]).ranges == {"a.b": Range(choice=[3])}
+    assert load(Tiny, path, ["ranges={}"]).ranges == {}
+
+
+def test_a_free_key_that_is_not_there_cannot_be_taken_out(write):
+    path = write("recipe.yaml", BASE_OF_RANGES)
+    with pytest.raises(UsageError, match=r"^command line: ranges\.engine\.rat: got None; "):
+        load(Tiny, path, ["ranges.engine.rat=null"])
+    child = write("child.yaml", "extends: recipe.yaml\nranges: {engine.rat: null}\n")
+    with pytest.raises(UsageError, match=r"child\.yaml: ranges\.engine\.rat: got None; "):
+        load(Tiny, child)
 
 
 def test_numbers_that_yaml_reads_as_text_become_numbers(write):
@@ -128,7 +173,7 @@ def test_the_field_is_named_as_the_user_wrote_it(write, text: str, said: str):
 
 
 def test_an_unknown_key_without_a_near_one_lists_the_known(write):
-    with pytest.raises(UsageError, match=r"zzz: unknown key \(value 1\); known here: engine, layers, limits, name, s"):
+    with pytest.raises(UsageError, match=r"zzz: unknown key \(value 1\); known here: engine, layers, limits, name, r"):
         load(Tiny, write("recipe.yaml", "name: a\nzzz: 1\n"))
 
 

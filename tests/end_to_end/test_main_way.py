@@ -24,7 +24,7 @@ from tests.processes import Done, free_port, submit
 
 @pytest.fixture(scope="module")
 def recipe(shop_folder: Path) -> Path:
-    """The tiny shop's recipe with a space to search; a dotted key of the space cannot be written as an override."""
+    """The tiny shop's recipe with a space to search."""
     tree = yaml.safe_load((shop_folder / "recipe.yaml").read_text())
     tree["engine"] |= {"cpus_per_worker": 2, "max_failures": 1}
     tree["search"] = {

@@ -162,6 +162,8 @@ def test_a_searched_field_is_not_given_on_the_command_line(tmp_path: Path, overr
     assert said in str(refused.value)
     assert load(Recipe, path, [override])
     assert load(SearchRecipe, path, [override, "search.space={}"])
+    both = ["search.space.student.layers=null", "search.space.compression.prune.sparsity=null"]
+    assert load(SearchRecipe, path, [override, *both])
 
 
 @pytest.mark.parametrize(
