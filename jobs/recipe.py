@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import operator
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -52,6 +54,12 @@ WHOLE = {  # what a model can be trained with that is known neither as layers no
     "activation_checkpointing": (False,),
     "zero_stage": (0, 1, 2),
     "precision": ("fp32", "bf16_autocast"),
+}
+
+MOST_PAIRS = 100  # of searched choices that are tried together when a recipe is read: some milliseconds each
+IN_A_SPACE = {  # where pydantic speaks of a value alone
+    "extra_forbidden": "no such field",
+    "int_from_float": "a whole number is needed, as choice or randint give",
 }
 
 SHORTEST_PAIR = 8  # tokens: two texts and at most four around them, with room to spare
@@ -316,23 +324,32 @@ class SearchRecipe(Recipe):
     @model_validator(mode="after")
     def searched_fields_exist_and_take_their_values(self) -> Self:
         tree = self.model_dump()
+        tree["search"]["space"] = {}
         for key, domain in self.search.space.items():
-            for value in domain.extremes():
-                _try(tree, key, value)
+            for value in domain.probes():
+                _try(tree, {key: value})
+        for pair in itertools.islice(self._pairs_of_choices(), MOST_PAIRS):
+            _try(tree, pair)
         return self
 
+    def _pairs_of_choices(self) -> Iterator[dict[str, Any]]:
+        for (key, one), (other, two) in itertools.combinations(self.search.space.items(), 2):
+            for values in itertools.product(one.choice or (), two.choice or ()):
+                yield dict(zip((key, other), values, strict=True))
 
-def _try(tree: dict[str, Any], key: str, value: Any) -> None:
+
+def _try(tree: dict[str, Any], values: dict[str, Any]) -> None:
     changed = copy.deepcopy(tree)
-    changed["search"]["space"] = {}
+    key, *others = values
+    remedy = f"change it in the space, or take it out (search.space.{key}=null, or search.space={{}} for all)"
     try:
-        assign(changed, key, value)
+        for each, value in values.items():
+            assign(changed, each, value)
         Recipe.model_validate(changed)
     except UsageError as error:
-        raise ValueError(f"search.space: {error}") from None
+        raise ValueError(f"search.space: {error}; {remedy}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        reason = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            reason = "no such field"
-        raise ValueError(f"search.space: {key}: cannot be {value!r}: {reason}") from None
+        reason = IN_A_SPACE.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+        beside = "".join(f" with {each} {values[each]!r}" for each in others)
+        raise ValueError(f"search.space: {key}: cannot be {values[key]!r}{beside}: {reason}; {remedy}") from None

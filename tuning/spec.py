@@ -46,12 +46,17 @@ class Domain(Spec):
         """Which of the ways was given."""
         return next(name for name in type(self).model_fields if getattr(self, name) is not None)
 
-    def extremes(self) -> list[Any]:
-        """The values that show whether the whole domain is allowed: every choice, or both ends."""
+    def probes(self) -> list[Any]:
+        """The values that show whether the whole domain is allowed: every choice, or both ends and one between.
+
+        The one between is not whole where the ends are, unless all values of the domain are.
+        """
         if self.choice is not None:
             return self.choice
-        low, high = getattr(self, self.kind)[:2]
-        return [low, high - 1 if self.kind == "randint" else high]
+        low, high, *step = getattr(self, self.kind)
+        if self.kind == "randint":
+            return [low, high - 1]
+        return [low, low + (step[0] if step else min(0.5, (high - low) / 2)), high]
 
 
 def _is_multiple(value: float, step: float) -> bool:

@@ -106,6 +106,13 @@ def test_a_domain_whose_ends_are_allowed_is_taken(domain: dict[str, Any]):
         ("distillation.temperature.x", {"choice": [1]}, "distillation.temperature is 4.0 and has no fields"),
         ("student.layers", {"randint": [0, 3]}, "student.layers: cannot be 0: "),
         ("student.hidden", {"choice": [0, 8]}, "student.hidden: cannot be 0: "),
+        (
+            "student.layers",
+            {"quniform": [1, 3, 0.5]},
+            "student.layers: cannot be 1.5: a whole number is needed, as choice or randint give; change it",
+        ),
+        ("student.hidden", {"loguniform": [96, 192]}, "student.hidden: cannot be 96.5: a whole number is needed, as "),
+        ("distillation.epochs", {"uniform": [2, 6]}, "distillation.epochs: cannot be 2.5: a whole number is needed"),
         ("student.kernel", {"choice": [3, 5]}, "student.kernel: cannot be 5: kernel=5: for kind conv, "),
         ("student.model", {"choice": ["a", "b"]}, "'student.model' is not searched; its rows are prepared once"),
         ("engine.workers", {"choice": [1]}, "'engine.workers' is not searched; keys start with student, distillation"),
@@ -121,15 +128,33 @@ def test_a_searched_field_must_exist_and_take_all_its_values(key: str, domain: d
     assert said in message
 
 
+def test_choices_that_fail_only_together_are_refused():
+    space = {"student.hidden": {"choice": [192, 256]}, "student.heads": {"choice": [4, 3]}}
+    said = refusal(SearchRecipe, search={"space": space})
+    assert said.startswith(
+        "search.space: student.hidden: cannot be 256 with student.heads 3: hidden=256 / heads=3: a wh"
+    )
+    space["student.heads"]["choice"] = [4, 8]
+    assert SearchRecipe.model_validate({"name": "a", "search": {"space": space}})
+
+
 @pytest.mark.parametrize(
-    "fields",
-    [{"student": {"kind": "conv", "layers": 2}}, {"compression": [EXPORT, QUANTIZE]}],
-    ids=["student of another kind", "without a searched step"],
+    ("fields", "key"),
+    [
+        ({"student": {"kind": "conv", "layers": 2}}, "student.layers"),
+        ({"compression": [EXPORT, QUANTIZE]}, "compression.prune.sparsity"),
+        ({"compression": [{**PRUNE, "pattern": "2:4"}, EXPORT]}, "compression.prune.sparsity"),
+    ],
+    ids=["student of another kind", "without a searched step", "with a field instead of the searched one"],
 )
-def test_a_space_that_the_recipe_does_not_fit_stops_only_what_searches(fields: dict[str, Any]):
+def test_a_space_that_the_recipe_does_not_fit_stops_only_what_searches(fields: dict[str, Any], key: str):
     space = {"student.layers": {"choice": [[0, 2]]}, "compression.prune.sparsity": {"uniform": [0, 0.2]}}
     assert recipe(search={"space": space}, **fields)
-    assert refusal(SearchRecipe, search={"space": space}, **fields).startswith("search.space: ")
+    said = refusal(SearchRecipe, search={"space": space}, **fields)
+    assert said.startswith(f"search.space: {key}: ")
+    assert said.endswith(
+        f"; change it in the space, or take it out (search.space.{key}=null, or search.space={{}} for all)"
+    )
 
 
 SEARCHED = """\
@@ -203,7 +228,7 @@ def test_a_pool_that_would_hold_nothing_is_refused(pool: dict[str, Any], said: s
 
 def test_whole_number_domains_leave_out_their_high_end():
     made = recipe(search={"space": {"student.layers": {"randint": [1, 4]}}})
-    assert made.search.space["student.layers"].extremes() == [1, 3]
+    assert made.search.space["student.layers"].probes() == [1, 3]
 
 
 def test_at_puts_values_in_place_and_leaves_nothing_to_search():

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
@@ -22,7 +23,7 @@ from tests.faults import fault
 from tests.processes import ROOT
 from tests.tuning.searching import SPACE as SEARCHED
 from tuning.pareto import Trial
-from tuning.search import _algorithm, search
+from tuning.search import _algorithm, _first_cause, search
 from tuning.space import param_space, plain
 from tuning.spec import SearchSpec
 
@@ -163,6 +164,13 @@ def test_a_score_that_is_no_number_is_a_failure_and_a_killed_trial_says_so(joine
     assert killed.metrics == nan.metrics == {}
     assert killed.error and "died" in killed.error
     assert nan.error == "ValueError: its score is nan"
+
+
+def test_what_a_trial_could_not_take_is_named_with_its_field():
+    with pytest.raises(ValidationError) as refused:
+        EngineSpec.model_validate({"loss_scale": {"window": 0}})
+    said = "ValidationError: loss_scale.window: Input should be greater than or equal to 1"
+    assert _first_cause(refused.value) == said
 
 
 def suggestions(asked: SearchSpec, best: float = 0.3) -> list[dict[str, Any]]:

@@ -14,23 +14,26 @@ def refusal(**fields: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("fields", "kind", "extremes"),
+    ("fields", "kind", "probes"),
     [
         ({"choice": [3, 1, [0, 2]]}, "choice", [3, 1, [0, 2]]),
         ({"choice": ["one"]}, "choice", ["one"]),
-        ({"uniform": [0, 1]}, "uniform", [0, 1]),
-        ({"uniform": [-2.5, "1e-1"]}, "uniform", [-2.5, 0.1]),
-        ({"loguniform": ["1e-5", 1e-3]}, "loguniform", [1e-5, 1e-3]),
-        ({"quniform": [0, 1, 0.25]}, "quniform", [0, 1]),
-        ({"quniform": [0, 1, 1]}, "quniform", [0, 1]),
+        ({"uniform": [0, 1]}, "uniform", [0, 0.5, 1]),
+        ({"uniform": [2, 6]}, "uniform", [2, 2.5, 6]),
+        ({"uniform": [-2.5, "5e-1"]}, "uniform", [-2.5, -2, 0.5]),
+        ({"loguniform": ["1e-5", 3e-5]}, "loguniform", [1e-5, pytest.approx(2e-5), 3e-5]),
+        ({"quniform": [0, 1, 0.25]}, "quniform", [0, 0.25, 1]),
+        ({"quniform": [0, 1, 1]}, "quniform", [0, 1, 1]),
         ({"randint": [1, 7]}, "randint", [1, 6]),
         ({"randint": [1, 2]}, "randint", [1, 1]),
     ],
 )
-def test_a_domain_knows_its_kind_and_its_ends(fields: dict[str, Any], kind: str, extremes: list[Any]):
+def test_a_domain_knows_its_kind_and_the_values_that_stand_for_all(
+    fields: dict[str, Any], kind: str, probes: list[Any]
+):
     domain = Domain.model_validate(fields)
     assert domain.kind == kind
-    assert domain.extremes() == extremes
+    assert domain.probes() == probes
 
 
 @pytest.mark.parametrize(
