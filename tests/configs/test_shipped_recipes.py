@@ -21,6 +21,14 @@ def test_a_shipped_recipe_loads(path: Path):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_recipe_that_can_be_searched_searches_inside_all_limits(path: Path):
+    recipe = load(SearchRecipe, path)
+    searches = recipe.task == "classify" and recipe.name not in ("base", "smoke")
+    assert bool(recipe.search.space) == searches
+    assert all(recipe.budget.model_dump().values()) == searches
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_a_shipped_recipe_is_the_same_when_printed_and_loaded_again(path: Path, tmp_path: Path):
     recipe = load(Recipe, path)
     again = tmp_path / "again.yaml"
