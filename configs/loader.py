@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import operator
+import re
 import types
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ LARGEST_RECIPE_BYTES = 1 << 20
 MOST_YAML_ALIASES = 32  # nine aliases of nine aliases of ... is how a small file becomes a large one
 COMMAND_LINE = "command line"
 MERGE_TAG = "tag:yaml.org,2002:merge"
+NAMED = re.compile(
+    r"(?<![\w.\]])([a-z_]+(?:\.\w+|\[\d+\])*)(?==|: )"
+)  # fields in our messages: a.b[0].c: or field=value
 IN_PLAIN_WORDS = {  # where pydantic speaks of Python
     "model_type": "a mapping of fields is expected",
     "model_attributes_type": "a mapping of fields is expected",
@@ -320,8 +324,21 @@ def _explain(
     if error["type"] == "missing":
         return f"{origin}: {field}: missing; it has no default, so give a value"
     if error["type"] == "value_error":  # our own validators quote the values themselves
+        if isinstance(error["input"], dict):  # of several fields, which the message names
+            origin = _origin(message, field, origins) or origin
         return ": ".join(filter(None, [origin, field, message]))
     return f"{origin}: {field}: got {_show(error['input'])}; {message}"
+
+
+def _origin(message: str, section: str, origins: Origins) -> str | None:
+    """Where a field of `section` that the message names was given: on the command line if one was, else the first."""
+    known = {_dotted(place): source for place, source in origins.items()}
+    names = [".".join(filter(None, [section, name])) for name in NAMED.findall(message)]
+    given = [known[name] for name in names if name in known]
+    if COMMAND_LINE in given:
+        return COMMAND_LINE
+    lists = [known[whole] for name in names if (whole := name.partition("[")[0]) in known]
+    return next(iter(given + lists), None)
 
 
 def _known_keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:

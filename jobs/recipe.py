@@ -92,7 +92,7 @@ def _default_steps() -> list[Step]:
 class Recipe(Spec):
     """One YAML file, resolved."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64, description="names the model, lower case")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=63, description="names the model, lower case")
     task: Literal["classify", "generate"] = Field(
         default="classify",
         description="classify: a text, or a pair of texts, into classes; generate: a text from a prompt or attributes",
@@ -237,20 +237,21 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def service_has_a_name(self) -> Self:
-        service_name(self.service)
+        try:
+            service_name(self.service)
+        except ValueError as error:
+            raise ValueError(f"name: {error}") from None
         return self
 
     @model_validator(mode="after")
     def searched_fields_are_what_a_trial_does(self) -> Self:
         for key in self.search.space:
             if key.split(".")[0] not in SEARCHABLE:
-                raise ValueError(f"search.space: {key!r} is not searched; keys start with {', '.join(SEARCHABLE)}")
+                raise ValueError(f"search.space.{key}: not searched; keys start with {', '.join(SEARCHABLE)}")
             if key.startswith("distillation.pool"):
-                raise ValueError(f"search.space: {key!r} is not searched; the pool is made once, before the trials")
+                raise ValueError(f"search.space.{key}: not searched; the pool is made once, before the trials")
             if key == "student.model":
-                raise ValueError(
-                    f"search.space: {key!r} is not searched; its rows are prepared once, before the trials"
-                )
+                raise ValueError(f"search.space.{key}: not searched; its rows are prepared once, before the trials")
         return self
 
     def at(self, values: dict[str, Any]) -> Recipe:
@@ -347,9 +348,9 @@ def _try(tree: dict[str, Any], values: dict[str, Any]) -> None:
             assign(changed, each, value)
         Recipe.model_validate(changed)
     except UsageError as error:
-        raise ValueError(f"search.space: {error}; {remedy}") from None
+        raise ValueError(f"search.space.{error}; {remedy}") from None
     except ValidationError as error:
         first = error.errors()[0]
         reason = IN_A_SPACE.get(first["type"]) or first["msg"].removeprefix("Value error, ")
         beside = "".join(f" with {each} {values[each]!r}" for each in others)
-        raise ValueError(f"search.space: {key}: cannot be {values[key]!r}{beside}: {reason}; {remedy}") from None
+        raise ValueError(f"search.space.{key}: cannot be {values[key]!r}{beside}: {reason}; {remedy}") from None

@@ -1,8 +1,8 @@
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.loader import Spec, UsageError, assign, describe, load, merge, parse_yaml
 
@@ -11,6 +11,12 @@ class Engine(Spec):
     workers: int = Field(1, ge=1, description="workers")
     rate: float = Field(0.1, gt=0, description="rate")
     fast: bool = Field(False, description="fast")
+
+    @model_validator(mode="after")
+    def fast_is_for_few(self) -> Self:
+        if self.fast and self.workers > 8:
+            raise ValueError(f"workers={self.workers}: fast={self.fast} is for few; use workers=8")
+        return self
 
 
 class Prune(Spec):
@@ -40,6 +46,14 @@ class Tiny(Spec):
     layers: int | list[int] = Field(3, description="number or indices")
     limits: dict[str, float] = Field(default_factory=dict, description="limits by name")
     ranges: dict[str, Range] = Field(default_factory=dict, description="ranges by dotted key")
+
+    @model_validator(mode="after")
+    def of_a_name_nothing_else_is_given(self) -> Self:
+        if self.name == "step 2":
+            raise ValueError(f"steps[1].name: {self.steps[1].name!r} and {self.name!r} are alike")
+        if self.name == "rate" and "engine.rate" in self.ranges:
+            raise ValueError("ranges.engine.rate: is another rate")
+        return self
 
 
 @pytest.fixture
@@ -146,6 +160,28 @@ def test_the_command_line_is_named_for_its_own_faults(write):
     }.items():
         with pytest.raises(UsageError, match=f"^{said}"):
             load(Tiny, path, [override])
+
+
+@pytest.mark.parametrize(
+    ("fields", "overrides", "said"),
+    [
+        ("engine: {fast: true}", [], "base.yaml: engine: workers=9: fast=True is for few"),
+        ("engine: {fast: true}", ["engine.workers=10"], "command line: engine: workers=10: fast=True is for few"),
+        ("", ["engine.fast=true"], "command line: engine: workers=9: fast=True is for few"),
+        ("name: step 2", [], "base.yaml: steps[1].name: None and 'step 2' are alike"),
+        ("name: step 2", ["steps.export.name=x"], "command line: steps[1].name: 'x' and 'step 2' are alike"),
+        ("ranges: {engine.rate: {}}", ["name=rate"], "recipe.yaml: ranges.engine.rate: is another rate"),
+        ("name: rate", ["ranges.engine.rate={}"], "command line: ranges.engine.rate: is another rate"),
+    ],
+)
+def test_of_fields_that_do_not_go_together_the_giver_of_a_named_one_is_named(
+    write, fields: str, overrides: list[str], said: str
+):
+    write("base.yaml", "name: a\nengine: {workers: 9}\nsteps: [{step: prune}, {step: export}]\n")
+    path = write("recipe.yaml", f"extends: base.yaml\n{fields}\n")
+    with pytest.raises(UsageError) as refused:
+        load(Tiny, path, overrides)
+    assert str(refused.value).removeprefix(f"{path.parent}/").startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "search of what is done once": (
         "name: a\nsearch: {space: {engine.workers: {choice: [1]}}}",
-        ["search.space: 'engine.workers' is not searched", "keys start with student"],
+        ["search.space.engine.workers: not searched", "keys start with student"],
     ),
     "domain of two kinds": (
         "name: a\nsearch: {space: {student.layers: {choice: [1], randint: [1, 2]}}}",
@@ -232,9 +232,9 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
 
 
 SPACES = {
-    "student.depth: {choice: [1]}": ["search.space: student.depth: cannot be 1", "no such field"],
+    "student.depth: {choice: [1]}": ["search.space.student.depth: cannot be 1", "no such field"],
     "compression.prune.sparsity: {uniform: [0, 1]}": [
-        "search.space: compression.prune.sparsity: cannot be 1.0",
+        "search.space.compression.prune.sparsity: cannot be 1.0",
         "less than 1",
     ],
 }
