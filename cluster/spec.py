@@ -92,6 +92,16 @@ class EngineSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def a_scaled_loss_is_fp16(self) -> Self:
+        given = self.loss_scale.model_dump(exclude_defaults=True)
+        if given and self.precision != "fp16":
+            name, value = next(iter(given.items()))
+            raise ValueError(
+                f"loss_scale.{name}={value:g} with precision={self.precision}: fp16 alone is scaled; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def a_shared_gpu_has_one_worker(self) -> Self:
         if self.gpus_per_worker < 1 and not self.use_gpu:
             raise ValueError(f"gpus_per_worker={self.gpus_per_worker:g} with use_gpu=false: it would be ignored")

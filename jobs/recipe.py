@@ -140,6 +140,16 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def grades_are_not_smoothed(self) -> Self:
+        for name in ("teacher", "distillation") if self.teacher.head == "grades" else ():
+            if smoothing := getattr(self, name).label_smoothing:
+                raise ValueError(
+                    f"{name}.label_smoothing: {smoothing:g}: teacher.head=grades learns by a squared error, which has "
+                    "none; use 0"
+                )
+        return self
+
+    @model_validator(mode="after")
     def objectives_see_what_they_compare(self) -> Self:
         reasons = {
             "task 'generate' compares logits alone": self.task == "generate",

@@ -108,6 +108,10 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
         ["engine: gpus_per_worker=0.5 with workers=2", "use 1"],
     ),
     "share of no GPU": ("name: a\nengine: {gpus_per_worker: 0.5}", ["gpus_per_worker=0.5 with use_gpu=false"]),
+    "scale of a loss that is not scaled": (
+        "name: a\nengine: {precision: bf16, loss_scale: {window: 10}}",
+        ["engine: loss_scale.window=10 with precision=bf16", "leave it out"],
+    ),
     "pipeline of split layers": (
         "name: a\nengine: {workers: 4, pipeline_stages: 2, tensor_parallel: 2}",
         ["engine: pipeline_stages=2 with tensor_parallel=2", "set one of them to 1"],
@@ -286,6 +290,8 @@ COMMAND_LINES: dict[str, tuple[list[str], list[str]]] = {
     "override of an item out of range": (["compression.prune.sparsity=1"], ["compression[0].sparsity: got 1"]),
     "override below a number": (["seed.deep=1"], ["seed.deep: seed is 7 and has no fields"]),
     "override of extends": (["extends=base.yaml"], ["extends: unknown key", "known here: "]),
+    "override that the rest does not go with": (["engine.offload=all"], ["engine: offload=all needs zero_stage 3"]),
+    "override by a name that is taken": (["name=models"], ["name: 'models' is taken by GET /v1/models"]),
     "unknown option": (["--dry-run"], ["unrecognized arguments: --dry-run", "see --help"]),
     "shortened option": (["--print"], ["unrecognized arguments: --print", "see --help"]),
     "option without its value": (["--config"], ["--config: expected one argument", "see --help"]),

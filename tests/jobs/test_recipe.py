@@ -343,6 +343,14 @@ def test_a_name_that_is_no_model_name_is_refused(name: str):
     assert "should" in refusal(name=name)
 
 
+@pytest.mark.parametrize("section", ["teacher", "distillation"])
+def test_grades_are_not_smoothed(section: str):
+    smoothed = {section: {"label_smoothing": 0.05}}
+    assert recipe(**smoothed)
+    said = refusal(**({"teacher": {}} | smoothed | {"teacher": smoothed.get("teacher", {}) | {"head": "grades"}}))
+    assert said.startswith(f"{section}.label_smoothing: 0.05: teacher.head=grades learns by a squared error")
+
+
 def test_a_seed_fits_every_generator():
     assert recipe(seed=2**32 - 1).seed == 2**32 - 1
     assert "less than 4294967296" in refusal(seed=2**32)
