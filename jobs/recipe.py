@@ -27,7 +27,7 @@ from jobs.compression.spec import (
     QuantizeSpec,
     Step,
 )
-from jobs.data.spec import DataSpec
+from jobs.data.spec import DATA_FILE, HUB_ID, DataSpec
 from jobs.measure.spec import EvaluationSpec
 from jobs.models.spec import NEW, StudentSpec, TeacherSpec
 from jobs.training.spec import DistillationSpec
@@ -64,8 +64,6 @@ IN_A_SPACE = {  # where pydantic speaks of a value alone
 
 SHORTEST_PAIR = 8  # tokens: two texts and at most four around them, with room to spare
 
-HUB_ID = re.compile(r"^\w[\w.-]*(/\w[\w.-]*)?(@[\w.-]+)?$")
-DATA_FILE = re.compile(r"\.(jsonl|ndjson|json|csv|parquet)(\.gz)?$")
 PREFIXED = re.compile(r"^[a-z][a-z0-9]*:")  # https://..., embedded:..., package:..., models:/...
 
 

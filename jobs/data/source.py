@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from configs.loader import UsageError
-from jobs.data.spec import EMBEDDED, DataSpec
+from jobs.data.spec import DATA_FILE, EMBEDDED, HUB_ID, DataSpec
 from serving.inputs import Slots, slots, worded
 
 Split = Literal["train", "validation", "test", "unlabelled"]
-FILE = re.compile(r"\.(?P<kind>jsonl|ndjson|json|csv|parquet)(?P<gzip>\.gz)?$")
-HUB_ID = re.compile(r"^(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w.-]+))?$")
 LONGEST_LINE_BYTES = 10 << 20
 
 
@@ -66,9 +63,9 @@ def _records(source: str, split: Split) -> Iterator[tuple[str, dict[str, Any]]]:
         from jobs.data import shop
 
         yield from ((f"{at}: row {n}", dict(row)) for n, row in enumerate(shop.messages(split), 1))
-    elif match := FILE.search(source.split("?")[0]):
+    elif match := DATA_FILE.search(source.split("?")[0]):
         yield from _file(source, match["kind"], "gzip" if match["gzip"] else None, at)
-    elif match := HUB_ID.match(source):
+    elif (match := HUB_ID.match(source)) and match["owner"]:
         yield from _hub(match["id"], match["revision"], "train" if split == "unlabelled" else split, at)
     else:
         known = "a .jsonl, .csv or .parquet file (or .gz of one), a URL of one, or a Hub id owner/name"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -9,6 +10,8 @@ from pydantic import Field, model_validator
 from configs.loader import Spec
 
 EMBEDDED = "embedded:shop"
+DATA_FILE = re.compile(r"\.(?P<kind>jsonl|ndjson|json|csv|parquet)(?P<gzip>\.gz)?$")
+HUB_ID = re.compile(r"^(?P<id>(?P<owner>\w[\w.-]*/)?\w[\w.-]*)(@(?P<revision>[\w.-]+))?$")  # old models have no owner
 
 
 class DataSpec(Spec):
