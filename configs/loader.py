@@ -29,6 +29,7 @@ IN_PLAIN_WORDS = {  # where pydantic speaks of Python
     "model_type": "a mapping of fields is expected",
     "model_attributes_type": "a mapping of fields is expected",
     "dict_type": "a mapping is expected",
+    "string_type": "text is expected; in quotes everything is (on the command line: \"key='123'\")",
     "union_tag_not_found": "say which one with the key 'step'",
 }
 
@@ -269,8 +270,8 @@ def _text(path: Path, chain: tuple[Path, ...]) -> str:
             raise UsageError(f"{path}: larger than {LARGEST_RECIPE_BYTES} bytes; this is no recipe")
         return content.decode("utf-8")
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [each.name for each in path.parent.glob("*.yaml")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        near = difflib.get_close_matches(path.stem, [each.stem for each in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}.yaml?" if near else ""
         raise UsageError(f"{path}: no such file{said_by}{hint}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: byte {error.start} is not UTF-8; save the recipe as UTF-8") from None
@@ -315,7 +316,7 @@ def _explain(
     loc, place = error["loc"], _place(error, tree)
     origin = next((origins[place[:n]] for n in range(len(place), -1, -1) if place[:n] in origins), source)
     field = _dotted(place)
-    message = IN_PLAIN_WORDS.get(error["type"]) or _one_line(error["msg"].removeprefix("Value error, "))
+    message = _message([error, *(each for each in same if _place(each, tree) == place)])
     if error["type"] == "extra_forbidden":
         known = _known_keys(model, loc[:-1])
         near = difflib.get_close_matches(str(loc[-1]), known, n=1)
@@ -328,6 +329,13 @@ def _explain(
             origin = _origin(message, field, origins) or origin
         return ": ".join(filter(None, [origin, field, message]))
     return f"{origin}: {field}: got {_show(error['input'])}; {message}"
+
+
+def _message(errors: Sequence[ErrorDetails]) -> str:
+    """What is wrong with a value, by all kinds of values that its field may have."""
+    plain = (IN_PLAIN_WORDS.get(each["type"]) or each["msg"].removeprefix("Value error, ") for each in errors)
+    first, *others = dict.fromkeys(map(_one_line, plain))
+    return ", or ".join([first, *(each.removeprefix("Input should be ") for each in others)])
 
 
 def _origin(message: str, section: str, origins: Origins) -> str | None:

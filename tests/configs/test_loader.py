@@ -11,6 +11,7 @@ class Engine(Spec):
     workers: int = Field(1, ge=1, description="workers")
     rate: float = Field(0.1, gt=0, description="rate")
     fast: bool = Field(False, description="fast")
+    title: str = Field("", description="title")
 
     @model_validator(mode="after")
     def fast_is_for_few(self) -> Self:
@@ -194,7 +195,18 @@ def test_of_fields_that_do_not_go_together_the_giver_of_a_named_one_is_named(
         ("engine: {fast: 'yes'}", "engine.fast: got 'yes'; write true or false"),
         ("layers: [a]", "layers[0]: got 'a'; "),
         ("layers: [int]", "layers[0]: got 'int'; "),
-        ("layers: many", "layers: got 'many'; "),
+        (
+            "layers: many",
+            "layers: got 'many'; Input should be a valid integer, unable to parse string as an integer, or a",
+        ),
+        (
+            "layers: 1,2",
+            "layers: got '1,2'; Input should be a valid integer, unable to parse string as an integer, or a v",
+        ),
+        (
+            "engine: {title: on}",
+            "engine.title: got True; text is expected; in quotes everything is (on the command line: ",
+        ),
         ("engine: [1]", "engine: got [1]; a mapping of fields is expected"),
         ("steps: [{sparsity: 0.1}]", "steps[0]: got {'sparsity': 0.1}; say which one with the key 'step'"),
         ("steps: [{step: prune, sparcity: 1}]", "steps[0].sparcity: unknown key (value 1); did you mean 'sparsity'?"),
@@ -226,6 +238,14 @@ def test_a_base_that_is_missing_names_who_extends_it_and_the_nearest(write):
         load(Tiny, path)
     near = path.parent / "base.yaml"
     assert str(refused.value).endswith(f"bse.yaml: no such file (extended by {path}); did you mean {near}?")
+
+
+def test_a_recipe_of_another_name_is_no_near_one(write):
+    path = write("smoke.yaml", "name: a\n")
+    with pytest.raises(UsageError, match=r"nope\.yaml: no such file$"):
+        load(Tiny, path.with_name("nope.yaml"))
+    with pytest.raises(UsageError, match=r"did you mean .*/smoke\.yaml\?$"):
+        load(Tiny, path.with_name("smoke.yml"))
 
 
 def test_a_name_that_no_file_can_have_is_refused(write, tmp_path: Path):
