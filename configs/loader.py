@@ -22,9 +22,8 @@ LARGEST_RECIPE_BYTES = 1 << 20
 MOST_YAML_ALIASES = 32  # nine aliases of nine aliases of ... is how a small file becomes a large one
 COMMAND_LINE = "command line"
 MERGE_TAG = "tag:yaml.org,2002:merge"
-NAMED = re.compile(
-    r"(?<![\w.\]])([a-z_]+(?:\.\w+|\[\d+\])*)(?==|: )"
-)  # fields in our messages: a.b[0].c: or field=value
+# The fields in our messages, `a.b[0].c: ` or `field=value`.
+NAMED = re.compile(r"(?<![\w.\]])([a-z_]+(?:\.\w+|\[\d+\])*)(?==|: )")
 IN_PLAIN_WORDS = {  # where pydantic speaks of Python
     "model_type": "a mapping of fields is expected",
     "model_attributes_type": "a mapping of fields is expected",
