@@ -17,6 +17,8 @@ from configs.loader import UsageError
 from jobs import deploy, evaluate, finetune, prepare, teach, tune
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, Prepared
+from jobs.data.source import check_source
+from jobs.data.spec import EMBEDDED
 from jobs.models.reference import made_from
 from jobs.prepare import output, pool_folder
 from jobs.recipe import Recipe, SearchRecipe
@@ -95,10 +97,17 @@ def _final_evaluation(recipe: Recipe, bundle: Path, run: tracking.Run) -> dict[s
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse now what would come out after an hour of training; the test file is not opened."""
+    """Refuse now what would come out after an hour of training; of a local test file only the columns are looked at."""
     test = recipe.data.test
-    if test and test.startswith("/") and not Path(test).is_file():
+    if test is None:
+        return
+    if test == EMBEDDED != recipe.data.train:
+        raise UsageError(
+            f"data.test: {test}: made-up messages are no test of data.train; give data.test, or data.test=null"
+        )
+    if test.startswith("/") and not Path(test).is_file():
         raise UsageError(f"data.test: {test}: no such file")
+    check_source(recipe.data, "test")
 
 
 def _broken_off(recipe: Recipe, stage: str, run: tracking.Run) -> bool:

@@ -6,17 +6,26 @@ Whatever is wrong with a row is a `UsageError` that names the source, the line a
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, NamedTuple
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from configs.loader import UsageError
 from jobs.data.spec import DATA_FILE, EMBEDDED, HUB_ID, DataSpec
 from serving.inputs import Slots, slots, worded
 
+if TYPE_CHECKING:
+    import pyarrow.parquet
+
 Split = Literal["train", "validation", "test", "unlabelled"]
 LONGEST_LINE_BYTES = 10 << 20
+LONGEST_NAME = 40  # characters of a column's name; in a file without a header texts stand in its place
+NO_EXTRA = "reading from the Hub needs slimcart installed with its extra 'hub'"
+HUB_SECONDS = 10.0  # for the Hub to say whether it has a data set
 
 
 class Row(NamedTuple):
@@ -52,37 +61,84 @@ def rows(data: DataSpec, split: Split) -> Iterator[Row]:
         raise UsageError(f"data.{split}: {source}: holds no rows")
 
 
+def check_source(data: DataSpec, split: Split) -> None:
+    """Refuse a source that cannot hold the rows of a split, by its name and, of a local file, by its columns' names.
+
+    No row is looked at, of JSON Lines only the keys of the first object; nothing is asked of a URL.
+    """
+    source = getattr(data, split)
+    at = f"data.{split}: {source}"
+    form = _form(source, split, at)
+    if form is None:
+        return
+    if form.re is HUB_ID:
+        _check_hub(form["id"], form["revision"], at)
+    elif "://" not in source:
+        there = _column_names(source, form, at)
+        for column in (data.text, data.text_pair, data.label, *data.slices):
+            if column is not None and column not in there:
+                raise UsageError(f"{at}: no column {column!r}; columns here: {_listed(there)}")
+
+
 def _records(source: str, split: Split) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, record) with `where` = 'data.train: file: line 7', for messages."""
     at = f"data.{split}: {source}"
+    form = _form(source, split, at)
+    if form is None:
+        from jobs.data import shop
+
+        assert split != "unlabelled"
+        yield from ((f"{at}: row {n}", dict(row)) for n, row in enumerate(shop.messages(split), 1))
+    elif form.re is DATA_FILE:
+        yield from _file(source, form, at)
+    else:
+        yield from _hub(form["id"], form["revision"], "train" if split == "unlabelled" else split, at)
+
+
+def _form(source: str, split: Split, at: str) -> re.Match[str] | None:
+    """What a source is: a match of `FILE` or of `HUB_ID`, None for the generator. Raises `UsageError` for none."""
     if source.startswith("embedded:"):
         if source != EMBEDDED:
             raise UsageError(f"{at}: no such generator; {EMBEDDED} is the one there is")
         if split == "unlabelled":
             raise UsageError(f"{at}: all rows of the generator have labels; give a file, URL or Hub id")
-        from jobs.data import shop
-
-        yield from ((f"{at}: row {n}", dict(row)) for n, row in enumerate(shop.messages(split), 1))
-    elif match := DATA_FILE.search(source.split("?")[0]):
-        yield from _file(source, match["kind"], "gzip" if match["gzip"] else None, at)
-    elif (match := HUB_ID.match(source)) and match["owner"]:
-        yield from _hub(match["id"], match["revision"], "train" if split == "unlabelled" else split, at)
-    else:
-        known = "a .jsonl, .csv or .parquet file (or .gz of one), a URL of one, or a Hub id owner/name"
-        raise UsageError(f"{at}: not {known}")
+        return None
+    form = DATA_FILE.search(source.split("?")[0]) or HUB_ID.match(source)
+    if form and (form.re is DATA_FILE or form["owner"]):
+        return form
+    known = "a .jsonl, .csv or .parquet file (or .gz of one), a URL of one, or a Hub id owner/name"
+    raise UsageError(f"{at}: not {known}")
 
 
-def _file(source: str, kind: str, compression: str | None, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _file(source: str, form: re.Match[str], at: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    with _opened(source, form, at) as file:
+        if form["kind"] == "parquet":
+            yield from _parquet(file, at)
+        elif form["kind"] == "csv":
+            yield from _csv(_lines(file, at), at)
+        else:
+            yield from _json_lines(_lines(file, at), at)
+
+
+def _column_names(source: str, form: re.Match[str], at: str) -> list[str]:
+    with _opened(source, form, at) as file:
+        if form["kind"] == "parquet":
+            return _parquet_file(file, at).schema_arrow.names
+        if form["kind"] == "csv":
+            return list(_csv_reader(_lines(file, at), at).fieldnames or ())
+        for _, record in _json_lines(_lines(file, at), at):
+            return list(record)
+    raise UsageError(f"{at}: holds no rows")
+
+
+@contextmanager
+def _opened(source: str, form: re.Match[str], at: str) -> Iterator[Any]:
+    """The bytes of a file; whatever goes wrong while it is read is a `UsageError`."""
     import fsspec
 
     try:
-        with fsspec.open(source, "rb", compression=compression) as file:
-            if kind == "parquet":
-                yield from _parquet(file, at)
-            elif kind == "csv":
-                yield from _csv(_lines(file, at), at)
-            else:
-                yield from _json_lines(_lines(file, at), at)
+        with fsspec.open(source, "rb", compression="gzip" if form["gzip"] else None) as file:
+            yield file
     except UsageError:
         raise
     except FileNotFoundError as error:
@@ -118,10 +174,8 @@ def _json_lines(lines: Iterator[str], at: str) -> Iterator[tuple[str, dict[str, 
 
 
 def _csv(lines: Iterator[str], at: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(lines, strict=True)
+    reader = _csv_reader(lines, at)
     try:
-        if twice := [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]:
-            raise UsageError(f"{at}: line 1: column {twice[0]!r} is given twice; rename one")
         for record in reader:
             where = f"{at}: line {reader.line_num}"
             if None in record or None in record.values():
@@ -132,7 +186,27 @@ def _csv(lines: Iterator[str], at: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UsageError(f"{at}: line {reader.reader.line_num}: not CSV: {error}") from None
 
 
+def _csv_reader(lines: Iterator[str], at: str) -> csv.DictReader[str]:
+    """What reads the rows; the header is read, and is one."""
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        names = reader.fieldnames or ()
+    except csv.Error as error:
+        raise UsageError(f"{at}: line 1: not CSV: {error}") from None
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"{at}: line 1: column {twice[0]!r} is given twice; rename one")
+    return reader
+
+
 def _parquet(file: Any, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    for batch in _parquet_file(file, at).iter_batches():
+        for record in batch.to_pylist():
+            number += 1
+            yield f"{at}: row {number}", record
+
+
+def _parquet_file(file: Any, at: str) -> pyarrow.parquet.ParquetFile:
     import pyarrow
     import pyarrow.parquet
 
@@ -144,18 +218,30 @@ def _parquet(file: Any, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for field in schema:
         if isinstance(field.type, pyarrow.BaseExtensionType):  # reading one can run code that the file carries
             raise UsageError(f"{at}: column {field.name!r} has the extension type {field.type}; store plain columns")
-    number = 0
-    for batch in table.iter_batches():
-        for record in batch.to_pylist():
-            number += 1
-            yield f"{at}: row {number}", record
+    return table
+
+
+def _check_hub(name: str, revision: str | None, at: str) -> None:
+    """Refuse a data set that the Hub does not know, or that is a path which leads nowhere; else it may be there."""
+    if importlib.util.find_spec("datasets") is None:
+        raise UsageError(f"{at}: {NO_EXTRA}")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        HfApi().dataset_info(name, revision=revision, timeout=HUB_SECONDS)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise UsageError(f"{at}: neither a file here nor a data set on the Hub") from None
+    except Exception:  # noqa: BLE001 - no network, a Hub in trouble: the data set may be known here from before
+        if Path(name).parent.is_dir():
+            raise UsageError(f"{at}: no such file, and the Hub does not answer") from None
 
 
 def _hub(name: str, revision: str | None, split: Split, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         import datasets
     except ImportError:
-        raise UsageError(f"{at}: reading from the Hub needs slimcart installed with its extra 'hub'") from None
+        raise UsageError(f"{at}: {NO_EXTRA}") from None
     try:
         table = datasets.load_dataset(name, split=split, revision=revision)
     except Exception as error:  # noqa: BLE001 - the library raises anything from ValueError to connection errors
@@ -168,6 +254,12 @@ def _reason(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
+def _listed(names: Iterable[object]) -> str:
+    """Column names for a message; a long one is a customer's text in a file without a header, and is not shown."""
+    words = map(str, names)
+    return ", ".join(word if len(word) <= LONGEST_NAME else f"(a name of {len(word)} characters)" for word in words)
+
+
 def _value(record: dict[str, Any], column: str, where: str) -> Any:
     value = _optional(record, column, where)
     if value is None:
@@ -177,7 +269,7 @@ def _value(record: dict[str, Any], column: str, where: str) -> Any:
 
 def _optional(record: dict[str, Any], column: str, where: str) -> Any:
     if column not in record:
-        raise UsageError(f"{where}: no column {column!r}; columns here: {', '.join(map(str, record))}")
+        raise UsageError(f"{where}: no column {column!r}; columns here: {_listed(record)}")
     value = record[column]
     return None if isinstance(value, float) and value != value else value
 
