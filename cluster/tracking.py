@@ -17,6 +17,7 @@ from cluster import session, spool, underway
 from cluster.delivery import LOCAL
 from cluster.outbox import HANDOVER_SECONDS, Outbox, replay
 from cluster.patience import NotOpened
+from cluster.public import public_tree
 from cluster.session import JobError
 from configs.folder import digest_json
 
@@ -79,8 +80,9 @@ def run(
         try:
             if parent is None:
                 replay(output)
-            opened.metrics.put({"params": {key: value[:LONGEST_PARAM] for key, value in _flatten(recipe)}})
-            opened.text("recipe.yaml", yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
+            told = public_tree(recipe)
+            opened.metrics.put({"params": {key: value[:LONGEST_PARAM] for key, value in _flatten(told)}})
+            opened.text("recipe.yaml", yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
             yield opened
             status = "FINISHED"
         except (KeyboardInterrupt, SystemExit):

@@ -17,6 +17,7 @@ from typing import NoReturn
 import yaml
 
 from cluster import session
+from cluster.public import public
 from cluster.session import JobError
 from configs.folder import GOES_ON, NO_ROOM, FolderError
 from configs.loader import UsageError, describe, load
@@ -74,7 +75,7 @@ def main(
     except Exception as error:  # noqa: BLE001 - a fault of ours: the traceback is what its finder needs
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             _leave(FAILED, f"{error.filename or 'a file'}: not written: {error.strerror}; {GOES_ON}")
-        traceback.print_exc()
+        print(public(traceback.format_exc()), end="", file=sys.stderr)
         _leave(FAILED, f"{type(error).__name__}: {error}")
     print(result.line(), flush=True)
     sys.exit(DONE)
@@ -96,7 +97,7 @@ def _stop(number: int, _: object) -> NoReturn:
 
 
 def _leave(code: int, message: str) -> NoReturn:
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    print("error: " + public(" ".join(message.split())), file=sys.stderr, flush=True)
     sys.exit(code)
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster import registry, tracking
+from cluster.public import public
 from configs.folder import FolderError, commit, digest_json, read_manifest
 from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST
-from jobs.data.source import rows
+from jobs.data.source import place, rows
 from jobs.finetune import teacher_folder
 from jobs.measure.comparison import STATIC, TEACHER, TFIDF, WINNER, UnseenRows, compare
 from jobs.measure.contenders import FITTED, Contender
@@ -88,7 +89,7 @@ def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
         "key": identity,
         "fingerprint": test.fingerprint,
         "bundle": bundle_digest(bundle),
-        "test": recipe.data.test,
+        "test": public(str(recipe.data.test)),
         **compared,
     }
 
@@ -117,7 +118,7 @@ def check_test_rows(recipe: Recipe, bundle: Bundle) -> UnseenRows:
     unknown = sorted(seen - known) if known else []
     if unknown and not seen & known:
         raise UsageError(
-            f"data.test: {recipe.data.test}: none of its labels ({unknown[0]!r}, ...) is one of the bundle's"
+            f"{place(recipe.data, 'test')}: none of its labels ({unknown[0]!r}, ...) is one of the bundle's"
         )
     if unknown:
         log.warning(
@@ -148,7 +149,7 @@ def _measure(
     found: dict[str, Measured] = {}
     for contender in contenders:
         if contender.kind not in FITTED:
-            log.info("scoring %s on %s", contender.name, recipe.data.test)
+            log.info("scoring %s on %s", contender.name, place(recipe.data, "test"))
             found |= ask(Question(contenders=[contender], **common))
     log.info("timing %s in turns", ", ".join(each.name for each in contenders))
     timed = ask(

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from cluster.public import public
 from configs.loader import UsageError
 from jobs.data.spec import DATA_FILE, EMBEDDED, HUB_ID, DataSpec
 from serving.inputs import Slots, slots, worded
@@ -50,7 +51,7 @@ def rows(data: DataSpec, split: Split) -> Iterator[Row]:
         raise UsageError(f"data.{split}: missing; give a file, URL or Hub id")
     columns = data.slices if split == "test" else ()
     found = False
-    for where, record in _records(source, split):
+    for where, record in _records(source, split, place(data, split)):
         found = True
         text, named = _input(record, data.text, where)
         pair, more = (None, ()) if data.text_pair is None else _input(record, data.text_pair, where)
@@ -58,7 +59,7 @@ def rows(data: DataSpec, split: Split) -> Iterator[Row]:
         label = "" if split == "unlabelled" else _label(record, data.label, where)
         yield Row(text, pair, label, named + more, slices)
     if not found:
-        raise UsageError(f"data.{split}: {source}: holds no rows")
+        raise UsageError(f"{place(data, split)}: holds no rows")
 
 
 def check_source(data: DataSpec, split: Split) -> None:
@@ -67,7 +68,7 @@ def check_source(data: DataSpec, split: Split) -> None:
     No row is looked at, of JSON Lines only the keys of the first object; nothing is asked of a URL.
     """
     source = getattr(data, split)
-    at = f"data.{split}: {source}"
+    at = place(data, split)
     form = _form(source, split, at)
     if form is None:
         return
@@ -80,9 +81,13 @@ def check_source(data: DataSpec, split: Split) -> None:
                 raise UsageError(f"{at}: no column {column!r}; columns here: {_listed(there)}")
 
 
-def _records(source: str, split: Split) -> Iterator[tuple[str, dict[str, Any]]]:
+def place(data: DataSpec, split: Split) -> str:
+    """'data.train: file', as messages begin; of a URL only what may be shown."""
+    return f"data.{split}: {public(str(getattr(data, split)))}"
+
+
+def _records(source: str, split: Split, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, record) with `where` = 'data.train: file: line 7', for messages."""
-    at = f"data.{split}: {source}"
     form = _form(source, split, at)
     if form is None:
         from jobs.data import shop
@@ -251,7 +256,7 @@ def _hub(name: str, revision: str | None, split: Split, at: str) -> Iterator[tup
 
 
 def _reason(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return public(next(iter(str(error).splitlines()), "")) or type(error).__name__
 
 
 def _listed(names: Iterable[object]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.loader import UsageError
 from jobs.data.batches import NO_TARGET
-from jobs.data.source import Split, rows
+from jobs.data.source import Split, place, rows
 from jobs.data.spec import DataSpec
 from serving.inputs import prompt
 
@@ -51,20 +51,20 @@ def checked(data: DataSpec, split: Split) -> tuple[pyarrow.Table, str]:
     return pyarrow.table(columns), digest.hexdigest()
 
 
-def classes(train: pyarrow.Table, others: dict[str, pyarrow.Table], data: DataSpec) -> list[str]:
+def classes(train: pyarrow.Table, others: dict[Split, pyarrow.Table], data: DataSpec) -> list[str]:
     """Class names in sorted order. Raises `UsageError` for a label that training never sees."""
     known = sorted(train["label"].unique().to_pylist())
     if len(known) < 2:
-        raise UsageError(f"data.train: {data.train}: column {data.label!r} holds one class; at least two are needed")
+        raise UsageError(f"{place(data, 'train')}: column {data.label!r} holds one class; at least two are needed")
     if len(known) > MOST_CLASSES:
         raise UsageError(
-            f"data.train: {data.train}: column {data.label!r} holds {len(known)} classes; more than {MOST_CLASSES} "
+            f"{place(data, 'train')}: column {data.label!r} holds {len(known)} classes; more than {MOST_CLASSES} "
             "look like texts or ids, name the column of the classes in data.label"
         )
     for split, table in others.items():
         if unseen := sorted(set(table["label"].unique().to_pylist()) - set(known)):
             raise UsageError(
-                f"data.{split}: {getattr(data, split)}: label {unseen[0]!r} never occurs in training "
+                f"{place(data, split)}: label {unseen[0]!r} never occurs in training "
                 f"({len(unseen)} such labels); add training rows or remove these"
             )
     return known

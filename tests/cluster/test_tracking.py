@@ -144,6 +144,17 @@ def test_a_run_holds_the_recipe_its_leaves_and_where_it_came_from(
     assert yaml.safe_load(Path(file).read_text()) == recipe
 
 
+def test_a_run_does_not_hold_what_opens_an_address(on_mlflow: Cluster, recipe: dict[str, Any], tmp_path: Path):
+    signed = "https://user:secret@host/rows.csv?X-Amz-Signature=abc"
+    with record(recipe | {"data": {"train": signed}, "urls": [signed]}) as run:
+        pass
+    params = read(run.id).data.params
+    assert (params["data.train"], params["urls"]) == ("https://host/rows.csv?…", '["https://host/rows.csv?…"]')
+    text = Path(client().download_artifacts(run.id, "recipe.yaml", str(tmp_path))).read_text()
+    assert yaml.safe_load(text)["data"] == {"train": "https://host/rows.csv?…"}
+    assert not any(word in text for word in ("secret", "abc"))
+
+
 def test_a_run_names_its_parent_and_its_submission(
     on_mlflow: Cluster, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):

@@ -390,6 +390,19 @@ def test_a_known_fault_of_the_job_is_one_line(
     assert left == (code, "", "error: " + " ".join(str(fault).split()) + "\n")
 
 
+@pytest.mark.parametrize("kind", [UsageError, JobError, RuntimeError])
+def test_no_error_shows_what_opens_an_address(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: type[Exception]
+):
+    def fail(recipe: Recipe) -> Result:
+        raise kind("https://user:secret@host/rows.csv?token=abc: is away")
+
+    (tmp_path / "recipe.yaml").write_text("name: a\n")
+    _, _, err = command(capsys, "--config", str(tmp_path / "recipe.yaml"), run=fail)
+    assert err.endswith("https://host/rows.csv?…: is away\n")
+    assert not any(word in err.rpartition("Error: ")[2] for word in ("secret", "abc"))
+
+
 def test_a_fault_of_ours_keeps_its_traceback_and_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def fail(recipe: Recipe) -> Result:
         raise RuntimeError("surprise")

@@ -258,6 +258,13 @@ def test_a_gzip_that_is_cut_flipped_or_none_is_refused(files: Path, name: str):
         assert "cannot be read: " in message or "not Parquet" in message or "not UTF-8" in message or "line" in message
 
 
+def test_no_message_shows_what_opens_an_address():
+    data = DataSpec(train="http://user:secret@127.0.0.1:9/rows.jsonl?X-Amz-Signature=abc")
+    with pytest.raises(UsageError, match=r"^data\.train: http://127\.0\.0\.1:9/rows\.jsonl\?…: cannot be ") as refused:
+        list(rows(data, "train"))
+    assert not any(word in str(refused.value) for word in ("secret", "Signature", "abc"))
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
