@@ -21,7 +21,7 @@ from cluster import quiet, registry, tracking
 from cluster.session import JobError
 from configs.loader import UsageError
 from jobs.command import Result, main
-from jobs.data.source import Row, rows
+from jobs.data.source import Row, rows, shown
 from jobs.finetune import teacher_folder
 from jobs.measure.calibration import confidence, fit_temperature, lowest_threshold
 from jobs.measure.card import card
@@ -126,9 +126,10 @@ def _label_numbers(examples: Sequence[Row], bundle: Bundle) -> np.ndarray:
     import numpy as np
 
     numbers = {label: number for number, label in enumerate(bundle.labels)}
-    if unknown := sorted({row.label for row in examples} - numbers.keys()):
-        raise UsageError(f"data.validation: label {unknown[0]!r} is none of the bundle's {len(numbers)}")
-    return np.array([numbers[row.label] for row in examples])
+    labels = [row.label for row in examples]
+    if unknown := sorted(set(labels) - numbers.keys()):
+        raise UsageError(f"data.validation: label {shown(unknown[0], labels)} is none of the bundle's {len(numbers)}")
+    return np.array([numbers[label] for label in labels])
 
 
 def _log_scores(classifier: Classifier, examples: Sequence[Row]) -> np.ndarray:

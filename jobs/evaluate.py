@@ -23,7 +23,7 @@ from configs.folder import FolderError, commit, digest_json, read_manifest
 from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST
-from jobs.data.source import place, rows
+from jobs.data.source import place, rows, shown
 from jobs.finetune import teacher_folder
 from jobs.measure.comparison import STATIC, TEACHER, TFIDF, WINNER, UnseenRows, compare
 from jobs.measure.contenders import FITTED, Contender
@@ -114,20 +114,23 @@ def check_test_rows(recipe: Recipe, bundle: Bundle) -> UnseenRows:
         )
         raise UsageError(f"data.text_pair: {recipe.data.text_pair!r}: the bundle answers {wanted}")
     found = list(rows(recipe.data, "test"))
-    seen = {row.label for row in found}
-    unknown = sorted(seen - known) if known else []
-    if unknown and not seen & known:
+    labels = [row.label for row in found]
+    unknown = sorted(set(labels) - known) if known else []
+    if unknown and known.isdisjoint(labels):
         raise UsageError(
-            f"{place(recipe.data, 'test')}: none of its labels ({unknown[0]!r}, ...) is one of the bundle's"
+            f"{place(recipe.data, 'test')}: none of its labels is one of the bundle's, "
+            f"so the label {shown(unknown[0], labels)}"
         )
     if unknown:
         log.warning(
-            "%d labels of the test file are none of the bundle's and count as wrong: %s", len(unknown), unknown[0]
+            "%d labels of the test file are none of the bundle's and count as wrong, so the label %s",
+            len(unknown),
+            shown(unknown[0], labels),
         )
     slices = {
         column: grouped(column, [row.slices[index] for row in found]) for index, column in enumerate(recipe.data.slices)
     }
-    return UnseenRows(digest_json(found), [row.label for row in found], slices)
+    return UnseenRows(digest_json(found), labels, slices)
 
 
 def evaluation_key(recipe: Recipe, contenders: list[Contender], fingerprint: str) -> str:

@@ -23,6 +23,7 @@ from configs.folder import commit, digest_json
 from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key
+from jobs.data.source import shown
 from jobs.data.spec import DataSpec
 from jobs.models.reference import read_reference, read_tokenizer
 from jobs.models.spec import NEW
@@ -164,7 +165,7 @@ def _classes(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) ->
     if recipe.teacher.head == "grades":
         grades_of(labels)  # refused now, not by the first worker
     if recipe.teacher.bundle:
-        labels, tokenizer = known_to(Path(recipe.teacher.bundle), labels)
+        labels, tokenizer = known_to(Path(recipe.teacher.bundle), train["label"].to_pylist())
     else:
         tokenizer = load_tokenizer(recipe.teacher.model)
         check_length(recipe.teacher.model, recipe.data.max_length)
@@ -227,12 +228,15 @@ def _refuse_long_prompts(tables: dict[str, pyarrow.Table], tokenizer: Tokenizer,
 
 
 def known_to(teacher: Path, labels: list[str]) -> tuple[list[str], Tokenizer]:
-    """Classes in the order of a given teacher, and its tokenizer. Raises `UsageError` for a class it never learned."""
+    """Classes in the order of a given teacher, and its tokenizer; `labels` are those of the rows.
+
+    Raises `UsageError` for one that it never learned.
+    """
     reference = read_reference(teacher, "python -m jobs.finetune")
     if unknown := sorted(set(labels) - set(reference.labels)):
         raise UsageError(
-            f"teacher.bundle: {teacher}: never learned the label {unknown[0]!r} of data.train ({len(unknown)} such "
-            "labels); fine-tune a teacher on these rows, or remove them"
+            f"teacher.bundle: {teacher}: never learned the label {shown(unknown[0], labels)} of data.train "
+            f"({len(unknown)} such labels); fine-tune a teacher on these rows, or remove them"
         )
     return list(reference.labels), read_tokenizer(teacher / reference.tokenizer)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "validation", "test", "unlabelled"]
 LONGEST_LINE_BYTES = 10 << 20
 LONGEST_NAME = 40  # characters of a column's name; in a file without a header texts stand in its place
+LONGEST_LABEL, FEW_LABELS = 60, 10  # characters; different labels that need not repeat
 NO_EXTRA = "reading from the Hub needs slimcart installed with its extra 'hub'"
 HUB_SECONDS = 10.0  # for the Hub to say whether it has a data set
 
@@ -86,6 +88,18 @@ def place(data: DataSpec, split: Split) -> str:
     return f"data.{split}: {public(str(getattr(data, split)))}"
 
 
+def shown(label: str, labels: Sequence[str]) -> str:
+    """One of the labels of a source, row by row, for a message; of what looks like a text only its row and length.
+
+    Where `data.label` names a column of texts, the labels are what customers wrote.
+    """
+    kinds = len(set(labels))
+    hardly_repeat = 2 * kinds > len(labels) and (kinds > FEW_LABELS or " " in label)
+    if hardly_repeat or len(label) > LONGEST_LABEL:
+        return f"of row {labels.index(label) + 1} ({len(label)} characters, not shown: it may be a text)"
+    return repr(label)
+
+
 def _records(source: str, split: Split, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, record) with `where` = 'data.train: file: line 7', for messages."""
     form = _form(source, split, at)
@@ -101,7 +115,7 @@ def _records(source: str, split: Split, at: str) -> Iterator[tuple[str, dict[str
 
 
 def _form(source: str, split: Split, at: str) -> re.Match[str] | None:
-    """What a source is: a match of `FILE` or of `HUB_ID`, None for the generator. Raises `UsageError` for none."""
+    """What a source is: a match of `DATA_FILE` or of `HUB_ID`, None for the generator. Raises `UsageError` for none."""
     if source.startswith("embedded:"):
         if source != EMBEDDED:
             raise UsageError(f"{at}: no such generator; {EMBEDDED} is the one there is")

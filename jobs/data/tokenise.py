@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.loader import UsageError
 from jobs.data.batches import NO_TARGET
-from jobs.data.source import Split, place, rows
+from jobs.data.source import Split, place, rows, shown
 from jobs.data.spec import DataSpec
 from serving.inputs import prompt
 
@@ -62,9 +62,10 @@ def classes(train: pyarrow.Table, others: dict[Split, pyarrow.Table], data: Data
             "look like texts or ids, name the column of the classes in data.label"
         )
     for split, table in others.items():
-        if unseen := sorted(set(table["label"].unique().to_pylist()) - set(known)):
+        labels: list[str] = table["label"].to_pylist()
+        if unseen := sorted(set(labels) - set(known)):
             raise UsageError(
-                f"{place(data, split)}: label {unseen[0]!r} never occurs in training "
+                f"{place(data, split)}: label {shown(unseen[0], labels)} never occurs in training "
                 f"({len(unseen)} such labels); add training rows or remove these"
             )
     return known

@@ -17,7 +17,7 @@ import pytest
 
 from configs.loader import UsageError
 from jobs.data.shop import messages
-from jobs.data.source import Row, rows
+from jobs.data.source import Row, rows, shown
 from jobs.data.spec import DataSpec
 
 RECORDS = [
@@ -400,3 +400,12 @@ def test_an_attribute_that_is_none_is_refused(tmp_path: Path, value: Any):
     file.write_text(json.dumps({"text": value, "label": "a"}) + "\n")
     with pytest.raises(UsageError, match=r"line 1: column 'text': an attribute is a name with a text or a number"):
         list(rows(DataSpec(train=str(file)), "train"))
+
+
+def test_a_label_is_shown_unless_it_may_be_what_a_customer_wrote():
+    said = "I am Jane Roe, card 4111 1111"
+    assert shown("refund", ["track", "refund", "track"]) == "'refund'"
+    assert shown("late delivery", ["track"] * 3 + ["late delivery"]) == "'late delivery'"
+    assert shown(said, ["track", said]) == "of row 2 (29 characters, not shown: it may be a text)"
+    assert shown("7", [str(number) for number in range(11)]).startswith("of row 8 (1 characters")
+    assert said not in shown(3 * said, [3 * said] * 9)

@@ -97,6 +97,12 @@ def test_a_label_that_training_never_sees_is_refused():
         classes(labelled("a", "b"), {"validation": labelled("a", "d", "c")}, data)
 
 
+def test_a_text_in_the_column_of_labels_is_not_shown():
+    data = DataSpec.model_validate({"validation": "val.csv", "label": "text"})
+    with pytest.raises(UsageError, match=r"val\.csv: label of row 2 \(13 characters, not shown: .*\) never occurs in"):
+        classes(labelled("a b", "b"), {"validation": labelled("a b", "I am Jane Roe")}, data)
+
+
 def test_one_class_is_refused():
     with pytest.raises(UsageError, match=r"data\.train: embedded:shop: column 'label' holds one class"):
         classes(labelled("a", "a"), {}, DataSpec.model_validate({}))
