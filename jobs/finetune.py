@@ -27,11 +27,14 @@ log = logging.getLogger(__name__)
 
 def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = None, *, made: bool = False) -> Result:
     """The job: one MLflow run around `finetune`; of a teacher that is `made` it tells what is left to tell."""
+    from jobs.teach import check_possible  # which stands on this file
+
     with tracking.run(
         "finetune", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
         session.connect()
         prepared = prepared or prepare(recipe)
+        check_possible(recipe)
         run.tag(slimcart__data=prepared.key)
         folder = teacher_folder(recipe)
         metrics = read_description(folder).metrics if made else finetune(recipe, prepared, run.id)

@@ -48,6 +48,7 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     prepare.run(recipe, run.id)
     prepared = Prepared.open(Path(output(recipe), "prepared"), pool_folder(recipe))
     run.tag(slimcart__data=prepared.key)
+    teach.check_possible(recipe)
     if recipe.teacher.bundle:
         _skip("finetune", f"teacher.bundle is {recipe.teacher.bundle}")
     else:

@@ -23,8 +23,9 @@ from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, Prepared, has_key
 from jobs.finetune import teacher_folder
 from jobs.models.reference import check_fits, read_reference
+from jobs.models.spec import NEW, StudentSpec
 from jobs.prepare import output, pool_folder, prepare
-from jobs.recipe import Recipe
+from jobs.recipe import Recipe, SearchRecipe
 from jobs.training.spec import INSIDE, Taught, Wanted
 from serving.bundle import bundle_digest
 
@@ -130,8 +131,51 @@ def taught_by(recipe: Recipe) -> list[tuple[str, float]]:
     return [(bundle_digest(Path(folder)), weight) for folder, weight in teachers(recipe)]
 
 
-def wanted_of(recipe: Recipe) -> Wanted:
-    """What the recipe's objectives need of the teacher, and those that its search may choose."""
+def check_possible(recipe: Recipe) -> None:
+    """Refuse, before a teacher is trained, a student that it cannot have and objectives that it cannot serve.
+
+    Of a search every choice of `student.layers` is tried, and no size, as those go with one another.
+    """
+    from jobs.models.student import check_student
+
+    config = _config_to_be(recipe)
+    for student in _students(recipe):
+        check_student(config, student)
+    wanted_of(recipe, config)
+
+
+def _students(recipe: Recipe) -> list[StudentSpec]:
+    """Those to be trained, as far as they are known."""
+    space, own = recipe.search.space, recipe.student
+    if not isinstance(recipe, SearchRecipe) and (own == StudentSpec() or "student.layers" in space):
+        return []  # of a verb that does not search; what says nothing of a student may be about a teacher alone
+    students = [own]
+    if "student.layers" in space:
+        students = [recipe.at({"student.layers": choice}).student for choice in space["student.layers"].extremes()]
+    if "student.kind" in space:
+        return []
+    sizes = ("hidden", "heads", "feed_forward")
+    if any(f"student.{name}" in space for name in sizes):
+        return [each.model_copy(update=dict.fromkeys(sizes)) for each in students]
+    return students
+
+
+def _config_to_be(recipe: Recipe) -> Any:
+    """The config of the teacher, that is there or will be trained."""
+    from jobs.models.decoder import new_config
+    from jobs.models.encoder import config_of
+
+    spec = recipe.teacher
+    if spec.bundle is None and spec.model.startswith(NEW):
+        return new_config(spec.model.removeprefix(NEW), spec.new, spec.new.vocabulary, recipe.data.max_length, 0)
+    return config_of(spec.model) if spec.bundle is None else config_of(spec.bundle, "teacher.bundle")
+
+
+def wanted_of(recipe: Recipe, config: Any = None) -> Wanted:
+    """What the recipe's objectives need of the teacher, and those that its search may choose.
+
+    `config` is the teacher's, of one that is not there yet.
+    """
     spec = recipe.distillation
     if recipe.task == "generate":
         return Wanted(tokens=spec.stored_tokens, draws=spec.stored_draws)
@@ -141,10 +185,12 @@ def wanted_of(recipe: Recipe) -> Wanted:
     wanted = inside.intersection(INSIDE)
     if not wanted:
         return Wanted()
-    from jobs.models.inside import place
+    from jobs.models.inside import place, projection_names
 
-    config = _config(teacher_folder(recipe))
+    config = config or _config(teacher_folder(recipe))
     count, width = config.num_hidden_layers, recipe.student.hidden or config.hidden_size
+    if "relations" in wanted:
+        projection_names(config.model_type)
     if "relations" in wanted and (config.hidden_size % spec.relation_heads or width % spec.relation_heads):
         raise UsageError(
             f"distillation.relation_heads: {spec.relation_heads}: does not divide the widths of teacher and student, "

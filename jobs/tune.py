@@ -28,7 +28,7 @@ from jobs.measure.fresh import measure_candidate
 from jobs.prepare import output, pool_folder, prepare, prepare_student
 from jobs.recipe import Recipe, SearchRecipe
 from jobs.tasks import classify
-from jobs.teach import teach
+from jobs.teach import check_possible, teach
 from serving.bundle import bundle_digest, read_description, with_metrics
 from tuning import report
 from tuning.journal import SCORE
@@ -52,6 +52,7 @@ def run(
         session.connect()
         prepared = prepared or prepare(recipe)
         run.tag(slimcart__data=prepared.key)
+        check_possible(recipe)
         outputs = teach(recipe, prepared)
         found = found or tune(recipe, prepared, outputs, run)
         run.metrics.log({f"winner_{name}": value for name, value in found["winner"]["metrics"].items()})

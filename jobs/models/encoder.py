@@ -130,12 +130,16 @@ def load_tokenizer(model: str, field: str = TEACHER) -> Any:
 
 def check_length(model: str, max_length: int, field: str = TEACHER) -> None:
     """Raise `UsageError` where a model has no positions for texts of `max_length` tokens."""
+    if (most := longest(config_of(model, field))) < max_length:
+        raise UsageError(f"data.max_length: {max_length}: {field} {model} takes {most} tokens at most")
+
+
+def config_of(model: str, field: str = TEACHER) -> PreTrainedConfig:
+    """The config of a model. Raises `UsageError`, naming `field`, where it cannot be loaded."""
     try:
-        config = AutoConfig.from_pretrained(locate(model, field), trust_remote_code=False)
+        return AutoConfig.from_pretrained(locate(model, field), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"{field}: {model}: cannot be loaded: {str(error).splitlines()[0]}") from None
-    if (most := longest(config)) < max_length:
-        raise UsageError(f"data.max_length: {max_length}: {field} {model} takes {most} tokens at most")
 
 
 def longest(config: PreTrainedConfig) -> int:

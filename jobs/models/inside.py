@@ -62,13 +62,19 @@ def relation_width(model: EncoderClassifier, layer: int) -> int:
 
 def _projections(model: EncoderClassifier, layer: int) -> list[nn.Module]:
     kind = model.encoder.config.model_type
+    names = projection_names(kind)
+    block = model.encoder.get_submodule(f"{LAYERS[kind]}.{layer - 1}")
+    return [block.get_submodule(name) for name in names]
+
+
+def projection_names(kind: str) -> tuple[str, str, str]:
+    """`PROJECTIONS` of a model type. Raises `UsageError` for one that is not known."""
     if kind not in PROJECTIONS:
         raise UsageError(
             f"distillation.weights.relations: queries, keys and values of {kind!r} models are not known; "
             f"of {', '.join(PROJECTIONS)}"
         )
-    block = model.encoder.get_submodule(f"{LAYERS[kind]}.{layer - 1}")
-    return [block.get_submodule(name) for name in PROJECTIONS[kind]]
+    return PROJECTIONS[kind]
 
 
 class Observed(nn.Module):

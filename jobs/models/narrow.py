@@ -63,6 +63,26 @@ def resized(config: PreTrainedConfig, sizes: Mapping[str, int]) -> PreTrainedCon
     return made
 
 
+def smaller(config: PreTrainedConfig, sizes: Mapping[str, int]) -> PreTrainedConfig:
+    """The same, where nothing is larger than in `config`: what `narrow` can make. Raises `UsageError` for the rest."""
+    made = resized(config, sizes)
+    parts = KNOWN[made.model_type]
+    for name, entry in parts.entries.items():
+        before, after = getattr(config, entry), getattr(made, entry)
+        if after > before:
+            raise UsageError(
+                f"student.{name}: {after}: the teacher has {before} to choose from; give at most that many"
+            )
+    hidden, heads = (getattr(made, parts.entries[name]) for name in ("hidden", "heads"))
+    before, after = (_head_size(each, parts) for each in (config, made))
+    if after > before:
+        raise UsageError(
+            f"student.heads: {heads}: heads of {hidden} / {heads} = {after} dimensions, the teacher's have {before}; "
+            f"give student.hidden={heads * before} or less, or more heads"
+        )
+    return made
+
+
 def narrow(
     config: PreTrainedConfig, weights: Weights, layers: str, sizes: Mapping[str, int]
 ) -> tuple[PreTrainedConfig, Weights]:
@@ -71,15 +91,10 @@ def narrow(
     Magnitude decides, see `magnitudes` and `votes`. A dimension of the token vectors is kept in all layers or in none.
     The queries of a smaller head are scaled so that a score is divided by the same root as before.
     """
-    made = resized(config, sizes)
+    made = smaller(config, sizes)
     parts = KNOWN[made.model_type]
-    hidden, heads, feed_forward = (_fewer(config, made, name, parts) for name in parts.entries)
-    before = getattr(config, parts.entries["hidden"]) // getattr(config, parts.entries["heads"])
-    if (after := hidden // heads) > before:
-        raise UsageError(
-            f"student.heads: {heads}: heads of {hidden} / {heads} = {after} dimensions, the teacher's have {before}; "
-            f"give student.hidden={heads * before} or less, or more heads"
-        )
+    hidden, heads, feed_forward = (getattr(made, entry) for entry in parts.entries.values())
+    before, after = (_head_size(each, parts) for each in (config, made))
     dims = largest(votes(weights, parts), hidden)
     kept, scaled = [], {}
     for number, strength in enumerate(magnitudes(config, weights, layers)):
@@ -157,11 +172,8 @@ def largest(strength: Tensor, count: int) -> Tensor:
     return strength.topk(count, dim=-1).indices.sort(dim=-1).values
 
 
-def _fewer(config: PreTrainedConfig, made: PreTrainedConfig, name: str, parts: Parts) -> int:
-    before, after = (getattr(each, parts.entries[name]) for each in (config, made))
-    if after > before:
-        raise UsageError(f"student.{name}: {after}: the teacher has {before} to choose from; give at most that many")
-    return after
+def _head_size(config: PreTrainedConfig, parts: Parts) -> int:
+    return getattr(config, parts.entries["hidden"]) // getattr(config, parts.entries["heads"])
 
 
 def _norms(weights: Weights, module: str, columns: bool) -> Tensor:

@@ -15,7 +15,7 @@ from jobs.models.conv import ConvConfig, principal
 from jobs.models.decoder import Decoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import LAYERS, has_own_sizes, layers_of, set_sizes, sizes_of
-from jobs.models.narrow import narrow, resized
+from jobs.models.narrow import narrow, resized, smaller
 from jobs.models.sharing import share_layers
 from jobs.models.spec import StudentSpec
 
@@ -24,6 +24,18 @@ DROPOUTS = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
 )
+
+
+def check_student(config: PreTrainedConfig, spec: StudentSpec) -> None:
+    """Raise `UsageError` where a teacher of `config` cannot have the student of `spec`, as far as a config shows it."""
+    if spec.kind == "layers":
+        _layers_of(config, spec)
+        if spec.sizes:
+            smaller(config, spec.sizes)
+    elif spec.kind == "new":
+        resized(config, spec.sizes)
+    elif spec.kind == "conv" and spec.hidden:
+        _refuse_wider(spec.hidden, getattr(config, "embedding_size", config.hidden_size))
 
 
 def encoder_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
@@ -71,14 +83,18 @@ def _conv_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClass
     tokens_VH = _tokens(teacher)
     vocabulary, width = tokens_VH.shape
     hidden = spec.hidden or width
-    if hidden > width:
-        raise UsageError(f"student.hidden: {hidden}: the teacher's token embeddings have {width}; give at most that")
+    _refuse_wider(hidden, width)
     config = ConvConfig(
         vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=spec.layers, kernel_size=spec.kernel
     )
     student = encoder.from_config(_dropped(config, spec), "mean", teacher.classes, spec.dropout)
     _tokens(student).copy_(principal(tokens_VH, hidden))
     return student
+
+
+def _refuse_wider(hidden: int, width: int) -> None:
+    if hidden > width:
+        raise UsageError(f"student.hidden: {hidden}: the teacher's token embeddings have {width}; give at most that")
 
 
 def _tokens(model: EncoderClassifier) -> Tensor:
@@ -119,11 +135,14 @@ def decoder_student(teacher: Decoder, spec: StudentSpec) -> Decoder:
 
 def _chosen(teacher: PreTrainedModel, spec: StudentSpec) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
     """Config and weights of a model of the chosen layers."""
-    kind = teacher.config.model_type
-    if kind not in LAYERS:
-        raise UsageError(f"student.layers: no layers known for {kind!r}; known: {', '.join(LAYERS)}")
-    config, weights = of_layers(teacher, choose_layers(spec.layers, teacher.config.num_hidden_layers))
+    config, weights = of_layers(teacher, _layers_of(teacher.config, spec))
     return _dropped(config, spec), weights
+
+
+def _layers_of(config: PreTrainedConfig, spec: StudentSpec) -> list[int]:
+    if (kind := config.model_type) not in LAYERS:
+        raise UsageError(f"student.layers: no layers known for {kind!r}; known: {', '.join(LAYERS)}")
+    return choose_layers(spec.layers, config.num_hidden_layers)
 
 
 def of_layers(model: PreTrainedModel, chosen: Sequence[int]) -> tuple[PreTrainedConfig, dict[str, Tensor]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import BertConfig
 
 from cluster import session
 from cluster.session import JobError
@@ -16,8 +17,8 @@ from configs.folder import commit
 from configs.loader import UsageError
 from jobs import teach as module
 from jobs.data.prepared import MANIFEST, Prepared
-from jobs.recipe import Recipe
-from jobs.teach import _check_room, outputs_of, taught_by, teach, wanted_of
+from jobs.recipe import Recipe, SearchRecipe
+from jobs.teach import _check_room, check_possible, outputs_of, taught_by, teach, wanted_of
 from jobs.training.spec import Wanted
 from tests.serving.tiny import write_tiny_bundle
 
@@ -27,7 +28,7 @@ ROWS = Prepared(Path(__file__).parent, {"key": "rows", "rows": {"train": 2, "val
 @pytest.fixture(autouse=True)
 def six_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the teacher, and nothing else is asked of it."""
-    monkeypatch.setattr(module, "_config", lambda folder: SimpleNamespace(num_hidden_layers=6, hidden_size=12))
+    monkeypatch.setattr(module, "_config", lambda folder: BertConfig(num_hidden_layers=6, hidden_size=12))
     monkeypatch.setattr(module, "_check_teachers", lambda recipe, prepared: None)
     monkeypatch.setattr(session, "check_capacity", lambda engine: None)
 
@@ -54,6 +55,59 @@ def recipe(output: Path, space: dict[str, Any] | None = None, **distillation: An
 )
 def test_what_objectives_compare_is_stored_and_nothing_else(tmp_path: Path, given: dict[str, Any], wanted: Wanted):
     assert wanted_of(recipe(tmp_path, **given)) == wanted
+
+
+STUDENTS: dict[str, tuple[dict[str, Any], str]] = {
+    "too many layers": ({"student": {"layers": 12}}, r"student\.layers: 12 layers asked, the teacher has 6"),
+    "a layer twice": ({"student": {"layers": [0, 0]}}, r"student\.layers: \[0, 0\]: give different indices"),
+    "too wide": ({"student": {"hidden": 24}}, r"student\.hidden: 24: the teacher has 12 to choose from"),
+    "width not shared": ({"student": {"hidden": 10}}, r"student\.hidden: 10: 12 heads cannot share it"),
+    "larger heads": ({"student": {"heads": 6}}, r"student\.heads: 6: heads of 12 / 6 = 2 dimensions"),
+    "new, not shared": ({"student": {"kind": "new", "hidden": 10}}, r"student\.hidden: 10: 12 heads cannot share it"),
+    "wider convolutions": ({"student": {"kind": "conv", "hidden": 13}}, r"student\.hidden: 13: .* embeddings have 12"),
+    "no such vectors": (
+        {"distillation": {"hidden_layers": [0], "weights": {"hidden": 1}}},
+        r"hidden_layers: 0: the teach",
+    ),
+    "parts of relations": (
+        {"distillation": {"relation_heads": 7, "weights": {"relations": 1}}},
+        r"relation_heads: 7: does not divide",
+    ),
+    "searched layers": (
+        {"search": {"space": {"student.layers": {"choice": [1, [0, 6]]}}}},
+        r"student\.layers: \[0, 6\]: give different indices from 0 to 5",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_what_a_teacher_cannot_give_is_refused_before_it_is_trained(tmp_path: Path, name: str):
+    BertConfig(num_hidden_layers=6, hidden_size=12, num_attention_heads=12).save_pretrained(tmp_path)
+    given, said = STUDENTS[name]
+    asked = SearchRecipe.model_validate({"name": "tiny", "teacher": {"model": str(tmp_path)}, **given})
+    with pytest.raises(UsageError, match=said):
+        check_possible(asked)
+    bundle = {"teacher": {"bundle": str(tmp_path)}}
+    with pytest.raises(UsageError, match=said):
+        check_possible(SearchRecipe.model_validate({"name": "tiny", **bundle, **given}))
+
+
+def test_a_decoder_that_is_new_has_as_many_layers_as_its_recipe_says():
+    told = {"name": "tiny", "task": "generate", "teacher": {"model": "new:gpt2", "new": {"layers": 2}}}
+    check_possible(SearchRecipe.model_validate(told | {"student": {"layers": 2}}))
+    with pytest.raises(UsageError, match=r"student\.layers: 4 layers asked, the teacher has 2"):
+        check_possible(Recipe.model_validate(told | {"student": {"layers": [0, 1]}}).at({"student.layers": 4}))
+
+
+def test_what_is_searched_together_or_only_stands_as_a_default_is_not_refused(tmp_path: Path):
+    BertConfig(num_hidden_layers=2, hidden_size=12, num_attention_heads=12).save_pretrained(tmp_path)
+    teacher = {"name": "tiny", "teacher": {"model": str(tmp_path)}}
+    layers = {"student.layers": {"choice": [1, [0, 1]]}}
+    sizes = {"student.hidden": {"choice": [10]}, "student.heads": {"choice": [5]}}
+    check_possible(Recipe.model_validate(teacher))
+    check_possible(Recipe.model_validate(teacher | {"search": {"space": layers}}))
+    check_possible(SearchRecipe.model_validate(teacher | {"search": {"space": layers}}))
+    check_possible(SearchRecipe.model_validate(teacher | {"search": {"space": layers | sizes}}))
 
 
 def test_parts_of_relations_that_do_not_divide_both_widths_are_refused_before_any_worker_starts(tmp_path: Path):
