@@ -16,7 +16,7 @@ from configs.folder import digest_json
 from jobs.command import Result, main
 from jobs.compression.spec import DistillStep
 from jobs.data.prepared import Prepared
-from jobs.finetune import TRAIN_LOOP, teacher_folder
+from jobs.finetune import TRAIN_LOOP, teacher_folder, weights_key
 from jobs.models.reference import read_reference
 from jobs.prepare import output, prepare, prepare_student
 from jobs.recipe import Recipe
@@ -92,6 +92,7 @@ def student_key(recipe: Recipe, prepared: Prepared) -> str:
             "distillation": recipe.distillation.model_dump(exclude={"further_teachers"}),
             "engine": recipe.engine.model_dump(exclude=RECOVERY),
             "seed": recipe.seed,
+            **weights_key(recipe.student.model, "student.model"),
         }
     )
 

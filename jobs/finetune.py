@@ -12,15 +12,17 @@ from pathlib import Path
 
 from cluster import launch, session, tracking
 from cluster.spec import RECOVERY
-from configs.folder import digest_json
+from configs.folder import digest_file, digest_json
 from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.data.prepared import Prepared
+from jobs.models.spec import NEW
 from jobs.prepare import output, prepare
 from jobs.recipe import Recipe
 from serving.bundle import read_description
 
 TRAIN_LOOP = "jobs.training.loop:train_loop"
+READ = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "1_Pooling/config.json")  # of a folder of weights
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,21 @@ def teacher_key(recipe: Recipe, prepared: Prepared) -> str:
     """Digest of what the teacher depends on."""
     engine = recipe.engine.model_dump(exclude=RECOVERY)
     teacher = recipe.teacher.model_dump(exclude={"bundle"})
-    return digest_json({"prepared": prepared.key, "teacher": teacher, "engine": engine, "seed": recipe.seed})
+    parts = {"prepared": prepared.key, "teacher": teacher, "engine": engine, "seed": recipe.seed}
+    return digest_json(parts | weights_key(recipe.teacher.model, "teacher.model"))
+
+
+def weights_key(model: str | None, field: str) -> dict[str, str]:
+    """What a key holds, beside their name, of the weights that `field` names: a digest of a folder or package.
+
+    Every file that transformers reads is digested, about a second for a gigabyte. Hub ids and new models have none.
+    """
+    from jobs.models.encoder import locate
+
+    if model is None or model.startswith(NEW) or not (folder := Path(locate(model, field))).is_dir():
+        return {}
+    files = sorted({file for pattern in READ for file in folder.glob(pattern)})
+    return {"weights": digest_json({file.relative_to(folder).as_posix(): digest_file(file) for file in files})}
 
 
 if __name__ == "__main__":
