@@ -18,7 +18,7 @@ from typing import Any
 
 from cluster import registry, session, tracking
 from cluster.session import JobError
-from configs.folder import commit, digest_json, read_manifest, replace
+from configs.folder import FolderError, commit, digest_json, read_manifest, replace
 from jobs.command import Result, main
 from jobs.compress import compress
 from jobs.data.prepared import MANIFEST, Prepared
@@ -29,7 +29,7 @@ from jobs.prepare import output, pool_folder, prepare, prepare_student
 from jobs.recipe import Recipe, SearchRecipe
 from jobs.tasks import classify
 from jobs.teach import check_possible, teach
-from serving.bundle import bundle_digest, read_description, with_metrics
+from serving.bundle import bundle_digest, read_bundle, with_metrics
 from tuning import report
 from tuning.journal import SCORE
 from tuning.pareto import METRIC, Choice, Trial, choose, score
@@ -187,15 +187,19 @@ def search_key(recipe: Recipe, prepared: Prepared) -> str:
 
 
 def found_already(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
-    """The manifest of a finished search whose inputs did not change and whose bundle is still in its place.
+    """The manifest of a finished search whose inputs did not change and whose bundle is still in its place, whole.
 
     Its `model_uri` is None where the winner could not be registered.
     """
     folder, bundle = Path(output(recipe), "search"), Path(output(recipe), "bundle")
     if not (folder / MANIFEST).exists() or not (bundle / "bundle.json").exists():
         return None
-    found = read_manifest(folder, MANIFEST)
-    read_description(bundle)
+    try:
+        found = read_manifest(folder, MANIFEST)
+        read_bundle(bundle)
+    except FolderError as error:
+        log.warning("the search is made again: %s", error)
+        return None
     same = found.get("key") == search_key(recipe, prepared) and found.get("bundle") == bundle_digest(bundle)
     return found if same else None
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.folder import FolderError
+from configs.loader import UsageError
 from jobs.data.prepared import TOKENIZER, Prepared
-from serving.bundle import MANIFEST, Bundle, read_bundle, read_description, write_bundle
+from serving.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import nn
 
     from jobs.models.encoder import EncoderClassifier
+
+log = logging.getLogger(__name__)
 
 
 def write_reference(
@@ -91,5 +95,18 @@ def check_fits(folder: Path, bundle: Bundle, prepared: Prepared) -> None:
 
 
 def made_from(folder: Path, key: str) -> bool:
-    """Whether `folder` holds a bundle made from the inputs of `key`."""
-    return (folder / MANIFEST).exists() and read_description(folder).provenance.get("key") == key
+    """Whether `folder` holds a bundle made from the inputs of `key`, whole."""
+    if not (folder / MANIFEST).exists():
+        return False
+    try:
+        return read_bundle(folder).provenance.get("key") == key
+    except FolderError as error:
+        log.warning("%s is made again: %s", folder.name, error)
+        return False
+
+
+def check_given(field: str, folder: str | None, uri: bool = False) -> None:
+    """Raise `UsageError` where `field` names a folder that holds no bundle; with `uri` it may also be models:/..."""
+    if folder is None or (uri and folder.startswith("models:")) or (Path(folder) / MANIFEST).exists():
+        return
+    raise UsageError(f"{field}: {folder}: {'holds no bundle' if Path(folder).is_dir() else 'no such folder'}")

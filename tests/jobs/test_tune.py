@@ -100,6 +100,22 @@ def test_a_finished_search_is_found_until_its_inputs_or_its_bundle_change(recipe
     assert found_already(recipe, PREPARED) is None
 
 
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
+def test_a_search_whose_bundle_is_damaged_is_made_again_with_a_word(
+    recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+):
+    write_tiny_bundle(tmp_path / "bundle")
+    found = {"key": search_key(recipe, PREPARED), "bundle": bundle_digest(tmp_path / "bundle"), "model_uri": None}
+    commit(tmp_path / "search", MANIFEST, lambda _: found)
+    assert found_already(recipe, PREPARED) is not None
+    graph = tmp_path / "bundle" / "model.onnx"
+    content = bytearray(graph.read_bytes())
+    content[-1] ^= 1
+    graph.write_bytes(content) if damage == "flipped" else graph.unlink()
+    assert found_already(recipe, PREPARED) is None
+    assert "the search is made again: " in caplog.text and "model.onnx" in caplog.text
+
+
 def test_a_search_without_a_winner_names_the_nearest_and_still_leaves_its_report(
     recipe: Recipe, tmp_path: Path, on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ):

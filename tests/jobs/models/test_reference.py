@@ -6,8 +6,9 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from configs.folder import FolderError
+from configs.loader import UsageError
 from jobs.data.prepared import TOKENIZER, Prepared
-from jobs.models.reference import check_fits, read_reference, write_reference
+from jobs.models.reference import check_fits, check_given, made_from, read_reference, write_reference
 from tests.tiny_models import CLASSES, encoder_classifier
 
 LABELS = [f"intent {number}" for number in range(CLASSES)]
@@ -56,3 +57,25 @@ def test_a_teacher_of_other_classes_is_refused(teacher: Path, tmp_path: Path, la
 def test_a_teacher_of_another_tokenizer_is_refused(teacher: Path, tmp_path: Path):
     with pytest.raises(FolderError, match="has another tokenizer"):
         check(teacher, rows(tmp_path / "others", LABELS, words="b a c"))
+
+
+def test_a_damaged_bundle_is_made_again_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    learned = rows(tmp_path / "learned", LABELS)
+    write_reference(tmp_path / "teacher", encoder_classifier(), learned, "tiny", {}, {"key": "k"})
+    assert made_from(tmp_path / "teacher", "k") and not made_from(tmp_path / "teacher", "other")
+    weights = bytearray((tmp_path / "teacher" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "teacher" / "model.safetensors").write_bytes(weights)
+    assert not made_from(tmp_path / "teacher", "k")
+    assert "teacher is made again: " in caplog.text and "SHA-256 differs" in caplog.text
+
+
+def test_a_folder_that_the_user_named_and_that_holds_no_bundle_is_named_by_its_field(teacher: Path, tmp_path: Path):
+    check_given("bundle", None)
+    check_given("bundle", str(teacher))
+    check_given("bundle", "models:/x@champion", uri=True)
+    for given, reason in ((tmp_path / "typo", "no such folder"), (tmp_path, "holds no bundle")):
+        with pytest.raises(UsageError, match=rf"^teacher\.bundle: {given}: {reason}$"):
+            check_given("teacher.bundle", str(given))
+    with pytest.raises(UsageError, match="no such folder"):
+        check_given("bundle", "models:/x@champion")
