@@ -27,6 +27,7 @@ from jobs.measure.calibration import confidence, fit_temperature, lowest_thresho
 from jobs.measure.card import card
 from jobs.measure.contenders import asked
 from jobs.measure.fresh import SHARE, measure_candidate
+from jobs.models.reference import check_given
 from jobs.prepare import output
 from jobs.recipe import Recipe
 from jobs.tasks import classify
@@ -49,6 +50,9 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run around `cascade`, with the bundle measured on the validation rows and registered."""
     if recipe.cascade.first is None:
         raise UsageError("cascade.first: missing; give a small exported bundle: its folder, or models:/<name>@<alias>")
+    for field, given in (("first", recipe.cascade.first), ("second", recipe.cascade.second)):
+        check_given(f"cascade.{field}", given, uri=True)
+    check_given("teacher.bundle", recipe.teacher.bundle)
     with tracking.run(
         "cascade", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
@@ -56,6 +60,8 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         second = registry.folder(recipe.cascade.second or str(Path(output(recipe), "bundle")), MANIFEST)
         folder = Path(output(recipe), "cascade")
         bundle = cascade(recipe, first, second, folder, {"run_id": run.id})
+        if data := bundle.provenance["second"]["provenance"].get("data"):
+            run.tag(slimcart__data=data)
         measured = measure_candidate(recipe, folder)
         measured[METRIC] = measured[VALIDATION]
         if teacher := teacher_accuracy(recipe, bundle):

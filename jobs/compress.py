@@ -19,7 +19,7 @@ from jobs.command import Result, main
 from jobs.compression.forms import forms
 from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate
-from jobs.models.reference import read_reference
+from jobs.models.reference import check_given, read_reference
 from jobs.prepare import output
 from jobs.recipe import Recipe
 from serving.bundle import Bundle, bundle_digest, with_metrics
@@ -27,13 +27,16 @@ from serving.bundle import Bundle, bundle_digest, with_metrics
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run around `compress`, with the bundle measured on the validation rows."""
+    check_given("bundle", recipe.bundle)
     with tracking.run(
         "compress", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
         session.connect()
         folder = Path(output(recipe), "bundle")
         student = Path(recipe.bundle or Path(output(recipe), "student"))
-        compress(recipe, student, folder, {"run_id": run.id}, judged=True)
+        made = compress(recipe, student, folder, {"run_id": run.id}, judged=True)
+        if data := made.provenance["data"]:
+            run.tag(slimcart__data=data)
         metrics = measure_candidate(recipe, folder)
         with_metrics(folder, metrics, functools.partial(card, recipe=recipe))
         run.metrics.log(metrics)

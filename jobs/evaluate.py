@@ -31,6 +31,7 @@ from jobs.measure.differences import grouped
 from jobs.measure.fresh import BUDGET_SHAPE, Measured, Question, ask, key
 from jobs.measure.steps import after_each_step
 from jobs.measure.table import Machine
+from jobs.models.reference import check_given
 from jobs.prepare import output
 from jobs.recipe import Recipe
 from serving.bundle import MANIFEST as BUNDLE
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 def run(recipe: Recipe, parent: str | None = None, *, found: dict[str, Any] | None = None) -> Result:
     """The job: one MLflow run around `evaluate`; of an evaluation that is `found` it tells what is left to tell."""
+    check_given("bundle", recipe.bundle, uri=True)
+    check_given("teacher.bundle", recipe.teacher.bundle)
     with tracking.run(
         "evaluate", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
@@ -234,6 +237,11 @@ def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Conte
     teacher = teacher_folder(recipe)
     if teacher == bundle:
         pass  # it is under evaluation itself
+    elif recipe.teacher.bundle and (runtime := read_bundle(teacher).runtime) != "torch":
+        raise UsageError(
+            f"teacher.bundle: {teacher}: an exported {runtime} bundle; give a reference (safetensors) bundle, as "
+            "python -m jobs.finetune makes it"
+        )
     elif (teacher / BUNDLE).exists() and set(read_bundle(teacher).labels) == set(description.labels):
         if own and recipe.task == "classify" and embedding_table(teacher):
             found.append(Contender(name=STATIC, kind="static", folder=str(teacher)))

@@ -19,7 +19,7 @@ from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import check_source
 from jobs.data.spec import EMBEDDED
-from jobs.models.reference import made_from
+from jobs.models.reference import check_given, made_from
 from jobs.prepare import output, pool_folder
 from jobs.recipe import Recipe, SearchRecipe
 from tuning import report
@@ -99,6 +99,9 @@ def _final_evaluation(recipe: Recipe, bundle: Path, run: tracking.Run) -> dict[s
 
 def check(recipe: Recipe) -> None:
     """Refuse now what would come out after an hour of training; of a local test file only the columns are looked at."""
+    check_given("teacher.bundle", recipe.teacher.bundle)
+    for index, each in enumerate(recipe.distillation.further_teachers):
+        check_given(f"distillation.further_teachers[{index}].bundle", each.bundle)
     test = recipe.data.test
     if test is None:
         return

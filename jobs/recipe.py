@@ -115,7 +115,8 @@ class Recipe(Spec):
     bundle: str | None = Field(
         default=None,
         min_length=1,
-        description="compress: folder of a student; evaluate, deploy: bundle folder, or models:/<name>@<alias>",
+        description="compress: folder of a student; evaluate: folder of a bundle, or models:/<name>@<alias>; deploy: "
+        "models:/<name>@<alias>",
     )
     deploy: bool = Field(default=False, description="optimize: also deploy the winner")
 

@@ -84,11 +84,17 @@ def fit_static(data: DataSpec, teacher: Path) -> Fitted:
 
 
 def embedding_table(folder: Path) -> str | None:
-    """Name of the input embeddings [V, H] of a reference bundle; None where no one tensor has a row for each token."""
+    """Name of the input embeddings [V, H] of a reference bundle; None where no one tensor has a row for each token.
+
+    An exported bundle has none.
+    """
     from safetensors import safe_open
 
+    bundle = read_description(folder)
+    if bundle.runtime != "torch":
+        return None
     tokens = json.loads((folder / "config.json").read_bytes()).get("vocab_size")
-    with safe_open(folder / read_description(folder).model, framework="numpy") as file:
+    with safe_open(folder / bundle.model, framework="numpy") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
     found = [name for name, shape in shapes.items() if len(shape) == 2 and shape[0] == tokens]
     return found[0] if len(found) == 1 else None

@@ -135,6 +135,13 @@ def test_a_recipe_without_a_first_bundle_is_refused(folder: Path, tmp_path: Path
         run(recipe(folder, tmp_path))
 
 
+@pytest.mark.parametrize("part", ["first", "second"])
+def test_a_bundle_that_is_not_there_is_named_by_its_field(folder: Path, tmp_path: Path, part: str):
+    parts = {"first": str(folder / "first"), "second": str(folder / "second"), part: "/typo"}
+    with pytest.raises(UsageError, match=rf"^cascade\.{part}: /typo: no such folder$"):
+        run(recipe(folder, tmp_path, cascade=parts))
+
+
 def test_folders_of_bundles_are_made_absolute_on_the_driver_and_uris_stay(tmp_path: Path):
     asked = Recipe.model_validate({"name": "x", "cascade": {"first": "edge/bundle", "second": "models:/x@champion"}})
     found = asked.on_driver(tmp_path / "home", tmp_path).cascade

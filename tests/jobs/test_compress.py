@@ -15,7 +15,8 @@ from cluster import launch, session
 from cluster.session import JobError
 from cluster.spec import EngineSpec
 from configs.folder import digest_file, digest_json
-from jobs.compress import compress
+from configs.loader import UsageError
+from jobs.compress import compress, run
 from jobs.compression import steps
 from jobs.compression.export import TOLERANCE
 from jobs.compression.spec import APART, StepSpec
@@ -79,6 +80,11 @@ def test_a_decoder_is_judged_step_by_step_and_writes_what_its_pruned_model_write
     assert (facts["prune"]["before"], facts["prune"]["rows"]) == (1, 30) and 0.5 < facts["prune"]["after"] <= 1
     assert facts["forms"]["ctranslate2 f32"]["float"]["same"] == 1
     assert load_generator(tmp_path / "bundle").predict(["w7 w8 w9"])[0]["text"]
+
+
+def test_a_student_that_is_not_there_is_named_by_its_field():
+    with pytest.raises(UsageError, match=r"^bundle: /typo: no such folder$"):
+        run(Recipe.model_validate({"name": "x", "bundle": "/typo"}))
 
 
 EXPORT, QUANTIZE, CODE = ({"step": name} for name in ("export", "quantize", "code"))

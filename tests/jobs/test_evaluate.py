@@ -17,6 +17,7 @@ from jobs.evaluate import (
     check_test_rows,
     evaluated_already,
     evaluation_key,
+    run,
 )
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Measured, Question
@@ -158,3 +159,22 @@ def test_a_decoder_is_timed_on_rows_as_they_come(tmp_path: Path, monkeypatch: py
     measured = _measure(told, tmp_path / "tokenizer.json", contenders, [])
     assert asked == [(False, []), (True, [])]
     assert _compare_with_peak(told, contenders, measured, []).peaks == {}
+
+
+def test_bundles_that_are_not_there_are_named_by_their_field(tmp_path: Path):
+    write_tiny_bundle(tmp_path / "tiny")
+    there, typo = str(tmp_path / "tiny"), str(tmp_path / "typo")
+    with pytest.raises(UsageError, match=rf"^bundle: {typo}: no such folder$"):
+        run(recipe(tmp_path, [], bundle=typo))
+    with pytest.raises(UsageError, match=rf"^teacher\.bundle: {typo}: no such folder$"):
+        run(recipe(tmp_path, [], bundle=there, teacher={"bundle": typo}))
+
+
+def test_an_exported_bundle_is_no_teacher(tmp_path: Path):
+    description = write_tiny_bundle(tmp_path / "tiny")
+    write_tiny_bundle(tmp_path / "exported", seed=1)
+    asked = recipe(tmp_path, [], output=str(tmp_path), teacher={"bundle": str(tmp_path / "exported")})
+    with pytest.raises(
+        UsageError, match=r"^teacher\.bundle: .*exported: an exported onnxruntime bundle; give a reference"
+    ):
+        _contenders(asked, tmp_path / "tiny", description)

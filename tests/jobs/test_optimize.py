@@ -88,6 +88,13 @@ def test_a_path_that_leads_nowhere_is_not_taken_for_a_data_set_of_the_hub(
     assert "its extra 'hub'" in refusal("rows/test")
 
 
+def test_teachers_that_are_not_there_are_refused_before_one_is_trained():
+    further = {"distillation": {"further_teachers": [{"bundle": "/typo"}]}}
+    for given, field in (({"teacher": {"bundle": "/typo"}}, "teacher.bundle"), (further, "distillation.further_teach")):
+        with pytest.raises(UsageError, match=rf"^{re.escape(field)}.*: /typo: no such folder$"):
+            check(Recipe.model_validate({"name": "x"} | given))
+
+
 def test_a_text_in_place_of_a_header_is_not_shown(tmp_path: Path):
     said = "I am Jane Roe and my card 4111 1111 1111 1111 was declined"
     (tmp_path / "rows.csv").write_text(f"{said},card\n")

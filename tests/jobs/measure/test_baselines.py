@@ -21,6 +21,7 @@ from jobs.models.encoder import load_tokenizer, pretrained
 from jobs.models.reference import write_reference
 from jobs.models.spec import TeacherSpec
 from serving.inputs import Input
+from tests.serving.tiny import write_tiny_bundle
 
 
 def data(folder: Path, **fields: str) -> DataSpec:
@@ -142,3 +143,8 @@ def test_the_table_is_the_one_tensor_with_a_row_for_each_token(teacher: Path, tm
     config = json.loads((teacher / "config.json").read_bytes())
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 7}))
     assert embedding_table(tmp_path) is None
+
+
+def test_an_exported_bundle_has_no_table_of_its_own(tmp_path: Path):
+    write_tiny_bundle(tmp_path / "exported")
+    assert embedding_table(tmp_path / "exported") is None
