@@ -25,7 +25,7 @@ from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key
 from jobs.data.source import shown
 from jobs.data.spec import DataSpec
-from jobs.models.reference import read_reference, read_tokenizer
+from jobs.models.reference import check_given, read_reference, read_tokenizer
 from jobs.models.spec import NEW
 from jobs.recipe import Recipe
 from serving.inputs import prompt
@@ -50,7 +50,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         run.tag(slimcart__data=prepared.key)
         metrics = summary(prepared)
         run.metrics.log(metrics)
-    return Result("prepare", run.id, str(prepared.folder), metrics)
+    return Result("prepare", run.id, output(recipe), metrics)
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -58,6 +58,7 @@ def prepare(recipe: Recipe) -> Prepared:
     from jobs.data.pool import make_pool
     from jobs.data.tokenise import checked
 
+    check_given("teacher.bundle", recipe.teacher.bundle)
     tables, pool = _checked(recipe), pool_folder(recipe)
     unlabelled = checked(recipe.data, "unlabelled") if recipe.data.unlabelled else None
     plan = (_classes if recipe.task == "classify" else _completions)(recipe, tables.train, tables.validation)

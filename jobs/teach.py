@@ -39,10 +39,10 @@ def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = N
         prepared = lessons(recipe, prepared or prepare(recipe))
         run.tag(slimcart__data=prepared.key)
         started = time.monotonic()
-        folder = teach(recipe, prepared)
+        teach(recipe, prepared)
         metrics = {"seconds": time.monotonic() - started}
         run.metrics.log(metrics)
-    return Result("teach", run.id, str(folder), metrics)
+    return Result("teach", run.id, output(recipe), metrics)
 
 
 def lessons(recipe: Recipe, prepared: Prepared) -> Prepared:

@@ -1,23 +1,26 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from cluster import session
+from cluster import session, tracking
 from cluster.record import Cluster
 from configs.loader import UsageError, load, merge
+from jobs import teach
 from jobs.data.prepared import TOKENIZER, Prepared, PreparedSplit
 from jobs.distill import student_key
 from jobs.finetune import teacher_key
 from jobs.models.reference import write_reference
-from jobs.prepare import known_to, pool_folder, prepare, prepare_student, summary
+from jobs.prepare import known_to, pool_folder, prepare, prepare_student, run, summary
 from jobs.recipe import Recipe
 from tests.tiny_models import encoder_classifier
 from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_encoder, write_locally
@@ -165,6 +168,22 @@ def test_a_given_teacher_brings_its_tokenizer_and_the_order_of_its_classes(tmp_p
 def test_a_class_that_a_given_teacher_never_learned_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match=r"teacher\.bundle: .*: never learned the label 'z'"):
         known_to(write_teacher(tmp_path, ["b", "c", "a", "d", "e"]), ["a", "z"])
+
+
+def test_a_teacher_that_is_not_there_is_named_by_its_field_before_rows_are_read():
+    asked = Recipe.model_validate({"name": "x", "teacher": {"bundle": "/typo"}, "data": {"train": "nowhere.csv"}})
+    with pytest.raises(UsageError, match=r"^teacher\.bundle: /typo: no such folder$"):
+        prepare(asked)
+
+
+def test_each_verb_says_in_which_output_it_worked(shop_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    told = SimpleNamespace(id="run", tag=lambda **_: None, metrics=SimpleNamespace(log=lambda _: None))
+    monkeypatch.setattr(tracking, "run", lambda *_, **__: contextlib.nullcontext(told))
+    monkeypatch.setattr(session, "connect", lambda: None)
+    monkeypatch.setattr("jobs.data.tokenise.write_shards", write_locally)
+    monkeypatch.setattr("jobs.teach.teach", lambda *_: tmp_path / "teacher_outputs")
+    recipe = load(Recipe, shop_folder / "recipe.yaml", []).on_driver(tmp_path, shop_folder)
+    assert run(recipe).output == teach.run(recipe).output == recipe.output
 
 
 def write_teacher(folder: Path, labels: list[str]) -> Path:
