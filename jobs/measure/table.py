@@ -9,7 +9,7 @@ from jobs.measure.differences import LEAST_ROWS, Difference
 from jobs.measure.fresh import BUDGET_SHAPE, CALLS, MIX, SECONDS_OF_A_SHAPE, SHARE, TEXTS, key
 from jobs.measure.timing import LEAST_CALLS, PERCENTILES
 from jobs.tasks.table import Task
-from tuning.pareto import METRIC, broken
+from tuning.pareto import METRIC, broken, missed
 from tuning.spec import BudgetSpec
 
 HEADS = {
@@ -85,16 +85,22 @@ def verdict(
     if not baselines or not whole:
         return None
     kept = {name: answers[name][task.metric] / whole for name in baselines}
-    inside = []
-    for name in baselines:
-        metrics = {METRIC: answers[name][task.metric], "retention": kept[name], "p95_ms": answers[name][p95]}
-        if not broken(metrics | {"megabytes": answers[name]["bytes"] / 1e6}, budget):
-            inside.append(name)
+    held = {
+        name: {
+            METRIC: answers[name][task.metric],
+            "retention": kept[name],
+            "p95_ms": answers[name][p95],
+            "megabytes": answers[name]["bytes"] / 1e6,
+        }
+        for name in baselines
+    }
+    inside = [name for name in baselines if not broken(held[name], budget)]
     faster = [name for name in inside if answers[name][p50] < answers[winner][p50]]
     best = max(faster or inside or baselines, key=kept.__getitem__)
     share = f"{kept[best]:.1%} of the teacher's {task.metric}"
     if not inside:
-        return Verdict(f"No baseline is inside the budget; the best, {best}, keeps {share}.", False)
+        words = f"No baseline is inside the budget; the best, {best}, keeps {share}, and is outside with "
+        return Verdict(f"{words}{missed(held[best], budget)}.", False)
     if not faster:
         words = f"The baseline {best} is inside the budget too, but no faster than the winner; it keeps {share}."
         return Verdict(words, False)
