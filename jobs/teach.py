@@ -151,7 +151,7 @@ def _students(recipe: Recipe) -> list[StudentSpec]:
         return []  # of a verb that does not search; what says nothing of a student may be about a teacher alone
     students = [own]
     if "student.layers" in space:
-        students = [recipe.at({"student.layers": choice}).student for choice in space["student.layers"].extremes()]
+        students = [recipe.at({"student.layers": choice}).student for choice in space["student.layers"].probes()]
     if "student.kind" in space:
         return []
     sizes = ("hidden", "heads", "feed_forward")
