@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from cluster.spec import EngineSpec, TrackingSpec
-from configs.loader import Spec, UsageError, assign, says
+from configs.loader import Overrides, Spec, UsageError, assign, says
 from jobs.compression.forms import forms
 from jobs.compression.spec import (
     APART,
@@ -317,13 +317,14 @@ class SearchRecipe(Recipe):
 
     @model_validator(mode="after")
     def what_is_searched_is_not_given_besides(self, info: ValidationInfo) -> Self:
-        tree = self.model_dump()
-        for key in self.search.space if info.context else ():
+        tree: Any = self.model_dump()
+        overrides: Overrides = info.context or ()
+        for key in self.search.space if overrides else ():
             try:
                 place = assign(copy.deepcopy(tree), key, None)
             except UsageError:  # no such item of a list, which the next validator refuses
                 continue
-            if says(info.context, place):
+            if says(overrides, place):
                 value = functools.reduce(operator.getitem, place, tree)
                 raise ValueError(
                     f"{key}: {value!r}: it is searched, so that trials would ignore this value; leave it out, or take "

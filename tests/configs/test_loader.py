@@ -11,7 +11,7 @@ class Engine(Spec):
     workers: int = Field(1, ge=1, description="workers")
     rate: float = Field(0.1, gt=0, description="rate")
     fast: bool = Field(False, description="fast")
-    title: str = Field("", description="title")
+    title: str = Field(default="", description="title")
 
     @model_validator(mode="after")
     def fast_is_for_few(self) -> Self:

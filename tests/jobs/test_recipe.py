@@ -345,9 +345,11 @@ def test_a_name_that_is_no_model_name_is_refused(name: str):
 
 @pytest.mark.parametrize("section", ["teacher", "distillation"])
 def test_grades_are_not_smoothed(section: str):
-    smoothed = {section: {"label_smoothing": 0.05}}
-    assert recipe(**smoothed)
-    said = refusal(**({"teacher": {}} | smoothed | {"teacher": smoothed.get("teacher", {}) | {"head": "grades"}}))
+    fields: dict[str, Any] = {"teacher": {}, "distillation": {}}
+    fields[section]["label_smoothing"] = 0.05
+    assert recipe(**fields)
+    fields["teacher"]["head"] = "grades"
+    said = refusal(Recipe, **fields)
     assert said.startswith(f"{section}.label_smoothing: 0.05: teacher.head=grades learns by a squared error")
 
 
