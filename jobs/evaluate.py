@@ -122,11 +122,11 @@ def check_test_rows(recipe: Recipe, bundle: Bundle) -> UnseenRows:
     if unknown and known.isdisjoint(labels):
         raise UsageError(
             f"{place(recipe.data, 'test')}: none of its labels is one of the bundle's, "
-            f"so the label {shown(unknown[0], labels)}"
+            f"for example label {shown(unknown[0], labels)}"
         )
     if unknown:
         log.warning(
-            "%d labels of the test file are none of the bundle's and count as wrong, so the label %s",
+            "%d labels of the test file are none of the bundle's and count as wrong, for example label %s",
             len(unknown),
             shown(unknown[0], labels),
         )

@@ -47,13 +47,13 @@ def test_what_customers_wrote_is_not_shown_where_it_stands_in_place_of_labels(
     asked = recipe(tmp_path, [])
     ids = asked.model_copy(update={"data": asked.data.model_copy(update={"label": "id"})})
     with pytest.raises(
-        UsageError, match=r"none of its labels is one of the bundle's, so the label of row 1 \(5 characters"
+        UsageError, match=r"none of its labels is one of the bundle's, for example label of row 1 \(5 characters"
     ):
         check_test_rows(ids, bundle)
     with (tmp_path / "test.jsonl").open("a") as file:
         file.write(json.dumps({"text": "a", "label": "my card " * 9}) + "\n")
     check_test_rows(asked, bundle)
-    assert "so the label of row 61 (71 characters" in caplog.text and "my card" not in caplog.text
+    assert "for example label of row 61 (71 characters" in caplog.text and "my card" not in caplog.text
 
 
 def test_a_slice_of_ids_is_refused_before_anything_is_measured(tmp_path: Path):
