@@ -58,15 +58,18 @@ class Classifier:
 
     def scores(self, inputs: Sequence[Input]) -> np.ndarray:
         """Probabilities, float32 [N, C], in the order of `inputs`. Raises `InputError`."""
+        return softmax(self.logits(inputs))
+
+    def logits(self, inputs: Sequence[Input]) -> np.ndarray:
+        """What the model itself says, divided by the bundle's temperature, likewise. Raises `InputError`."""
         import numpy as np
 
         encodings: list[Encoding] = self._tokenizer.encode_batch(self.rows(inputs))
-        scores_NC = np.empty((len(encodings), len(self.bundle.labels)), dtype=np.float32)
+        logits_NC = np.empty((len(encodings), len(self.bundle.labels)), dtype=np.float32)
         lengths = [len(each) for each in encodings]
         for chosen in cut(lengths, self._tokens_per_batch):
-            logits_BC = self._logits([encodings[index] for index in chosen])
-            scores_NC[chosen] = softmax(logits_BC / self.bundle.temperature)
-        return scores_NC
+            logits_NC[chosen] = self._logits([encodings[index] for index in chosen])
+        return logits_NC / self.bundle.temperature
 
     def predict(self, inputs: Sequence[Input], all_scores: bool = False) -> list[Prediction]:
         """One prediction for each input, in order. Raises `InputError`."""

@@ -3,17 +3,20 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from cluster import registry, session
 from cluster.record import Cluster
 from cluster.session import JobError
 from configs.loader import UsageError
-from jobs.cascade import cascade, run, teacher_accuracy
+from jobs.cascade import cascade, check_accuracy, run, teacher_accuracy
 from jobs.deploy import CHAMPION, deploy, evidence
 from jobs.measure import fresh
 from jobs.measure.contenders import Contender
@@ -108,6 +111,37 @@ def test_a_teacher_of_other_labels_is_none_and_its_absence_is_said(folder: Path,
         made(folder, tmp_path)
     write_tiny_bundle(tmp_path / "teacher", labels=LABELS[::-1], runtime="torch", metrics={"validation_accuracy": 0.9})
     assert teacher_accuracy(asked, second) is None
+
+
+@pytest.mark.parametrize("times", [0.1, 30.0])
+def test_logits_of_any_size_make_the_same_cascade(folder: Path, tmp_path: Path, times: float):
+    """Those of grades lie hundreds apart, as probabilities all but one are 0."""
+    weights = onnx.load(folder / "first" / "model.onnx")
+    linear = next(each for each in weights.graph.initializer if each.name == "linear")
+    linear.CopyFrom(numpy_helper.from_array(np.float32(times) * numpy_helper.to_array(linear), "linear"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "mean_of_embeddings", lambda seed, pairs: weights)
+        write_tiny_bundle(tmp_path / "first")
+    shutil.copytree(folder / "second", tmp_path / "second")
+    shutil.copyfile(folder / "validation.jsonl", tmp_path / "validation.jsonl")
+    plain = made(folder, tmp_path / "plain", cascade={"max_loss": 0.05})
+    louder = made(tmp_path, tmp_path / "louder", cascade={"max_loss": 0.05})
+    assert plain.bundle.first is not None
+    assert louder.bundle.first is not None
+    assert louder.bundle.first.temperature == pytest.approx(times * plain.bundle.first.temperature, rel=1e-4)
+    assert louder.bundle.first.threshold == pytest.approx(plain.bundle.first.threshold, abs=1e-4)
+    assert labels_of(louder) == labels_of(plain)
+
+
+def test_a_cascade_that_misses_what_was_wanted_is_refused_and_a_little_less_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+):
+    check_accuracy(0.95, 0.95)
+    assert not caplog.records
+    check_accuracy(0.948, 0.95)
+    assert "0.9480 on the validation rows, 0.9500 was wanted; ask for a little more" in caplog.text
+    with pytest.raises(JobError, match=r"accuracy of 0\.7900 .*, 0\.9009 was wanted; the cascade is not registered"):
+        check_accuracy(0.79, 0.9009)
 
 
 def test_a_first_model_that_would_do_alone_is_a_warning(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
