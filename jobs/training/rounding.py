@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from jobs.compression.rewrite import COUNTED
-from jobs.models.conv import ConvBlock
 from jobs.models.encoder import EncoderClassifier
 
 LARGEST = 127  # of a symmetric int8 weight
@@ -24,53 +23,27 @@ def learn_rounded(model: nn.Module) -> None:
     Quantisation-aware training with a straight-through gradient (Jacob et al. 2018, arXiv 1712.05877; Bengio et al.
     2013, arXiv 1308.3432): the stored weights stay float, `zeros.release` gives them back.
     """
-    norms = {block.conv: block.norm for block in model.modules() if isinstance(block, ConvBlock)}
     joined = _joined_tables(model)
     for layer in model.modules():
         if isinstance(layer, nn.Embedding):
             layer.register_forward_hook(functools.partial(_looked_up, joined=joined.get(layer)))
         elif isinstance(layer, nn.Linear | nn.Conv1d):
             layer.register_forward_pre_hook(_given)
-            rounded = RoundedRows() if isinstance(layer, nn.Linear) else RoundedKernel(norms.get(layer))
-            parametrize.register_parametrization(layer, "weight", rounded)
+            parametrize.register_parametrization(layer, "weight", RoundedRows())
 
 
 class RoundedRows(nn.Module):
-    """The weight of a Linear in symmetric int8, with one scale for each output."""
+    """The weight of a Linear, or of a Conv1d, which is exported as one, in symmetric int8 with a scale for each output.
 
-    def forward(self, weight_OI: Tensor) -> Tensor:
-        """The nearest weight that int8 can hold."""
-        scale_O = _scale(weight_OI.detach().float().abs().amax(1), LARGEST)
-        zero_O = torch.zeros_like(scale_O, dtype=torch.int32)
-        rounded_OI = torch.fake_quantize_per_channel_affine(weight_OI.float(), scale_O, zero_O, 0, -LARGEST, LARGEST)
-        return rounded_OI.to(weight_OI.dtype)
-
-
-class RoundedKernel(nn.Module):
-    """The weight of a convolution in symmetric int8, with one scale (ConvInteger takes none by channel).
-
-    A batch norm after it is part of what is rounded, as the exporter folds it in (Jacob et al. 2018, section 3.2).
+    A norm that the exporter folds into it multiplies an output's weights and its scale alike, and changes no rounding.
     """
 
-    def __init__(self, norm: nn.BatchNorm1d | None) -> None:
-        super().__init__()
-        self._norm = [norm]  # in a list it is no part of this module
-
-    def forward(self, weight_OIK: Tensor) -> Tensor:
-        """The nearest weight whose product with the norm's factors int8 can hold."""
-        folded_OIK = weight_OIK.float() * (factor_O11 := self._factors(weight_OIK))
-        scale = _scale(folded_OIK.detach().abs().amax(), LARGEST)
-        zero = torch.zeros_like(scale, dtype=torch.int32)
-        rounded_OIK = torch.fake_quantize_per_tensor_affine(folded_OIK, scale, zero, -LARGEST, LARGEST)
-        return (rounded_OIK / factor_O11).to(weight_OIK.dtype)
-
-    def _factors(self, weight_OIK: Tensor) -> Tensor:
-        (norm,) = self._norm
-        if norm is None:
-            return weight_OIK.new_ones((), dtype=torch.float32)
-        assert norm.running_var is not None
-        factor_O = norm.weight.detach().float() * (norm.running_var.float() + norm.eps).rsqrt()
-        return torch.where(factor_O == 0, 1.0, factor_O)[:, None, None]
+    def forward(self, weight: Tensor) -> Tensor:
+        """The nearest weight that int8 can hold."""
+        scale_O = _scale(weight.detach().float().abs().flatten(1).amax(1), LARGEST)
+        zero_O = torch.zeros_like(scale_O, dtype=torch.int32)
+        rounded = torch.fake_quantize_per_channel_affine(weight.float(), scale_O, zero_O, 0, -LARGEST, LARGEST)
+        return rounded.to(weight.dtype)
 
 
 def rounded_like(values: Tensor, tensor: Tensor) -> Tensor:
