@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +18,16 @@ from jobs.compression.workplace import Workplace
 from jobs.data.batches import collate, global_batches
 from jobs.data.prepared import Examples
 from jobs.models.encoder import INPUTS, EncoderClassifier
-from jobs.training.loss import distill_loss
-from jobs.training.spec import DistillationSpec
+from jobs.training.loss import balanced_weights, distill_loss
+from jobs.training.spec import INSIDE, Objectives
 
 SHARED = (nn.Linear, nn.Conv1d, nn.Embedding)
 WEIGHTS_PER_VALUE = 8  # at least; a smaller matrix gains nothing by a codebook
 ROUNDS = 300  # of k-means at most; one costs a few microseconds
+Batch = dict[str, Tensor]
+Loss = Callable[[Tensor, Batch], Tensor]  # logits [B, C] -> [B]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -62,8 +67,9 @@ def cluster(model: EncoderClassifier, spec: ClusterSpec, workplace: Workplace) -
     codes = {name: Codes.of(weight.detach(), spec.bits) for name, weight in weights.items()}
     facts = {"matrices": len(codes), "error_of_kmeans": _error(weights, codes)}
     if spec.steps:
-        recipe, batches = workplace.recipe, _batches(workplace, workplace.teacher_logits(spec, instead="set steps=0"))
-        train(clustered, codes, spec, recipe.distillation, batches, recipe.engine.precision == "bf16_autocast")
+        batches = _batches(workplace, workplace.teacher_logits(spec, instead="set steps=0"))
+        bf16 = workplace.recipe.engine.precision == "bf16_autocast"
+        train(clustered, codes, spec, _loss(clustered, spec, workplace), batches, bf16)
         facts["error"] = _error(weights, codes)
     with torch.no_grad():
         for name, weight in weights.items():
@@ -108,8 +114,8 @@ def train(
     model: nn.Module,
     codes: dict[str, Codes],
     spec: ClusterSpec,
-    distillation: DistillationSpec,
-    batches: Iterator[dict[str, Tensor]],
+    loss: Loss,
+    batches: Iterator[Batch],
     bf16: bool = False,
 ) -> None:
     """Move the values of `codes` towards what the teacher says of `batches`; indices and `model` stay as they are.
@@ -123,8 +129,7 @@ def train(
         given = {name: batch[name] for name in INPUTS}
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits_BC = functional_call(model, {name: each.weight() for name, each in codes.items()}, kwargs=given)
-        loss = distill_loss(logits_BC, batch["teacher_logits"], batch["label"], distillation).mean()
-        loss.backward()
+        loss(logits_BC, batch).mean().backward()
         for each in codes.values():
             if each.zero is not None:
                 each.values_K.grad[each.zero] = 0  # pyright: ignore[reportOptionalSubscript]
@@ -133,6 +138,21 @@ def train(
         schedule.step()
     for each in codes.values():
         each.values_K.requires_grad_(False)
+
+
+def _loss(model: EncoderClassifier, spec: ClusterSpec, workplace: Workplace) -> Loss:
+    """That of the student's last epoch, of its logits; KL from the teacher where all that it compared lies inside."""
+    recipe, labels = workplace.recipe, workplace.prepared.labels
+    last = recipe.distillation.during(recipe.distillation.epochs - 1)
+    if not any(weight for name, weight in last.weights if name not in INSIDE):
+        log.warning("step %s: distillation.weights compare no logits; the codebooks learn by the KL alone", spec.title)
+        last = last.model_copy(update={"weights": Objectives(kl=1.0)})
+    graded, weight_C = not isinstance(model.classes, int), None
+    if last.class_weights == "balanced":
+        weight_C = balanced_weights(workplace.prepared.examples("train").labels, len(labels))
+    return lambda logits_BC, batch: distill_loss(
+        logits_BC, batch["teacher_logits"], batch["label"], last, weight_C, graded
+    )
 
 
 def _matrices(model: nn.Module, bits: int) -> Iterator[tuple[str, nn.Parameter]]:
@@ -147,7 +167,7 @@ def _error(weights: dict[str, nn.Parameter], codes: dict[str, Codes]) -> float:
     return lost / sum(float(weight.detach().square().sum()) for weight in weights.values())
 
 
-def _batches(workplace: Workplace, teacher_NC: np.ndarray) -> Iterator[dict[str, Tensor]]:
+def _batches(workplace: Workplace, teacher_NC: np.ndarray) -> Iterator[Batch]:
     """Of the training rows, epoch after epoch, without end."""
     examples: Examples = workplace.prepared.examples("train")
     recipe, lengths = workplace.recipe, examples.lengths

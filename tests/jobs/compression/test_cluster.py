@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from cluster.session import JobError
-from jobs.compression.cluster import Codes, centroids, cluster, train
+from jobs.compression.cluster import Codes, _loss, centroids, cluster, train
 from jobs.compression.spec import ClusterSpec
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
+from jobs.recipe import Recipe
 from jobs.training.loss import distill_loss
 from jobs.training.spec import DistillationSpec
 from tests.jobs.compression.alone import Alone
@@ -116,15 +120,18 @@ def test_values_learn_what_the_teacher_says_and_a_zero_stays():
     indices = {name: each.index.clone() for name, each in codes.items()}
     spec, distillation = ClusterSpec(step="cluster", bits=2, steps=60, learning_rate=2e-3), DistillationSpec()
 
+    def of_logits(logits_BC: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        return distill_loss(logits_BC, batch["teacher_logits"], batch["label"], distillation)
+
     def loss() -> float:
         with torch.no_grad():
             logits_BC = torch.func.functional_call(
                 model, {name: each.weight() for name, each in codes.items()}, (), given
             )
-            return float(distill_loss(logits_BC, taught["teacher_logits"], taught["label"], distillation).mean())
+            return float(of_logits(logits_BC, taught).mean())
 
     before = loss()
-    train(model, codes, spec, distillation, itertools.repeat(given | taught))
+    train(model, codes, spec, of_logits, itertools.repeat(given | taught))
     assert loss() < 0.95 * before  # of which most is what the teacher is unsure of
     assert all(torch.equal(each.index, indices[name]) for name, each in codes.items())
     assert all(torch.equal(weight, weights[name]) for name, weight in matrices(model).items())
@@ -143,3 +150,49 @@ def test_codebooks_are_trained_on_the_rows_by_the_stored_logits(tmp_path: Path):
     assert place.facts["cluster"]["error"] != place.facts["cluster"]["error_of_kmeans"]
     assert all(len(weight.unique()) <= 4 for weight in matrices(trained).values())
     assert [name for name, _ in trained.named_parameters()] == [name for name, _ in model.named_parameters()]
+
+
+def loss_of(grades: list[float] | int, **distillation: Any) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:
+    """What the codebooks of a student of five classes are trained by; its rows are of the first three, two to one."""
+    model = EncoderClassifier(encoder_classifier().encoder, "mean", grades)
+    examples = SimpleNamespace(labels=np.array([0, 0, 1, 1, 2]))
+    place = Alone(
+        recipe=Recipe.model_validate({"name": "tiny", "distillation": distillation}),
+        prepared=SimpleNamespace(labels=list("abcde"), examples=lambda split: examples),
+    )
+    return _loss(model, ClusterSpec(step="cluster"), place)
+
+
+def said() -> tuple[Tensor, dict[str, Tensor]]:
+    """(logits, batch)."""
+    logits_2BC = torch.randn(2, 4, CLASSES, generator=torch.Generator().manual_seed(0))
+    return logits_2BC[0].requires_grad_(), {"teacher_logits": logits_2BC[1], "label": torch.tensor([0, 1, 4, 2])}
+
+
+def test_codebooks_of_grades_are_trained_by_the_squared_error():
+    logits_BC, batch = said()
+    loss_B = loss_of([1.0, 2, 3, 4, 5], weights={"kl": 0, "cross_entropy": 1})(logits_BC, batch)
+    torch.testing.assert_close(loss_B, -logits_BC[range(4), batch["label"]])
+
+
+def test_codebooks_are_trained_by_the_objectives_of_the_last_epoch():
+    logits_BC, batch = said()
+    stages = [{"epochs": 1, "weights": {"cross_entropy": 1}}]
+    loss_B = loss_of(CLASSES, epochs=4, temperature=8, final_temperature=2, stages=stages)(logits_BC, batch)
+    expected = DistillationSpec(temperature=2)
+    torch.testing.assert_close(loss_B, distill_loss(logits_BC, batch["teacher_logits"], batch["label"], expected))
+
+
+def test_codebooks_are_trained_with_the_weights_of_the_classes():
+    logits_BC, batch = said()
+    loss_B = loss_of(CLASSES, class_weights="balanced", weights={"kl": 0, "cross_entropy": 1})(logits_BC, batch)
+    weight_B = 5 / 3 / torch.tensor([2.0, 2, 1, 1])  # of a class without rows as of one with one
+    torch.testing.assert_close(loss_B, weight_B * F.cross_entropy(logits_BC, batch["label"], reduction="none"))
+
+
+def test_where_no_logits_are_compared_codebooks_are_trained_by_the_kl(caplog: pytest.LogCaptureFixture):
+    logits_BC, batch = said()
+    loss_B = loss_of(CLASSES, weights={"kl": 0, "cross_entropy": 0, "relations": 1})(logits_BC, batch)
+    assert "step cluster: distillation.weights compare no logits" in caplog.text
+    alone = DistillationSpec.model_validate({"weights": {"kl": 1, "cross_entropy": 0}})
+    torch.testing.assert_close(loss_B, distill_loss(logits_BC, batch["teacher_logits"], batch["label"], alone))
