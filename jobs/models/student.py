@@ -71,7 +71,7 @@ def _new_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassi
     assert isinstance(spec.layers, int)
     config = resized(teacher.encoder.config, spec.sizes)
     config.num_hidden_layers = spec.layers
-    student = encoder.from_config(_dropped(config, spec), teacher.pooling, teacher.classes, spec.dropout)
+    student = encoder.from_config(_own(config, spec), teacher.pooling, teacher.classes, spec.dropout)
     if spec.share_layers:
         share_layers(student.encoder)
     return student
@@ -87,7 +87,7 @@ def _conv_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClass
     config = ConvConfig(
         vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=spec.layers, kernel_size=spec.kernel
     )
-    student = encoder.from_config(_dropped(config, spec), "mean", teacher.classes, spec.dropout)
+    student = encoder.from_config(_own(config, spec), "mean", teacher.classes, spec.dropout)
     _tokens(student).copy_(principal(tokens_VH, hidden))
     return student
 
@@ -136,7 +136,7 @@ def decoder_student(teacher: Decoder, spec: StudentSpec) -> Decoder:
 def _chosen(teacher: PreTrainedModel, spec: StudentSpec) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
     """Config and weights of a model of the chosen layers."""
     config, weights = of_layers(teacher, _layers_of(teacher.config, spec))
-    return _dropped(config, spec), weights
+    return _own(config, spec), weights
 
 
 def _layers_of(config: PreTrainedConfig, spec: StudentSpec) -> list[int]:
@@ -161,8 +161,12 @@ def of_layers(model: PreTrainedModel, chosen: Sequence[int]) -> tuple[PreTrained
     return config, weights
 
 
-def _dropped(config: PreTrainedConfig, spec: StudentSpec) -> PreTrainedConfig:
-    """`config` with the student's dropout everywhere: the teacher's outputs are noise enough."""
+def _own(config: PreTrainedConfig, spec: StudentSpec) -> PreTrainedConfig:
+    """`config` without what is the teacher's alone: that its layers are one, and its dropout.
+
+    The student's own is everywhere: the teacher's outputs are noise enough.
+    """
+    vars(config).pop("share_layers", None)  # not an entry that transformers knows
     for name in DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, spec.dropout)

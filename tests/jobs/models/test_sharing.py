@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -49,6 +50,17 @@ def test_a_new_student_shares_too_and_learns_in_all_places_at_once():
     assert one is other
     model(**batch(4, 9)).square().sum().backward()
     assert all(weight.grad is not None for weight in one.parameters())
+
+
+@pytest.mark.parametrize("kind", ["layers", "new"])
+def test_a_student_of_a_teacher_that_shares_has_layers_of_its_own(kind: Any, tmp_path: Path):
+    teacher = student()
+    learner = encoder_student(teacher, StudentSpec(kind=kind, layers=2, share_layers=False))
+    one, other = layers_of(learner.encoder)
+    assert one is not other
+    encoder.save(learner, tmp_path)
+    assert len(set(layers_of(encoder.load(tmp_path).encoder))) == 2
+    assert len(set(layers_of(encoder_student(teacher, StudentSpec(layers=2, share_layers=True)).encoder))) == 1
 
 
 def test_shared_weights_are_stored_once_and_reload(tmp_path: Path):
