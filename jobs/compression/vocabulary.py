@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from transformers import PreTrainedModel
 
 from jobs.compression.spec import VocabularySpec
 from jobs.compression.workplace import Workplace
@@ -18,6 +19,8 @@ from jobs.data.prepared import Examples, Prepared
 from jobs.data.vocabulary import reduced
 from jobs.models.encoder import EncoderClassifier
 from jobs.prepare import pool_folder
+
+FROM_PADDING = ("roberta", "xlm-roberta")  # kinds whose positions are counted from the id of the padding
 
 
 def prune_vocabulary(model: EncoderClassifier, spec: VocabularySpec, workplace: Workplace) -> EncoderClassifier:
@@ -43,6 +46,8 @@ def prune_vocabulary(model: EncoderClassifier, spec: VocabularySpec, workplace: 
     for name, index in named.items():
         new = int(renumbered[index])
         setattr(config, name, new if new >= 0 else None)
+    if config.model_type in FROM_PADDING:
+        _move_padding(smaller.encoder, renumbered)
     config.vocab_size = len(kept)
     smaller.encoder.set_input_embeddings(_rows(table, kept))
     workplace.note(
@@ -65,6 +70,16 @@ def _learned(workplace: Workplace) -> np.ndarray:
 def _rows(table: nn.Embedding, kept: list[int]) -> nn.Embedding:
     padding = None if table.padding_idx is None else kept.index(table.padding_idx)
     return nn.Embedding.from_pretrained(table.weight.detach()[kept], freeze=False, padding_idx=padding)
+
+
+def _move_padding(encoder: PreTrainedModel, renumbered: np.ndarray) -> None:
+    """Give the padding its new id, and the rows of the positions' table the places that follow from it."""
+    embeddings: Any = encoder.embeddings
+    table, padding = embeddings.position_embeddings, int(renumbered[embeddings.padding_idx])
+    unused = embeddings.padding_idx - padding
+    embeddings.padding_idx = padding
+    embeddings.position_embeddings = _rows(table, list(range(unused, len(table.weight))))
+    encoder.config.max_position_embeddings -= unused
 
 
 def share_changed(before: Examples, after: Examples, renumbered: np.ndarray) -> float:

@@ -27,11 +27,11 @@ from jobs.data.spec import PoolSpec
 from jobs.measure.baselines import embedding_table
 from jobs.measure.reference import load_reference
 from jobs.models import encoder
-from jobs.models.encoder import EncoderClassifier
+from jobs.models.encoder import EncoderClassifier, from_config
 from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
 from serving.runtime import load_bundle
-from tests.tiny_models import encoder_classifier
+from tests.tiny_models import CLASSES, config
 from tests.tiny_texts import LONGEST, workplace
 
 
@@ -144,15 +144,19 @@ def test_the_embeddings_of_a_reloaded_model_are_found_by_their_number_of_tokens(
     assert embedding_table(again) == "encoder.embeddings.word_embeddings.weight"
 
 
-def test_positions_of_roberta_still_start_after_its_padding(place: Workplace):
+@pytest.mark.parametrize("last", [False, True], ids=["id that stays", "id that moves"])
+def test_positions_of_roberta_still_start_after_its_padding(place: Workplace, tmp_path: Path, last: bool):
     """Its padding token is told from others by its id."""
-    model = encoder_classifier("roberta")
-    config = model.encoder.config
-    model.encoder.set_input_embeddings(torch.nn.Embedding(place.tokenizer.get_vocab_size(), 32, config.pad_token_id))
-    before = place.prepared.examples("train")
-    smaller = prune_vocabulary(model.eval(), spec(), place)
-    assert smaller.encoder.config.pad_token_id == config.pad_token_id == 1
-    assert torch.equal(logits(smaller, place.prepared.examples("train")), logits(model, before))
+    shape = config("roberta", layers=1)
+    shape.vocab_size = place.tokenizer.get_vocab_size()
+    shape.pad_token_id = shape.vocab_size - 1 if last else 1
+    shape.max_position_embeddings = shape.pad_token_id + 1 + LONGEST
+    model, before = from_config(shape, "mean", CLASSES, 0.0).eval(), place.prepared.examples("train")
+    smaller, after = prune_vocabulary(model, spec(), place), place.prepared.examples("train")
+    assert smaller.encoder.config.pad_token_id == (smaller.encoder.config.vocab_size - 1 if last else 1)
+    assert torch.equal(logits(smaller, after), logits(model, before))
+    encoder.save(smaller, tmp_path)
+    assert torch.equal(logits(encoder.load(tmp_path), after), logits(smaller, after))
 
 
 def test_texts_that_changed_since_they_were_prepared_are_refused(place: Workplace, tmp_path: Path):
