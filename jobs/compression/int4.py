@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def put(file: Path, matrices: Collection[str], group: int) -> None:
             inputs = array.values.shape[1]
             if inputs % 2:
                 raise JobError(f"int4: {name} has {inputs} inputs, and two weights share a byte; use 8 bits")
-            codes, scales = pack(array.floats, math.gcd(group, inputs))
+            codes, scales = pack(array.floats, fitting(group, inputs))
             arrays[name + CODES] = Array.of("int8", codes)
             arrays[name + SCALES] = Array.of("float16", scales)
         else:
@@ -35,6 +34,11 @@ def put(file: Path, matrices: Collection[str], group: int) -> None:
     aside = file.with_suffix(".partial")
     aside.write_bytes(found._replace(arrays=arrays).content())
     aside.replace(file)
+
+
+def fitting(group: int, inputs: int) -> int:
+    """The largest even divisor of `inputs`, an even number, that is no larger than `group`."""
+    return max(each for each in range(2, group + 1, 2) if inputs % each == 0)
 
 
 def pack(weights_RC: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:

@@ -62,6 +62,13 @@ def test_smaller_groups_err_less():
     assert errors == sorted(errors, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("group", "inputs", "fits"), [(32, 100, 20), (32, 96, 32), (32, 30, 30), (32, 74, 2), (2, 8, 2)]
+)
+def test_groups_are_the_largest_that_divide_the_inputs(group: int, inputs: int, fits: int):
+    assert int4.fitting(group, inputs) == fits
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-9, 1e9])
 def test_weights_out_of_the_range_of_a_scale_stay_finite(value: float):
     found = rounded(np.full((1, GROUP), value, np.float32), GROUP)
