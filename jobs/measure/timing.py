@@ -80,7 +80,7 @@ def texts_of_length(
         raise ValueError(f"{tokens} tokens leave no room for a text beside {special} special tokens")
     found: list[Row] = []
     for start in range(len(texts)):
-        words = " ".join(texts[(start + offset) % len(texts)] for offset in range(tokens))
+        words = _strung(texts, start, tokenizer, tokens)
         if pairs:
             first = _cut(words, tokenizer, room - room // 2)
             made: Row = (first, _cut(words[len(first) :].lstrip(), tokenizer, room // 2))
@@ -95,6 +95,19 @@ def texts_of_length(
     if not found:
         raise ValueError(f"no text could be cut to {tokens} tokens")
     return found
+
+
+def _strung(texts: Sequence[str], start: int, tokenizer: Tokenizer, tokens: int) -> str:
+    """As many texts from `start` on as hold `tokens` tokens, and at most so many; the first comes after the last.
+
+    Twice the tokens: where the texts end, the last ones may be others than if more followed.
+    """
+    count = 1
+    while True:
+        words = " ".join(texts[(start + offset) % len(texts)] for offset in range(count))
+        if count == tokens or len(tokenizer.encode(words, add_special_tokens=False)) >= 2 * tokens:
+            return words
+        count = min(2 * count, tokens)
 
 
 def _cut(text: str, tokenizer: Tokenizer, tokens: int) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -46,6 +47,23 @@ def test_few_short_texts_are_strung_together(words: Tokenizer):
     found = texts_of_length(["where is it", "cancel"], words, 40, 50)
     assert len(found) == 2
     assert {len(words.encode(text)) for text in found} == {40}  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("tokens", [5, 32, 128])
+def test_texts_are_those_of_all_rows_joined_without_reading_all(words: Tokenizer, tokens: int, pairs: bool):
+    read: list[int] = []
+
+    class Counting(list[str]):
+        def __getitem__(self, index: Any) -> Any:
+            read.append(index)
+            return super().__getitem__(index)
+
+    long = [" ".join(TEXTS[number::10]) for number in range(10)]
+    found = texts_of_length(Counting(long), words, tokens, 5, pairs)
+    whole = [" ".join(long[(start + offset) % len(long)] for offset in range(tokens)) for start in range(len(long))]
+    assert found == texts_of_length(whole, words, tokens, 5, pairs)
+    assert len(read) <= 2 * len(found)
 
 
 @pytest.mark.parametrize(
