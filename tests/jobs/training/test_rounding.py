@@ -82,7 +82,8 @@ def test_convolutions_are_rounded_as_in_the_exported_int8_file(tmp_path: Path, n
     in_8_bits(tmp_path / "0.onnx", tmp_path / "1.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "1.onnx", providers=["CPUExecutionProvider"])
     rows = [batch(1, 24, seed) for seed in range(20)]
-    said = [session.run(["logits"], {name: each.numpy() for name, each in row.items()})[0] for row in rows]
+    fed = [{name: each.numpy() for name, each in row.items()} for row in rows]
+    said = [np.asarray(session.run(["logits"], each)[0]) for each in fed]
     with torch.inference_mode():
         plain = [model(**row).numpy() for row in rows]
         learn_rounded(model)
