@@ -35,6 +35,8 @@ def shrink(model: EncoderClassifier, spec: ShrinkSpec, workplace: Workplace) -> 
         raise UsageError(
             f"compression.{step}: no heads and units known for {config.model_type!r} models; for {', '.join(KNOWN)}"
         )
+    if getattr(config, "share_layers", False):
+        raise UsageError(f"compression.{step}: the student's layers share their weights, and are cut one by one")
     sizes, width = sizes_of(config), config.hidden_size
     heads, units = max(each.heads for each in sizes), max(each.feed_forward for each in sizes)
     check(spec.kept, {"heads": heads, "feed_forward": units, "hidden": width, "layers": len(sizes)}, step)

@@ -24,6 +24,7 @@ from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import KNOWN, LayerSize, layers_of, sizes_of
 from jobs.models.narrow import PROJECTION, largest
+from jobs.models.sharing import share_layers
 from tests.jobs.compression.alone import Alone
 from tests.tiny_models import CLASSES, batch, encoder_classifier
 
@@ -165,6 +166,13 @@ def test_sizes_are_chosen_under_a_limit_on_the_time(workplace: Workplace, monkey
 def test_a_model_whose_parts_are_not_known_is_refused(workplace: Workplace):
     with pytest.raises(UsageError, match=r"compression.shrink: no heads and units known for 'modernbert'.*; for bert,"):
         shrink(encoder_classifier("modernbert"), by_magnitude(heads=1), workplace)
+
+
+def test_a_model_whose_layers_are_one_is_refused(workplace: Workplace):
+    model = encoder_classifier("bert")
+    share_layers(model.encoder)
+    with pytest.raises(UsageError, match=r"compression.shrink: the student's layers share their weights"):
+        shrink(model, by_magnitude(heads=1), workplace)
 
 
 @pytest.mark.parametrize("asked", [{"heads": 3}, {"feed_forward": 65}, {"hidden": 33}, {"layers": 4}], ids=str)
