@@ -74,8 +74,9 @@ def outputs_of(recipe: Recipe) -> Path:
         except FolderError as error:
             raise JobError(f"{error}; python -m jobs.teach makes them") from None
         stored = Wanted.model_validate(manifest["wanted"])
-        if manifest["key"] != _key(recipe, prepared, stored) or not stored.covers(wanted_of(recipe)):
-            raise JobError(f"{outputs}: of other rows, teachers or objectives; python -m jobs.teach makes them again")
+        if manifest["key"] != outputs_key(recipe, prepared, stored) or not stored.covers(wanted_of(recipe)):
+            what = "rows, teachers, objectives or precision"
+            raise JobError(f"{outputs}: of other {what}; python -m jobs.teach makes them again")
     return folder
 
 
@@ -95,7 +96,7 @@ def _ask(recipe: Recipe, prepared: Prepared, folder: Path, wanted: Wanted) -> Pa
 
     from jobs.training.teaching import write_outputs
 
-    key = _key(recipe, prepared, wanted)
+    key = outputs_key(recipe, prepared, wanted)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if has_key(folder, MANIFEST, key):
@@ -114,7 +115,8 @@ def _ask(recipe: Recipe, prepared: Prepared, folder: Path, wanted: Wanted) -> Pa
     return folder
 
 
-def _key(recipe: Recipe, prepared: Prepared, wanted: Wanted) -> str:
+def outputs_key(recipe: Recipe, prepared: Prepared, wanted: Wanted) -> str:
+    """Digest of what the stored outputs depend on."""
     precision = None if wanted.completions else recipe.engine.precision  # completions are always in float32
     told = {"teachers": taught_by(recipe), "prepared": prepared.key, "wanted": wanted.model_dump()}
     return digest_json(told | {"precision": precision})

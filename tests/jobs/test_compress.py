@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from cluster import launch, session
 from cluster.session import JobError
 from cluster.spec import EngineSpec
-from configs.folder import digest_file, digest_json
+from configs.folder import digest_file
 from configs.loader import UsageError
 from jobs.compress import compress, run
 from jobs.compression import steps
@@ -29,7 +29,7 @@ from jobs.models.reference import write_reference
 from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
 from jobs.recipe import Recipe
-from jobs.teach import taught_by
+from jobs.teach import outputs_key
 from jobs.training.loop import Fit
 from jobs.training.spec import Wanted
 from serving.generator import load_generator
@@ -120,9 +120,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     for name, student in {"bert": model, "conv": conv, "teacher": model}.items():
         write_reference(place.output / name, student, prepared, "tiny", {}, {})
     logits_NC = np.random.default_rng(0).normal(size=(len(prepared.examples("train")), len(prepared.labels)))
-    wanted = Wanted().model_dump()
-    key = digest_json({"teachers": taught_by(place.recipe), "prepared": prepared.key, "wanted": wanted})
-    tiny_texts.write_logits(place.output / "teacher_outputs", logits_NC, key=key, wanted=wanted)
+    key = outputs_key(place.recipe, prepared, Wanted())
+    tiny_texts.write_logits(place.output / "teacher_outputs", logits_NC, key=key, wanted=Wanted().model_dump())
     return place
 
 

@@ -18,7 +18,7 @@ from configs.loader import UsageError
 from jobs import teach as module
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.recipe import Recipe, SearchRecipe
-from jobs.teach import _check_room, check_possible, outputs_of, taught_by, teach, wanted_of
+from jobs.teach import _check_room, check_possible, outputs_key, outputs_of, taught_by, teach, wanted_of
 from jobs.training.spec import Wanted
 from tests.serving.tiny import write_tiny_bundle
 
@@ -173,7 +173,7 @@ def leave_outputs(folder: Path, wanted: Wanted, pool: bool = False) -> None:
     write_tiny_bundle(folder / "teacher")
     for rows, outputs in [("prepared", "teacher_outputs"), *([("pool", "pool_outputs")] if pool else [])]:
         commit(folder / rows, MANIFEST, lambda aside, rows=rows: {"key": rows})
-        key = module._key(recipe(folder), Prepared(folder / rows, {"key": rows}), wanted)
+        key = outputs_key(recipe(folder), Prepared(folder / rows, {"key": rows}), wanted)
         manifest = {"key": key, "wanted": wanted.model_dump()}
         commit(folder / outputs, MANIFEST, lambda aside, manifest=manifest: manifest)
 
@@ -183,7 +183,7 @@ def test_answers_of_another_precision_are_others_and_completions_are_not(tmp_pat
     write_tiny_bundle(tmp_path / "teacher")
     asked = recipe(tmp_path)
     exact = asked.model_copy(update={"engine": asked.engine.model_copy(update={"precision": "fp32"})})
-    keys = {module._key(each, ROWS, Wanted(completions=completions)) for each in (asked, exact)}
+    keys = {outputs_key(each, ROWS, Wanted(completions=completions)) for each in (asked, exact)}
     assert len(keys) == (1 if same else 2)
 
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 from cluster import launch, session
 from cluster.session import JobError
 from cluster.spec import EngineSpec
-from configs.folder import commit, digest_json
+from configs.folder import commit
 from jobs.compression.distill import distill_further, further
 from jobs.compression.prune import zeroed
 from jobs.compression.spec import DistillStep, PruneSpec
@@ -22,7 +22,7 @@ from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import read_reference, write_reference
 from jobs.recipe import Recipe
-from jobs.teach import taught_by
+from jobs.teach import outputs_key
 from jobs.training.loop import Fit
 from jobs.training.spec import Wanted
 from tests.tiny_models import CLASSES, encoder_classifier
@@ -47,8 +47,7 @@ def workplace(tmp_path: Path) -> Workplace:
     for name in ("teacher", "student"):
         write_reference(tmp_path / name, encoder_classifier(layers=1), prepared, name, {}, {})
     recipe = Recipe(name="tiny", output=str(tmp_path), engine=EngineSpec(cpus_per_worker=1, max_failures=0))
-    parts = {"teachers": taught_by(recipe), "prepared": "rows", "wanted": Wanted().model_dump()}
-    manifest = {"key": digest_json(parts), "wanted": Wanted().model_dump()}
+    manifest = {"key": outputs_key(recipe, prepared, Wanted()), "wanted": Wanted().model_dump()}
     commit(tmp_path / "teacher_outputs", MANIFEST, lambda aside: manifest)
     (tmp_path / "between").mkdir()
     student = tmp_path / "student"
