@@ -61,7 +61,7 @@ class Classifier:
         return softmax(self.logits(inputs))
 
     def logits(self, inputs: Sequence[Input]) -> np.ndarray:
-        """What the model itself says, divided by the bundle's temperature, likewise. Raises `InputError`."""
+        """What the bundle's own model says, in a cascade the second, divided by the temperature, likewise."""
         import numpy as np
 
         encodings: list[Encoding] = self._tokenizer.encode_batch(self.rows(inputs))
