@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from cluster.spec import EngineSpec, TrackingSpec
-from configs.loader import Overrides, Spec, UsageError, assign, says
+from configs.loader import Overrides, Spec, UsageError, assign, says, validate
 from jobs.compression.forms import forms
 from jobs.compression.spec import (
     APART,
@@ -264,12 +264,15 @@ class Recipe(Spec):
         return self
 
     def at(self, values: dict[str, Any]) -> Recipe:
-        """This recipe with searched `values` by dotted key in place, and nothing left to search."""
+        """This recipe with searched `values` by dotted key in place, and nothing left to search.
+
+        Raises `UsageError`, one line, where they make no recipe.
+        """
         tree = self.model_dump()
         tree["search"]["space"] = {}
         for key, value in values.items():
             assign(tree, key, value)
-        return Recipe.model_validate(tree)
+        return validate(Recipe, tree, "searched")
 
     def on_driver(self, home: Path, folder: Path) -> Recipe:
         """This recipe with absolute paths: outputs below `home`, sources below `folder`.

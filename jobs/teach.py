@@ -189,7 +189,7 @@ def wanted_of(recipe: Recipe, config: Any = None) -> Wanted:
         return Wanted()
     from jobs.models.inside import place, projection_names
 
-    config = config or _config(teacher_folder(recipe))
+    config = config or _teacher_config(recipe)
     count, width = config.num_hidden_layers, recipe.student.hidden or config.hidden_size
     if "relations" in wanted:
         projection_names(config.model_type)
@@ -210,7 +210,7 @@ def _check_room(wanted: Wanted, recipe: Recipe, prepared: Prepared) -> None:
     if not vectors:
         return
     tokens = int(prepared.examples("train").lengths.sum())
-    width = _config(teacher_folder(recipe)).hidden_size
+    width = _teacher_config(recipe).hidden_size
     needed, free = 2 * tokens * vectors * width, shutil.disk_usage(prepared.folder).free
     words = f"{tokens} tokens x {vectors} vectors x {width} x 2 bytes = {needed / 1e6:.0f} MB"
     if needed > free:
@@ -218,10 +218,10 @@ def _check_room(wanted: Wanted, recipe: Recipe, prepared: Prepared) -> None:
     log.info("what objectives compare inside the teacher is stored too: %s", words)
 
 
-def _config(teacher: Path) -> Any:
-    from transformers import AutoConfig
+def _teacher_config(recipe: Recipe) -> Any:
+    from jobs.models.encoder import config_of
 
-    return AutoConfig.from_pretrained(teacher, trust_remote_code=False)
+    return config_of(str(teacher_folder(recipe)), "teacher")
 
 
 if __name__ == "__main__":

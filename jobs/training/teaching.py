@@ -188,8 +188,7 @@ def _classes(teachers: Sequence[tuple[str, float]], wanted: Wanted, precision: P
         logits_BC = (logits_BC - logits_BC.amax(1, keepdim=True)).clamp(min=torch.finfo(torch.float16).min)
         flat = pyarrow.array(logits_BC.cpu().to(torch.float16).numpy().ravel(), pyarrow.float16())
         columns: dict[str, pyarrow.Array] = {"logits": pyarrow.FixedSizeListArray.from_arrays(flat, logits_BC.shape[1])}
-        learned_B = torch.tensor([split == "train" for split in rows["split"].to_pylist()])
-        stored_BL = batch["attention_mask"].bool() & learned_B[:, None]
+        stored_BL = batch["attention_mask"].bool() & _learned_from(rows)
         offsets = np.concatenate([[0], stored_BL.sum(1).cumsum(0).numpy()])
         for layer, hidden_BLH in zip(wanted.hidden_layers, seen.hidden, strict=True):
             columns[hidden_column(layer)] = _listed(hidden_BLH[stored_BL], offsets, torch.float16)
@@ -206,7 +205,12 @@ def _computed(device: torch.device, precision: Precision, rows: pyarrow.Table) -
     import torch
 
     half = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, half, enabled=precision != "fp32" and rows["split"][0].as_py() == "train")
+    return torch.autocast(device.type, half, enabled=precision != "fp32" and _learned_from(rows))
+
+
+def _learned_from(rows: pyarrow.Table) -> bool:
+    """Whether `rows`, all of one split, are to learn from."""
+    return rows["split"][0].as_py() == "train"
 
 
 def mean_log_probs(logits_TBC: torch.Tensor, weight_T: torch.Tensor) -> torch.Tensor:
@@ -255,7 +259,7 @@ def _completions(teachers: Sequence[tuple[str, float]], prepared: Prepared) -> S
 
     def say(batch: pyarrow.Table) -> dict[str, pyarrow.Array]:
         ids, types = batch["input_ids"].to_pylist(), batch["type_ids"].to_pylist()
-        learned = [row for row, split in enumerate(batch["split"].to_pylist()) if split == "train"]
+        learned = range(len(ids)) if _learned_from(batch) else ()
         prompts = [[each for each, kind in zip(ids[row], types[row], strict=True) if not kind] for row in learned]
         completed = complete(model, prompts, longest - 1, end)
         for row, before, after in zip(learned, prompts, completed, strict=True):

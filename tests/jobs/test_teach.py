@@ -28,7 +28,7 @@ ROWS = Prepared(Path(__file__).parent, {"key": "rows", "rows": {"train": 2, "val
 @pytest.fixture(autouse=True)
 def six_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the teacher, and nothing else is asked of it."""
-    monkeypatch.setattr(module, "_config", lambda folder: BertConfig(num_hidden_layers=6, hidden_size=12))
+    monkeypatch.setattr(module, "_teacher_config", lambda recipe: BertConfig(num_hidden_layers=6, hidden_size=12))
     monkeypatch.setattr(module, "_check_teachers", lambda recipe, prepared: None)
     monkeypatch.setattr(session, "check_capacity", lambda engine: None)
 
