@@ -55,8 +55,8 @@ def main(
 ) -> NoReturn:
     """Run a verb as a command; never returns. Exit 0 done, 1 failed, 2 usage error.
 
-    `takes`: which of the fields `bundle` and `deploy`, that some verbs know, this one does not ignore. `tasks`: those
-    that it can do. `kind`: what its recipe is checked as.
+    `takes`: which of the fields `bundle`, `deploy` and `remove`, that some verbs know, this one does not ignore.
+    `tasks`: those that it can do. `kind`: what its recipe is checked as.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -86,7 +86,7 @@ def _refuse_what_is_ignored(recipe: Recipe, verb: str, takes: Sequence[str], tas
     if recipe.task not in tasks:
         able = "prepare, finetune, teach, distill, compress and evaluate do"
         raise UsageError(f"task: {recipe.task!r}: {verb} does not know such models yet; {able}")
-    for name in ("bundle", "deploy"):
+    for name in ("bundle", "deploy", "remove"):
         if name not in takes and (value := getattr(recipe, name)):
             raise UsageError(f"{name}: {value!r}: {verb} does not take it; leave it out")
 

@@ -2,6 +2,7 @@
 
     ray job submit --working-dir . -- python -m jobs.deploy --config configs/intent.yaml
     ... bundle=models:/<name>@previous     goes back to the champion before
+    ... remove=true                        takes the service away
 
 Takes models:/<name>@challenger unless `bundle` says otherwise. A model without evidence that it fits the budget is
 refused. The alias `champion` moves after the service answers; where either fails, both are put back.
@@ -41,6 +42,9 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         "deploy", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
         session.connect()
+        if recipe.remove:
+            remove(recipe)
+            return Result("deploy", run.id, output(recipe))
         uri, endpoint, evidence = deploy(recipe)
         run.metrics.log(evidence)
         run.tag(slimcart__model=uri, slimcart__endpoint=endpoint)
@@ -64,23 +68,37 @@ def deploy(recipe: Recipe) -> tuple[str, str, dict[str, float]]:
     application = deployment.application(
         recipe.serving, recipe.service, folder, name, version, deployment.package_code(places / "code")
     )
-    try:
+    with _in_one_line():
         endpoint = deployment.deploy(
             dashboard_url, headers, recipe.serving, application, places, lambda: make_champion(name, version)
         )
-    except DeployError as error:
-        log.error("%s", error)
-        raise JobError(str(error).splitlines()[0]) from None
     log.info("models:/%s/%s is %s and answers at %s", name, version, CHAMPION, endpoint)
     return f"models:/{name}/{version}", endpoint, evidence(bundle)
 
 
+def remove(recipe: Recipe) -> None:
+    """Take the recipe's service away and leave the others. Raises `JobError` where it is not deployed."""
+    with _in_one_line():
+        deployment.undeploy(*session.dashboard(), recipe.serving, recipe.service, session.home() / "serving")
+    log.info("%s is taken away; bundle=models:/<name>@%s brings it back", recipe.service, CHAMPION)
+
+
 def check_serve(serving: ServingSpec) -> None:
     """Refuse now what Serve cannot do beside what runs, such as to listen on a taken port; after `session.connect`."""
-    try:
+    with _in_one_line():
         Dashboard(*session.dashboard(), serving).check()
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """What Serve says is logged whole, and the job fails with the first line of it."""
+    try:
+        yield
     except DeployError as error:
-        raise JobError(str(error).splitlines()[0]) from None
+        first, *more = str(error).splitlines()
+        if more:
+            log.error("%s", error)
+        raise JobError(first) from None
 
 
 def make_champion(name: str, version: str) -> None:
@@ -133,4 +151,4 @@ def smoke(uri: str, folder: Path, bundle: Bundle) -> None:
 
 
 if __name__ == "__main__":
-    main(run, takes=["bundle"], tasks=["classify"])
+    main(run, takes=["bundle", "remove"], tasks=["classify"])

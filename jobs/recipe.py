@@ -119,6 +119,7 @@ class Recipe(Spec):
         "models:/<name>@<alias>",
     )
     deploy: bool = Field(default=False, description="optimize: also deploy the winner")
+    remove: bool = Field(default=False, description="deploy: take the service away; its model keeps its aliases")
 
     @field_validator("output")
     @classmethod
@@ -250,6 +251,12 @@ class Recipe(Spec):
             service_name(self.service)
         except ValueError as error:
             raise ValueError(f"name: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def what_is_removed_is_a_service(self) -> Self:
+        if self.remove and self.bundle is not None:
+            raise ValueError(f"remove: true takes a service away, whatever its model; leave out bundle={self.bundle}")
         return self
 
     @model_validator(mode="after")

@@ -83,6 +83,13 @@ class Dashboard:
                 raise DeployError(f"{name} is still {state['status']} after the time given; {state['message']}")
             time.sleep(POLL_S)
 
+    def wait_gone(self, name: str, deadline: float) -> None:
+        """Return once no replica of the application is left."""
+        while (state := self._details()["applications"].get(name)) is not None:
+            if time.monotonic() > deadline:
+                raise DeployError(f"{name} is still {state['status']} after the time given; {state['message']}")
+            time.sleep(POLL_S)
+
     def wait_answering(self, entry: Mapping[str, Any], deadline: float) -> None:
         """Return once the proxy routes to the service and lists its new version."""
         while True:

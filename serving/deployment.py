@@ -123,7 +123,10 @@ def undeploy(
     lock_folder: Path,
     timeout_s: float = 60,
 ) -> None:
-    """Take `service` away and leave the others. Raises `DeployError` where it is not deployed."""
+    """Take `service` away and leave the others; its replicas first finish what they were asked.
+
+    Raises `DeployError` where it is not deployed.
+    """
     deadline = time.monotonic() + timeout_s
     dashboard = Dashboard(dashboard_url, headers, spec)
     with _locked(lock_folder / "deploy.lock", deadline):
@@ -136,6 +139,7 @@ def undeploy(
         _set_services(catalogue, [each for each in _services(catalogue) if each["service"] != service])
         dashboard.write({name: each for name, each in {**before, CATALOGUE: catalogue}.items() if name != service})
         dashboard.wait(CATALOGUE, deadline)
+        dashboard.wait_gone(service, deadline)
 
 
 def _options(deployment: str, spec: ServingSpec, user_config: dict[str, Any]) -> dict[str, Any]:

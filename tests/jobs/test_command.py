@@ -358,7 +358,7 @@ def test_an_endless_device_is_refused(refused: Refusal):
     assert refused("--config", "/dev/zero").startswith("error: /dev/zero: larger than ")
 
 
-@pytest.mark.parametrize("field", ["bundle=some/folder", "deploy=true"])
+@pytest.mark.parametrize("field", ["bundle=some/folder", "deploy=true", "remove=true"])
 def test_a_field_that_the_verb_would_ignore_is_refused(tmp_path: Path, refused: Refusal, field: str):
     (tmp_path / "recipe.yaml").write_text("name: a\n")
     line = refused("--config", str(tmp_path / "recipe.yaml"), field)

@@ -87,6 +87,16 @@ def test_a_folder_is_not_deployed_since_it_could_not_be_rolled_back(tmp_path: Pa
         deploy.deploy(recipe)
 
 
+def test_a_service_that_is_not_there_is_not_removed_and_those_that_are_get_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(session, "dashboard", lambda: ("http://127.0.0.1:1", {}))
+    monkeypatch.setattr(session, "home", lambda: tmp_path)
+    monkeypatch.setattr(Dashboard, "read", lambda _: {"intent": {}, "catalogue": {}})
+    with pytest.raises(JobError, match=r"^review: not deployed; services: intent$"):
+        deploy.remove(Recipe(name="tiny", remove=True, serving=ServingSpec(service="review")))
+
+
 class Serve:
     """Stands in for Ray Serve; remembers which versions it was given."""
 

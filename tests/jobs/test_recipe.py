@@ -320,6 +320,12 @@ def test_a_decoder_takes_the_watts_that_its_energy_is_estimated_with():
     assert told.evaluation.watts_per_core == 5
 
 
+def test_a_service_is_removed_whatever_its_model():
+    assert recipe(remove=True).remove
+    said = refusal(remove=True, bundle="models:/tiny@champion")
+    assert said == "remove: true takes a service away, whatever its model; leave out bundle=models:/tiny@champion"
+
+
 def test_at_refuses_a_value_that_the_field_does_not_take():
     with pytest.raises(UsageError, match=r"^searched: compression\[0\]\.sparsity: got 1\.5; .*less than 1"):
         recipe().at({"compression.prune.sparsity": 1.5})

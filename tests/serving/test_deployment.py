@@ -63,10 +63,12 @@ class Shop:
     def deploy(self, made: dict, timeout_s: float = 90) -> str:
         return deploy(self.dashboard.url, self.dashboard.headers, self.spec, made, self.folder, timeout_s=timeout_s)
 
-    def replicas(self, service: str) -> list[dict]:
+    def applications(self) -> dict[str, dict]:
         url = f"{self.dashboard.url}/api/serve/applications/"
-        details = requests.get(url, headers=self.dashboard.headers, timeout=10).json()
-        return details["applications"][service]["deployments"]["Service"]["replicas"]
+        return requests.get(url, headers=self.dashboard.headers, timeout=10).json()["applications"]
+
+    def replicas(self, service: str) -> list[dict]:
+        return self.applications()[service]["deployments"]["Service"]["replicas"]
 
 
 @pytest.fixture(scope="module")
@@ -385,6 +387,12 @@ def test_a_second_service_is_deployed_beside_the_first_and_taken_away_again(shop
     models = requests.get(endpoint.replace("/v1/intent", "/v1/models"), timeout=10).json()["models"]
     assert [each["service"] for each in models] == ["intent", "review"]
     undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "review", shop.folder)
+    assert "review" not in shop.applications()
+    assert requests.post(second, json={"inputs": TEXTS}, timeout=10).status_code == 404
+    models = requests.get(endpoint.replace("/v1/intent", "/v1/models"), timeout=10).json()["models"]
+    assert [each["service"] for each in models] == ["intent"]
+    with pytest.raises(DeployError, match=r"^review: not deployed; services: intent$"):
+        undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "review", shop.folder)
     assert ask(endpoint, ["refund"])["predictions"]
     assert [each["pid"] for each in shop.replicas("intent")] == [pid]
 
