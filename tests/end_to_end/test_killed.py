@@ -84,15 +84,8 @@ def runs_of(environment: Mapping[str, str], experiment: str) -> list[Run]:
     return runs
 
 
-@fault("head killed, up again")
-@pytest.mark.parametrize(
-    ("how", "kept"),
-    [
-        ("killed", True),
-        pytest.param("down", True, marks=pytest.mark.often),
-        pytest.param("killed", False, marks=pytest.mark.often),
-    ],
-)
+@fault("head killed, up again", slow=True)
+@pytest.mark.parametrize(("how", "kept"), [("killed", True), ("down", True), ("killed", False)])
 def test_a_job_submitted_again_to_a_new_head_goes_on_where_it_was_in_the_same_run(
     own_cluster: Callable[[], Cluster], shop_folder: Path, tmp_path: Path, how: str, kept: bool
 ):

@@ -21,6 +21,8 @@ import yaml
 from cluster.record import Cluster
 from tests.processes import Done, free_port, submit
 
+TRIALS = 2
+
 
 @pytest.fixture(scope="module")
 def recipe(shop_folder: Path) -> Path:
@@ -28,8 +30,8 @@ def recipe(shop_folder: Path) -> Path:
     tree = yaml.safe_load((shop_folder / "recipe.yaml").read_text())
     tree["engine"] |= {"cpus_per_worker": 2, "max_failures": 1}
     tree["search"] = {
-        "trials": 3,
-        "concurrent": 3,
+        "trials": TRIALS,
+        "concurrent": TRIALS,
         "space": {
             "student.layers": {"choice": [[0], [0, 2]]},
             "distillation.temperature": {"uniform": [1, 5]},
@@ -152,7 +154,7 @@ def test_a_search_is_one_parent_run_with_one_child_for_each_trial(done: Done, cl
     (tune,) = [run for run in runs if _tag(run, "slimcart.job") == "tune"]
     trials = [run for run in runs if _tag(run, "slimcart.job") == "trial"]
     assert _tag(tune, "mlflow.parentRunId") == optimize["info"]["run_id"]
-    assert [_tag(run, "mlflow.parentRunId") for run in trials] == [tune["info"]["run_id"]] * 3
+    assert [_tag(run, "mlflow.parentRunId") for run in trials] == [tune["info"]["run_id"]] * TRIALS
     assert {run["info"]["status"] for run in runs} == {"FINISHED"}
     assert all(_tag(run, "slimcart.submission_id") for run in (optimize, tune))
 
