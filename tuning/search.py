@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from tuning.journal import ERROR, METRICS, SCORE, Progress, leave
 from tuning.pareto import Trial
 from tuning.space import param_space, plain
@@ -101,5 +103,8 @@ def _algorithm(spec: SearchSpec, trials: int) -> Any:
 def _first_cause(error: BaseException) -> str:
     while (deeper := getattr(error, "cause", None) or error.__cause__) is not None:
         error = deeper
+    if isinstance(error, ValidationError):  # whose last line is where to read about such errors
+        first = error.errors()[0]
+        return ": ".join(filter(None, [type(error).__name__, ".".join(map(str, first["loc"])), first["msg"]]))
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
