@@ -74,6 +74,16 @@ def flat(answers: Figures) -> dict[str, float]:
     }
 
 
+def budgeted(metrics: Mapping[str, float], whole: float, task: Task) -> dict[str, float]:
+    """What a budget limits, of one contender's figures in the final evaluation; `whole` is the teacher's metric."""
+    return {
+        METRIC: metrics[task.metric],
+        "retention": metrics[task.metric] / whole,
+        "p95_ms": metrics[key(BUDGET_SHAPE, "p95_ms")],
+        "megabytes": metrics["bytes"] / 1e6,
+    }
+
+
 def verdict(
     answers: Figures, baselines: Sequence[str], winner: str, teacher: str, budget: BudgetSpec, task: Task
 ) -> Verdict | None:
@@ -81,19 +91,11 @@ def verdict(
 
     None where there is nothing to compare: no baseline, or a teacher whose metric is 0.
     """
-    whole, p50, p95 = answers[teacher][task.metric], key(BUDGET_SHAPE, "p50_ms"), key(BUDGET_SHAPE, "p95_ms")
+    whole, p50 = answers[teacher][task.metric], key(BUDGET_SHAPE, "p50_ms")
     if not baselines or not whole:
         return None
-    kept = {name: answers[name][task.metric] / whole for name in baselines}
-    held = {
-        name: {
-            METRIC: answers[name][task.metric],
-            "retention": kept[name],
-            "p95_ms": answers[name][p95],
-            "megabytes": answers[name]["bytes"] / 1e6,
-        }
-        for name in baselines
-    }
+    held = {name: budgeted(answers[name], whole, task) for name in baselines}
+    kept = {name: each["retention"] for name, each in held.items()}
     inside = [name for name in baselines if not broken(held[name], budget)]
     faster = [name for name in inside if answers[name][p50] < answers[winner][p50]]
     best = max(faster or inside or baselines, key=kept.__getitem__)
