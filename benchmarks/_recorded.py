@@ -116,11 +116,10 @@ def summarise(record: Record, row: str, unit: str, bar: float | None, seeds: Seq
         ours=round(statistics.fmean(each["ours"] for each in points.values()), 4) if points else None,
         peer=round(statistics.fmean(each["peer"] for each in points.values()), 4) if points else "nothing recorded",
         unit=unit,
-        ratio=round(statistics.fmean(ratios), 4) if points else None,
+        ratio=statistics.fmean(ratios) if points else None,
         spread=[round(min(ratios), 4), round(max(ratios), 4)] if points else None,
         runs=len(points),
         bar=bar,
-        holds=bool(points) and (bar is None or statistics.fmean(ratios) >= bar),
         seeds_measured=measured,
         seeds_recorded=[seed for seed in points if seed not in measured],
     )

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks._compare import compare, missing, print_row, seconds
+from benchmarks._compare import compare, exit_code, missing, print_row, seconds
 from benchmarks._recorded import SEEDS, on_cluster
 from benchmarks._runs import Runs
 from benchmarks._students import STUDIES
@@ -56,7 +56,7 @@ def main() -> int:
         missing(SAME, "share", "SLIMCART_DATA is not set", ALIKE)
         for row in (ALONE, TOGETHER):
             missing(row, UNIT, "SLIMCART_DATA is not set", FASTER)
-        return 0
+        return exit_code()
     there = state is not None and (state / f"{SET}-{SEEDS[0]}" / "student").exists()
     with on_cluster(state, needed=not there, here=False) as place:
         runs = Runs(place, Path(data), SET, STUDY, SEEDS[0])
@@ -65,7 +65,7 @@ def main() -> int:
         torch.set_num_threads(1)
         pin(1)
         measure(runs)
-    return 0
+    return exit_code()
 
 
 def train(runs: Runs) -> None:
@@ -95,7 +95,6 @@ def measure(runs: Runs) -> None:
         spread=None,
         runs=len(prompts),
         bar=ALIKE,
-        holds=same >= ALIKE,
     )
     few = prompts[:: len(prompts) // FEWER or 1]
     for row, chosen, tokens_per_batch in ((ALONE, few, 1), (TOGETHER, prompts, TOKENS_PER_BATCH)):

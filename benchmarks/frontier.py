@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks._compare import missing, print_row
+from benchmarks._compare import exit_code, missing, print_row
 from benchmarks._recorded import SEEDS, Record, on_cluster, options, through
 from benchmarks._runs import Runs, Study
 from benchmarks._students import EDGE, NO_POOL, ONE_CORE, POOL
@@ -118,11 +118,11 @@ def main() -> int:
         for name in STUDIES:
             for bar in BARS:
                 missing(_title(name, bar), UNIT, "SLIMCART_DATA is not set", bar.times)
-        return 0
+        return exit_code()
     with on_cluster(asked.state, True, asked.here) as state:
         for name, study in STUDIES.items():
             measure(name, functools.partial(Runs, state, Path(folder), name, study.with_overrides(asked.also)), asked)
-    return 0
+    return exit_code()
 
 
 def measure(name: str, runs: functools.partial[Runs], asked: argparse.Namespace) -> None:
@@ -167,7 +167,7 @@ def measure(name: str, runs: functools.partial[Runs], asked: argparse.Namespace)
             ours=round(statistics.fmean(each["ours"] for each in points), 4),
             peer=round(statistics.fmean(each["peer"] for each in points), 4),
             unit=f"{here.study.metric} on test rows",
-            ratio=round(kept[row], 4),
+            ratio=kept[row],
             spread=[round(min(shares), 4), round(max(shares), 4)],
             runs=len(points),
             seeds_measured=[seed for seed in SEEDS if (row, seed) in record.measured],
@@ -267,11 +267,10 @@ def _best(name: str, bar: Bar, kept: Mapping[str, float], times: Mapping[str, Ma
         ours=f"keeps {kept[row]:.2%}",
         peer=f"eager fp32 teacher, torch {torch.__version__}",
         unit="times smaller" if bar.measure == "bytes" else UNIT,
-        ratio=round(ratio, 2),
+        ratio=ratio,
         spread=[round(min(good[row]), 2), round(max(good[row]), 2)],
         runs=len(good[row]),
         bar=bar.times,
-        holds=ratio >= bar.times,
     )
 
 

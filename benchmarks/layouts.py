@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks._compare import compare, missing
+from benchmarks._compare import compare, exit_code, missing
 from benchmarks._turns import Turn
 from cluster import local, session
 from cluster.spec import EngineSpec
@@ -36,7 +36,7 @@ def main(chosen: list[str]) -> int:
         for name, measure in {"ray": ray, "data": data_parallel, "pipeline": pipeline}.items():
             if not chosen or name in chosen:
                 measure(Path(scratch), data)
-    return 0
+    return exit_code()
 
 
 def ray(place: Path, data: str | None) -> None:

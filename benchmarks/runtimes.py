@@ -24,7 +24,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from benchmarks._compare import compare, missing, seconds
+from benchmarks._compare import compare, exit_code, missing, seconds
 from benchmarks._process import one_thread
 from configs.folder import commit
 from jobs.compress import compress
@@ -65,10 +65,10 @@ def main() -> int:
     folder = os.environ.get("SLIMCART_DATA")
     if not folder:
         missing("auto / the fastest other runtime", UNIT, "SLIMCART_DATA is not set", OF_THE_BEST)
-        return 0
+        return exit_code()
     with tempfile.TemporaryDirectory(prefix="slimcart-runtimes-") as place:
         measure(Path(place), Path(folder, SET))
-    return 0
+    return exit_code()
 
 
 def measure(place: Path, data: Path) -> None:

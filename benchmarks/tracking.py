@@ -15,6 +15,7 @@ import logging
 import multiprocessing
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks._compare import compare, seconds
+from benchmarks._compare import compare, exit_code, seconds
 from benchmarks._process import one_thread
 from cluster import servers
 from cluster.delivery import LOCAL
@@ -137,7 +138,7 @@ def answering(folder: Path) -> Iterator[str]:
         end([part])
 
 
-def main() -> None:
+def main() -> int:
     """All rows."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     logging.getLogger("cluster").setLevel(logging.ERROR)  # that MLflow does not answer is what is measured
@@ -160,7 +161,8 @@ def main() -> None:
                 f"the same steps without tracking, torch {torch.__version__}",
                 BAR,
             )
+    return exit_code()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks._compare import compare, missing, seconds
+from benchmarks._compare import compare, exit_code, missing, seconds
 from benchmarks._process import alone
 from cluster.engine import Engine
 from cluster.spec import EngineSpec
@@ -154,7 +154,7 @@ def main(chosen: list[str]) -> int:
         compare(fused, unit, ours, Side(data, data.by_tokens(), fused=True), peer, BAR_ATTENTION)
         small, whole = (Side(data, data.by_tokens(), layers=LAYERS, whole_table=whole) for whole in (False, True))
         compare(used, unit, small, whole, peer, BAR_USED)
-    return 0
+    return exit_code()
 
 
 if __name__ == "__main__":
