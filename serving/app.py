@@ -1,6 +1,7 @@
 """Ray Serve's side: one application per service whose ingress holds the model, and a catalogue of them.
 
-    POST /v1/<service>   {"inputs": [...], "scores": false} -> {"model": {"name", "version"}, "predictions": [...]}
+    POST /v1/<service>   {"inputs": [...]} -> {"model": {"name", "version"}, "predictions": [...]}
+                         with "scores": true the probability of every label, with "details": true what was read
     GET  /v1/models, GET /healthz                            the catalogue, an application without a model
 
 `build` and `build_catalogue` are what Serve imports; `serving.endpoint` is the same HTTP without Ray.
@@ -13,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from pydantic import Field
@@ -22,7 +23,7 @@ from ray import serve
 from configs.loader import Spec
 from serving.endpoint import Answer, Question, create_app, create_catalogue
 from serving.inputs import Row
-from serving.runtime import Classifier, Prediction, load_bundle
+from serving.runtime import DETAILS, Classifier, Prediction, load_bundle
 from serving.spec import ServingSpec
 
 START_ATTEMPTS = 2  # a replica that fails to start twice fails the deployment
@@ -59,7 +60,8 @@ class Waiting:
 
     loaded: Loaded
     rows: list[Row]
-    all_scores: bool
+    all_scores: bool = False
+    details: bool = False
 
 
 class Service:
@@ -97,7 +99,7 @@ class Service:
         """Raises `InputError` that names the index of a wrong input."""
         if (loaded := self._loaded) is None:
             raise RuntimeError("no model is loaded; user_config names none")
-        waiting = Waiting(loaded, loaded.classifier.rows(question.inputs), question.scores)
+        waiting = Waiting(loaded, loaded.classifier.rows(question.inputs), question.scores, question.details)
         # Serve cuts a batch as soon as its wait is over, even while the last one still runs, and so would make
         # batches of one. Holding requests back until the thread is idle lets a batch grow without any wait.
         await self._idle.wait()
@@ -129,9 +131,10 @@ def predict_together(batch: list[Waiting]) -> list[list[Prediction]]:
     for loaded in {id(each.loaded): each.loaded for each in batch}.values():
         mine = [index for index, each in enumerate(batch) if each.loaded is loaded]
         rows = [row for index in mine for row in batch[index].rows]
-        rest = iter(loaded.classifier.predict(rows, any(batch[index].all_scores for index in mine)))
+        asked = [any(getattr(batch[index], name) for index in mine) for name in ("all_scores", "details")]
+        rest = iter(loaded.classifier.predict(rows, *asked))
         for index in mine:
-            answers[index] = [_trim(next(rest), batch[index].all_scores) for _ in batch[index].rows]
+            answers[index] = [_trim(next(rest), batch[index]) for _ in batch[index].rows]
     return [answers[index] for index in range(len(batch))]
 
 
@@ -161,5 +164,7 @@ def build_catalogue(args: dict[str, str]) -> serve.Application:
     return deployment.bind()
 
 
-def _trim(prediction: Prediction, all_scores: bool) -> Prediction:
-    return prediction if all_scores else {"label": prediction["label"], "score": prediction["score"]}
+def _trim(prediction: Prediction, asked: Waiting) -> Prediction:
+    """Without what only others in the batch asked for."""
+    left = (set() if asked.all_scores else {"scores"}) | (set() if asked.details else DETAILS)
+    return cast(Prediction, {name: value for name, value in prediction.items() if name not in left})

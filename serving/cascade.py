@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving.bundle import CARD, Bundle, BundleError, Stage, read_bundle, write_bundle
-from serving.runtime import Classifier, Input
+from serving.inputs import Input, Reading
+from serving.runtime import Classifier
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,15 @@ class Cascade(Classifier):
         if len(unsure):
             scores_NC[unsure] = super().scores([rows[index] for index in unsure])
         return scores_NC
+
+    def readings(self, inputs: Sequence[Input]) -> list[Reading]:
+        """What the tokenizer of the model that answers makes of each input, in order. Asks the first model again."""
+        rows = self.rows(inputs)
+        found = self._first.readings(rows)
+        unsure = (~self._sure(self._first.scores(rows))).nonzero()[0]
+        for index, read in zip(unsure, super().readings([rows[index] for index in unsure]), strict=True):
+            found[index] = read
+        return found
 
     def share_first(self, inputs: Sequence[Input]) -> float:
         """Share of `inputs`, at least one, that the first model answers. Raises `InputError`."""

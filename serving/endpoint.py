@@ -38,6 +38,7 @@ class Question(BaseModel):
 
     inputs: list[str | dict[str, JsonValue] | list[JsonValue]] = Field(min_length=1)  # the model knows which it takes
     scores: bool = False
+    details: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,13 +178,15 @@ def _explain(error: ValidationError) -> tuple[int, str]:
     if first["type"] == "json_invalid":
         return 400, f"the body is not JSON in UTF-8{_position(first['msg'])}"
     if first["type"] == "extra_forbidden":
-        return 422, "the body holds an unknown key; known are inputs and scores"
+        return 422, "the body holds an unknown key; known are inputs, scores and details"
     field, *rest = [*first["loc"], "", ""][:2]
     if field == "inputs" and isinstance(rest[0], int):
         return 422, f"input {rest[0]} is neither a text nor an object, as for pairs and attributes"
     if field == "inputs":
         return 422, "inputs must be a list of at least one input"
-    return 422, "scores must be true or false" if field == "scores" else "the body must be an object with inputs"
+    if field in ("scores", "details"):
+        return 422, f"{field} must be true or false"
+    return 422, "the body must be an object with inputs"
 
 
 def _position(message: str) -> str:

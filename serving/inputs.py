@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
 
 TOKENS_PER_BATCH = 2048
 Row = str | tuple[str, str]
@@ -13,6 +17,33 @@ Slots = tuple[tuple[str, str], ...]
 
 class InputError(ValueError):
     """An input is refused; the message names its index and the reason, never its text."""
+
+
+class Reading(NamedTuple):
+    """What a tokenizer made of one input, as far as its model sees it."""
+
+    tokens: int  # without those that stand around every input
+    unknown: int  # of these tokens, how many stand for what the tokenizer does not know
+    cut: bool  # whether the input goes on where the model stops reading
+
+    @property
+    def unknown_share(self) -> float:
+        """Of the tokens; 0 where there are none."""
+        return self.unknown / self.tokens if self.tokens else 0.0
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The token that stands for whatever the tokenizer does not know; None where it knows all, as bytes do."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if (name := model.get("unk_token")) is not None:
+        return tokenizer.token_to_id(name)
+    return model.get("unk_id")  # of Unigram, which names no token
+
+
+def reading(encoding: Encoding, unknown: int | None) -> Reading:
+    """Counts of one encoded input; `unknown` is the tokenizer's `unknown_id`."""
+    tokens = len(encoding) - sum(encoding.special_tokens_mask)
+    return Reading(tokens, 0 if unknown is None else encoding.ids.count(unknown), bool(encoding.overflowing))
 
 
 def checked(inputs: Sequence[Input], pairs: bool, attributes: bool = False) -> list[Row]:

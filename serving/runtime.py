@@ -1,6 +1,6 @@
 """Answer from a bundle in plain Python: no Ray, no torch. Also the command for edge devices.
 
-    python -m serving.runtime <bundle> [--threads N] [--scores]
+    python -m serving.runtime <bundle> [--threads N] [--scores] [--details]
 
 reads one input a line from stdin and answers each with one line of JSON: a label, or of a decoder what it writes. A
 line is a text; for bundles of pairs a JSON object with `text` and `text_pair`; for bundles of attributes a JSON object
@@ -13,29 +13,39 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NotRequired, TextIO, TypedDict
 
 from serving.bundle import Bundle, BundleError, read_description
 from serving.generator import load_generator
-from serving.inputs import TOKENS_PER_BATCH, Input, Row, checked, cut
+from serving.inputs import TOKENS_PER_BATCH, Input, Reading, Row, checked, cut, reading, unknown_id
 from serving.runtimes import ClassifierModel, one_line, open_bundle, open_verified
 
 if TYPE_CHECKING:
     import numpy as np
     from tokenizers import Encoding, Tokenizer
 
+DETAILS = {"unknown", "cut", "ms"}  # of a prediction, where asked for
 Predict = Callable[[Sequence[Input]], Sequence[Mapping[str, Any]]]
 
 
 class Prediction(TypedDict):
-    """The best label with its probability; `scores` holds the probability of every label where asked for."""
+    """The best label with its probability, and what else was asked for.
+
+    `scores`: the probability of every label. Details: `unknown`, the share of tokens that the tokenizer does not know;
+    `cut`, whether the input is longer than what the model reads; `ms`, what the model took for all inputs that were
+    answered together.
+    """
 
     label: str
     score: float
     scores: NotRequired[dict[str, float]]
+    unknown: NotRequired[float]
+    cut: NotRequired[bool]
+    ms: NotRequired[float]
 
 
 class Classifier:
@@ -71,16 +81,29 @@ class Classifier:
             logits_NC[chosen] = self._logits([encodings[index] for index in chosen])
         return logits_NC / self.bundle.temperature
 
-    def predict(self, inputs: Sequence[Input], all_scores: bool = False) -> list[Prediction]:
+    def readings(self, inputs: Sequence[Input]) -> list[Reading]:
+        """What the tokenizer makes of each input, in order; in a cascade that of the model which answers it."""
+        return [reading(each, self._unknown_id) for each in self._tokenizer.encode_batch(self.rows(inputs))]
+
+    @cached_property
+    def _unknown_id(self) -> int | None:
+        return unknown_id(self._tokenizer)
+
+    def predict(self, inputs: Sequence[Input], all_scores: bool = False, details: bool = False) -> list[Prediction]:
         """One prediction for each input, in order. Raises `InputError`."""
         labels = self.bundle.labels
+        began = time.perf_counter()
         scores_NC = self.scores(inputs)
+        ms = 1e3 * (time.perf_counter() - began)
         predictions: list[Prediction] = []
         for best, scores_C in zip(scores_NC.argmax(axis=1).tolist(), scores_NC.tolist(), strict=True):
             prediction: Prediction = {"label": labels[best], "score": scores_C[best]}
             if all_scores:
                 prediction["scores"] = dict(zip(labels, scores_C, strict=True))
             predictions.append(prediction)
+        if details:
+            for prediction, read in zip(predictions, self.readings(inputs), strict=True):
+                prediction["unknown"], prediction["cut"], prediction["ms"] = read.unknown_share, read.cut, ms
         return predictions
 
     def _logits(self, encodings: list[Encoding]) -> np.ndarray:
@@ -136,15 +159,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
     parser.add_argument("--threads", type=int, default=1, help="threads of one matrix product (default 1)")
     parser.add_argument("--scores", action="store_true", help="print the probability of every label")
+    parser.add_argument(
+        "--details", action="store_true", help="print the share of unknown tokens, whether a text was cut, and the time"
+    )
     options = parser.parse_args(arguments)
     if options.threads < 1:
         parser.error(f"--threads {options.threads}: give 1 or more")
     try:
         bundle = read_description(options.bundle)
         if bundle.task == "classify":
-            predict = partial(load_bundle(options.bundle, options.threads).predict, all_scores=options.scores)
-        elif options.scores:
-            raise BundleError(f"--scores: {options.bundle} writes texts and has no labels to score; leave it out")
+            asked = {"all_scores": options.scores, "details": options.details}
+            predict = partial(load_bundle(options.bundle, options.threads).predict, **asked)
+        elif options.scores or options.details:
+            flag = "--scores" if options.scores else "--details"
+            raise BundleError(f"{flag}: {options.bundle} writes texts and has no labels to score; leave it out")
         else:
             predict = load_generator(options.bundle, options.threads).predict
         answer(predict, bundle, sys.stdin.buffer, sys.stdout)

@@ -29,7 +29,7 @@ def classifier(tmp_path_factory) -> Classifier:
 @pytest.fixture
 def client(classifier: Classifier) -> Iterator[TestClient]:
     async def answer(question: Question) -> Answer:
-        predictions = classifier.predict(question.inputs, question.scores)
+        predictions = classifier.predict(question.inputs, question.scores, question.details)
         return Answer(model={"name": "t", "version": "1"}, predictions=predictions)
 
     with client_of(answer) as made:
@@ -63,6 +63,13 @@ def test_scores_of_all_labels_come_on_request(client: TestClient):
     assert sum(prediction["scores"].values()) == pytest.approx(1)
 
 
+def test_details_say_what_the_model_could_not_read(client: TestClient):
+    texts = ["refund please", "возврат please", "now " * 20, ""]
+    predictions = client.post("/v1/intent", json={"inputs": texts, "details": True}).json()["predictions"]
+    assert [(each["unknown"], each["cut"]) for each in predictions] == [(0, False), (0.5, False), (0, True), (0, False)]
+    assert all(each.keys() == {"label", "score", "unknown", "cut", "ms"} and each["ms"] > 0 for each in predictions)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "detail"),
     [
@@ -87,7 +94,8 @@ def test_scores_of_all_labels_come_on_request(client: TestClient):
         (b'{"inputs": [["a"], {"text": "my-card-is-4111"}]}', 422, "input 0 is not a text"),
         (b'{"inputs": [{"text": "my-card-is-4111", "text_pair": "b"}]}', 422, "input 0 is not a text"),
         (b'{"inputs": ["a"], "scores": "my-card-is-4111"}', 422, "scores must be true or false"),
-        (b'{"inputs": ["a"], "my-card-is-4111": 1}', 422, "unknown key; known are inputs and scores"),
+        (b'{"inputs": ["a"], "details": "my-card-is-4111"}', 422, "details must be true or false"),
+        (b'{"inputs": ["a"], "my-card-is-4111": 1}', 422, "unknown key; known are inputs, scores and details"),
         (b'{"inputs": ["a","a","a","a","a","a","a","a","my-card-is-4111"]}', 422, "9 inputs; send at most 8"),
     ],
 )
@@ -195,6 +203,14 @@ def test_requests_before_and_after_a_swap_are_answered_by_their_own_model(tmp_pa
     assert all("scores" not in each for each in (*first, *third))
 
 
+def test_what_one_request_asks_for_no_other_gets(classifier: Classifier):
+    loaded = Loaded(classifier, Release(bundle="a", name="t", version="1"))
+    asked = [{"all_scores": True}, {"details": True}, {}, {"all_scores": True, "details": True}]
+    got = [set(each) for (each,) in predict_together([Waiting(loaded, ["refund"], **wanted) for wanted in asked])]
+    plain, scores, details = {"label", "score"}, {"scores"}, {"unknown", "cut", "ms"}
+    assert got == [plain | scores, plain | details, plain, plain | scores | details]
+
+
 def test_requests_that_come_while_a_batch_runs_are_answered_together(monkeypatch: pytest.MonkeyPatch):
     began, go_on = threading.Event(), threading.Event()
     sizes: list[int] = []
@@ -203,7 +219,7 @@ def test_requests_that_come_while_a_batch_runs_are_answered_together(monkeypatch
         def rows(self, inputs: list[str]) -> list[str]:
             return inputs
 
-        def predict(self, rows: list[str], all_scores: bool) -> list[dict]:
+        def predict(self, rows: list[str], all_scores: bool, details: bool) -> list[dict]:
             sizes.append(len(rows))
             began.set()
             assert go_on.wait(10)

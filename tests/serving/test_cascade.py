@@ -121,6 +121,16 @@ def test_models_with_tokenizers_of_their_own_keep_them(
     assert np.abs(first[0] - first[1]).max() > 1e-3
 
 
+def test_details_are_those_of_the_model_that_answers(parts: tuple[Path, Path], tmp_path: Path):
+    texts = [f"{text} zzz zzz zzz zzz zzz zzz" for text in TEXTS]  # with those around it 10 tokens
+    sure = softer(load_bundle(parts[0]).scores(texts), HEAT[0]).max(axis=1)
+    join(tmp_path / "cascade", *parts, float(np.median(sure)), HEAT)
+    first_sure = sure >= np.median(sure)
+    found = loaded(tmp_path / "cascade").predict(texts, details=True)
+    assert [each.get("cut") for each in found] == first_sure.tolist()  # the first reads 8 tokens, the second 12
+    assert {each.get("unknown") for each in found} == {4 / 6, 6 / 8}
+
+
 @pytest.mark.parametrize("name", ["first/model.onnx", "model.onnx", "tokenizer.json"])
 def test_a_damaged_file_of_either_model_is_refused_by_name(folder: Path, name: str):
     content = bytearray((folder / name).read_bytes())

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 
 from serving.bundle import BundleError
-from serving.inputs import cut
+from serving.inputs import cut, unknown_id
 from serving.runtime import load_bundle
 from tests.serving.tiny import LABELS, WORDS, reference_weights, write_tiny_bundle
 
@@ -144,6 +145,25 @@ def test_the_command_answers_each_line_with_one_json_line(folder: Path):
         [reference_scores("refund"), reference_scores("where is my order")],
         atol=1e-6,
     )
+
+
+def test_the_command_says_on_request_what_the_model_could_not_read(folder: Path):
+    done = run(str(folder), "--details", stdin="refund\n返金 refund now x\n".encode())
+    assert [json.loads(line)["unknown"] for line in done.stdout.splitlines()] == [0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("model", "known"),
+    [
+        (models.WordPiece({"a": 0, "[UNK]": 7}, unk_token="[UNK]"), 7),
+        (models.WordLevel({"a": 0, "?": 3}, "?"), 3),
+        (models.BPE({"a": 0, "<unk>": 2}, [], unk_token="<unk>"), 2),
+        (models.Unigram([("a", -1.0), ("<unk>", 0.0)], unk_id=1), 1),
+        (models.BPE({"a": 0}, []), None),
+    ],
+)
+def test_the_unknown_token_is_that_of_the_tokenizer_whatever_its_kind(model: models.Model, known: int | None):
+    assert unknown_id(Tokenizer(model)) == known
 
 
 def test_the_command_answers_a_line_before_the_next_one_comes(folder: Path):
