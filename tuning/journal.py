@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import math
 import os
 import time
 import zlib
@@ -14,6 +14,7 @@ from typing import Any
 from cluster.session import JobError
 from configs.folder import append, write_synced
 
+SECONDS_BETWEEN_SIGNS = 1.0  # of life
 Entry = dict[str, Any]
 METRICS, ERROR = "metrics", "error"  # what a trial that has ended came to
 SCORE = "score"  # the metric that is maximised
@@ -23,17 +24,20 @@ class Progress:
     """Which trials a search has begun and which have ended, on disk before anything follows from it.
 
     A trial leaves its own result, too, as its last act: one that was finished is not begun again, although the search
-    was killed before it heard of that.
+    was killed before it heard of that. `ended` holds what each came to, `first` what it did at its first end: a later
+    process may have tried it again.
     """
 
     def __init__(self, folder: Path, trials: int) -> None:
         """Of the search of so many `trials` in `folder`. Where all have ended, those that failed get another try."""
         self.folder = folder
         self.journal = Journal(folder / "journal")
-        self._spent = _spent(self.journal.entries)
-        self.journal.append({"process": os.getpid()})
+        self._spent = _spent(self.journal.entries, _last_sign(folder))
+        self._signed = -math.inf
+        self.journal.append({"process": os.getpid(), "spent": self._spent})
         self.values = {each["asked"]: each["values"] for each in self.journal.entries if "asked" in each}
         self.ended = {each["ended"]: each for each in self.journal.entries if "ended" in each}
+        self.first = {each["ended"]: each for each in reversed(self.journal.entries) if "ended" in each}
         for number in self.values.keys() - self.ended.keys():
             if METRICS in (found := self.result(number)):
                 self.end(number, found)
@@ -50,6 +54,12 @@ class Progress:
         """Of `limit` seconds, after those of earlier processes; None where there is no limit."""
         return None if limit is None else max(0.0, limit - self._spent)
 
+    def alive(self) -> None:
+        """Note that this process is at work, from time to time: what it has spent counts up to then if it is killed."""
+        if (now := time.monotonic()) - self._signed >= SECONDS_BETWEEN_SIGNS:
+            self._signed = now
+            _sign(self.folder).write_text(f"{time.time():.3f}", encoding="ascii")
+
     def begin(self, values: Mapping[str, Any]) -> int:
         """The number of a new trial."""
         number = len(self.values)
@@ -61,6 +71,7 @@ class Progress:
         """Note metrics or error of a trial."""
         self.journal.append(entry := {"ended": number, **found})
         self.ended[number] = entry
+        self.first.setdefault(number, entry)
         return entry
 
     def result(self, number: int) -> Entry:
@@ -78,11 +89,24 @@ def leave(folder: Path, number: int, found: Mapping[str, Any] | None) -> None:
         write_synced(file, json.dumps(found))
 
 
-def _spent(entries: Sequence[Entry]) -> float:
-    """Seconds between the first and the last entry of each process."""
-    starts = [index for index, entry in enumerate(entries) if "process" in entry]
-    spans = itertools.pairwise([*starts, len(entries)])
-    return sum(entries[end - 1]["at"] - entries[start]["at"] for start, end in spans)
+def _spent(entries: Sequence[Entry], last_sign: float) -> float:
+    """Seconds of all processes so far, of the last one up to its last entry or sign of life."""
+    began = next((entry for entry in reversed(entries) if "process" in entry), None)
+    if began is None:
+        return 0.0
+    return round(began.get("spent", 0.0) + max(0.0, entries[-1]["at"] - began["at"], last_sign - began["at"]), 3)
+
+
+def _last_sign(folder: Path) -> float:
+    """When a process of this search last noted that it was at work; 0 where none did."""
+    try:
+        return float(_sign(folder).read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):  # killed before its first sign, or while it wrote one
+        return 0.0
+
+
+def _sign(folder: Path) -> Path:
+    return folder / "alive"
 
 
 def _result(folder: Path, number: int) -> Path:

@@ -29,23 +29,24 @@ def name(number: int) -> str:
 class Replay(Searcher):
     """Suggestions of `inner`, each with its number. Trials that were begun and have not ended come first.
 
-    `inner` is told what the journal holds in the same order: with the same seed it is then where it was, to the last
-    trial that ended (Ray Tune's own snapshot may be 10 s old). Without `inner` the only suggestion is an empty one.
+    A suggestion is a function of the seed and of what certain trials came to, whenever they ended: the first `blind`
+    ones of none, number n after them of trials 0 to n - `concurrent`, which `inner` is told of in this order. So the
+    order in which trials end changes nothing, and a later process is where this one was (Ray Tune's own snapshot may be
+    10 s old). While one of those trials runs there is no suggestion. Without `inner` the only one is empty.
     """
 
-    def __init__(self, inner: Searcher | None, progress: Progress) -> None:
+    def __init__(self, inner: Searcher | None, progress: Progress, blind: int, concurrent: int) -> None:
         super().__init__(metric=SCORE, mode="max")
         self._inner, self._progress, self._again = inner, progress, progress.begun
+        self._blind, self._concurrent, self._told = blind, concurrent, 0
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Gives `inner` the space, then the journal. Raises `JobError` where it would have drawn other values."""
         if self._inner is None:
             return True
         taken = self._inner.set_search_properties(metric, mode, config, **spec)
-        for entry in self._progress.journal.entries:
-            if "ended" in entry:
-                self.tell(entry)
-            elif "asked" in entry and plain(self._inner.suggest(name(entry["asked"])) or {}) != entry["values"]:
+        for number, values in sorted(self._progress.values.items()):
+            if not self._tell_before(number) or plain(self._inner.suggest(name(number)) or {}) != values:
                 raise JobError(
                     f"{self._progress.journal.file}: begun by another version, which drew other values; remove "
                     f"{self._progress.folder} to begin the search again"
@@ -53,25 +54,31 @@ class Replay(Searcher):
         return taken
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Values of the next trial, with its `NUMBER`."""
+        """Values of the next trial, with its `NUMBER`; None where it waits for an earlier one."""
         if self._again:
             number = self._again.pop(0)
         else:
             number = len(self._progress.values)
+            if not self._tell_before(number):
+                return None
             suggested = {} if self._inner is None else self._inner.suggest(name(number))
             if suggested is None or suggested == Searcher.FINISHED:
                 return suggested
             self._progress.begin(plain(suggested))
         return {**self._progress.values[number], NUMBER: number}
 
-    def tell(self, entry: Entry) -> None:
-        """Let `inner` learn from a trial that has ended."""
-        if self._inner is None:
-            return
-        if METRICS in entry:
-            self._inner.on_trial_complete(name(entry["ended"]), {SCORE: entry[METRICS][SCORE]})
-        else:
-            self._inner.on_trial_complete(name(entry["ended"]), error=True)
+    def _tell_before(self, number: int) -> bool:
+        """Let `inner` learn from the trials that suggestion `number` is made of; False where one has not ended."""
+        known = number - self._concurrent + 1 if number >= self._blind else 0
+        while self._inner is not None and self._told < known:
+            if (entry := self._progress.first.get(self._told)) is None:
+                return False
+            if METRICS in entry:
+                self._inner.on_trial_complete(name(self._told), {SCORE: entry[METRICS][SCORE]})
+            else:
+                self._inner.on_trial_complete(name(self._told), error=True)
+            self._told += 1
+        return True
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: `Notes` hears the reason, too."""
@@ -83,8 +90,12 @@ class Replay(Searcher):
 class Notes(Callback):
     """Notes what became of a trial, and says in the log when one starts and when it ends."""
 
-    def __init__(self, progress: Progress, replay: Replay, trials: int) -> None:
-        self._progress, self._replay, self._trials = progress, replay, trials
+    def __init__(self, progress: Progress, trials: int) -> None:
+        self._progress, self._trials = progress, trials
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Ray Tune looked at its trials, as it does many times a second."""
+        self._progress.alive()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It starts, for the first or the second time."""
@@ -110,7 +121,7 @@ class Notes(Callback):
         log.warning("trial %s failed (%d of %d): %s", self._name(trial), self._ended, self._trials, reason)
 
     def _end(self, trial: Trial, found: Entry) -> None:
-        self._replay.tell(self._progress.end(trial.config[NUMBER], found))
+        self._progress.end(trial.config[NUMBER], found)
 
     def _reason(self, trial: Trial) -> str:
         """In the words of the trial itself, or in Ray's where its process died."""

@@ -57,7 +57,7 @@ def search(objective: Objective, spec: SearchSpec, folder: Path) -> list[Trial]:
         leave(folder, number, {METRICS: measured})
         return {SCORE: measured[SCORE]}
 
-    replay = Replay(_algorithm(spec, trials), progress)
+    replay = Replay(_algorithm(spec, trials), progress, _blind(spec, trials), spec.concurrent)
     seconds = progress.seconds_left(spec.max_seconds)
     if progress.left and seconds != 0:
         tune.Tuner(
@@ -75,7 +75,7 @@ def search(objective: Objective, spec: SearchSpec, folder: Path) -> list[Trial]:
                 name=f"trials-{time.time_ns()}",
                 storage_path=str(folder / "ray"),
                 verbose=0,
-                callbacks=[Notes(progress, replay, trials)],
+                callbacks=[Notes(progress, trials)],
                 failure_config=tune.FailureConfig(max_failures=TRIES - 1),
             ),
         ).fit()
@@ -88,16 +88,20 @@ def search(objective: Objective, spec: SearchSpec, folder: Path) -> list[Trial]:
 
 
 def _algorithm(spec: SearchSpec, trials: int) -> Any:
-    """TPE after random draws for a quarter of the trials: with Ray's default of 20, a small search would be random.
-
-    At least as many draws as trials run at once: asked before any result is in, TPE proposes near copies of what runs.
-    """
+    """TPE after random draws; None where nothing is searched."""
     if not spec.space:
         return None
     from ray.tune.search.hyperopt import HyperOptSearch
 
-    initial = max(1, round(trials / 4), min(spec.concurrent, trials)) if spec.algorithm == "hyperopt" else trials
-    return HyperOptSearch(n_initial_points=initial, random_state_seed=spec.seed)
+    return HyperOptSearch(n_initial_points=_blind(spec, trials), random_state_seed=spec.seed)
+
+
+def _blind(spec: SearchSpec, trials: int) -> int:
+    """How many trials are drawn before anything is learned: a quarter, as with Ray's 20 a small search would be random.
+
+    At least as many as run at once: asked before any result is in, TPE proposes near copies of what runs.
+    """
+    return max(1, round(trials / 4), min(spec.concurrent, trials)) if spec.algorithm == "hyperopt" else trials
 
 
 def _first_cause(error: BaseException) -> str:

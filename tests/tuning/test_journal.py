@@ -107,3 +107,27 @@ def test_the_time_of_a_search_is_that_of_all_its_processes(tmp_path: Path, monke
     now[0] = 1000.0  # nobody was at work
     assert Progress(tmp_path, 3).seconds_left(60) == 35
     assert Progress(tmp_path, 3).seconds_left(20) == 0
+
+
+def test_the_last_span_of_a_killed_process_counts_up_to_its_last_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    now = [100.0]
+    for clock in ("time", "monotonic"):
+        monkeypatch.setattr(f"tuning.journal.time.{clock}", lambda: now[0])
+    for seconds_left in (1000, 945, 890):
+        progress = Progress(tmp_path, 3)
+        assert progress.seconds_left(1000) == seconds_left
+        progress.begin({})
+        now[0] += 55.0
+        progress.alive()
+        now[0] += 0.5
+        progress.alive()  # too early for another sign
+        now[0] += 5000.0  # nobody is at work
+
+
+@pytest.mark.parametrize("written", ["", "1", "nonsense"])
+def test_a_sign_of_life_that_was_not_written_whole_counts_as_none(tmp_path: Path, written: str):
+    Progress(tmp_path, 3).alive()
+    (tmp_path / "alive").write_text(written)
+    assert 59 < (Progress(tmp_path, 3).seconds_left(60) or 0) <= 60

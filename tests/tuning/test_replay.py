@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from cluster.session import JobError
 from tests.faults import fault
 from tuning.journal import Journal, Progress
-from tuning.replay import NUMBER, Replay
-from tuning.search import _algorithm
+from tuning.replay import NUMBER, Notes, Replay
+from tuning.search import _algorithm, _blind
 from tuning.space import param_space
 from tuning.spec import SearchSpec
 
@@ -23,7 +24,7 @@ SPEC = SearchSpec.model_validate(
 def started(folder: Path, spec: SearchSpec = SPEC) -> tuple[Progress, Replay]:
     """A process of the search."""
     progress = Progress(folder, spec.trials)
-    replay = Replay(_algorithm(spec, spec.trials), progress)
+    replay = Replay(_algorithm(spec, spec.trials), progress, _blind(spec, spec.trials), spec.concurrent)
     replay.set_search_properties("score", "max", param_space(spec.space))
     return progress, replay
 
@@ -39,7 +40,7 @@ def finish(folder: Path) -> list[dict[str, Any]]:
     progress, replay = started(folder)
     while progress.left > 0 and (values := replay.suggest("")):
         number = values.pop(NUMBER)
-        replay.tell(progress.end(number, found(values)))
+        progress.end(number, found(values))
         progress.left -= 1
     return [progress.values[number] | found(progress.values[number]) for number in sorted(progress.ended)]
 
@@ -65,6 +66,71 @@ def test_without_its_journal_a_search_goes_another_way(tmp_path: Path):
     bare = [{key: value for key, value in (replay.suggest("") or {}).items() if key != NUMBER} for _ in range(TRIALS)]
     assert bare[0] == {key: whole[0][key] for key in SPEC.space}
     assert bare != [{key: each[key] for key in SPEC.space} for each in whole]
+
+
+def side_by_side(folder: Path, spec: SearchSpec, chance: random.Random, kills: int = 0) -> list[dict[str, Any]]:
+    """The values of all trials of a search whose trials end in an order by chance, some of its processes killed."""
+    kill_at = set(chance.sample(range(1, spec.trials), kills))  # trials that have ended
+    progress, replay = started(folder, spec)
+    running: list[dict[str, Any]] = []
+    while len(progress.ended) < spec.trials:
+        if len(progress.ended) in kill_at:
+            kill_at.remove(len(progress.ended))
+            progress.journal.close()
+            running.clear()
+            progress, replay = started(folder, spec)
+        while len(running) < spec.concurrent and (values := replay.suggest("")):
+            running.append(values)
+        assert running, "a suggestion waits for a trial that nobody runs"
+        ended = running.pop(chance.randrange(len(running)))
+        progress.end(ended.pop(NUMBER), found(ended))
+    progress.journal.close()
+    return [progress.values[number] for number in range(spec.trials)]
+
+
+@pytest.mark.parametrize("concurrent", [2, 3])
+def test_the_same_seed_suggests_the_same_whatever_order_trials_end_in(tmp_path: Path, concurrent: int):
+    spec = SPEC.model_copy(update={"concurrent": concurrent})
+    first, *others = [
+        side_by_side(tmp_path / str(order), spec, random.Random(order), kills=min(order, 4)) for order in range(12)
+    ]
+    assert len(first) == len({each["rate"] for each in first}) == TRIALS
+    assert all(each == first for each in others)
+
+
+def test_a_suggestion_waits_for_no_other_trials_than_those_it_is_made_of(tmp_path: Path):
+    progress, replay = started(tmp_path, SPEC.model_copy(update={"concurrent": 2}))
+    blind = _blind(SPEC, TRIALS)
+    numbers = [(replay.suggest("") or {}).get(NUMBER) for _ in range(blind)]
+    assert numbers == list(range(blind)), "what is drawn blindly waits for nobody"
+    good = {"metrics": {"score": 0.5}}
+    for number in range(1, blind):
+        progress.end(number, good)
+    assert replay.suggest("") is None
+    progress.end(0, good)
+    assert (replay.suggest("") or {})[NUMBER] == blind
+
+
+def test_what_a_failed_trial_came_to_when_it_was_tried_again_changes_no_earlier_suggestion(tmp_path: Path):
+    whole = finish(tmp_path)
+    failed = [number for number, each in enumerate(whole) if "error" in each]
+    progress, _ = started(tmp_path)
+    assert progress.begun == failed
+    progress.end(failed[0], {"metrics": {"score": 0.1}})
+    again, _ = started(tmp_path)
+    assert again.values == progress.values
+
+
+def test_a_random_search_waits_for_no_trial(tmp_path: Path):
+    _, replay = started(tmp_path, SPEC.model_copy(update={"algorithm": "random"}))
+    assert [(replay.suggest("") or {})[NUMBER] for _ in range(TRIALS)] == list(range(TRIALS))
+
+
+def test_every_look_of_ray_tune_at_its_trials_is_a_sign_of_life(tmp_path: Path):
+    progress, _ = started(tmp_path)
+    assert not (tmp_path / "alive").exists()
+    Notes(progress, TRIALS).on_step_end(1, [])
+    assert (tmp_path / "alive").exists()
 
 
 def test_a_journal_of_other_values_is_refused(tmp_path: Path):

@@ -22,8 +22,10 @@ from cluster.spec import EngineSpec
 from tests.faults import fault
 from tests.processes import ROOT
 from tests.tuning.searching import SPACE as SEARCHED
+from tuning.journal import Progress
 from tuning.pareto import Trial
-from tuning.search import _algorithm, _first_cause, search
+from tuning.replay import Replay
+from tuning.search import _algorithm, _blind, _first_cause, search
 from tuning.space import param_space, plain
 from tuning.spec import SearchSpec
 
@@ -140,6 +142,25 @@ def test_a_killed_search_ends_with_the_trials_of_an_unkilled_one(
     assert [metrics for _, _, metrics, _ in found] == [{"score": -abs(each["sparsity"] - 0.3)} for each in wanted]
     again = {line.split()[0] for line in lines(tmp_path / "calls")[len(calls) :]}
     assert not again & {f"{number + 1:02d}" for number in ended}
+
+
+def test_a_trial_that_ends_before_an_earlier_one_changes_no_suggestion(joined: None, tmp_path: Path):
+    asked = spec(trials=5, concurrent=2, space=SEARCHED)
+    progress = Progress(tmp_path / "in order", asked.trials)
+    replay = Replay(_algorithm(asked, asked.trials), progress, _blind(asked, asked.trials), asked.concurrent)
+    replay.set_search_properties("score", "max", param_space(asked.space))
+    for number in range(asked.trials):
+        progress.end(number, {"metrics": {"score": -(replay.suggest("") or {})["sparsity"]}})
+
+    def first_ends_last(values: dict[str, Any], trial_id: str) -> dict[str, float]:
+        while trial_id == "01" and not (tmp_path / "searched" / "result-1.json").exists():
+            time.sleep(0.01)
+        return {"score": -values["sparsity"]}
+
+    found = search(first_ends_last, asked, tmp_path / "searched")
+    ends = [json.loads(line.partition(" ")[2]).get("ended") for line in lines(tmp_path / "searched" / "journal")]
+    assert ends.index(1) < ends.index(0)
+    assert [trial.values for trial in found] == list(progress.values.values())
 
 
 def test_a_trial_that_fails_is_tried_once_more(joined: None, tmp_path: Path):
