@@ -1,51 +1,196 @@
-"""Latency is measured in quiet: while one process measures, the others of this machine wait between two steps.
+"""Latency is measured in quiet: nothing else that enters through this module runs on the cores of a measurement.
 
-Readers and writers over two advisory file locks, which the system frees when their holder dies. A plain shared lock
-would starve the measurement: two trainings always overlap. So who measures keeps the turnstile through which everyone
-enters (the "no starve" solution of A. Downey, The Little Book of Semaphores, section 4.2.5). Those who keep to cores of
-their own tell each other by such locks, too.
+A measurement has its cores, and those that share a physical core with them, to itself; work goes on on the others.
+Each such group of cores has two advisory file locks, which the system frees when their holder dies. Who works holds the
+rooms of its groups, shared; who measures holds the room of its own alone, and before that its turnstile, through which
+all enter (the "no starve" solution of A. Downey, The Little Book of Semaphores, section 4.2.5): a room that is worked
+in by turns would else never be empty. Work that finds a turnstile closed does not wait there but leaves those cores for
+as long as the step takes; it waits only where all its cores are measured on. Turnstiles, then rooms, are taken in the
+order of their groups, so that nobody waits in a circle. Those who keep to cores of their own tell each other by such
+locks, too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
+
+TOPOLOGY = Path("/sys/devices/system/cpu")
+_MOVED = threading.Lock()  # held by the step that has moved the threads of this process
 
 
 @contextlib.contextmanager
 def at_work() -> Iterator[None]:
-    """Around one step of work beside which no latency may be measured. Waits while someone measures."""
-    with _lock("turnstile", fcntl.LOCK_EX) as turnstile, _lock("room", fcntl.LOCK_SH):
-        fcntl.flock(turnstile, fcntl.LOCK_UN)
+    """Around one step of work beside which no latency may be measured, on cores that nobody measures on.
+
+    All threads of this process keep to them until the step is over. Waits while there is no such core. Do not wait
+    inside for another who enters here.
+    """
+    cores = _cores()
+    with contextlib.ExitStack() as rooms:
+        free = _enter(cores, rooms)
+        with _kept_to(free, cores):
+            yield
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """Around a step of a process whose partner is `at_work` meanwhile: off the cores of measurements, without waiting.
+
+    It holds nothing up, as its partner waits for it in the step.
+    """
+    cores = _cores()
+    free = {core for leader, group in _groups(cores).items() if not _closed(leader) for core in group}
+    with _kept_to(free or cores, cores):
         yield
 
 
 @contextlib.contextmanager
-def measuring() -> Iterator[None]:
-    """Around a measurement: alone on this machine among all that enter through this module."""
-    with _lock("turnstile", fcntl.LOCK_EX), _lock("room", fcntl.LOCK_EX):
+def measuring(threads: int | None = None) -> Iterator[None]:
+    """Around a measurement: alone on the cores of this process among all that enter through this module.
+
+    Of a process that is not pinned, `threads` says how many cores of their own its threads are pinned to meanwhile.
+    """
+    with contextlib.ExitStack() as held:
+        if threads is not None and len(_cores()) > threads:
+            cores, descriptors = _take(threads)
+            for descriptor in descriptors:
+                held.callback(os.close, descriptor)
+            held.enter_context(_kept_to(set(cores), _cores()))
+        leaders = sorted(_groups(_cores()))
+        for kind in ("turnstile", "room"):
+            for leader in leaders:
+                held.enter_context(_lock(f"{kind}-{leader}", fcntl.LOCK_EX))
         yield
 
 
 def take_cores(count: int) -> list[int]:
-    """`count` of this process's cores, its own until it ends; shared ones only where too few are left."""
-    allowed = sorted(os.sched_getaffinity(0), reverse=True)
-    taken: list[int] = []
-    for core in allowed:
-        if len(taken) == count:
-            break
-        descriptor = _open(f"core-{core}")
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until the process ends
-            taken.append(core)
-        except BlockingIOError:
-            os.close(descriptor)
+    """`count` of this process's cores, its own until it ends; shared ones only where too few are left.
+
+    Those come first of whose physical core nobody has another part.
+    """
+    return _take(count)[0]
+
+
+def _take(count: int) -> tuple[list[int], list[int]]:
+    """(cores, descriptors of the locks that make them this process's own)."""
+    allowed = sorted(_cores(), reverse=True)
+    taken: dict[int, int] = {}  # core: descriptor
+    for alone in (True, False):
+        for core in allowed:
+            if len(taken) < count and core not in taken and not (alone and _is_shared(core, taken)):
+                with contextlib.suppress(BlockingIOError):
+                    taken[core] = _hold(f"core-{core}")
     shared = [core for core in allowed if core not in taken]
-    return taken + shared[: count - len(taken)]
+    return [*taken, *shared[: count - len(taken)]], list(taken.values())
+
+
+def _is_shared(core: int, taken: Container[int]) -> bool:
+    """Whether another part of its physical core is taken, by us or by others."""
+    return any(each in taken or _is_held(f"core-{each}") for each in _siblings(core) - {core})
+
+
+def _hold(name: str) -> int:
+    """A descriptor that holds the lock until it is closed. Raises `BlockingIOError` where another holds it."""
+    descriptor = _open(name)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _enter(cores: set[int], rooms: contextlib.ExitStack) -> set[int]:
+    """Those of `cores` whose rooms were entered, at least one of them."""
+    groups = _groups(cores)
+    entered = [leader for leader in sorted(groups) if _has_entered(leader, rooms, wait=False)]
+    if not entered:
+        entered = [min(groups)]
+        _has_entered(entered[0], rooms, wait=True)
+    return {core for leader in entered for core in groups[leader]}
+
+
+def _has_entered(leader: int, rooms: contextlib.ExitStack, wait: bool) -> bool:
+    """Whether a room was entered; without `wait` not where its turnstile is closed."""
+    try:
+        with _lock(f"turnstile-{leader}", fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB)):
+            rooms.enter_context(_lock(f"room-{leader}", fcntl.LOCK_SH))
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _kept_to(keep: set[int], cores: set[int]) -> Iterator[None]:
+    """All threads of this process, which may use `cores`, on those to `keep` to."""
+    if keep == cores or not _MOVED.acquire(blocking=False):
+        yield
+        return
+    try:
+        before: dict[int, set[int]] = {}
+        for thread in _threads():
+            with contextlib.suppress(OSError):  # it has ended
+                before[thread] = os.sched_getaffinity(thread)
+                os.sched_setaffinity(thread, before[thread] & keep or keep)
+        try:
+            yield
+        finally:
+            for thread in _threads():
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(thread, before.get(thread, cores))
+    finally:
+        _MOVED.release()
+
+
+def _threads() -> list[int]:
+    return [int(each) for each in os.listdir("/proc/self/task")]
+
+
+def _cores() -> set[int]:
+    """What this thread may use; where the system does not say (macOS) all share one."""
+    return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else {0}
+
+
+def _groups(cores: Iterable[int]) -> dict[int, set[int]]:
+    """{first part of a physical core: those of its parts that are among `cores`}."""
+    groups: dict[int, set[int]] = {}
+    for core in cores:
+        groups.setdefault(min(_siblings(core)), set()).add(core)
+    return groups
+
+
+def _siblings(core: int) -> frozenset[int]:
+    return _read_siblings(TOPOLOGY / f"cpu{core}" / "topology" / "thread_siblings_list", core)
+
+
+@functools.cache
+def _read_siblings(file: Path, core: int) -> frozenset[int]:
+    """The parts of a core's physical core, itself among them: `0,4` or `0-1` in Linux's words."""
+    try:
+        parts = [part.partition("-") for part in file.read_text(encoding="ascii").strip().split(",")]
+        return frozenset(each for low, _, high in parts for each in range(int(low), int(high or low) + 1)) | {core}
+    except (OSError, ValueError):  # another system, or one that does not say
+        return frozenset({core})
+
+
+def _closed(leader: int) -> bool:
+    """Whether somebody measures on a physical core, or is about to."""
+    return _is_held(f"turnstile-{leader}", fcntl.LOCK_SH)
+
+
+def _is_held(name: str, kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        with _lock(name, kind | fcntl.LOCK_NB):
+            return False
+    except BlockingIOError:
+        return True
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,7 +113,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
                 torch.manual_seed(recipe.seed + 1000 * (epoch + 1) + training.data_rank)
             training.minimise(task.loss(model, spec.during(epoch)))
             loss = _epoch(training, task, epochs[epoch], recipe.engine.accumulation, pace, zeros, saves, progress)
-            with quiet.at_work() if first else nullcontext():
+            with quiet.at_work() if first else quiet.aside():
                 trained = task.result(training.whole())
                 metrics = evaluate(task, trained, training.device)
             metrics |= {"train_loss": loss, "tokens_per_second": pace.tokens_per_second, **training.facts()}
@@ -201,7 +200,7 @@ def _epoch(
     total = progress["loss"] if first else 0.0
     for number, batch in enumerate(batches[progress["batch"] :], progress["batch"] + 1):
         micro, size = task.parts(batch, training.data_rank, training.data_size, parts)
-        with quiet.at_work() if first else nullcontext():  # the other workers wait for this one anyway
+        with quiet.at_work() if first else quiet.aside():  # the other workers wait for this one anyway
             total += training.step(micro, size)
         if zeros:
             zeros.after_step()
