@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tuning.spec import BudgetSpec
 
 METRIC = "metric"  # what is maximised inside the budget
+BUSY = 0.05  # share of the time that a call was kept from the CPU, above which its machine is called busy
+NEAR = 0.15  # share of `max_p95_ms`, on either side, within which noise may say who is inside
+RIVALS = 3  # the next best after the winner
+IN_SEARCH = "_in_search"  # ends the name of a figure that was taken again after the search
+TIMED = ("p50_ms", "p95_ms", "p95_ms_others_low", "p95_ms_others_high", "busy")  # what noise changes of a trial
 LIMITS = (  # field of the budget, metric it limits, sign: +1 at most, -1 at least
     ("min_retention", "retention", -1),
     ("max_p95_ms", "p95_ms", 1),
@@ -80,6 +85,37 @@ def choose(trials: Sequence[Trial], budget: BudgetSpec) -> Choice:
     if winner is not None:
         reasons[winner.id] = f"won: best of {len(inside)} inside the budget, {_figures(winner.metrics)}"
     return Choice(winner, nearest, reasons)
+
+
+def finalists(trials: Sequence[Trial], budget: BudgetSpec, choose: Callable[[Sequence[Trial]], Choice]) -> list[Trial]:
+    """Those whose times decide the choice, so that they have to be taken again, together.
+
+    They are the winner and the next best, by `choose`; and whoever is inside all limits but perhaps that of time, where
+    `max_p95_ms` is near its p95 or between its blocks, or where it is outside and was measured on a busy machine. Empty
+    where one trial alone is far from that limit.
+    """
+    left, best = list(trials), list[Trial]()
+    while len(best) <= RIVALS and (winner := choose(left).winner):
+        best.append(winner)
+        left = [trial for trial in left if trial.id != winner.id]
+    unsure = {trial.id for trial in trials if trial.error is None and _time_decides(trial.metrics, budget)}
+    if not unsure and len(best) < 2:
+        return []
+    return [trial for trial in trials if trial.id in unsure or trial in best]
+
+
+def _time_decides(metrics: Mapping[str, float], budget: BudgetSpec) -> bool:
+    limit, p95 = budget.max_p95_ms, metrics.get("p95_ms", math.nan)
+    if limit is None or not math.isfinite(p95) or broken(metrics, budget).keys() - {"max_p95_ms"}:
+        return False
+    near = abs(p95 - limit) <= NEAR * limit or p95 <= limit < metrics.get("p95_ms_others_high", p95)
+    return near or (p95 > limit and metrics.get("busy", 0.0) > BUSY)
+
+
+def timed_again(trial: Trial, figures: Mapping[str, float]) -> Trial:
+    """With `figures` of time in place of those of the search, which stay beside them under names that say so."""
+    before = {f"{name}{IN_SEARCH}": trial.metrics[name] for name in TIMED if name in trial.metrics}
+    return replace(trial, metrics={**trial.metrics, **before, **figures})
 
 
 def _rank(trial: Trial) -> tuple[float, float, float]:

@@ -11,11 +11,12 @@ from typing import Any
 from configs.folder import write_synced
 from tuning.chart import DASH, FIGURES, draw, figure, fits
 from tuning.comparison import svg, templates
-from tuning.pareto import LIMITS, METRIC, broken, score
+from tuning.pareto import BUSY, IN_SEARCH, LIMITS, METRIC, broken, score
 from tuning.spec import BudgetSpec
 
 UNITS = {"p95_ms": " ms", "megabytes": " MB"}
 TIMED = "batch1_tokens32_p50_ms"  # in the picture of an evaluation
+OTHERS = "batch1_tokens32_p95_ms_others_"  # blocks of calls than the quietest, whose p95 counts
 FIRST = ("winner", "teacher", "student")  # of the final evaluation; the others follow
 
 Metrics = Mapping[str, float]
@@ -99,7 +100,15 @@ def _counts(trials: Sequence[Mapping[str, Any]], budget: BudgetSpec) -> str:
     failed = sum(trial["error"] is not None for trial in trials)
     inside = sum(fits(trial, budget) for trial in trials)
     parts = [f"{inside} inside the budget", f"{len(trials) - inside - failed} outside"]
-    return f"{len(trials)} trial{'s' * (len(trials) != 1)}: {', '.join(parts)}{f', {failed} failed' if failed else ''}."
+    if failed:
+        parts.append(f"{failed} failed")
+    words = f"{len(trials)} trial{'s' * (len(trials) != 1)}: {', '.join(parts)}."
+    busy = [share for trial in trials if (share := trial["metrics"].get("busy", 0.0)) > BUSY]
+    if busy:
+        words += f" {len(busy)} timed on a busy machine: kept from the CPU for up to {max(busy):.0%} of the time."
+    if again := sum(f"p95_ms{IN_SEARCH}" in trial["metrics"] for trial in trials):
+        words += f" {again} timed again after the search, in turns; the choice is by that."
+    return words
 
 
 def _set_limits(budget: BudgetSpec) -> list[tuple[str, str]]:
@@ -167,6 +176,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
             row(f"p50 / p95 / p99 ms, {title}", f"{at}p50_ms", ".2f", "faster", further=[f"{at}p95_ms", f"{at}p99_ms"])
             for at, title in latencies.items()
         ),
+        row("p95 of the other blocks, ms, batch 1, 32 tokens", f"{OTHERS}low", ".2f", further=[f"{OTHERS}high"]),
         row("answered by the first model of a cascade", "first_share", ".1%"),
         row("rows per second, whole file", "rows_per_second", ",.0f"),
         row("size, MB", "bytes", ".1f", "smaller", scale=1e-6),

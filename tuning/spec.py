@@ -71,7 +71,12 @@ class SearchSpec(Spec):
         default="hyperopt", description="hyperopt = TPE; random draws blindly"
     )
     trials: int = Field(default=8, ge=1, description="trials in all")
-    concurrent: int = Field(default=1, ge=1, description="trials side by side; they share out engine.cpus_per_worker")
+    concurrent: int = Field(
+        default=1,
+        ge=1,
+        description="trials side by side; they share out engine.cpus_per_worker, and a trial waits for the one that is "
+        "so many before it",
+    )
     scheduler: Literal["none"] = Field(
         default="none", description="early stopping of trials; none is the one kind so far"
     )
@@ -92,6 +97,7 @@ class BudgetSpec(Spec):
     max_p95_ms: float | None = Field(
         default=None,
         gt=0,
-        description="p95 latency in milliseconds: batch 1, 32 tokens, one thread, tokenizer included",
+        description="p95 latency in milliseconds: batch 1, 32 tokens, one thread, tokenizer included; "
+        "of the quietest of five blocks of calls",
     )
     max_megabytes: float | None = Field(default=None, gt=0, description="size of the bundle folder in MB (10^6 bytes)")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs.measure.fresh import BUDGET_SHAPE, SHARE, key
-from jobs.measure.table import AS_THEY_COME
+from jobs.measure.table import AS_THEY_COME, BLOCKS_WORDS
+from jobs.measure.timing import busy_words
 from jobs.recipe import HUB_ID, Recipe
 from jobs.tasks.table import TASKS
 from serving.bundle import Bundle, bundle_bytes
@@ -206,7 +207,11 @@ def _latency(metrics: Mapping[str, float]) -> str:
             lines.append(f"| {title} | {metrics[f'{prefix}calls']:.0f} | {figures} |")
     if len(lines) == 2:
         return "Not measured."
-    return "\n".join([*lines, "", f"On one thread, tokenizer included, on {_cpu()}."])
+    words = f"On one thread, tokenizer included, on {_cpu()}."
+    low, high = (metrics.get(key(BUDGET_SHAPE, f"p95_ms_others_{end}")) for end in ("low", "high"))
+    if low is not None:
+        words += f" {BLOCKS_WORDS} p95 of the other blocks: {low:.2f} to {high:.2f} ms."
+    return "\n".join([*lines, "", words, *filter(None, [busy_words({"the bundle": metrics})])])
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:

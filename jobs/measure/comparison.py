@@ -11,6 +11,7 @@ from jobs.measure import table
 from jobs.measure.bootstrap import interval
 from jobs.measure.differences import CLASS, as_csv, by_value, right, summary, worst
 from jobs.measure.fresh import BUDGET_SHAPE, MIX, Measured, key
+from jobs.measure.timing import busy_words
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS
 from tuning import comparison
@@ -69,12 +70,14 @@ def compare(
         if difference := _difference(measured, task.metric):
             fields["metrics"] |= difference
             words.insert(0, table.difference_words(difference, task.metric))
+    if busy := busy_words(answers):
+        words.append(busy + "\n")
     shown = shown_shapes(shapes)
     fields["table"] = "\n".join([table.markdown(answers, teacher, shown, task), *words])
     further = []
     if machine:
         fields["metrics"] |= machine.peaks
-        fields["notes"] = table.notes(machine)
+        fields["notes"] = [*table.notes(machine), *([busy] if busy else [])]
         further = [table.latencies_markdown(answers, shapes), table.resources_markdown(answers, shown, machine)]
         latency = key(BUDGET_SHAPE, "p50_ms") if shapes else f"{MIX}_p50_ms"
         files["comparison.svg"] = comparison.svg(answers, task.metric, latency, title=table.HEADS.get(task.metric, ""))

@@ -25,6 +25,7 @@ class Contender(Spec):
     kind: Literal["bundle", "reference", "tfidf", "static", "nearest"]
     folder: str | None = None  # the bundle; static: the one whose embedding table is averaged
     shapes: list[tuple[int, int]] | None = None  # those it is timed at, of all that are; None: all
+    tokenizer: str | None = None  # file whose tokens count at a shape; None: the same one for all
 
 
 class Answer(NamedTuple):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,10 +28,12 @@ from jobs.data.spec import DataSpec
 from jobs.measure.bootstrap import interval, resampled
 from jobs.measure.contenders import Answer, Contender, Fitted, Labelling, Predictor, asked, joined, load
 from jobs.measure.resources import meter, peak_mb
+from jobs.measure.timing import BLOCKS, busy_words, interleaved, texts_of_length
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS, named
 from serving.cascade import Cascade
 from serving.inputs import Input
+from tuning.pareto import TIMED
 
 BUDGET_SHAPE = (1, 32)  # batch and tokens at which `budget.max_p95_ms` holds
 MIX = "mix"  # names latencies over single rows as they come, of whatever length
@@ -42,6 +45,8 @@ SECONDS = 3600  # that a process may take, waiting for quiet included,
 SECONDS_OF_A_ROW = 1.0  # and more for each row and contender that is scored
 PARENT = "SLIMCART_MEASURED_FOR"  # process that a fresh one works for
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+log = logging.getLogger(__name__)
 
 
 class Question(Spec):
@@ -73,11 +78,15 @@ class Measured(NamedTuple):
 def ask(question: Question) -> dict[str, Measured]:
     """{contender: what was measured} in a fresh process. Raises `JobError` with its last words."""
     names = ", ".join(each.name for each in question.contenders)
-    found = run_fresh("jobs.measure.fresh", question.model_dump_json(), question.threads, names, limit(question))
-    return {
+    found = {
         name: Measured(metrics, [Answer(*each) for each in answers], values)
-        for name, (metrics, answers, values) in found.items()
+        for name, (metrics, answers, values) in run_fresh(
+            "jobs.measure.fresh", question.model_dump_json(), question.threads, names, limit(question)
+        ).items()
     }
+    if words := busy_words({name: each.metrics for name, each in found.items()}):
+        log.warning(words)
+    return found
 
 
 def limit(question: Question) -> float:
@@ -141,8 +150,29 @@ def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
     found["bytes"] = bundle_bytes(description)
     found["megabytes"] = found["bytes"] / 1e6
     if timed:
-        found |= {name: measured[key(BUDGET_SHAPE, name)] for name in ("p50_ms", "p95_ms")}
+        found |= {name: measured[key(BUDGET_SHAPE, name)] for name in TIMED}
     return found
+
+
+def time_again(recipe: Recipe, bundles: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+    """{name: `TIMED` figures, and all at the budget's shape} of bundles, in turns in one process.
+
+    Each is asked texts of that many tokens of its own.
+    """
+    from serving.bundle import read_bundle
+
+    contenders = [
+        Contender(name=name, kind="bundle", folder=str(bundle), tokenizer=str(bundle / read_bundle(bundle).tokenizer))
+        for name, bundle in bundles.items()
+    ]
+    data = recipe.data.model_copy(update={"test": None, "slices": []})
+    question = Question(
+        task=recipe.task, data=data, split="validation", contenders=contenders, score=False, shapes=[BUDGET_SHAPE]
+    )
+    return {
+        name: each.metrics | {figure: each.metrics[key(BUDGET_SHAPE, figure)] for figure in TIMED}
+        for name, each in ask(question).items()
+    }
 
 
 def key(shape: tuple[int, int], name: str) -> str:
@@ -200,18 +230,16 @@ def _timed(
     question: Question, predictors: dict[str, Predictor], examples: list[Row], inputs: list[Input]
 ) -> dict[str, dict[str, float]]:
     """Latencies of all contenders in turns, at every shape, and of the rows one by one."""
-    from jobs.measure.timing import interleaved
-
     found: dict[str, dict[str, float]] = {name: {} for name in predictors}
-    for shape, batches in _batches(question, examples):
-        takers = {
-            each.name: predictors[each.name]
-            for each in question.contenders
-            if each.shapes is None or shape in each.shapes
-        }
+    texts = [joined((row.text, row.pair)) for row in examples[:1000]]
+    for shape in question.shapes:
+        timed = [each for each in question.contenders if each.shapes is None or shape in each.shapes]
+        takers = {each.name: predictors[each.name] for each in timed}
+        cut = {file: _batches(question, file, shape, texts) for file in {_tokenizer(question, each) for each in timed}}
+        batches = {each.name: cut[_tokenizer(question, each)] for each in timed}
         with quiet.measuring():
             seconds = math.inf if shape == BUDGET_SHAPE else SECONDS_OF_A_SHAPE
-            latencies = interleaved(takers, batches, CALLS, seconds)
+            latencies = interleaved(takers, batches, CALLS, seconds, blocks=BLOCKS if shape == BUDGET_SHAPE else 1)
         for name, latency in latencies.items():
             found[name] |= {key(shape, each): value for each, value in latency.items()}
     if question.mix:
@@ -228,22 +256,22 @@ def _timed(
     return found
 
 
-def _batches(question: Question, examples: list[Row]) -> Iterator[tuple[tuple[int, int], list[list[Input]]]]:
-    """(shape, `TEXTS` batches of it) for every shape, cut from the first rows."""
+def _tokenizer(question: Question, contender: Contender) -> str:
+    file = contender.tokenizer or question.tokenizer
+    assert file is not None
+    return file
+
+
+def _batches(question: Question, tokenizer: str, shape: tuple[int, int], texts: list[str]) -> list[list[Input]]:
+    """`TEXTS` batches of a shape, cut from `texts`."""
     from tokenizers import Tokenizer
 
-    from jobs.measure.timing import texts_of_length
-
-    if not question.shapes:
-        return
-    assert question.tokenizer is not None
-    tokenizer = Tokenizer.from_file(question.tokenizer)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    texts = [joined((row.text, row.pair)) for row in examples[:1000]]
-    for number, tokens in question.shapes:
-        alike = texts_of_length(texts, tokenizer, tokens, TEXTS, question.data.text_pair is not None)
-        yield (number, tokens), [[alike[(start + row) % len(alike)] for row in range(number)] for start in range(TEXTS)]
+    cutter = Tokenizer.from_file(tokenizer)
+    cutter.no_truncation()
+    cutter.no_padding()
+    number, tokens = shape
+    alike = texts_of_length(texts, cutter, tokens, TEXTS, question.data.text_pair is not None)
+    return [[alike[(start + row) % len(alike)] for row in range(number)] for start in range(TEXTS)]
 
 
 def end_with_parent() -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jobs.measure.differences import LEAST_ROWS, Difference
 from jobs.measure.fresh import BUDGET_SHAPE, CALLS, MIX, SECONDS_OF_A_SHAPE, SHARE, TEXTS, key
-from jobs.measure.timing import LEAST_CALLS, PERCENTILES
+from jobs.measure.timing import BLOCKS, LEAST_CALLS, PERCENTILES
 from jobs.tasks.table import Task
 from tuning.pareto import METRIC, broken, missed
 from tuning.spec import BudgetSpec
@@ -20,6 +20,10 @@ HEADS = {
     "rouge_l": "ROUGE-L",
     "slot_error_rate": "slot error rate",
 }
+BLOCKS_WORDS = (
+    f"Batch {BUDGET_SHAPE[0]}, {BUDGET_SHAPE[1]} tokens: p50 and p95 are those of the quietest of {BLOCKS} blocks of "
+    "calls, p99 is that of all; elsewhere all are those of all calls."
+)
 Figures = Mapping[str, Mapping[str, float]]  # by contender and metric
 
 
@@ -155,6 +159,8 @@ def latencies_markdown(answers: Figures, shapes: Sequence[tuple[int, int]]) -> s
     lines = _head(["p50 / p95 / p99 ms", *answers])
     for title, prefix in [*(_shape(shape) for shape in shapes), AS_THEY_COME]:
         lines.append(_row([title, *(_latency(metrics, prefix, PERCENTILES) for metrics in answers.values())]))
+        if any(others := [_others(metrics, prefix) for metrics in answers.values()]):
+            lines.append(_row([f"p95 of the other blocks, {title}", *others]))
     calls, within = f"{LEAST_CALLS} to {CALLS}", f", by what fits in {SECONDS_OF_A_SHAPE:g} s"
     if not shapes:
         calls, within = f"{TEXTS}", ""
@@ -191,6 +197,7 @@ def notes(machine: Machine) -> list[str]:
         *taken,
         f"Peaks of a core, its fastest large matrix product in this very run, in 10^9 operations a second: {peaks}.",
         "Share of a peak: 2 x the multiply-adds of the model's matrix products / p50 / peak.",
+        BLOCKS_WORDS,
     ]
 
 
@@ -235,6 +242,11 @@ def _with_interval(metrics: Mapping[str, float], name: str) -> str:
 def _latency(metrics: Mapping[str, float], prefix: str, percentiles: Sequence[int]) -> str:
     names = [f"{prefix}p{each}_ms" for each in percentiles]
     return " / ".join(f"{metrics[name]:.2f}" for name in names if name in metrics)
+
+
+def _others(metrics: Mapping[str, float], prefix: str) -> str:
+    low, high = (metrics.get(f"{prefix}p95_ms_others_{end}") for end in ("low", "high"))
+    return "" if low is None else f"{low:.2f} to {high:.2f}"
 
 
 def _share(part: float | None, whole: float | None) -> str:

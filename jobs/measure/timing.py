@@ -1,4 +1,4 @@
-"""Latency, measured so that a noisy machine hurts all sides alike: rounds of calls, contenders in turn."""
+"""Latency, measured so that a noisy machine hurts all sides alike, and says so: rounds of calls, contenders in turn."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from jobs.measure.contenders import Predictor
 from serving.inputs import Input, Row
+from tuning.pareto import BUSY
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 ROUNDS = 10
+BLOCKS = 5  # that limits of time are judged by; so many rounds each that all rounds are used
 WARM_UP = 20
 LEAST_CALLS = 20
 PERCENTILES = (50, 95, 99)
@@ -21,36 +23,69 @@ PERCENTILES = (50, 95, 99)
 
 def interleaved(
     predictors: Mapping[str, Predictor],
-    batches: Sequence[Sequence[Input]],
+    batches: Sequence[Sequence[Input]] | Mapping[str, Sequence[Sequence[Input]]],
     calls: int,
     seconds: float = math.inf,
     joules: Callable[[], float] | None = None,
+    blocks: int = 1,
 ) -> dict[str, dict[str, float]]:
-    """{name: {p50_ms, p95_ms, p99_ms, calls}} of one call on one of `batches`, over at least `calls` calls each.
+    """{name: {p50_ms, p95_ms, p99_ms, calls, busy}} of one call on one of `batches`, over at least `calls` calls each.
 
-    Every contender answers the batches in the same order, some at a time, before the next has its turn. One that
-    would need more than `seconds` is called less often, but `LEAST_CALLS` times; its p99 is then near its slowest call.
-    With a meter of `joules` also `joules`, per call.
+    Every contender answers the batches, which are the same for all or given by name, in the same order, some at a time,
+    before the next has its turn. One that would need more than `seconds` is called less often, but `LEAST_CALLS` times;
+    its p99 is then near its slowest call. With a meter of `joules` also `joules`, per call. `busy` is the share of its
+    turns that it was kept from the CPU.
+
+    With several `blocks` of rounds, p50 and p95 are those of the block with the least p95, as a neighbour can only add;
+    `p95_ms_others_low` and `p95_ms_others_high` say what p95 was in the others. All blocks hold the same batches, so
+    that no block is quicker by what it was asked. p99 stays that of all calls, and shows pauses of the model's own.
     """
+    asked = batches if isinstance(batches, Mapping) else dict.fromkeys(predictors, batches)
+    taken: dict[str, list[list[float]]] = {name: [[] for _ in range(blocks)] for name in predictors}
+    wall, cpu, used = (dict.fromkeys(predictors, 0.0) for _ in range(3))
+    per_round = {name: _warm_up(predict, asked[name], calls, seconds) for name, predict in predictors.items()}
+    for turn in range(ROUNDS):
+        block, place = divmod(turn, ROUNDS // blocks)
+        for name, predict in predictors.items():
+            inputs, times = asked[name], taken[name][block]
+            before = joules() if joules else 0.0
+            began, began_cpu = time.perf_counter(), time.process_time()
+            for index in range(place * per_round[name], (place + 1) * per_round[name]):
+                started = time.perf_counter()
+                predict(inputs[index % len(inputs)])
+                times.append(time.perf_counter() - started)
+            cpu[name] += time.process_time() - began_cpu
+            wall[name] += time.perf_counter() - began
+            used[name] += joules() - before if joules else 0.0
+    found = {name: _figures(times) | {"busy": max(0.0, 1 - cpu[name] / wall[name])} for name, times in taken.items()}
+    if joules:
+        for name, figures in found.items():
+            figures["joules"] = used[name] / figures["calls"]
+    return found
+
+
+def _figures(blocks: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Of the seconds of all calls, by block."""
     import numpy as np
 
-    taken: dict[str, list[float]] = {name: [] for name in predictors}
-    used = dict.fromkeys(predictors, 0.0)
-    per_round = {name: _warm_up(predict, batches, calls, seconds) for name, predict in predictors.items()}
-    for turn in range(ROUNDS):
-        for name, predict in predictors.items():
-            before = joules() if joules else 0.0
-            for index in range(turn * per_round[name], (turn + 1) * per_round[name]):
-                started = time.perf_counter()
-                predict(batches[index % len(batches)])
-                taken[name].append(time.perf_counter() - started)
-            used[name] += joules() - before if joules else 0.0
-    return {
-        name: {f"p{each}_ms": float(np.percentile(times, each)) * 1e3 for each in PERCENTILES}
-        | {"calls": len(times)}
-        | ({"joules": used[name] / len(times)} if joules else {})
-        for name, times in taken.items()
-    }
+    quietest, *others = sorted(blocks, key=lambda times: np.percentile(times, 95))
+    every = [seconds for times in blocks for seconds in times]
+    most = PERCENTILES[-1]
+    found = {f"p{each}_ms": float(np.percentile(quietest, each)) * 1e3 for each in PERCENTILES if each != most}
+    found |= {f"p{most}_ms": float(np.percentile(every, most)) * 1e3, "calls": len(every)}
+    for end, times in (("low", others[0]), ("high", others[-1])) if others else ():
+        found[f"p95_ms_others_{end}"] = float(np.percentile(times, 95)) * 1e3
+    return found
+
+
+def busy_words(figures: Mapping[str, Mapping[str, float]]) -> str | None:
+    """A sentence about the contender that was most kept from the CPU at a shape; None where none was by over `BUSY`."""
+    shares = [(each[key], name) for name, each in figures.items() for key in each if key.endswith("busy")]
+    share, name = max(shares, default=(0.0, ""))
+    if share <= BUSY:
+        return None
+    words = f"The machine was busy: {name} was kept from the CPU for {share:.0%} of the time that its calls took"
+    return f"{words}; latencies may be too high."
 
 
 def _warm_up(predict: Predictor, batches: Sequence[Sequence[Input]], calls: int, seconds: float) -> int:

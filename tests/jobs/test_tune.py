@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import functools
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from cluster import registry, session, tracking
 from cluster.record import Cluster
@@ -14,8 +17,8 @@ from configs.folder import replace as replace_folder
 from configs.loader import merge
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.recipe import Recipe
-from jobs.tune import CHALLENGER, _winner, found_already, search_key, tune
-from serving.bundle import bundle_digest, with_metrics
+from jobs.tune import CHALLENGER, _winner, found_already, search_key, tune, with_final_times
+from serving.bundle import bundle_digest, read_bundle, with_metrics
 from tests.faults import fault
 from tests.serving.tiny import write_tiny_bundle
 from tuning.pareto import Trial, choose
@@ -131,6 +134,75 @@ def test_a_search_without_a_winner_names_the_nearest_and_still_leaves_its_report
     assert "No trial is inside the budget" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not (tmp_path / "search").exists()
     assert not (tmp_path / "bundle").exists()
+
+
+class Noise:
+    """What a search found beside neighbours, and the same bundles timed again without them."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        p95 = {"a": (7.9, 9.0), "b": (8.3, 7.5), "c": (58.0, 7.3), "d": (30.0, 30.0)}  # in the search, alone
+        metric = {"a": 0.90, "b": 0.91, "c": 0.93, "d": 0.94}
+        self.alone = {name: {"p95_ms": ms, "busy": 0.0} for name, (_, ms) in p95.items()}
+        self.trials = [
+            Trial(name, {}, GOOD | {"metric": metric[name], "p95_ms": ms, "busy": 0.4 * (name == "c")})
+            for name, (ms, _) in p95.items()
+        ]
+        self.asked: list[list[str]] = []
+        self.folder = folder
+        for each in self.trials:
+            write_tiny_bundle(folder / each.id / "bundle", metrics=each.metrics)
+        monkeypatch.setattr("jobs.tune.time_again", self.time_again)
+
+    def time_again(self, recipe: Recipe, bundles: dict[str, Path]) -> dict[str, dict[str, float]]:
+        self.asked.append(list(bundles))
+        return {name: self.alone[name] for name in bundles}
+
+    def judged(self, recipe: Recipe) -> tuple[list[Trial], str | None]:
+        choosing = functools.partial(choose, budget=recipe.budget)
+        trials = with_final_times(recipe, self.trials, self.folder, choosing)
+        won = choosing(trials).winner
+        return trials, won.id if won else None
+
+
+@pytest.fixture
+def noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Noise:
+    return Noise(tmp_path / "trials", monkeypatch)
+
+
+def test_the_choice_goes_by_times_that_the_finalists_had_together(recipe: Recipe, noise: Noise):
+    """By those of the search `a` would win, which is too slow, and the best was thrown out as eight times slower."""
+    recipe = changed(recipe, {"budget": {"max_p95_ms": 8}})
+    trials, won = noise.judged(recipe)
+    assert noise.asked == [["a", "b", "c"]]
+    assert won == "c"
+    final = {each.id: each.metrics for each in trials}
+    assert (final["c"]["p95_ms"], final["c"]["p95_ms_in_search"], final["c"]["busy_in_search"]) == (7.3, 58.0, 0.4)
+    assert final["d"] == noise.trials[-1].metrics
+    assert read_bundle(noise.folder / "c" / "bundle").metrics == final["c"]
+
+
+def test_finalists_are_timed_once_and_again_with_those_that_other_limits_make(recipe: Recipe, noise: Noise):
+    """The winner's bundle may have been put in its place by then."""
+    within = [changed(recipe, {"budget": {"max_p95_ms": limit}}) for limit in (8, 8, 30)]
+    noise.judged(within[0])
+    shutil.rmtree(noise.folder / "c")
+    assert noise.judged(within[1])[1] == "c"
+    assert noise.asked == [["a", "b", "c"]]
+    assert noise.judged(within[2])[1] == "d"
+    assert noise.asked[1:] == [["a", "b", "d"]]
+
+
+def test_figures_of_the_search_and_final_ones_stand_in_a_trials_run(recipe: Recipe, noise: Noise, on_cluster: Cluster):
+    common: dict[str, Any] = {"experiment": "tune", "recipe": recipe.model_dump()}
+    with tracking.run("tune", **common) as job:
+        with tracking.run("trial", **common, parent=job.id, name="trial c") as run:
+            run.metrics.log({"p95_ms": 58.0})
+        bundle = noise.folder / "c" / "bundle"
+        shutil.rmtree(bundle)
+        write_tiny_bundle(bundle, provenance={"run_id": run.id})
+        noise.judged(changed(recipe, {"budget": {"max_p95_ms": 8}}))
+    told = MlflowClient(session.tracking_uri()).get_run(run.id).data.metrics
+    assert (told["p95_ms"], told["p95_ms_in_search"]) == (7.3, 58.0)
 
 
 @pytest.fixture

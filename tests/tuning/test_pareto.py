@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import functools
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
-from tuning.pareto import Trial, broken, choose, missed, score
+from tuning.pareto import RIVALS, Trial, broken, choose, finalists, missed, score, timed_again
 from tuning.spec import BudgetSpec
 
 BUDGET = BudgetSpec(min_retention=0.99, max_p95_ms=2.0, max_megabytes=20.0)
@@ -88,6 +90,50 @@ def test_where_nothing_fits_the_nearest_is_named_with_the_limits_it_broke():
     assert choice.nearest is near
     assert choice.reasons["near"] == "outside the budget: p95_ms 2.1 (limit max_p95_ms=2)"
     assert [word in choice.reasons["far"] for word in ("min_retention", "max_p95_ms", "max_megabytes")] == [True] * 3
+
+
+def finals(*trials: Trial, budget: BudgetSpec = BUDGET) -> set[str]:
+    return {each.id for each in finalists(trials, budget, functools.partial(choose, budget=budget))}
+
+
+def noisy(one: Trial, **figures: float) -> Trial:
+    return replace(one, metrics={**one.metrics, **figures})
+
+
+def test_whoever_is_near_a_limit_of_time_is_timed_again_on_either_side_of_it():
+    near, over = trial("near", 0.941, p95=1.75), trial("over", 0.9409, p95=2.25)
+    far, slow = trial("far", 0.9401, p95=1.5), trial("slow", 0.95, p95=3.0)
+    best = [trial(f"best{number}", 0.946, p95=0.1, megabytes=1.0) for number in range(1 + RIVALS)]
+    assert finals(*best, near, over, far, slow) == {*(each.id for each in best), "near", "over"}
+    assert finals(*best, near, over, budget=BudgetSpec()) == {each.id for each in best}
+
+
+def test_a_trial_that_another_limit_keeps_out_is_not_timed_again():
+    outside = [trial("forgetful", 0.9, p95=2.0), trial("large", 0.945, p95=2.0, megabytes=21.0)]
+    failed = Trial("failed", {}, trial("", 0.945, p95=2.0).metrics, "ValueError: no")
+    assert finals(*outside, failed, trial("good", 0.945), trial("other", 0.945)) == {"good", "other"}
+
+
+def test_a_trial_that_was_too_slow_on_a_busy_machine_or_between_its_blocks_is_timed_again():
+    """Two trials of one architecture measured 7.3 and 58 ms; the better one was thrown out."""
+    good, slow = trial("good", 0.941, p95=0.1), trial("slow", 0.946, p95=16.0)
+    assert finals(good, slow) == set()
+    assert finals(good, noisy(slow, busy=0.05)) == set()
+    assert finals(good, noisy(slow, busy=0.8)) == {"good", "slow"}
+    assert finals(noisy(good, p95_ms_others_high=2.5)) == {"good"}
+
+
+def test_the_figures_of_the_search_stay_beside_the_final_ones():
+    before = noisy(trial("a", 0.945, p95=58.0), busy=0.8)
+    after = timed_again(before, {"p95_ms": 7.3, "busy": 0.0, "batch1_tokens32_p95_ms": 7.3})
+    assert after.metrics == {
+        **before.metrics,
+        "p95_ms": 7.3,
+        "p95_ms_in_search": 58.0,
+        "busy": 0.0,
+        "busy_in_search": 0.8,
+        "batch1_tokens32_p95_ms": 7.3,
+    }
 
 
 def test_every_trial_has_its_reason():

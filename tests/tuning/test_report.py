@@ -12,7 +12,7 @@ import pytest
 
 from tuning import report
 from tuning.chart import BOTTOM, LEFT, RIGHT, TOP, Axis, draw
-from tuning.pareto import Trial, choose
+from tuning.pareto import Trial, choose, timed_again
 from tuning.spec import BudgetSpec
 
 BUDGET = BudgetSpec(min_retention=0.99, max_p95_ms=2.0, max_megabytes=20.0)
@@ -209,6 +209,21 @@ def test_a_search_without_a_measured_trial_has_a_page_without_a_chart():
     assert not found.all("svg")
     assert "1 trial: 0 inside the budget, 0 outside, 1 failed." in found.words()
     assert found.tables[-1][1][0] == "b_failed"
+
+
+def test_trials_that_were_timed_again_are_counted():
+    again = [timed_again(each, {"p95_ms": 1.25}) for each in TRIALS if not each.error]
+    assert "4 timed again after the search, in turns; the choice is by that." in page(again).words()
+    assert "timed again" not in page().words()
+
+
+def test_trials_that_were_timed_on_a_busy_machine_are_counted():
+    def beside(busy: float) -> str:
+        other = trial("other", 0.94)
+        return page([*TRIALS, Trial(other.id, other.values, {**other.metrics, "busy": busy})]).words()
+
+    words = "1 timed on a busy machine: kept from the CPU for up to 12% of the time."
+    assert words in beside(0.12) and "busy" not in beside(0.05)
 
 
 def test_figures_that_are_no_numbers_are_dashes():

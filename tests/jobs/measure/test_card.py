@@ -42,6 +42,9 @@ METRICS = {
     key(BUDGET_SHAPE, "p95_ms"): 2.5,
     key(BUDGET_SHAPE, "p99_ms"): 3.75,
     key(BUDGET_SHAPE, "calls"): 300,
+    key(BUDGET_SHAPE, "p95_ms_others_low"): 2.75,
+    key(BUDGET_SHAPE, "p95_ms_others_high"): 9.0,
+    key(BUDGET_SHAPE, "busy"): 0.25,
 }
 
 
@@ -54,6 +57,12 @@ def recipe(**sections: Any) -> Recipe:
 def bundle(tmp_path: Path) -> Bundle:
     write_tiny_bundle(tmp_path / "bundle", provenance=ORIGIN)
     return with_metrics(tmp_path / "bundle", METRICS)
+
+
+def test_a_card_says_how_noisy_its_latency_was(bundle: Bundle):
+    text = card(bundle, recipe())
+    assert "p95 of the other blocks: 2.75 to 9.00 ms." in text
+    assert "The machine was busy: the bundle was kept from the CPU for 25% of the time" in text
 
 
 def test_a_card_says_what_the_model_is_where_it_comes_from_and_what_was_measured(bundle: Bundle):

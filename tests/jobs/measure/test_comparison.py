@@ -146,6 +146,20 @@ def test_the_files_hold_more_than_the_table_that_is_printed():
     assert "Energy of rows of the file, one request each: an estimate of nothing." in fields["notes"]
 
 
+def test_a_busy_machine_is_said_under_the_table_and_in_the_notes():
+    def kept(share: float) -> dict[str, Any]:
+        busy = FIVE["winner"].metrics | {key(BUDGET_SHAPE, "busy"): share}
+        five = FIVE | {"winner": FIVE["winner"]._replace(metrics=busy)}
+        machine = Machine({"fp32_peak": 90.0, "int8_peak": 360.0}, "an estimate")
+        return compare(Recipe.model_validate({"name": "x"}), TEST, five, [BUDGET_SHAPE], machine)[0]
+
+    busy, quiet = kept(0.34), kept(0.01)
+    words = "The machine was busy: winner was kept from the CPU for 34% of the time"
+    assert words in busy["table"] and words in " ".join(busy["notes"])
+    assert "busy" not in quiet["table"] + " ".join(quiet["notes"])
+    assert "quietest of 5 blocks" in " ".join(quiet["notes"])
+
+
 def test_the_table_shows_the_shape_of_the_budget_and_the_largest_batch_of_its_length():
     assert shown_shapes([(1, 16), (32, 64), (1, 32), (8, 32), (32, 32)]) == [(1, 32), (32, 32)]
     assert shown_shapes([(1, 16), (1, 32)]) == [(1, 32)]

@@ -1,22 +1,29 @@
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from tokenizers import Tokenizer, pre_tokenizers
 
 from cluster.session import JobError
 from jobs.measure import fresh
-from jobs.measure.contenders import Contender
-from jobs.measure.fresh import Question, answer, key, measure_candidate, run_fresh
+from jobs.measure.contenders import Answer, Contender, Predictor
+from jobs.measure.fresh import Question, answer, key, measure_candidate, run_fresh, time_again
+from jobs.measure.timing import BLOCKS
 from jobs.recipe import Recipe
+from serving.inputs import Input
 from tests.processes import ROOT
+from tests.serving import tiny
 from tests.serving.tiny import LABELS, write_tiny_bundle
+from tuning.pareto import TIMED
 
 WORDS = ["where is my order", "refund please", "cancel it now", "my order"]
 
@@ -88,11 +95,44 @@ def test_a_trial_measures_only_what_the_search_needs(
     recipe = Recipe.model_validate({"name": "x", "data": data})
     found = measure_candidate(recipe, tmp_path / "bundle")
     assert {"validation_accuracy", "validation_accuracy_low", "p50_ms", "p95_ms", "megabytes"} <= found.keys()
+    assert {"p95_ms_others_low", "p95_ms_others_high", "busy"} <= found.keys() and 0 <= found["busy"] <= 1
+    assert found["p50_ms"] <= found["p95_ms"] <= found["p95_ms_others_low"] <= found["p95_ms_others_high"]
     assert not [name for name in found if "peak" in name or "second" in name or "joules" in name or "load" in name]
     assert {name.split("_p")[0] for name in found if name.startswith("batch")} == {
         "batch1_tokens32",
         "batch1_tokens32_calls",
+        "batch1_tokens32_busy",
     }
+
+
+def test_finalists_are_timed_in_turns_each_at_that_many_tokens_of_its_own(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    letters = tiny.tokenizer(pairs=False)  # cuts the same text into more tokens
+    letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # type: ignore[assignment]
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny, "tokenizer", lambda pairs: letters)
+        write_tiny_bundle(tmp_path / "other", max_length=64)
+    asked: list[tuple[str, int]] = []
+
+    def load(contender: Contender, *_: Any) -> Predictor:
+        cutter = Tokenizer.from_file(f"{contender.folder}/tokenizer.json")
+
+        def predict(inputs: Sequence[Input]) -> list[Answer]:
+            asked.extend((contender.name, len(cutter.encode(str(text)))) for text in inputs)
+            return []
+
+        return predict
+
+    monkeypatch.setattr(fresh, "ask", answer)
+    monkeypatch.setattr(fresh, "load", load)
+    bundles = {name: tmp_path / name for name in ("bundle", "other")}
+    found = time_again(Recipe.model_validate({"name": "x", "data": data}), bundles)
+    assert set(asked) == {("bundle", 32), ("other", 32)}
+    assert len([name for (name, _), (after, _) in itertools.pairwise(asked) if name != after]) > 2 * BLOCKS
+    for figures in found.values():
+        assert set(TIMED) <= figures.keys()
+        assert figures["p95_ms"] == figures[key((1, 32), "p95_ms")]
 
 
 def test_memory_and_the_time_to_load_are_those_of_a_contender_alone(tmp_path: Path, data: dict[str, Any]):
@@ -134,6 +174,15 @@ subprocess.Popen([sys.executable, *sys.argv[1:]], env=os.environ | {PARENT: str(
 print(flush=True)
 sys.stdin.read()
 """
+
+
+def test_a_busy_machine_is_warned_of_whatever_was_asked(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    for busy in (0.02, 0.31):
+        monkeypatch.setattr(fresh, "run_fresh", lambda *_, busy=busy: {"winner": ({key((1, 8), "busy"): busy}, [], ())})
+        fresh.ask(question(tmp_path, data))
+        assert ("winner was kept from the CPU for 31% of the time" in caplog.text) == (busy > 0.05)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked as Linux is")

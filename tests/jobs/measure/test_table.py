@@ -230,6 +230,14 @@ def test_latencies_are_a_row_for_each_shape_and_one_for_the_rows_of_the_file():
     assert cells(body[1]) == ["a row as it comes", "", "0.50 / 0.95 / 0.99"]
 
 
+def test_beside_a_p95_of_the_quietest_block_stands_that_of_the_others():
+    winner = {key(BUDGET_SHAPE, f"p95_ms_others_{end}"): ms for end, ms in (("low", 1.0), ("high", 7.25))}
+    table = latencies_markdown({"tfidf_svm": {}, "winner": winner}, [BUDGET_SHAPE, LARGE]).splitlines()
+    assert [cells(line) for line in table if "blocks" in line] == [
+        ["p95 of the other blocks, batch 1, 32 tokens", "", "1.00 to 7.25"]
+    ]
+
+
 def test_no_figure_of_energy_or_of_a_peak_stands_without_how_it_was_taken():
     metrics = {"rows_per_second": 1234.5, "load_s": 0.25, "peak_mb": 99.4, "joules_per_1000": 4.44}
     metrics |= {key(BUDGET_SHAPE, "fp32_peak_share"): 0.5, key(BUDGET_SHAPE, "int8_peak_share"): 0.125}

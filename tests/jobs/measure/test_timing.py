@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from jobs.data.shop import messages
 from jobs.measure.contenders import Answer, Predictor
-from jobs.measure.timing import LEAST_CALLS, ROUNDS, WARM_UP, interleaved, texts_of_length
+from jobs.measure.timing import BLOCKS, LEAST_CALLS, ROUNDS, WARM_UP, busy_words, interleaved, texts_of_length
 from serving.inputs import Input
 from tests.tiny_shop import tokenizer
 
@@ -161,6 +161,59 @@ def test_slow_contenders_are_called_as_often_as_fits_and_twenty_times_at_least(
     assert found["calls"] == calls
     assert found["p50_ms"] == pytest.approx(milliseconds)
     assert made[0] <= calls + WARM_UP and now[0] < 2 * max(2.0, LEAST_CALLS * milliseconds / 1000)
+
+
+def at_work_in_blocks(monkeypatch: pytest.MonkeyPatch, slow: dict[int, float]) -> dict[str, float]:
+    """Figures of 100 calls in 5 blocks, of 1 ms each; those of a block in `slow` take so many milliseconds more, in
+    which the CPU is another's."""
+    now, cpu, calls = [0.0], [0.0], [-10]  # so many of a warm-up
+
+    def predict(inputs: Sequence[Input]) -> list[Answer]:
+        more = slow.get(calls[0] // 20, 0.0) / 1000
+        calls[0] += 1
+        cpu[0] += 0.001
+        now[0] += 0.001 + more
+        return []
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("time.process_time", lambda: cpu[0])
+    return interleaved({"x": predict}, [["a"]], 100, blocks=BLOCKS)["x"]
+
+
+def test_p95_is_that_of_the_quietest_block_and_the_others_stand_beside_it(monkeypatch: pytest.MonkeyPatch):
+    found = at_work_in_blocks(monkeypatch, {0: 50.0, 1: 4.0, 3: 9.0, 4: 2.0})
+    names = ("p50_ms", "p95_ms", "p95_ms_others_low", "p95_ms_others_high", "p99_ms")
+    assert [found[each] for each in names] == pytest.approx([1, 1, 3, 51, 51])
+    assert found["calls"] == 100
+    assert found["busy"] == pytest.approx(1 - 100 / (100 + 20 * (50 + 4 + 9 + 2)))
+
+
+def test_a_pause_of_the_model_in_every_block_is_in_its_p95(monkeypatch: pytest.MonkeyPatch):
+    quiet = at_work_in_blocks(monkeypatch, {})
+    assert quiet["busy"] == 0
+    assert quiet["p95_ms_others_low"] == quiet["p95_ms_others_high"] == pytest.approx(1)
+    slow = at_work_in_blocks(monkeypatch, dict.fromkeys(range(BLOCKS), 3.0))
+    assert slow["p95_ms"] == pytest.approx(4)
+
+
+@pytest.mark.parametrize("batches", [3, 50, 70])
+def test_all_blocks_hold_the_same_batches(batches: int):
+    """Else the quietest block would be the one of the cheapest rows, where what a call costs depends on its row."""
+    calls: list[tuple[str, str]] = []
+    interleaved({"x": recorder("x", calls)}, [[str(number)] for number in range(batches)], 300, blocks=BLOCKS)
+    measured = [batch for _, batch in calls[WARM_UP:]]
+    blocks = [measured[start : start + 60] for start in range(0, 300, 60)]
+    assert blocks == [[str(index % batches) for index in range(60)]] * BLOCKS
+
+
+def test_a_busy_machine_is_said_with_the_contender_that_it_kept_waiting_most():
+    figures = {"a": {"p95_ms": 9.0, "mix_busy": 0.04}, "b": {"batch1_tokens32_busy": 0.051}, "c": {}}
+    assert busy_words(figures) == (
+        "The machine was busy: b was kept from the CPU for 5% of the time that its calls took; "
+        "latencies may be too high."
+    )
+    assert busy_words(figures | {"b": {"batch1_tokens32_busy": 0.05}}) is None
+    assert busy_words({}) is None
 
 
 def test_energy_is_that_of_a_contenders_own_turns():
