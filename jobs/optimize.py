@@ -67,7 +67,7 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     found = read_manifest(Path(output(recipe), "search"), MANIFEST)
     bundle, page = Path(output(recipe), "bundle"), Path(output(recipe), "report.html")
     evaluation = _final_evaluation(recipe, bundle, run)
-    report.write(page, recipe.name, found, recipe.budget, evaluation)
+    report.write(page, recipe.name, found, recipe.budget, recipe.search.objective, evaluation)
     run.artifact(page)
     uri = str(found["model_uri"])
     endpoint = deploy.run(recipe.model_copy(update={"bundle": uri}), run.id).endpoint if recipe.deploy else None

@@ -23,7 +23,6 @@ from jobs.compression.spec import (
     DistillStep,
     ExportSpec,
     ExportStep,
-    PruneSpec,
     QuantizeSpec,
     Step,
 )
@@ -80,11 +79,7 @@ def absolute(source: str | None, folder: Path, may_be_id: bool = True) -> str | 
 
 
 def _default_steps() -> list[Step]:
-    return [
-        PruneSpec(step="prune", sparsity=0.1),
-        ExportStep(step="export"),
-        QuantizeSpec(step="quantize"),
-    ]
+    return [ExportStep(step="export"), QuantizeSpec(step="quantize")]
 
 
 class Recipe(Spec):

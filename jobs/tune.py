@@ -1,4 +1,4 @@
-"""Search distillation, compression and export together for the best model inside the budget.
+"""Search distillation, compression and export together for the cheapest model inside the budget (search.objective).
 
     ray job submit --working-dir . -- python -m jobs.tune --config configs/intent.yaml search.trials=12
 
@@ -95,7 +95,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         parent=run.id,
         teacher_metric=teacher_metric,
     )
-    choosing = functools.partial(choose, budget=recipe.budget)
+    choosing = functools.partial(choose, budget=recipe.budget, objective=recipe.search.objective)
     trials = search(objective, recipe.search, trials_folder / "search")
     trials = with_final_times(recipe, trials, trials_folder, choosing)
     choice = choosing(trials)
@@ -110,7 +110,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     }
     page = Path(output(recipe), "report.html")
     if choice.winner is None:
-        report.write(page, recipe.name, found, recipe.budget)
+        report.write(page, recipe.name, found, recipe.budget, recipe.search.objective)
         run.artifact(page)
     winner = _winner(choice, trials, trials_folder)
     for name in ("student", "bundle"):
@@ -167,7 +167,8 @@ def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run) -> dict[
     uri = registry.register(recipe.name, run, bundle, tags, CHALLENGER)
     log.info("registered %s as %s", uri, CHALLENGER)
     manifest = commit(Path(output(recipe), "search"), MANIFEST, lambda _: found | {"model_uri": uri})
-    report.write(Path(output(recipe), "report.html"), recipe.name, manifest, recipe.budget)
+    page = Path(output(recipe), "report.html")
+    report.write(page, recipe.name, manifest, recipe.budget, recipe.search.objective)
     return manifest
 
 
@@ -214,7 +215,7 @@ def trial(
         metrics[METRIC] = metrics[f"validation_{classify.METRIC}"]
         metrics["retention"] = metrics[METRIC] / teacher_metric
         metrics["student_retention"] = distilled[f"validation_{classify.METRIC}"] / teacher_metric
-        metrics[SCORE] = score(metrics, whole.budget)
+        metrics[SCORE] = score(metrics, whole.budget, whole.search.objective)
         with_metrics(bundle, metrics, functools.partial(card, recipe=chosen))
         run.metrics.log(metrics)
         run.text("bundle.json", (bundle / "bundle.json").read_text(encoding="utf-8"))

@@ -11,8 +11,20 @@ from typing import Any
 from configs.folder import write_synced
 from tuning.chart import DASH, FIGURES, draw, figure, fits
 from tuning.comparison import svg, templates
-from tuning.pareto import BUSY, IN_SEARCH, LIMITS, METRIC, broken, score
-from tuning.spec import BudgetSpec
+from tuning.pareto import (
+    BUSY,
+    IN_SEARCH,
+    LIMITS,
+    METRIC,
+    SIGNS,
+    broken,
+    formula,
+    score,
+    superlative,
+    weights_of,
+    worth,
+)
+from tuning.spec import BudgetSpec, Objective
 
 UNITS = {"p95_ms": " ms", "megabytes": " MB"}
 TIMED = "batch1_tokens32_p50_ms"  # in the picture of an evaluation
@@ -27,32 +39,39 @@ def write(
     name: str,
     found: Mapping[str, Any],
     budget: BudgetSpec,
+    objective: Objective,
     evaluation: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page of a search, whole or not at all.
 
     `found` is the manifest of <output>/search; `evaluation`, that of <output>/evaluation, adds what the test file said.
     """
-    write_synced(path, render(name, found, budget, evaluation))
+    write_synced(path, render(name, found, budget, objective, evaluation))
 
 
-def render(name: str, found: Mapping[str, Any], budget: BudgetSpec, evaluation: Mapping[str, Any] | None = None) -> str:
+def render(
+    name: str,
+    found: Mapping[str, Any],
+    budget: BudgetSpec,
+    objective: Objective,
+    evaluation: Mapping[str, Any] | None = None,
+) -> str:
     """The page as HTML."""
     environment = templates()
     environment.filters |= {"figure": figure, "shown": shown, "sentence": sentence, "breakable": breakable}
     environment.filters |= {"share": "{:.1%}".format, "points": lambda share: f"{100 * share:+.1f}"}
-    trials = sorted(found["trials"], key=lambda trial: _rank(trial, budget), reverse=True)
     won = found["winner"]["id"] if found["winner"] else None
+    trials = sorted(found["trials"], key=lambda trial: _rank(trial, won, budget, objective), reverse=True)
     winner = next((trial for trial in trials if trial["id"] == won), None)
     return environment.get_template("report.html.jinja").render(
         name=name,
         counts=_counts(trials, budget),
         winner=winner,
         nearest=next((trial for trial in trials if trial["error"] is None), None),
-        limits=_limits(winner["metrics"], budget) if winner else [],
+        limits=_tiles(winner["metrics"], budget, objective) if winner else [],
         budget_words=", ".join(f"{field}={getattr(budget, field):g}" for field, _ in _set_limits(budget)),
         evaluation=_comparison(evaluation) if evaluation else None,
-        chart=draw(trials, won, budget, found["teacher_metric"]),
+        chart=draw(trials, won, budget, found["teacher_metric"], superlative(objective)),
         metric=METRIC,
         heads=list(FIGURES.items()),
         keys=list(dict.fromkeys(key for trial in trials for key in trial["values"])),
@@ -89,11 +108,14 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
-def _rank(trial: Mapping[str, Any], budget: BudgetSpec) -> tuple[bool, float, float]:
+def _rank(
+    trial: Mapping[str, Any], won: str | None, budget: BudgetSpec, objective: Objective
+) -> tuple[bool, bool, float, float]:
+    """The winner first: others may be worth as much, up to the noise of a measurement."""
     metrics = trial["metrics"]
     if trial["error"] is not None or METRIC not in metrics:
-        return False, -math.inf, -math.inf
-    return True, score(metrics, budget), -metrics.get("p95_ms", math.inf)
+        return False, False, -math.inf, -math.inf
+    return trial["id"] == won, True, score(metrics, budget, objective), -metrics.get("p95_ms", math.inf)
 
 
 def _counts(trials: Sequence[Mapping[str, Any]], budget: BudgetSpec) -> str:
@@ -116,18 +138,29 @@ def _set_limits(budget: BudgetSpec) -> list[tuple[str, str]]:
     return [(field, name) for field, name, _ in LIMITS if getattr(budget, field) is not None]
 
 
-def _limits(metrics: Metrics, budget: BudgetSpec) -> list[dict[str, Any]]:
-    """The winner's figures, each with its limit and how far from it."""
-    missed, tiles = broken(metrics, budget), [_tile(METRIC, metrics, "what was maximised")]
+def _tiles(metrics: Metrics, budget: BudgetSpec, objective: Objective) -> list[dict[str, Any]]:
+    """What the winner is best by, then its figures, each with its limit and how far from it."""
+    weights = weights_of(objective)
+    counted = [name for name, weight in weights.model_dump().items() if weight]
+    words = {each: f"what was {'maximised' if SIGNS[each] > 0 else 'minimised'}" for each in counted}
+    tiles = []
+    if len(counted) > 1:
+        mixed = METRIC in counted
+        value = math.exp(worth(metrics, weights) * (1 if mixed else -1))
+        told = f"what was {'maximised' if mixed else 'minimised'}"
+        tiles, words = [{"title": formula(weights), "value": f"{value:.3g}", "words": told, "holds": True}], {}
+    tiles.append(_tile(METRIC, metrics, words.get(METRIC, "on the validation rows")))
+    missed = broken(metrics, budget)
     for field, name, sign in LIMITS:
         limit = getattr(budget, field)
-        words = "no limit"
+        told = "no limit"
         if limit is not None:
             room = "held" if field not in missed else "not held"
             if field not in missed and limit:
                 room = f"{abs(metrics[name] - limit) / limit:.1%} to spare"
-            words = f"at {'most' if sign > 0 else 'least'} {figure(limit, name)}{UNITS.get(name, '')}, {room}"
-        tiles.append(_tile(name, metrics, words) | {"holds": field not in missed})
+            told = f"at {'most' if sign > 0 else 'least'} {figure(limit, name)}{UNITS.get(name, '')}, {room}"
+        told = "; ".join(filter(None, [words.get(name), told]))
+        tiles.append(_tile(name, metrics, told) | {"holds": field not in missed})
     return tiles
 
 

@@ -64,8 +64,37 @@ def _is_multiple(value: float, step: float) -> bool:
     return math.isclose(value / step, round(value / step))
 
 
+class Weights(Spec):
+    """How much each figure counts: a candidate is worth metric^a / (p95_ms^b x megabytes^c)."""
+
+    metric: float = Field(default=0.0, ge=0, description="power of the metric")
+    p95_ms: float = Field(default=0.0, ge=0, description="power of the p95 latency, as a divisor")
+    megabytes: float = Field(default=0.0, ge=0, description="power of the size, as a divisor")
+
+    @model_validator(mode="after")
+    def something_counts(self) -> Self:
+        if not any(self.model_dump().values()):
+            raise ValueError("no weight is above 0; give one of metric, p95_ms, megabytes")
+        return self
+
+
+Objective = Literal["cheapest", "smallest", "fastest", "accurate"] | Weights
+NAMED: dict[str, Weights] = {
+    "cheapest": Weights(p95_ms=1, megabytes=1),
+    "smallest": Weights(megabytes=1),
+    "fastest": Weights(p95_ms=1),
+    "accurate": Weights(metric=1),
+}
+
+
 class SearchSpec(Spec):
-    """Which trials are run."""
+    """Which trials are run, and which of them is the best inside the budget."""
+
+    objective: Objective = Field(
+        default="cheapest",
+        description="what is best inside the budget: cheapest = least p95 x megabytes, smallest, fastest, accurate = "
+        "highest metric; or weights, as powers: most metric^a / (p95_ms^b x megabytes^c)",
+    )
 
     algorithm: Literal["hyperopt", "random"] = Field(
         default="hyperopt", description="hyperopt = TPE; random draws blindly"

@@ -29,6 +29,15 @@ def test_a_shipped_recipe_that_can_be_searched_searches_inside_all_limits(path: 
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_recipe_looks_for_the_cheapest_and_does_not_prune(path: Path):
+    """Zeros change neither bytes nor time of a dense file."""
+    recipe = load(SearchRecipe, path)
+    assert recipe.search.objective == "cheapest"
+    assert "prune" not in [each.step for each in recipe.compression]
+    assert not [key for key in recipe.search.space if "prune" in key]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_a_shipped_recipe_is_the_same_when_printed_and_loaded_again(path: Path, tmp_path: Path):
     recipe = load(Recipe, path)
     again = tmp_path / "again.yaml"

@@ -13,7 +13,7 @@ import pytest
 from tuning import report
 from tuning.chart import BOTTOM, LEFT, RIGHT, TOP, Axis, draw
 from tuning.pareto import Trial, choose, timed_again
-from tuning.spec import BudgetSpec
+from tuning.spec import BudgetSpec, Objective, Weights
 
 BUDGET = BudgetSpec(min_retention=0.99, max_p95_ms=2.0, max_megabytes=20.0)
 TEACHER = 0.95
@@ -34,9 +34,9 @@ TRIALS = [
 ]
 
 
-def manifest(trials: list[Trial], budget: BudgetSpec) -> dict[str, Any]:
+def manifest(trials: list[Trial], budget: BudgetSpec, objective: Objective = "accurate") -> dict[str, Any]:
     """As <output>/search holds it, after its way through a file."""
-    choice = choose(trials, budget)
+    choice = choose(trials, budget, objective)
     found = {
         "key": "0" * 64,
         "run_id": "5c0de0e0aa5f",
@@ -54,8 +54,9 @@ def page(
     budget: BudgetSpec = BUDGET,
     evaluation: Mapping[str, Any] | None = None,
     name: str = "intent",
+    objective: Objective = "accurate",
 ) -> Page:
-    return Page(report.render(name, manifest(trials, budget), budget, evaluation))
+    return Page(report.render(name, manifest(trials, budget, objective), budget, objective, evaluation))
 
 
 class Page(HTMLParser):
@@ -106,7 +107,7 @@ class Page(HTMLParser):
 def test_the_page_names_the_winner_why_it_won_and_its_values():
     words = page().words()
     assert "intent 5 trials: 2 inside the budget, 2 outside, 1 failed." in words
-    assert "Winner: trial d_winner Won: best of 2 inside the budget, metric 0.9475" in words
+    assert "Winner: trial d_winner Won: most accurate of 2 inside the budget by metric: metric 0.9475" in words
     assert page().tables[0] == [
         ["student.layers", "2"],
         ["prune.sparsity", "0.3"],
@@ -120,6 +121,28 @@ def test_the_winners_figures_stand_against_the_limits():
     assert "p95 latency 1.50 ms at most 2.00 ms, 25.0% to spare" in words
     assert "size 15.0 MB at most 20.0 MB, 25.0% to spare" in words
     assert "size 15.0 MB no limit" in page(budget=BudgetSpec(min_retention=0.9, max_p95_ms=2.0)).words()
+
+
+@pytest.mark.parametrize(
+    ("objective", "tiles"),
+    [
+        ("cheapest", "p95_ms x megabytes 10 what was minimised metric 0.9440 on the validation rows"),
+        ("accurate", "metric 0.9475 what was maximised retention 99.74% at least 99.00%"),
+        ("fastest", "p95 latency 1.00 ms what was minimised; at most 2.00 ms, 50.0% to spare"),
+        ("smallest", "size 10.0 MB what was minimised; at most 20.0 MB, 50.0% to spare"),
+        (Weights(metric=2, p95_ms=1), "metric^2 / p95_ms 0.891 what was maximised metric 0.9440"),
+    ],
+    ids=str,
+)
+def test_the_first_figures_say_what_was_looked_for(objective: Objective, tiles: str):
+    assert tiles in page(objective=objective).words()
+
+
+def test_the_winner_stands_first_and_the_picture_says_what_it_is_the_best_of():
+    """The other is as cheap up to noise."""
+    found = page([trial("lucky", 0.943), trial("better", 0.945, p95=1.01)], objective="cheapest")
+    assert [row[0] for row in found.tables[-1][1:]] == ["better", "lucky"]
+    assert "Filled: inside the budget, ringed: the winner, the cheapest of them." in found.words()
 
 
 def test_the_table_holds_every_trial_best_first_with_its_figures_values_and_reason():
@@ -151,7 +174,7 @@ def test_a_circles_area_is_its_megabytes():
 
 def drawn(trials: list[Trial], budget: BudgetSpec = BUDGET) -> dict[str, Any]:
     found = manifest(trials, budget)
-    picture = draw(found["trials"], (found["winner"] or {}).get("id"), budget, TEACHER)
+    picture = draw(found["trials"], (found["winner"] or {}).get("id"), budget, TEACHER, "most accurate")
     assert picture is not None
     return picture
 
