@@ -29,6 +29,7 @@ from jobs.compression.spec import (
 from jobs.data.spec import DATA_FILE, HUB_ID, DataSpec
 from jobs.measure.spec import EvaluationSpec
 from jobs.models.spec import NEW, StudentSpec, TeacherSpec
+from jobs.tasks.table import TASKS, Task
 from jobs.training.spec import DistillationSpec
 from serving.spec import ServingSpec, service_name
 from tuning.spec import BudgetSpec, SearchSpec
@@ -122,6 +123,13 @@ class Recipe(Spec):
         if output and "://" in output:
             raise ValueError(f"{output!r}: outputs lie on a mounted file system so far; give a folder")
         return output
+
+    @model_validator(mode="after")
+    def the_budgets_metric_is_one_of_the_task(self) -> Self:
+        known = TASKS[self.task].metrics
+        if (metric := self.budget.metric) is not None and metric not in known:
+            raise ValueError(f"budget.metric: {metric!r}: task {self.task!r} is judged by {' or '.join(known)}")
+        return self
 
     @model_validator(mode="after")
     def nothing_belongs_to_another_task(self) -> Self:
@@ -309,6 +317,11 @@ class Recipe(Spec):
     def has_pool(self) -> bool:
         """Whether students also learn from rows without labels."""
         return self.distillation.pool.rows > 0 or self.data.unlabelled is not None
+
+    @property
+    def judged_by(self) -> Task:
+        """What jobs ask of its task; everything that goes by a metric goes by that of its budget."""
+        return TASKS[self.task].by(self.budget.metric)
 
     @property
     def service(self) -> str:

@@ -25,17 +25,18 @@ from configs.folder import FolderError, commit, digest_json, read_manifest, repl
 from jobs.command import Result, main
 from jobs.compress import compress
 from jobs.data.prepared import MANIFEST, Prepared
+from jobs.data.source import check_unchanged, rows
 from jobs.distill import distill, student_key
 from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate, time_again
+from jobs.measure.retention import Teacher, taught
 from jobs.prepare import output, pool_folder, prepare, prepare_student
 from jobs.recipe import Recipe, SearchRecipe
-from jobs.tasks import classify
 from jobs.teach import check_possible, teach
 from serving.bundle import bundle_digest, read_bundle, with_metrics
 from tuning import report
 from tuning.journal import SCORE
-from tuning.pareto import IN_SEARCH, METRIC, Choice, Trial, choose, finalists, score, timed_again
+from tuning.pareto import IN_SEARCH, Choice, Trial, choose, finalists, score, timed_again
 from tuning.search import search
 
 CHALLENGER = "challenger"
@@ -79,8 +80,8 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     if before and not before["model_uri"]:
         return _register(recipe, before, run)  # of this search MLflow did not take the winner
     session.check_capacity(recipe.engine)
-    teacher_metric = taught(prepared, teacher_outputs)[classify.METRIC]
-    if not teacher_metric:
+    teacher = taught(prepared, teacher_outputs, recipe.judged_by)
+    if not teacher.metric:
         raise JobError("the teacher is right on none of the validation rows: its students would have nothing to keep")
     trials_folder = Path(output(recipe), ".work", f"trials-{search_key(recipe, prepared)[:16]}")
     for other in trials_folder.parent.glob("trials-*"):
@@ -93,10 +94,12 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         teacher_outputs=str(teacher_outputs),
         folder=str(trials_folder),
         parent=run.id,
-        teacher_metric=teacher_metric,
+        teacher=teacher,
     )
     choosing = functools.partial(choose, budget=recipe.budget, objective=recipe.search.objective)
     trials = search(objective, recipe.search, trials_folder / "search")
+    if any(each.error for each in trials):
+        check_rows(recipe, teacher)  # where they changed, trials failed that are no worse than others
     trials = with_final_times(recipe, trials, trials_folder, choosing)
     choice = choosing(trials)
     for each in trials:
@@ -104,7 +107,8 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     found: dict[str, Any] = {
         "key": search_key(recipe, prepared),
         "run_id": run.id,
-        "teacher_metric": teacher_metric,
+        "metric": recipe.judged_by.metric,
+        "teacher_metric": teacher.metric,
         "winner": None,
         "trials": [asdict(each) | {"reason": choice.reasons[each.id]} for each in trials],
     }
@@ -172,12 +176,9 @@ def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run) -> dict[
     return manifest
 
 
-def taught(prepared: Prepared, teacher_outputs: Path) -> dict[str, float]:
-    """The teacher's metrics on the validation rows of this recipe, from its stored logits."""
-    from jobs.training.outputs import read_logits
-
-    predicted = read_logits(teacher_outputs, "validation").argmax(-1)
-    return classify.metrics(predicted, prepared.examples("validation").labels)
+def check_rows(recipe: Recipe, teacher: Teacher) -> None:
+    """Raises `JobError` where the validation rows are not those that the teacher answered."""
+    check_unchanged(list(rows(recipe.data, "validation")), teacher.sample, recipe.data, "validation")
 
 
 def trial(
@@ -189,10 +190,11 @@ def trial(
     teacher_outputs: str,
     folder: str,
     parent: str,
-    teacher_metric: float,
+    teacher: Teacher,
 ) -> dict[str, float]:
     """One candidate: distil -> compress -> export -> measure the file. Runs in a process of Ray Tune."""
     whole = Recipe.model_validate(recipe)
+    check_rows(whole, teacher)  # before hours of training, and again by the process that measures
     engine = whole.engine.model_copy(
         update={"cpus_per_worker": max(1, whole.engine.cpus_per_worker // whole.search.concurrent), "max_failures": 0}
     )
@@ -207,14 +209,12 @@ def trial(
         name=f"trial {trial_id}",
     ) as run:
         run.tag(slimcart__trial=trial_id)
-        rows = Prepared.open(Path(prepared), pool_folder(whole))
-        distilled = distill(chosen, rows, Path(teacher_outputs), place / "student", run.id)
+        examples = Prepared.open(Path(prepared), pool_folder(whole))
+        distilled = distill(chosen, examples, Path(teacher_outputs), place / "student", run.id)
         bundle = place / "bundle"
         compress(chosen, place / "student", bundle, {"run_id": run.id, "trial": trial_id, "values": values})
-        metrics = measure_candidate(chosen, bundle)
-        metrics[METRIC] = metrics[f"validation_{classify.METRIC}"]
-        metrics["retention"] = metrics[METRIC] / teacher_metric
-        metrics["student_retention"] = distilled[f"validation_{classify.METRIC}"] / teacher_metric
+        metrics = measure_candidate(chosen, bundle, teacher)
+        metrics["student_retention"] = distilled[f"validation_{whole.judged_by.metric}"] / teacher.metric
         metrics[SCORE] = score(metrics, whole.budget, whole.search.objective)
         with_metrics(bundle, metrics, functools.partial(card, recipe=chosen))
         run.metrics.log(metrics)

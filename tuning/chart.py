@@ -95,6 +95,9 @@ def draw(
 
 def _caption(missing: int, lower: int, largest: float, budget: BudgetSpec, best: str | None) -> str:
     parts = [f"A circle's area is the size of the bundle; the largest has {figure(largest, 'megabytes')} MB."]
+    if budget.margin:
+        errors = f"{budget.margin:g} standard error{'s' * (budget.margin != 1)}"
+        parts.append(f"The least metric is to be held after {errors} of what is kept of the teacher's.")
     if budget.max_megabytes:
         parts.append(f"At most {figure(budget.max_megabytes, 'megabytes')} MB are allowed.")
     ringed = f", ringed: the winner, the {best} of them" if best else ""

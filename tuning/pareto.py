@@ -14,8 +14,10 @@ NEAR = 0.15  # share of `max_p95_ms`, on either side, within which noise may say
 RIVALS = 3  # the next best after the winner
 IN_SEARCH = "_in_search"  # ends the name of a figure that was taken again after the search
 TIMED = ("p50_ms", "p95_ms", "p95_ms_others_low", "p95_ms_others_high", "busy")  # what noise changes of a trial
+RETENTION = "retention"
+ERROR_OF_RETENTION = "retention_se"  # its standard error; of what is judged without one it is 0
 LIMITS = (  # field of the budget, metric it limits, sign: +1 at most, -1 at least
-    ("min_retention", "retention", -1),
+    ("min_retention", RETENTION, -1),
     ("max_p95_ms", "p95_ms", 1),
     ("max_megabytes", "megabytes", 1),
 )
@@ -60,10 +62,16 @@ def broken(metrics: Mapping[str, float], budget: BudgetSpec) -> dict[str, float]
         limit = getattr(budget, field)
         if limit is None:
             continue
-        value = metrics.get(name, math.nan)
+        value = held(metrics, name, budget)
         if not sign * value <= sign * limit:  # NaN breaks every limit
             shares[field] = abs(value - limit) / limit if math.isfinite(value) and limit else math.inf
     return shares
+
+
+def held(metrics: Mapping[str, float], name: str, budget: BudgetSpec) -> float:
+    """The value that a limit of `name` is compared with: of retention what `budget.margin` standard errors leave."""
+    value = metrics.get(name, math.nan)
+    return value - budget.margin * metrics.get(ERROR_OF_RETENTION, 0.0) if name == RETENTION else value
 
 
 def missed(metrics: Mapping[str, float], budget: BudgetSpec) -> str:
@@ -71,7 +79,7 @@ def missed(metrics: Mapping[str, float], budget: BudgetSpec) -> str:
     fields = broken(metrics, budget)
     words = [f"{METRIC} {metrics.get(METRIC, math.nan)}"] if METRIC in fields else []
     words += [
-        f"{name} {metrics.get(name, math.nan):.4g} (limit {field}={getattr(budget, field):g})"
+        f"{_worded(metrics, name, budget)} (limit {field}={getattr(budget, field):g})"
         for field, name, _ in LIMITS
         if field in fields
     ]
@@ -87,6 +95,15 @@ def worth(metrics: Mapping[str, float], weights: Weights) -> float:
         return math.nan
     total = sum(power * (math.log(figure) if figure > 0 else -LARGEST) for power, figure in figures)
     return min(LARGEST, max(-LARGEST, total))
+
+
+def _worded(metrics: Mapping[str, float], name: str, budget: BudgetSpec) -> str:
+    """A figure, with what the margin leaves of it: `retention 0.992 less 1 standard error 0.004 = 0.988`."""
+    words, error = f"{name} {metrics.get(name, math.nan):.4g}", metrics.get(ERROR_OF_RETENTION)
+    if name != RETENTION or error is None or not budget.margin:
+        return words
+    errors = "standard error" if budget.margin == 1 else "standard errors of"
+    return f"{words} less {budget.margin:g} {errors} {error:.2g} = {held(metrics, name, budget):.4g}"
 
 
 def score(metrics: Mapping[str, float], budget: BudgetSpec, objective: Objective = "cheapest") -> float:
@@ -138,11 +155,11 @@ def choose(trials: Sequence[Trial], budget: BudgetSpec, objective: Objective = "
     if winner is not None:
         for trial in inside:
             behind = _behind(trial, winner, objective, trial in alike)
-            reasons[trial.id] = f"inside the budget{behind}: {_figures(trial.metrics)}"
+            reasons[trial.id] = f"inside the budget{behind}: {_figures(trial.metrics, budget)}"
         best = f"{superlative(objective)} of {len(inside)} inside the budget by {formula(weights)}"
         if len(alike) > 1:
             best += f", with the best figures of {len(alike)} {_term(objective, 1).removesuffix(' as')}"
-        reasons[winner.id] = f"won: {best}: {_figures(winner.metrics)}"
+        reasons[winner.id] = f"won: {best}: {_figures(winner.metrics, budget)}"
     return Choice(winner, nearest, reasons)
 
 
@@ -205,7 +222,7 @@ def _reason(trial: Trial, budget: BudgetSpec, weights: Weights) -> str:
         return f"failed: {trial.error}"
     if words := _outside(trial.metrics, budget, weights):
         return f"outside the budget: {words}"
-    return _figures(trial.metrics)
+    return _figures(trial.metrics, budget)
 
 
 def _behind(trial: Trial, winner: Trial, objective: Objective, alike: bool) -> str:
@@ -221,6 +238,6 @@ def _behind(trial: Trial, winner: Trial, objective: Objective, alike: bool) -> s
     return f", {times:.2f}x {_term(objective, 2)} the winner by {formula(weights)}"
 
 
-def _figures(metrics: Mapping[str, float]) -> str:
-    names = (METRIC, "retention", "p95_ms", "megabytes")
-    return ", ".join(f"{name} {metrics[name]:.4g}" for name in names if name in metrics)
+def _figures(metrics: Mapping[str, float], budget: BudgetSpec) -> str:
+    names = (METRIC, RETENTION, "p95_ms", "megabytes")
+    return ", ".join(_worded(metrics, name, budget) for name in names if name in metrics)

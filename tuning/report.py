@@ -16,9 +16,11 @@ from tuning.pareto import (
     IN_SEARCH,
     LIMITS,
     METRIC,
+    RETENTION,
     SIGNS,
     broken,
     formula,
+    held,
     score,
     superlative,
     weights_of,
@@ -60,7 +62,7 @@ def render(
     environment = templates()
     environment.filters |= {"figure": figure, "shown": shown, "sentence": sentence, "breakable": breakable}
     environment.filters |= {"share": "{:.1%}".format, "points": lambda share: f"{100 * share:+.1f}"}
-    won = found["winner"]["id"] if found["winner"] else None
+    won, label = found["winner"]["id"] if found["winner"] else None, found.get("metric", METRIC)
     trials = sorted(found["trials"], key=lambda trial: _rank(trial, won, budget, objective), reverse=True)
     winner = next((trial for trial in trials if trial["id"] == won), None)
     return environment.get_template("report.html.jinja").render(
@@ -68,12 +70,12 @@ def render(
         counts=_counts(trials, budget),
         winner=winner,
         nearest=next((trial for trial in trials if trial["error"] is None), None),
-        limits=_tiles(winner["metrics"], budget, objective) if winner else [],
+        limits=_tiles(winner["metrics"], budget, objective, label) if winner else [],
         budget_words=", ".join(f"{field}={getattr(budget, field):g}" for field, _ in _set_limits(budget)),
         evaluation=_comparison(evaluation) if evaluation else None,
         chart=draw(trials, won, budget, found["teacher_metric"], superlative(objective)),
-        metric=METRIC,
-        heads=list(FIGURES.items()),
+        metric=label,
+        heads=[(name, label if name == METRIC else title) for name, title in FIGURES.items()],
         keys=list(dict.fromkeys(key for trial in trials for key in trial["values"])),
         trials=trials,
         origin=[
@@ -138,7 +140,7 @@ def _set_limits(budget: BudgetSpec) -> list[tuple[str, str]]:
     return [(field, name) for field, name, _ in LIMITS if getattr(budget, field) is not None]
 
 
-def _tiles(metrics: Metrics, budget: BudgetSpec, objective: Objective) -> list[dict[str, Any]]:
+def _tiles(metrics: Metrics, budget: BudgetSpec, objective: Objective, label: str) -> list[dict[str, Any]]:
     """What the winner is best by, then its figures, each with its limit and how far from it."""
     weights = weights_of(objective)
     counted = [name for name, weight in weights.model_dump().items() if weight]
@@ -149,7 +151,7 @@ def _tiles(metrics: Metrics, budget: BudgetSpec, objective: Objective) -> list[d
         value = math.exp(worth(metrics, weights) * (1 if mixed else -1))
         told = f"what was {'maximised' if mixed else 'minimised'}"
         tiles, words = [{"title": formula(weights), "value": f"{value:.3g}", "words": told, "holds": True}], {}
-    tiles.append(_tile(METRIC, metrics, words.get(METRIC, "on the validation rows")))
+    tiles.append(_tile(METRIC, metrics, words.get(METRIC, "on the validation rows")) | {"title": label})
     missed = broken(metrics, budget)
     for field, name, sign in LIMITS:
         limit = getattr(budget, field)
@@ -157,7 +159,10 @@ def _tiles(metrics: Metrics, budget: BudgetSpec, objective: Objective) -> list[d
         if limit is not None:
             room = "held" if field not in missed else "not held"
             if field not in missed and limit:
-                room = f"{abs(metrics[name] - limit) / limit:.1%} to spare"
+                room = f"{abs(held(metrics, name, budget) - limit) / limit:.1%} to spare"
+            if name == RETENTION and (less := metrics[name] - held(metrics, name, budget)):
+                errors = f"{budget.margin:g} standard error{'s' * (budget.margin != 1)}"
+                room += f" after {errors} ({figure(less, name)})"
             told = f"at {'most' if sign > 0 else 'least'} {figure(limit, name)}{UNITS.get(name, '')}, {room}"
         told = "; ".join(filter(None, [words.get(name), told]))
         tiles.append(_tile(name, metrics, told) | {"holds": field not in missed})
@@ -203,6 +208,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         row("accuracy", "accuracy", ".4f", "kept"),
         row("accuracy, 95 % interval", "accuracy_low", ".4f", further=["accuracy_high"]),
         row("macro-F1", "macro_f1", ".4f", "kept"),
+        row("macro-F1, 95 % interval", "macro_f1_low", ".4f", further=["macro_f1_high"]),
         row("answers as the teacher does", "agreement", ".2%"),
         row("calibration error (ECE)", "ece", ".4f"),
         *(
@@ -226,7 +232,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "against_teacher": teacher is not None,
         "verdict": evaluation["verdict"],
         "behind": evaluation["behind"],
-        "chart": svg(answers, "accuracy", TIMED, alone=False),
+        "chart": svg(answers, evaluation.get("metric", "accuracy"), TIMED, alone=False),
         "notes": evaluation.get("notes", []),
     }
 

@@ -122,7 +122,19 @@ class SearchSpec(Spec):
 class BudgetSpec(Spec):
     """Hard limits: a candidate outside any of them cannot win."""
 
+    metric: str | None = Field(
+        default=None,
+        description="what retention is a share of, and what decides where candidates cost the same: one of those that "
+        "the task can be judged by; none = its own",
+    )
     min_retention: float = Field(default=0.99, ge=0, le=2, description="least share of the teacher's validation metric")
+    margin: float = Field(
+        default=1.0,
+        ge=0,
+        le=5,
+        description="standard errors by which a candidate's retention on validation rows must be above min_retention; "
+        "with 0 about half of those at the limit miss it on other rows",
+    )
     max_p95_ms: float | None = Field(
         default=None,
         gt=0,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from configs.folder import FolderError, read_manifest, verify
+from jobs.data.source import Sample
 
 if TYPE_CHECKING:  # verbs import this module before they know that their recipe is sound
     import numpy as np
@@ -94,6 +95,10 @@ class Prepared:
     def labels(self) -> list[str]:
         """Class names, in the order of the label numbers; none where texts are generated."""
         return self.manifest["labels"]
+
+    def sample(self, split: PreparedSplit) -> Sample:
+        """Which rows of the source those of a split are."""
+        return Sample(self.manifest["rows"][split], self.manifest["fingerprints"][split])
 
     def examples(self, split: PreparedSplit) -> Examples:
         """The rows of one split in their original order."""

@@ -6,6 +6,7 @@ Whatever is wrong with a row is a `UsageError` that names the source, the line a
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import json
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cluster.public import public
+from cluster.session import JobError
 from configs.loader import UsageError
 from jobs.data.spec import DATA_FILE, EMBEDDED, HUB_ID, DataSpec
 from serving.inputs import Slots, slots, worded
@@ -62,6 +64,36 @@ def rows(data: DataSpec, split: Split) -> Iterator[Row]:
         yield Row(text, pair, label, named + more, slices)
     if not found:
         raise UsageError(f"{place(data, split)}: holds no rows")
+
+
+class Sample(NamedTuple):
+    """Which rows a figure is of."""
+
+    count: int
+    fingerprint: str  # SHA-256 of their texts and labels
+
+
+def told(row: Row) -> bytes:
+    """What a row says, for a fingerprint of many: texts, label and attributes."""
+    return json.dumps([row.text, row.pair, row.label, row.slots]).encode()
+
+
+def sample(found: Sequence[Row]) -> Sample:
+    """Of these rows, in their order."""
+    return Sample(len(found), hashlib.sha256(b"".join(map(told, found))).hexdigest())
+
+
+def check_unchanged(found: Sequence[Row], expected: Sample, data: DataSpec, split: Split) -> None:
+    """Raises `JobError` where the rows of a split are not those that were prepared: figures of both go not together."""
+    if sample(found) == expected:
+        return
+    what = f"{expected.count} rows then, {len(found)} now"
+    if len(found) == expected.count:
+        what = f"{len(found)} rows as then, with other texts or labels"
+    raise JobError(
+        f"{place(data, split)}: changed since its rows were prepared ({what}); put it back to go on, or run the same "
+        "command again to begin with what it holds now"
+    )
 
 
 def check_source(data: DataSpec, split: Split) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.loader import UsageError
 from jobs.data.batches import NO_TARGET
-from jobs.data.source import Split, place, rows, shown
+from jobs.data.source import Split, place, rows, shown, told
 from jobs.data.spec import DataSpec
 from serving.inputs import prompt
 
@@ -35,7 +34,7 @@ def checked(data: DataSpec, split: Split) -> tuple[pyarrow.Table, str]:
     digest = hashlib.sha256()
     texts, pairs, labels, attributes = [], [], [], []
     for row in rows(data, split):
-        digest.update(json.dumps([row.text, row.pair, row.label, row.slots]).encode())
+        digest.update(told(row))
         texts.append(row.text)
         pairs.append(row.pair)
         labels.append(row.label)

@@ -12,7 +12,6 @@ from jobs.measure.fresh import BUDGET_SHAPE, SHARE, key
 from jobs.measure.table import AS_THEY_COME, BLOCKS_WORDS
 from jobs.measure.timing import busy_words
 from jobs.recipe import HUB_ID, Recipe
-from jobs.tasks.table import TASKS
 from serving.bundle import Bundle, bundle_bytes
 
 MOST_LABELS = 100
@@ -178,8 +177,9 @@ def _steps(part: Part) -> str:
 
 
 def _figures(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
-    metric, metrics = TASKS[bundle.task].metric, bundle.metrics
-    for name in (metric, *TASKS[bundle.task].shown):
+    task, metrics = recipe.judged_by, bundle.metrics
+    metric = task.metric
+    for name in (metric, *task.shown):
         low, high = (metrics.get(f"validation_{name}_{end}") for end in ("low", "high"))
         if (value := metrics.get(f"validation_{name}")) is not None:
             yield name, f"{value:.4f}" + (f" (95 % interval {low:.4f} to {high:.4f})" if low is not None else "")

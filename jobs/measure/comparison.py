@@ -13,7 +13,6 @@ from jobs.measure.differences import CLASS, as_csv, by_value, right, summary, wo
 from jobs.measure.fresh import BUDGET_SHAPE, MIX, Measured, key
 from jobs.measure.timing import busy_words
 from jobs.recipe import Recipe
-from jobs.tasks.table import TASKS
 from tuning import comparison
 
 WINNER, TEACHER = "winner", "teacher"
@@ -38,10 +37,10 @@ def compare(
     machine: table.Machine | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """(fields of the manifest, files beside it) of what was `measured` on the test rows and timed at `shapes`."""
-    task = TASKS[recipe.task]
+    task = recipe.judged_by
     answers = {name: dict(each.metrics) for name, each in measured.items()}
     teacher = TEACHER if TEACHER in answers else None
-    fields: dict[str, Any] = {"answers": answers, "verdict": None, "behind": []}
+    fields: dict[str, Any] = {"answers": answers, "metric": task.metric, "verdict": None, "behind": []}
     files: dict[str, str] = {}
     words: list[str] = []
     if recipe.task == "classify":

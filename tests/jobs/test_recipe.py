@@ -245,6 +245,14 @@ def test_whole_number_domains_leave_out_their_high_end():
     assert made.search.space["student.layers"].probes() == [1, 3]
 
 
+def test_the_budgets_metric_is_one_that_the_task_is_judged_by():
+    assert recipe().judged_by.metric == "accuracy"
+    assert recipe(budget={"metric": "macro_f1"}).judged_by.metric == "macro_f1"
+    said = "budget.metric: 'f1': task 'classify' is judged by accuracy or macro_f1"
+    assert refusal(budget={"metric": "f1"}) == said
+    assert refusal(task="generate", budget={"metric": "macro_f1"}).endswith("task 'generate' is judged by bleu")
+
+
 def test_at_puts_values_in_place_and_leaves_nothing_to_search():
     space = {"student.layers": {"choice": [1, 2]}, "compression.prune.sparsity": {"uniform": [0, 0.5]}}
     before = recipe(compression=STEPS, search={"space": space})

@@ -16,8 +16,19 @@ from configs.folder import commit
 from configs.folder import replace as replace_folder
 from configs.loader import merge
 from jobs.data.prepared import MANIFEST, Prepared
+from jobs.data.source import Sample, rows, sample
+from jobs.measure.retention import Teacher
 from jobs.recipe import Recipe
-from jobs.tune import CHALLENGER, _winner, found_already, search_key, tune, with_final_times
+from jobs.tune import (
+    CHALLENGER,
+    _winner,
+    check_rows,
+    found_already,
+    search_key,
+    trial,
+    tune,
+    with_final_times,
+)
 from serving.bundle import bundle_digest, read_bundle, with_metrics
 from tests.faults import fault
 from tests.serving.tiny import write_tiny_bundle
@@ -25,6 +36,7 @@ from tuning.pareto import Trial, choose
 from tuning.spec import BudgetSpec
 
 PREPARED = Prepared(Path("prepared"), {"key": "rows"})
+TEACHER = Teacher(0.9, [0.9], Sample(1, "0"))
 GOOD = {"metric": 0.9, "retention": 1.0, "p95_ms": 2.0, "megabytes": 3.0}
 
 
@@ -124,7 +136,7 @@ def test_a_search_without_a_winner_names_the_nearest_and_still_leaves_its_report
 ):
     recipe = changed(recipe, {"budget": {"max_megabytes": 0.001}})
     monkeypatch.setattr("jobs.tune.search", lambda *_: [Trial("a", {}, GOOD)])
-    monkeypatch.setattr("jobs.tune.taught", lambda *_: {"accuracy": 0.9})
+    monkeypatch.setattr("jobs.tune.taught", lambda *_: TEACHER)
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
     with (
         tracking.run("tune", experiment="tune", recipe=recipe.model_dump()) as run,
@@ -217,7 +229,7 @@ def searched(on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[Trial
             trials.append(Trial("a", {}, GOOD))
         return trials
 
-    monkeypatch.setattr("jobs.tune.taught", lambda *_: {"accuracy": 0.9})
+    monkeypatch.setattr("jobs.tune.taught", lambda *_: TEACHER)
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
     monkeypatch.setattr("jobs.tune.search", search)
     return trials
@@ -264,10 +276,41 @@ def test_a_winner_that_could_not_be_registered_is_registered_by_the_next_job_wit
 
 
 def test_a_teacher_that_is_never_right_has_no_students(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("jobs.tune.taught", lambda *_: {"accuracy": 0.0})
+    monkeypatch.setattr("jobs.tune.taught", lambda *_: TEACHER._replace(metric=0.0))
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
     with pytest.raises(JobError, match=r"^the teacher is right on none of the validation rows: "):
         tune(recipe, PREPARED, tmp_path, Any)  # pyright: ignore[reportArgumentType] - no run is begun
+
+
+def test_rows_that_changed_under_a_search_stop_it(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_cluster: Cluster
+):
+    """A trial says so before it trains; one that failed of it is no worse than the others, so nothing is chosen."""
+    file = tmp_path / "validation.jsonl"
+    file.write_text('{"text": "where is it", "label": "track"}\n')
+    recipe = changed(recipe, {"data": {"validation": str(file)}})
+    teacher = TEACHER._replace(sample=sample(list(rows(recipe.data, "validation"))))
+    check_rows(recipe, teacher)
+    file.write_text('{"text": "where is it", "label": "refund"}\n')
+    words = r"^data\.validation: .*validation\.jsonl: changed since its rows were prepared \(1 rows as then, with other"
+    told: dict[str, Any] = {
+        "recipe": recipe.model_dump(),
+        "prepared": "",
+        "teacher_outputs": "",
+        "folder": str(tmp_path),
+    }
+    with pytest.raises(JobError, match=words):
+        trial({}, "01", **told, parent="", teacher=teacher)
+    failed = Trial("b", {}, {}, "JobError: data.validation: changed")
+    monkeypatch.setattr("jobs.tune.search", lambda *_: [Trial("a", {}, GOOD), failed])
+    monkeypatch.setattr("jobs.tune.taught", lambda *_: teacher)
+    monkeypatch.setattr(session, "check_capacity", lambda _: None)
+    with (
+        tracking.run("tune", experiment="tune", recipe=recipe.model_dump()) as run,
+        pytest.raises(JobError, match=words),
+    ):
+        tune(recipe, PREPARED, tmp_path, run)
+    assert not (tmp_path / "search").exists()
 
 
 def winner(*trials: Trial) -> Trial:

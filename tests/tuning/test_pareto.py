@@ -264,6 +264,39 @@ def test_whatever_is_outside_scores_below_whatever_is_inside(objective: Objectiv
     assert all(map(math.isfinite, inside + outside))
 
 
+def sure(name: str, retention: float, error: float, metric: float = 0.945) -> Trial:
+    """Inside all other limits."""
+    return Trial(name, {}, trial("", metric, retention=retention).metrics | {"retention_se": error})
+
+
+def test_retention_is_held_with_a_margin_of_standard_errors():
+    assert won(sure("safe", 0.993, 0.002), sure("lucky", 0.995, 0.006, metric=0.948)) == "safe"
+    bold = BUDGET.model_copy(update={"margin": 0.0})
+    assert won(sure("safe", 0.993, 0.002), sure("lucky", 0.995, 0.006, metric=0.948), budget=bold) == "lucky"
+    timid = BUDGET.model_copy(update={"margin": 2.0})
+    assert won(sure("safe", 0.993, 0.002), budget=timid) is None
+    assert BudgetSpec().margin == 1
+
+
+def test_the_margin_is_said_where_it_decides():
+    choice = choose([sure("lucky", 0.992, 0.004)], BUDGET)
+    reason = "outside the budget: retention 0.992 less 1 standard error 0.004 = 0.988 (limit min_retention=0.99)"
+    assert choice.winner is None and choice.reasons["lucky"] == reason
+    assert broken(sure("", 0.992, 0.004).metrics, BUDGET) == {"min_retention": pytest.approx(0.002 / 0.99)}
+    reason = choose([sure("safe", 0.998, 0.002)], BUDGET).reasons["safe"]
+    assert "metric 0.945, retention 0.998 less 1 standard error 0.002 = 0.996, p95_ms 1" in reason
+    timid = BUDGET.model_copy(update={"margin": 2.5})
+    assert (
+        "retention 0.998 less 2.5 standard errors of 0.002 = 0.993"
+        in choose([sure("safe", 0.998, 0.002)], timid).reasons["safe"]
+    )
+
+
+def test_what_was_judged_on_other_rows_has_no_margin():
+    assert won(trial("test rows", 0.945, retention=0.99)) == "test rows"
+    assert won(sure("odd", 1.0, math.nan)) is None
+
+
 def test_missing_a_limit_by_more_scores_less():
     scores = [score(trial("", 0.95, p95=p95).metrics, BUDGET) for p95 in (2.5, 3.0, 9.0)]
     assert scores == sorted(scores, reverse=True)

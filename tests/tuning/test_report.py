@@ -145,6 +145,20 @@ def test_the_winner_stands_first_and_the_picture_says_what_it_is_the_best_of():
     assert "Filled: inside the budget, ringed: the winner, the cheapest of them." in found.words()
 
 
+def test_the_margin_stands_beside_what_is_kept():
+    safe = Trial("safe", {}, trial("", 0.9475).metrics | {"retention_se": 0.004})
+    assert (
+        "retention 99.74% at least 99.00%, 0.3% to spare after 1 standard error (0.40%)"
+        in page([safe], BUDGET.model_copy(update={"min_retention": 0.99, "margin": 1.0})).words()
+    )
+
+
+def test_the_metric_has_its_name():
+    found = Page(report.render("intent", manifest(TRIALS, BUDGET) | {"metric": "macro_f1"}, BUDGET, "accurate"))
+    assert found.tables[-1][0][:2] == ["trial", "macro_f1"]
+    assert "macro_f1 0.9475 what was maximised" in found.words() and "All trials: macro_f1 over" in found.words()
+
+
 def test_the_table_holds_every_trial_best_first_with_its_figures_values_and_reason():
     head, *body = page().tables[-1]
     assert head[:5] == ["trial", "metric", "retention", "p95, ms", "MB"]

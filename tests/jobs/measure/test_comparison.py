@@ -126,13 +126,24 @@ def test_the_winner_less_its_teacher_has_an_interval_of_the_same_rows():
 
     def drawn(wrong: list[int]) -> Measured:
         right = [(row not in wrong, 1) for row in range(40)]
-        return measured(1.0, wrong)._replace(resampled=resampled(np.array(right), classify.value))
+        return measured(1.0, wrong)._replace(resampled=resampled(np.array(right), classify.accuracy))
 
     fields, _ = compared({"teacher": drawn([0, 1]), "winner": drawn([0, 1, 2, 3])})
     metrics = fields["metrics"]
     assert metrics["difference"] == pytest.approx(-0.05)
     assert -0.15 < metrics["difference_low"] < -0.05 < metrics["difference_high"] <= 0
     assert "The winner's accuracy less the teacher's is -0.0500 (95 % interval over the same rows: " in fields["table"]
+
+
+def test_the_final_evaluation_goes_by_the_budgets_metric():
+    """By accuracy the winner keeps 94.7 %, by macro-F1 all."""
+    fields, _ = compared(FIVE, metric="macro_f1", min_retention=0.99)
+    assert fields["metric"] == "macro_f1" and fields["metrics"]["retention"] == 1
+    assert fields["verdict"].startswith(
+        "The baseline static_logreg is inside the budget and 1.7x faster than the winner"
+    )
+    assert "it keeps 100.0% of the teacher's macro_f1" in fields["verdict"]
+    assert fields["table"].startswith("| model | macro-F1 | accuracy | as the teacher |")
 
 
 def test_the_files_hold_more_than_the_table_that_is_printed():
