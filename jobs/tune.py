@@ -36,8 +36,8 @@ from jobs.teach import check_possible, teach
 from serving.bundle import bundle_digest, read_bundle, with_metrics
 from tuning import report
 from tuning.journal import SCORE
-from tuning.pareto import IN_SEARCH, Choice, Trial, choose, finalists, score, timed_again
-from tuning.search import search
+from tuning.pareto import IN_SEARCH, Choice, Trial, choose, finalists, score, timed_again, told
+from tuning.search import Judge, search
 
 CHALLENGER = "challenger"
 
@@ -83,7 +83,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     teacher = taught(prepared, teacher_outputs, recipe.judged_by)
     if not teacher.metric:
         raise JobError("the teacher is right on none of the validation rows: its students would have nothing to keep")
-    trials_folder = Path(output(recipe), ".work", f"trials-{search_key(recipe, prepared)[:16]}")
+    trials_folder = trials_of(recipe, prepared)
     for other in trials_folder.parent.glob("trials-*"):
         if other != trials_folder:  # of a search that nobody goes on with
             shutil.rmtree(other, ignore_errors=True)
@@ -97,7 +97,11 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         teacher=teacher,
     )
     choosing = functools.partial(choose, budget=recipe.budget, objective=recipe.search.objective)
-    trials = search(objective, recipe.search, trials_folder / "search")
+    judge = Judge(
+        functools.partial(score, budget=recipe.budget, objective=recipe.search.objective),
+        told(recipe.budget, recipe.search.objective),
+    )
+    trials = search(objective, recipe.search, trials_folder / "search", judge, run.id)
     if any(each.error for each in trials):
         check_rows(recipe, teacher)  # where they changed, trials failed that are no worse than others
     trials = with_final_times(recipe, trials, trials_folder, choosing)
@@ -106,24 +110,50 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         log.info("trial %s %s", each.id, choice.reasons[each.id])
     found: dict[str, Any] = {
         "key": search_key(recipe, prepared),
+        "judged": judged(recipe),
         "run_id": run.id,
         "metric": recipe.judged_by.metric,
         "teacher_metric": teacher.metric,
         "winner": None,
         "trials": [asdict(each) | {"reason": choice.reasons[each.id]} for each in trials],
     }
+    keep(trials_folder, trials)
     page = Path(output(recipe), "report.html")
     if choice.winner is None:
         report.write(page, recipe.name, found, recipe.budget, recipe.search.objective)
         run.artifact(page)
     winner = _winner(choice, trials, trials_folder)
-    for name in ("student", "bundle"):
-        if (made := trials_folder / winner.id / name).exists():  # else it was put there by a job that was killed then
-            replace(made, Path(output(recipe), name))
+    put_in_place(recipe, winner, trials_folder)
     found |= {"winner": asdict(winner), "model_uri": None, "bundle": bundle_digest(Path(output(recipe), "bundle"))}
     commit(Path(output(recipe), "search"), MANIFEST, lambda _: found)
-    shutil.rmtree(trials_folder, ignore_errors=True)
     return _register(recipe, found, run)
+
+
+def put_in_place(recipe: Recipe, winner: Trial, folder: Path) -> None:
+    """Copy student and bundle of a trial to the output; the trial itself stays, as another budget may choose another.
+
+    Raises `JobError` where somebody removed it.
+    """
+    for name in ("student", "bundle"):
+        made, aside = folder / winner.id / name, folder / f"{winner.id}-{name}"
+        if not made.exists():
+            raise JobError(f"{made}: not there any more; remove {folder} to search again")
+        shutil.rmtree(aside, ignore_errors=True)  # of a job that was killed then
+        shutil.copytree(made, aside)
+        if name == "bundle":
+            with_metrics(aside, winner.metrics, functools.partial(card, recipe=recipe.at(dict(winner.values))))
+        replace(aside, Path(output(recipe), name))
+
+
+def keep(folder: Path, trials: Sequence[Trial]) -> None:
+    """Of a search in `folder` keep what each trial that did not fail made, and say what that takes on disk."""
+    shutil.rmtree(folder / "search" / "ray", ignore_errors=True)
+    for each in trials:
+        if each.error:
+            shutil.rmtree(folder / each.id, ignore_errors=True)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    words = "%d trials, %.0f MB in %s, are kept for another budget or objective, until this output is searched for else"
+    log.info(words, sum(not each.error for each in trials), size / 1e6, folder)
 
 
 def with_final_times(
@@ -215,23 +245,39 @@ def trial(
         compress(chosen, place / "student", bundle, {"run_id": run.id, "trial": trial_id, "values": values})
         metrics = measure_candidate(chosen, bundle, teacher)
         metrics["student_retention"] = distilled[f"validation_{whole.judged_by.metric}"] / teacher.metric
-        metrics[SCORE] = score(metrics, whole.budget, whole.search.objective)
         with_metrics(bundle, metrics, functools.partial(card, recipe=chosen))
-        run.metrics.log(metrics)
+        run.metrics.log(metrics | {SCORE: score(metrics, whole.budget, whole.search.objective)})  # of that day
         run.text("bundle.json", (bundle / "bundle.json").read_text(encoding="utf-8"))
+        shutil.rmtree(place / ".work", ignore_errors=True)  # of the training
     return metrics
 
 
+def trials_of(recipe: Recipe, prepared: Prepared) -> Path:
+    """The folder of a search."""
+    return Path(output(recipe), ".work", f"trials-{search_key(recipe, prepared)[:16]}")
+
+
 def search_key(recipe: Recipe, prepared: Prepared) -> str:
-    """Digest of what the search depends on."""
-    parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("search", "budget", "export")}
+    """Digest of what the trials of a search do, and are drawn from: not of how many they are, nor of what judges them.
+
+    A step may go by a limit of the budget (its `max_loss`): what it did under that of its day is measured as it is.
+    """
+    parts: dict[str, Any] = {"export": recipe.export.model_dump(), "metric": recipe.judged_by.metric}
+    parts["search"] = recipe.search.model_dump(include={"algorithm", "scheduler", "seed", "space"})
     parts["name"] = recipe.name  # of the model it is registered as
     parts["compression"] = [spec.model_dump() for spec in recipe.compression]
     return digest_json(parts | {"student": student_key(recipe, prepared)})
 
 
+def judged(recipe: Recipe) -> dict[str, Any]:
+    """What decides between the trials of a search, and how many there were to be."""
+    return told(recipe.budget, recipe.search.objective) | {"trials": recipe.search.trials}
+
+
 def found_already(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
     """The manifest of a finished search whose inputs did not change and whose bundle is still in its place, whole.
+
+    One that was judged otherwise, or has fewer trials, is no such search; `tune` goes on from its trials.
 
     Its `model_uri` is None where the winner could not be registered.
     """
@@ -245,7 +291,9 @@ def found_already(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
         log.warning("the search is made again: %s", error)
         return None
     same = found.get("key") == search_key(recipe, prepared) and found.get("bundle") == bundle_digest(bundle)
-    return found if same else None
+    wanted, before = judged(recipe), found.get("judged", {})
+    enough = before.get("trials", 0) >= wanted["trials"]
+    return found if same and enough and {**before, "trials": wanted["trials"]} == wanted else None
 
 
 def _winner(choice: Choice, trials: list[Trial], folder: Path) -> Trial:

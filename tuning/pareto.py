@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tuning.spec import NAMED, BudgetSpec, Objective, Weights
 
@@ -41,6 +42,7 @@ class Trial:
     values: Mapping[str, object]
     metrics: Mapping[str, float]
     error: str | None = None
+    by: str = ""  # who made it: the run of a search
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,12 @@ def score(metrics: Mapping[str, float], budget: BudgetSpec, objective: Objective
         return max(WORST, -sum(shares.values()))
     value = worth(metrics, weights_of(objective))
     return math.exp(value) if math.isfinite(value) else WORST
+
+
+def told(budget: BudgetSpec, objective: Objective) -> dict[str, Any]:
+    """All that a choice goes by, as JSON."""
+    limits = {field: getattr(budget, field) for field in (*(field for field, _, _ in LIMITS), "margin")}
+    return {"limits": limits, "objective": weights_of(objective).model_dump()}
 
 
 def weights_of(objective: Objective) -> Weights:

@@ -65,6 +65,8 @@ def render(
     won, label = found["winner"]["id"] if found["winner"] else None, found.get("metric", METRIC)
     trials = sorted(found["trials"], key=lambda trial: _rank(trial, won, budget, objective), reverse=True)
     winner = next((trial for trial in trials if trial["id"] == won), None)
+    others = dict.fromkeys(each["by"] for each in trials if each.get("by") not in (None, "", found.get("run_id")))
+    told = {**found, "earlier": ", ".join(others)}
     return environment.get_template("report.html.jinja").render(
         name=name,
         counts=_counts(trials, budget),
@@ -79,14 +81,15 @@ def render(
         keys=list(dict.fromkeys(key for trial in trials for key in trial["values"])),
         trials=trials,
         origin=[
-            (title, found[field])
+            (title, told[field])
             for title, field in (
                 ("MLflow run", "run_id"),
+                ("MLflow runs of trials", "earlier"),
                 ("model", "model_uri"),
                 ("bundle, SHA-256", "bundle"),
                 ("inputs, SHA-256", "key"),
             )
-            if found.get(field)
+            if told.get(field)
         ],
     )
 

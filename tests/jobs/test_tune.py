@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +25,15 @@ from jobs.tune import (
     _winner,
     check_rows,
     found_already,
+    judged,
     search_key,
     trial,
+    trials_of,
     tune,
     with_final_times,
 )
 from serving.bundle import bundle_digest, read_bundle, with_metrics
+from serving.runtime import load_bundle
 from tests.faults import fault
 from tests.serving.tiny import write_tiny_bundle
 from tuning.pareto import Trial, choose
@@ -54,9 +58,9 @@ def changed(recipe: Recipe, change: dict[str, Any]) -> Recipe:
 @pytest.mark.parametrize(
     "change",
     [
-        {"search": {"trials": 3}},
+        {"search": {"seed": 3}},
         {"search": {"space": {"student.layers": {"choice": [1, 2]}}}},
-        {"budget": {"max_p95_ms": 5}},
+        {"budget": {"metric": "macro_f1"}},
         {"export": {"lengths": [16]}},
         {"compression": [{"step": "export"}]},
         {"student": {"layers": 1}},
@@ -85,10 +89,13 @@ def test_a_search_depends_on_the_pool_of_its_rows(recipe: Recipe):
         {"data": {"test": "other.jsonl"}},
         {"engine": {"max_failures": 0}},
         {"deploy": True},
+        {"budget": {"min_retention": 0.5, "max_p95_ms": 5, "max_megabytes": 9, "margin": 2}},
+        {"search": {"objective": "smallest"}},
+        {"search": {"trials": 3, "concurrent": 2, "max_seconds": 60}},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_search_does_not_depend_on_what_comes_after_it(recipe: Recipe, change: dict[str, Any]):
+def test_a_search_depends_neither_on_what_comes_after_nor_on_what_judges_it(recipe: Recipe, change: dict[str, Any]):
     assert search_key(changed(recipe, change), PREPARED) == search_key(recipe, PREPARED)
 
 
@@ -104,13 +111,17 @@ def test_a_finished_search_is_found_until_its_inputs_or_its_bundle_change(recipe
     write_tiny_bundle(tmp_path / "bundle")
     found = {
         "key": search_key(recipe, PREPARED),
+        "judged": judged(recipe),
         "bundle": bundle_digest(tmp_path / "bundle"),
         "model_uri": "models:/a/1",
     }
     commit(tmp_path / "search", MANIFEST, lambda _: found)
     assert found_already(recipe, PREPARED) == found | {"files": {}}
     assert found_already(changed(recipe, {"serving": {"port": 8123}}), PREPARED) is not None
-    assert found_already(changed(recipe, {"budget": {"min_retention": 0.5}}), PREPARED) is None
+    for other in ({"budget": {"min_retention": 0.5}}, {"budget": {"margin": 0}}, {"search": {"objective": "fastest"}}):
+        assert found_already(changed(recipe, other), PREPARED) is None
+    assert found_already(changed(recipe, {"search": {"trials": 9}}), PREPARED) is None
+    assert found_already(changed(recipe, {"search": {"trials": 7}}), PREPARED) is not None
     with_metrics(tmp_path / "bundle", {"accuracy": 0.1})
     assert found_already(recipe, PREPARED) is None
 
@@ -120,7 +131,8 @@ def test_a_search_whose_bundle_is_damaged_is_made_again_with_a_word(
     recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ):
     write_tiny_bundle(tmp_path / "bundle")
-    found = {"key": search_key(recipe, PREPARED), "bundle": bundle_digest(tmp_path / "bundle"), "model_uri": None}
+    found = {"key": search_key(recipe, PREPARED), "judged": judged(recipe), "model_uri": None}
+    found["bundle"] = bundle_digest(tmp_path / "bundle")
     commit(tmp_path / "search", MANIFEST, lambda _: found)
     assert found_already(recipe, PREPARED) is not None
     graph = tmp_path / "bundle" / "model.onnx"
@@ -170,7 +182,7 @@ class Noise:
         return {name: self.alone[name] for name in bundles}
 
     def judged(self, recipe: Recipe) -> tuple[list[Trial], str | None]:
-        choosing = functools.partial(choose, budget=recipe.budget)
+        choosing = functools.partial(choose, budget=recipe.budget, objective="accurate")
         trials = with_final_times(recipe, self.trials, self.folder, choosing)
         won = choosing(trials).winner
         return trials, won.id if won else None
@@ -222,11 +234,14 @@ def searched(on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[Trial
     """What every search finds; the first one makes it."""
     trials: list[Trial] = []
 
-    def search(_objective: Any, _spec: Any, folder: Path) -> list[Trial]:
+    def search(_objective: Any, _spec: Any, folder: Path, *_: Any) -> list[Trial]:
         if not trials:
-            for name in ("student", "bundle"):
-                write_tiny_bundle(folder.parent / "a" / name)
-            trials.append(Trial("a", {}, GOOD))
+            for trial, seed, megabytes in (("a", 0, 3.0), ("b", 1, 2.0)):
+                for name in ("student", "bundle"):
+                    write_tiny_bundle(folder.parent / trial / name, seed=seed)
+                metric = {"a": 0.995, "b": 0.9}[trial]
+                figures = {"metric": metric, "retention": metric, "megabytes": megabytes}
+                trials.append(Trial(trial, {}, GOOD | figures))
         return trials
 
     monkeypatch.setattr("jobs.tune.taught", lambda *_: TEACHER)
@@ -253,6 +268,47 @@ def test_a_winner_that_was_being_put_in_its_place_is_put_there_by_the_next_job(
         assert searched and not (tmp_path / "search").exists()
         uri = tune(recipe, PREPARED, tmp_path, run)["model_uri"]
     assert (found_already(recipe, PREPARED) or {})["model_uri"] == uri
+
+
+def labels_say(folder: Path) -> float:
+    """Of a tiny bundle, whose weights follow its seed."""
+    return load_bundle(folder).predict(["where is my order"])[0]["score"]
+
+
+def test_after_nothing_fits_a_lower_limit_judges_the_trials_that_were_made(
+    recipe: Recipe,
+    tmp_path: Path,
+    searched: list[Trial],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("jobs.tune.time_again", lambda _, bundles: {name: {"p95_ms": 2.0} for name in bundles})
+    kept = trials_of(recipe, PREPARED)
+    strict, mild, other = (
+        changed(recipe, change)
+        for change in (
+            {"budget": {"min_retention": 0.999}},
+            {"budget": {"min_retention": 0.85}},
+            {"budget": {"min_retention": 0.85}, "search": {"objective": "accurate"}},
+        )
+    )
+    with tracking.run("tune", experiment="tune", recipe=recipe.model_dump()) as run:
+        with pytest.raises(JobError, match=r"nothing fits the budget; the nearest is trial a, .*min_retention=0\.999"):
+            tune(strict, PREPARED, tmp_path, run)
+        (kept / "search" / "ray").mkdir(parents=True)
+        found = tune(mild, PREPARED, tmp_path, run)
+        assert (found["winner"] or {})["id"] == "b" and not (kept / "search" / "ray").exists()
+        assert labels_say(tmp_path / "bundle") == labels_say(kept / "b" / "bundle") != labels_say(kept / "a" / "bundle")
+        assert "(asked for: 85.00%)" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+        found = tune(recipe, PREPARED, tmp_path, run)
+        assert (found["winner"] or {})["id"] == "a"
+        assert found_already(mild, PREPARED) is None and found_already(recipe, PREPARED) is not None
+        shutil.rmtree(kept / "b")
+        with pytest.raises(JobError, match=r"/b/student: not there any more; remove .*trials-\w+ to search again$"):
+            tune(mild, PREPARED, tmp_path, run)
+        assert (tune(other, PREPARED, tmp_path, run)["winner"] or {})["id"] == "a"
+    assert f"MB in {kept}, are kept for another budget or objective" in caplog.text
 
 
 def test_a_winner_that_could_not_be_registered_is_registered_by_the_next_job_without_a_search(
