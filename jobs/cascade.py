@@ -56,6 +56,10 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run around `cascade`, with the bundle measured on the validation rows and registered."""
     if recipe.cascade.first is None:
         raise UsageError("cascade.first: missing; give a small exported bundle: its folder, or models:/<name>@<alias>")
+    if (metric := recipe.budget.metric) not in (None, classify.METRIC):
+        raise UsageError(
+            f"budget.metric: {metric!r}: a cascade's threshold is chosen by {classify.METRIC}; leave it out"
+        )
     for field, given in (("first", recipe.cascade.first), ("second", recipe.cascade.second)):
         check_given(f"cascade.{field}", given, uri=True)
     check_given("teacher.bundle", recipe.teacher.bundle)

@@ -78,8 +78,9 @@ class Weights(Spec):
         return self
 
 
-Objective = Literal["cheapest", "smallest", "fastest", "accurate"] | Weights
-NAMED: dict[str, Weights] = {
+Named = Literal["cheapest", "smallest", "fastest", "accurate"]
+Objective = Named | Weights
+NAMED: dict[Named, Weights] = {
     "cheapest": Weights(p95_ms=1, megabytes=1),
     "smallest": Weights(megabytes=1),
     "fastest": Weights(p95_ms=1),

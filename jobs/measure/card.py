@@ -12,6 +12,7 @@ from jobs.measure.fresh import BUDGET_SHAPE, SHARE, key
 from jobs.measure.table import AS_THEY_COME, BLOCKS_WORDS
 from jobs.measure.timing import busy_words
 from jobs.recipe import HUB_ID, Recipe
+from jobs.tasks.table import TASKS
 from serving.bundle import Bundle, bundle_bytes
 
 MOST_LABELS = 100
@@ -177,7 +178,7 @@ def _steps(part: Part) -> str:
 
 
 def _figures(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
-    task, metrics = recipe.judged_by, bundle.metrics
+    task, metrics = TASKS[bundle.task].by(recipe.budget.metric), bundle.metrics
     metric = task.metric
     for name in (metric, *task.shown):
         low, high = (metrics.get(f"validation_{name}_{end}") for end in ("low", "high"))

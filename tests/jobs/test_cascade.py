@@ -211,6 +211,14 @@ def test_a_recipe_without_a_first_bundle_is_refused(folder: Path, tmp_path: Path
         run(recipe(folder, tmp_path))
 
 
+def test_a_cascade_is_chosen_by_accuracy_alone(folder: Path, tmp_path: Path):
+    asked = recipe(folder, tmp_path, cascade={"first": str(folder / "first")}, budget={"metric": "macro_f1"})
+    with pytest.raises(
+        UsageError, match=r"^budget\.metric: 'macro_f1': a cascade's threshold is chosen by accuracy; lea"
+    ):
+        run(asked)
+
+
 @pytest.mark.parametrize("part", ["first", "second"])
 def test_a_bundle_that_is_not_there_is_named_by_its_field(folder: Path, tmp_path: Path, part: str):
     parts = {"first": str(folder / "first"), "second": str(folder / "second"), part: "/typo"}

@@ -146,11 +146,20 @@ def test_the_winner_stands_first_and_the_picture_says_what_it_is_the_best_of():
 
 
 def test_the_margin_stands_beside_what_is_kept():
-    safe = Trial("safe", {}, trial("", 0.9475).metrics | {"retention_se": 0.004})
+    safe = Trial("safe", {}, {**trial("", 0.9475).metrics, "retention_se": 0.004})
     assert (
         "retention 99.74% at least 99.00%, 0.3% to spare after 1 standard error (0.40%)"
         in page([safe], BUDGET.model_copy(update={"min_retention": 0.99, "margin": 1.0})).words()
     )
+
+
+def test_trials_of_an_earlier_run_name_it():
+    found = manifest(TRIALS, BUDGET)
+    for each, by in zip(found["trials"], ["before", "5c0de0e0aa5f", "before", "", "earlier"], strict=True):
+        each["by"] = by
+    words = Page(report.render("intent", found, BUDGET, "accurate")).words()
+    assert "MLflow run5c0de0e0aa5f MLflow runs of trialsbefore, earlier modelmodels:/intent/7" in words
+    assert "MLflow runs of trials" not in page().words()
 
 
 def test_the_metric_has_its_name():
@@ -399,10 +408,10 @@ def test_where_the_search_is_recorded_is_named():
 def test_the_file_is_written_whole_and_written_again(tmp_path: Path):
     path = tmp_path / "report.html"
     found = manifest(TRIALS, BUDGET)
-    report.write(path, "intent", found, BUDGET)
+    report.write(path, "intent", found, BUDGET, "cheapest")
     first = path.read_text(encoding="utf-8")
-    assert first == report.render("intent", found, BUDGET)
-    report.write(path, "intent", found, BUDGET, EVALUATION)
+    assert first == report.render("intent", found, BUDGET, "cheapest")
+    report.write(path, "intent", found, BUDGET, "cheapest", EVALUATION)
     assert "Final evaluation on the test file" in path.read_text(encoding="utf-8")
     assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
 
@@ -411,5 +420,5 @@ def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path: Path):
     path = tmp_path / "report.html"
     path.write_text("old")
     with pytest.raises(KeyError):
-        report.write(path, "intent", {"trials": [{"metrics": {}, "error": None}], "winner": None}, BUDGET)
+        report.write(path, "intent", {"trials": [{"metrics": {}, "error": None}], "winner": None}, BUDGET, "cheapest")
     assert path.read_text() == "old"
