@@ -182,7 +182,7 @@ def test_another_model_than_the_service_runs_is_refused_before_it_is_made(monkey
     check_serve(asked.model_copy(update={"serving": ServingSpec(service="shop", accept=["name"])}))
 
 
-def tested(bundle: Path, value: float, retention: float) -> dict[str, Any]:
+def said_of(bundle: Path, value: float, retention: float) -> dict[str, Any]:
     """The manifest of an evaluation on a thousand rows."""
     figures = {"asked": "a" * 64, "rows": 1000, "metric": "accuracy", "value": value, "retention": retention}
     figures |= {"p95_ms": 1.0, "megabytes": 0.1, "retention_low": retention, "retention_high": retention}
@@ -215,7 +215,7 @@ class Shop:
         with tracking.run("tune", experiment="tests of deploy", recipe={"output": str(self.folder)}) as run:
             uri = registry.register(name, run, bundle, {registry.BUNDLE_TAG: bundle_digest(bundle)}, CHALLENGER)
         if figures:
-            evaluate.record(tested(bundle, **figures))
+            evaluate.record(said_of(bundle, **figures))
         return uri
 
     def deploy(self, uri: str | None = None, accept: Sequence[str] = (), **sections: Any) -> deploy.Deployed:
@@ -257,9 +257,9 @@ def test_a_model_that_no_test_rows_were_asked_of_is_not_deployed_unless_that_is_
 def test_evidence_is_of_the_bundle_and_not_of_its_number(shop: Shop):
     uri = shop.register(1)
     write_tiny_bundle(shop.folder / "other", seed=9)
-    evaluate.record(tested(shop.folder / "other", 0.9, 1.0))
+    evaluate.record(said_of(shop.folder / "other", 0.9, 1.0))
     assert "slimcart.test" not in " ".join(registry.tags(shop.name, "1"))
-    evidence = Evidence(**tested(shop.folder / "other", 0.9, 1.0)["tested"], bundle="0" * 64, run="r", at="2026")
+    evidence = Evidence(**said_of(shop.folder / "other", 0.9, 1.0)["tested"], bundle="0" * 64, run="r", at="2026")
     registry.set_tags(shop.name, "1", dict([evidence.tag()]))
     assert shop.refused(uri).startswith("no test rows were asked of it")
 
