@@ -285,7 +285,7 @@ def test_what_has_served_comes_back_whatever_todays_budget_says_and_whatever_is_
     for number, value in ((1, 0.6), (2, 0.7)):
         shop.register(number, figures={"value": value, "retention": 0.95})
         shop.deploy()
-    today = {"budget": {"min_retention": 0.99}}
+    today: dict[str, Any] = {"budget": {"min_retention": 0.99}}
     assert "misses min_retention=0.99" in shop.refused(
         shop.register(3, figures={"value": 0.9, "retention": 0.95}), **today
     )

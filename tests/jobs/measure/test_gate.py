@@ -98,7 +98,7 @@ def test_with_test_rows_validation_figures_do_not_count():
 
 
 def test_the_newest_evidence_with_a_teacher_is_held_against_the_budget():
-    later = {"asked": "c" * 64, "at": "2026-02-01T00:00:00+00:00"}
+    later: dict[str, Any] = {"asked": "c" * 64, "at": "2026-02-01T00:00:00+00:00"}
     assert list(against(release(said(0.95), said(0.5, **later)))) == ["outside"]
     assert against(release(said(0.95), said(None, **later))) == {}
 
