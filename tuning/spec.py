@@ -128,7 +128,12 @@ class BudgetSpec(Spec):
         description="what retention is a share of, and what decides where candidates cost the same: one of those that "
         "the task can be judged by; none = its own",
     )
-    min_retention: float = Field(default=0.99, ge=0, le=2, description="least share of the teacher's validation metric")
+    min_retention: float = Field(
+        default=0.99,
+        ge=0,
+        le=2,
+        description="least share of the teacher's metric: on validation rows for the choice, on test rows for deploy",
+    )
     margin: float = Field(
         default=1.0,
         ge=0,
@@ -143,3 +148,13 @@ class BudgetSpec(Spec):
         "of the quietest of five blocks of calls",
     )
     max_megabytes: float | None = Field(default=None, gt=0, description="size of the bundle folder in MB (10^6 bytes)")
+    gate: Literal["point", "interval"] = Field(
+        default="point",
+        description="what deploy goes by, of test rows: point = the figures; interval = their 95 % intervals: the low "
+        "end of retention holds min_retention, and worse is a model whose interval lies below the champion's",
+    )
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What candidates and contenders are judged by: all but what `deploy` alone goes by."""
+        return self.model_dump(exclude={"gate"})
