@@ -67,13 +67,15 @@ def render(
     winner = next((trial for trial in trials if trial["id"] == won), None)
     others = dict.fromkeys(each["by"] for each in trials if each.get("by") not in (None, "", found.get("run_id")))
     told = {**found, "earlier": ", ".join(others)}
+    unseen = (evaluation or {}).get("budgeted", {}).get("winner")  # taken beside teacher and baselines, by one rule
     return environment.get_template("report.html.jinja").render(
         name=name,
         counts=_counts(trials, budget),
         winner=winner,
         judged=evaluation.get("judged") if evaluation else None,
         nearest=next((trial for trial in trials if trial["error"] is None), None),
-        limits=_tiles(winner["metrics"], budget, objective, label) if winner else [],
+        limits=_tiles(unseen or winner["metrics"], budget, objective, label, unseen is not None) if winner else [],
+        unseen=unseen is not None,
         budget_words=", ".join(f"{field}={getattr(budget, field):g}" for field, _ in _set_limits(budget)),
         evaluation=_comparison(evaluation) if evaluation else None,
         chart=draw(trials, won, budget, found["teacher_metric"], superlative(objective)),
@@ -144,8 +146,13 @@ def _set_limits(budget: BudgetSpec) -> list[tuple[str, str]]:
     return [(field, name) for field, name, _ in LIMITS if getattr(budget, field) is not None]
 
 
-def _tiles(metrics: Metrics, budget: BudgetSpec, objective: Objective, label: str) -> list[dict[str, Any]]:
-    """What the winner is best by, then its figures, each with its limit and how far from it."""
+def _tiles(
+    metrics: Metrics, budget: BudgetSpec, objective: Objective, label: str, unseen: bool
+) -> list[dict[str, Any]]:
+    """What the winner is best by, then its figures, each with its limit and how far from it.
+
+    They are of `unseen` rows, or of those that it was chosen by.
+    """
     weights = weights_of(objective)
     counted = [name for name, weight in weights.model_dump().items() if weight]
     words = {each: f"what was {'maximised' if SIGNS[each] > 0 else 'minimised'}" for each in counted}
@@ -155,7 +162,8 @@ def _tiles(metrics: Metrics, budget: BudgetSpec, objective: Objective, label: st
         value = math.exp(worth(metrics, weights) * (1 if mixed else -1))
         told = f"what was {'maximised' if mixed else 'minimised'}"
         tiles, words = [{"title": formula(weights), "value": f"{value:.3g}", "words": told, "holds": True}], {}
-    tiles.append(_tile(METRIC, metrics, words.get(METRIC, "on the validation rows")) | {"title": label})
+    of_rows = "on unseen rows" if unseen else words.get(METRIC, "on the validation rows")
+    tiles.append(_tile(METRIC, metrics, of_rows) | {"title": label})
     missed = broken(metrics, budget)
     for field, name, sign in LIMITS:
         limit = getattr(budget, field)

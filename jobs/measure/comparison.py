@@ -14,6 +14,7 @@ from jobs.measure.bootstrap import interval
 from jobs.measure.differences import CLASS, as_csv, by_value, right, summary, worst
 from jobs.measure.fresh import BUDGET_SHAPE, MIX, Measured, key
 from jobs.measure.gate import Judgement, Tested, judge
+from jobs.measure.spec import BASELINES
 from jobs.measure.timing import busy_words
 from jobs.recipe import Recipe
 from jobs.tasks.table import Task
@@ -21,7 +22,7 @@ from tuning import comparison
 from tuning.pareto import METRIC
 
 WINNER, TEACHER = "winner", "teacher"
-TFIDF, STATIC = "tfidf_svm", "static_logreg"
+TFIDF, STATIC = (BASELINES[name].contender for name in ("tfidf", "static"))
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +47,17 @@ def compare(
     task = recipe.judged_by
     answers = {name: dict(each.metrics) for name, each in measured.items()}
     teacher = TEACHER if TEACHER in answers else None
+    baselines = [each.contender for each in BASELINES.values() if each.contender in answers]
     fields: dict[str, Any] = {"answers": answers, "metric": task.metric, "tested": None, "judged": None}
-    fields |= {"verdict": None, "behind": []}
+    fields |= {"verdict": None, "behind": [], "budgeted": {}}
     files: dict[str, str] = {}
     words: list[str] = []
+    verdicts: list[str] = []
     judgement: Judgement | None = None
+    beaten = table.beaten(leads(measured, baselines, task.metric), answers, task.metric)
+    if beaten:
+        log.warning(beaten)
+        verdicts.append(beaten)
     if recipe.task == "classify":
         said = {name: each.answers for name, each in measured.items()}
         for name, each in said.items():
@@ -68,11 +75,11 @@ def compare(
             judgement = judge(tested, recipe.budget)
             log.log(logging.INFO if judgement.inside else logging.WARNING, "the winner is %s", judgement.words)
             fields["judged"] = judgement._asdict()
-            baselines = [name for name in (TFIDF, STATIC) if name in answers]
+            if whole := answers[TEACHER][task.metric]:
+                fields["budgeted"] = {name: table.budgeted(each, whole, task) for name, each in answers.items()}
             if verdict := table.verdict(answers, baselines, WINNER, TEACHER, recipe.budget, task):
                 log.log(logging.WARNING if verdict.beaten else logging.INFO, verdict.words)
-                fields["verdict"] = verdict.words
-                words.append(verdict.words + "\n")
+                verdicts.append(verdict.words)
             behind = [*worst(classes), *worst(slices)]  # apart: slices are large, and differ less than classes do
             fields["behind"] = [each._asdict() for each in behind]
             words.append(table.differences_markdown(behind))
@@ -81,16 +88,19 @@ def compare(
         fields["metrics"] |= table.ratios(answers, WINNER, TEACHER, shapes, task)
         if ends := _interval(measured, operator.truediv):
             fields["metrics"] |= dict(zip(("retention_low", "retention_high"), ends, strict=True))
-        if difference := _difference(measured, task.metric):
-            fields["metrics"] |= difference
+        if difference := difference_of(measured[WINNER], measured[TEACHER], task.metric):
+            fields["metrics"] |= difference._asdict()
             words.insert(0, table.difference_words(difference, task.metric))
     if busy := busy_words(answers):
         words.append(busy + "\n")
     if judgement:
         fields["metrics"]["inside"] = float(judgement.inside)
     shown = shown_shapes(shapes)
-    first = [f"The winner is {judgement.words}.\n"] if judgement else []
-    fields["table"] = "\n".join([*first, table.markdown(answers, teacher, shown, task), *words])
+    fields["verdict"] = " ".join(verdicts) or None
+    said_first = [f"{each}\n" for each in verdicts]
+    if judgement:
+        said_first.insert(1 if beaten else 0, f"The winner is {judgement.words}.\n")
+    fields["table"] = "\n".join([*said_first, table.markdown(answers, teacher, shown, task), *words])
     further = []
     if machine:
         fields["metrics"] |= machine.peaks
@@ -106,14 +116,6 @@ def shown_shapes(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Of those that were timed: the budget's, and the largest batch of as many tokens."""
     same = [shape for shape in shapes if shape[1] == BUDGET_SHAPE[1]]
     return list(dict.fromkeys([BUDGET_SHAPE, max(same)])) if BUDGET_SHAPE in same else []
-
-
-def _difference(measured: Mapping[str, Measured], metric: str) -> dict[str, float]:
-    """The winner's metric less its teacher's, and the interval of that; empty where no rows were resampled."""
-    if (ends := _interval(measured, operator.sub)) is None:
-        return {}
-    difference = measured[WINNER].metrics[metric] - measured[TEACHER].metrics[metric]
-    return {"difference": difference, "difference_low": ends[0], "difference_high": ends[1]}
 
 
 def _tested(test: UnseenRows, measured: Mapping[str, Measured], task: Task) -> Tested:
@@ -143,6 +145,33 @@ def _interval(measured: Mapping[str, Measured], of: Callable[[float, float], flo
     None where none were drawn, and of a ratio where the teacher is right on none of a draw.
     """
     ours, theirs = measured[WINNER].resampled, measured[TEACHER].resampled
-    if not ours or (of is operator.truediv and not all(theirs)):
+    if of is operator.truediv and not all(theirs):
+        return None
+    return _paired(ours, theirs, of)
+
+
+def _paired(
+    ours: Sequence[float], theirs: Sequence[float], of: Callable[[float, float], float]
+) -> tuple[float, float] | None:
+    """The interval of what `of` makes of two metrics, draw by draw; None where no rows were resampled."""
+    if not (ours and theirs):
         return None
     return interval([of(our, their) for our, their in zip(ours, theirs, strict=True)])
+
+
+def difference_of(ours: Measured, theirs: Measured, metric: str) -> table.Gap | None:
+    """A metric less another contender's, and the interval of that; None where no rows were resampled."""
+    ends = _paired(ours.resampled, theirs.resampled, operator.sub)
+    return table.Gap(ours.metrics[metric] - theirs.metrics[metric], *ends) if ends else None
+
+
+def leads(measured: Mapping[str, Measured], baselines: Sequence[str], metric: str) -> dict[str, dict[str, table.Gap]]:
+    """{baseline: {teacher or winner: by how much it is better}}, where the interval of that over the same rows holds no
+    0."""
+    found: dict[str, dict[str, table.Gap]] = {}
+    for name in baselines:
+        for other in (TEACHER, WINNER):
+            gap = difference_of(measured[name], measured[other], metric) if other in measured else None
+            if gap and gap.difference_low > 0:
+                found.setdefault(name, {})[other] = gap
+    return found
