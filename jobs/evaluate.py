@@ -36,6 +36,7 @@ from jobs.measure.gate import Evidence
 from jobs.measure.spec import BASELINES, baselines_of
 from jobs.measure.steps import after_each_step
 from jobs.measure.table import Machine
+from jobs.measure.unseen import audit_test_rows
 from jobs.models.reference import check_given
 from jobs.prepare import output
 from jobs.recipe import Recipe
@@ -116,6 +117,8 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str) -> dict[str, Any]:
         measured = _measure(recipe, bundle / description.tokenizer, contenders, shapes)
         machine = _compare_with_peak(recipe, contenders, measured, shapes)
     compared, files = compare(recipe, test, measured, shapes, machine)
+    audited, faults = audit_test_rows(recipe, bundle, description)
+    compared["metrics"] |= faults
     found = {
         "key": identity,
         "fingerprint": test.fingerprint,
@@ -123,6 +126,7 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str) -> dict[str, Any]:
         "run_id": run_id,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "test": public(str(recipe.data.test)),
+        "rows": audited,
         **compared,
     }
 

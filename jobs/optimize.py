@@ -17,6 +17,7 @@ from configs.folder import read_manifest
 from configs.loader import UsageError
 from jobs import deploy, evaluate, finetune, prepare, teach, tune
 from jobs.command import Result, main
+from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import check_source
 from jobs.data.spec import EMBEDDED
@@ -46,6 +47,7 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     prepare.run(recipe, run.id)
     prepared = Prepared.open(Path(output(recipe), "prepared"), pool_folder(recipe))
     run.tag(slimcart__data=prepared.key)
+    audit.look_at_test(recipe.data, prepared)
     teach.check_possible(recipe)
     if recipe.teacher.bundle:
         _skip("finetune", f"teacher.bundle is {recipe.teacher.bundle}")
@@ -65,7 +67,8 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     found = read_manifest(Path(output(recipe), "search"), MANIFEST)
     bundle, page = Path(output(recipe), "bundle"), Path(output(recipe), "report.html")
     evaluation = _final_evaluation(recipe, bundle, run)
-    report.write(page, recipe.name, found, recipe.budget, recipe.search.objective, evaluation)
+    learned_from = audit.record_of(prepared)
+    report.write(page, recipe.name, found, recipe.budget, recipe.search.objective, evaluation, learned_from)
     run.artifact(page)
     uri, metrics = str(found["model_uri"]), evaluation.get("metrics", {})
     run.metrics.log(metrics)  # also where the gate is shut
@@ -76,7 +79,7 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
         "optimize",
         run.id,
         output(recipe),
-        metrics,
+        audit.faults(prepared) | metrics,
         bundle=str(bundle),
         model_uri=uri,
         endpoint=endpoint,

@@ -24,6 +24,7 @@ from cluster.session import JobError
 from configs.folder import FolderError, commit, digest_json, read_manifest, replace, write_synced
 from jobs.command import Result, main
 from jobs.compress import compress
+from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import check_unchanged, rows
 from jobs.distill import distill, student_key
@@ -78,7 +79,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     """Search, choose, put the winner in its place and register it; returns the manifest of <output>/search."""
     before = found_already(recipe, prepared)
     if before and not before["model_uri"]:
-        return _register(recipe, before, run)  # of this search MLflow did not take the winner
+        return _register(recipe, before, run, prepared)  # of this search MLflow did not take the winner
     session.check_capacity(recipe.engine)
     teacher = taught(prepared, teacher_outputs, recipe.judged_by)
     if not teacher.metric:
@@ -120,13 +121,14 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     keep(trials_folder, trials)
     page = Path(output(recipe), "report.html")
     if choice.winner is None:
-        report.write(page, recipe.name, found, recipe.budget, recipe.search.objective)
+        learned_from = audit.record_of(prepared)
+        report.write(page, recipe.name, found, recipe.budget, recipe.search.objective, rows=learned_from)
         run.artifact(page)
     winner = _winner(choice, trials, trials_folder)
     put_in_place(recipe, winner, trials_folder)
     found |= {"winner": asdict(winner), "model_uri": None, "bundle": bundle_digest(Path(output(recipe), "bundle"))}
     commit(Path(output(recipe), "search"), MANIFEST, lambda _: found)
-    return _register(recipe, found, run)
+    return _register(recipe, found, run, prepared)
 
 
 def put_in_place(recipe: Recipe, winner: Trial, folder: Path) -> None:
@@ -194,7 +196,7 @@ def _record(recipe: Recipe, trial: Trial, names: Collection[str], bundle: Path) 
         record.close()
 
 
-def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run) -> dict[str, Any]:
+def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run, prepared: Prepared) -> dict[str, Any]:
     """Make the winner of a search challenger; returns the search's manifest, which then names the model."""
     bundle = Path(output(recipe), "bundle")
     tags = {"slimcart.bundle": found["bundle"], "slimcart.tune": run.id}
@@ -202,7 +204,8 @@ def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run) -> dict[
     log.info("registered %s as %s", uri, CHALLENGER)
     manifest = commit(Path(output(recipe), "search"), MANIFEST, lambda _: found | {"model_uri": uri})
     page = Path(output(recipe), "report.html")
-    report.write(page, recipe.name, manifest, recipe.budget, recipe.search.objective)
+    learned_from = audit.record_of(prepared)
+    report.write(page, recipe.name, manifest, recipe.budget, recipe.search.objective, rows=learned_from)
     return manifest
 
 
