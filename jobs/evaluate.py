@@ -36,7 +36,6 @@ from jobs.measure.gate import Evidence
 from jobs.measure.spec import BASELINES, baselines_of
 from jobs.measure.steps import after_each_step
 from jobs.measure.table import Machine
-from jobs.measure.unseen import audit_test_rows
 from jobs.models.reference import check_given
 from jobs.prepare import output
 from jobs.recipe import Recipe
@@ -100,6 +99,8 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str) -> dict[str, Any]:
 
     `run_id` is the MLflow run that it names as its origin.
     """
+    from jobs.measure.unseen import audit_test_rows
+
     if not (bundle / BUNDLE).exists():
         raise FolderError(
             f"{bundle}: no bundle there; python -m jobs.tune or jobs.compress makes it, or give bundle=<folder>"
