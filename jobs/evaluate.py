@@ -25,10 +25,11 @@ from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST
 from jobs.data.source import place, rows, shown
 from jobs.finetune import teacher_folder
-from jobs.measure.comparison import STATIC, TEACHER, TFIDF, WINNER, UnseenRows, compare
+from jobs.measure.comparison import TEACHER, WINNER, UnseenRows, compare
 from jobs.measure.contenders import FITTED, Contender
 from jobs.measure.differences import grouped
 from jobs.measure.fresh import BUDGET_SHAPE, Measured, Question, ask, key
+from jobs.measure.spec import BASELINES, baselines_of
 from jobs.measure.steps import after_each_step
 from jobs.measure.table import Machine
 from jobs.models.reference import check_given
@@ -227,13 +228,13 @@ def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Conte
     """Baselines, teacher, student, winner: those that belong to this bundle."""
     from jobs.measure.baselines import embedding_table
 
-    own = recipe.bundle is None
-    baseline = (
-        Contender(name=TFIDF, kind="tfidf")
-        if recipe.task == "classify"
-        else Contender(name="nearest_row", kind="nearest")
-    )
-    found = [baseline] if own else []
+    own, asked = recipe.bundle is None, recipe.evaluation.baselines
+    baselines = (baselines_of(recipe.task) if own else []) if asked is None else asked
+    found = [
+        Contender.model_validate({"name": BASELINES[name].contender, "kind": name})
+        for name in baselines
+        if name != "static"
+    ]
     teacher = teacher_folder(recipe)
     if teacher == bundle:
         pass  # it is under evaluation itself
@@ -243,11 +244,15 @@ def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Conte
             "python -m jobs.finetune makes it"
         )
     elif (teacher / BUNDLE).exists() and set(read_bundle(teacher).labels) == set(description.labels):
-        if own and recipe.task == "classify" and embedding_table(teacher):
-            found.append(Contender(name=STATIC, kind="static", folder=str(teacher)))
+        if "static" in baselines and embedding_table(teacher):
+            found.append(Contender(name=BASELINES["static"].contender, kind="static", folder=str(teacher)))
         found.append(Contender(name=TEACHER, kind="reference", folder=str(teacher)))
     elif recipe.teacher.bundle:
         raise FolderError(f"{teacher}: no teacher bundle with the labels of {bundle}")
+    if "static" in (asked or []) and BASELINES["static"].contender not in [each.name for each in found]:
+        raise UsageError(
+            "evaluation.baselines: 'static': no teacher here has one table of token embeddings; leave it out"
+        )
     student = Path(output(recipe), "student")
     if own and student != bundle and _made_of(description, student):
         found.append(Contender(name="student", kind="reference", folder=str(student)))

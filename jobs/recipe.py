@@ -28,7 +28,7 @@ from jobs.compression.spec import (
     Step,
 )
 from jobs.data.spec import DATA_FILE, HUB_ID, DataSpec
-from jobs.measure.spec import EvaluationSpec
+from jobs.measure.spec import EvaluationSpec, baselines_of
 from jobs.models.spec import NEW, StudentSpec, TeacherSpec
 from jobs.training.spec import DistillationSpec
 from serving.spec import ServingSpec, service_name
@@ -243,6 +243,17 @@ class Recipe(Spec):
                     f"compression[{index}].quantize_aware=true: no step quantize with mode=dynamic, per_channel=true "
                     "and reduce_range=false rounds what learned to be rounded; add one after export, or leave it out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def baselines_are_those_of_the_task(self) -> Self:
+        known, asked = baselines_of(self.task), self.evaluation.baselines or []
+        for name, count in Counter(asked).items():
+            if name not in known:
+                able = " and ".join(known)
+                raise ValueError(f"evaluation.baselines: {name!r}: task {self.task!r} has {able}; [] for none")
+            if count > 1:
+                raise ValueError(f"evaluation.baselines: {name!r} stands there {count} times; give it once")
         return self
 
     @model_validator(mode="after")

@@ -44,12 +44,14 @@ def render(name: str, found: Mapping[str, Any], budget: BudgetSpec, evaluation: 
     trials = sorted(found["trials"], key=lambda trial: _rank(trial, budget), reverse=True)
     won = found["winner"]["id"] if found["winner"] else None
     winner = next((trial for trial in trials if trial["id"] == won), None)
+    unseen = (evaluation or {}).get("budgeted", {}).get("winner")  # taken beside teacher and baselines, by one rule
     return environment.get_template("report.html.jinja").render(
         name=name,
         counts=_counts(trials, budget),
         winner=winner,
         nearest=next((trial for trial in trials if trial["error"] is None), None),
-        limits=_limits(winner["metrics"], budget) if winner else [],
+        limits=_limits(unseen or winner["metrics"], budget, unseen is not None) if winner else [],
+        unseen=unseen is not None,
         budget_words=", ".join(f"{field}={getattr(budget, field):g}" for field, _ in _set_limits(budget)),
         evaluation=_comparison(evaluation) if evaluation else None,
         chart=draw(trials, won, budget, found["teacher_metric"]),
@@ -116,9 +118,10 @@ def _set_limits(budget: BudgetSpec) -> list[tuple[str, str]]:
     return [(field, name) for field, name, _ in LIMITS if getattr(budget, field) is not None]
 
 
-def _limits(metrics: Metrics, budget: BudgetSpec) -> list[dict[str, Any]]:
-    """The winner's figures, each with its limit and how far from it."""
-    missed, tiles = broken(metrics, budget), [_tile(METRIC, metrics, "what was maximised")]
+def _limits(metrics: Metrics, budget: BudgetSpec, unseen: bool) -> list[dict[str, Any]]:
+    """The winner's figures, of `unseen` rows or of those it was chosen by, each with its limit and how far from it."""
+    missed = broken(metrics, budget)
+    tiles = [_tile(METRIC, metrics, "of unseen rows" if unseen else "what was maximised")]
     for field, name, sign in LIMITS:
         limit = getattr(budget, field)
         words = "no limit"

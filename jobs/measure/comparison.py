@@ -11,13 +11,14 @@ from jobs.measure import table
 from jobs.measure.bootstrap import interval
 from jobs.measure.differences import CLASS, as_csv, by_value, right, summary, worst
 from jobs.measure.fresh import BUDGET_SHAPE, MIX, Measured, key
+from jobs.measure.spec import BASELINES
 from jobs.measure.timing import busy_words
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS
 from tuning import comparison
 
 WINNER, TEACHER = "winner", "teacher"
-TFIDF, STATIC = "tfidf_svm", "static_logreg"
+TFIDF, STATIC = (BASELINES[name].contender for name in ("tfidf", "static"))
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,14 @@ def compare(
     task = TASKS[recipe.task]
     answers = {name: dict(each.metrics) for name, each in measured.items()}
     teacher = TEACHER if TEACHER in answers else None
-    fields: dict[str, Any] = {"answers": answers, "verdict": None, "behind": []}
+    baselines = [each.contender for each in BASELINES.values() if each.contender in answers]
+    fields: dict[str, Any] = {"answers": answers, "verdict": None, "behind": [], "budgeted": {}}
     files: dict[str, str] = {}
     words: list[str] = []
+    verdicts: list[str] = []
+    if beaten := table.beaten(leads(measured, baselines, task.metric), answers, task.metric):
+        log.warning(beaten)
+        verdicts.append(beaten)
     if recipe.task == "classify":
         said = {name: each.answers for name, each in measured.items()}
         for name, each in said.items():
@@ -56,24 +62,26 @@ def compare(
         slices = [each for name, groups in test.slices.items() for each in by_value(name, groups, ours, theirs)]
         files |= {"classes.csv": as_csv(classes), "slices.csv": as_csv(slices)}
         if teacher:
-            baselines = [name for name in (TFIDF, STATIC) if name in answers]
+            if whole := answers[TEACHER][task.metric]:
+                fields["budgeted"] = {name: table.budgeted(each, whole, task) for name, each in answers.items()}
             if verdict := table.verdict(answers, baselines, WINNER, TEACHER, recipe.budget, task):
                 log.log(logging.WARNING if verdict.beaten else logging.INFO, verdict.words)
-                fields["verdict"] = verdict.words
-                words.append(verdict.words + "\n")
+                verdicts.append(verdict.words)
             behind = [*worst(classes), *worst(slices)]  # apart: slices are large, and differ less than classes do
             fields["behind"] = [each._asdict() for each in behind]
             words.append(table.differences_markdown(behind))
     fields["metrics"] = table.flat(answers)
     if teacher:
         fields["metrics"] |= table.ratios(answers, WINNER, TEACHER, shapes, task)
-        if difference := _difference(measured, task.metric):
-            fields["metrics"] |= difference
+        if difference := difference_of(measured[WINNER], measured[TEACHER], task.metric):
+            fields["metrics"] |= difference._asdict()
             words.insert(0, table.difference_words(difference, task.metric))
     if busy := busy_words(answers):
         words.append(busy + "\n")
     shown = shown_shapes(shapes)
-    fields["table"] = "\n".join([table.markdown(answers, teacher, shown, task), *words])
+    fields["verdict"] = " ".join(verdicts) or None
+    said_first = [each + "\n" for each in verdicts]
+    fields["table"] = "\n".join([*said_first, table.markdown(answers, teacher, shown, task), *words])
     further = []
     if machine:
         fields["metrics"] |= machine.peaks
@@ -91,14 +99,21 @@ def shown_shapes(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return list(dict.fromkeys([BUDGET_SHAPE, max(same)])) if BUDGET_SHAPE in same else []
 
 
-def _difference(measured: Mapping[str, Measured], metric: str) -> dict[str, float]:
-    """The winner's metric less its teacher's, and the interval of that; empty where no rows were resampled."""
-    ours, theirs = measured[WINNER], measured[TEACHER]
-    if not ours.resampled:
-        return {}
+def difference_of(ours: Measured, theirs: Measured, metric: str) -> table.Gap | None:
+    """A metric less another contender's, and the interval of that; None where no rows were resampled."""
+    if not (ours.resampled and theirs.resampled):
+        return None
     low, high = interval([our - their for our, their in zip(ours.resampled, theirs.resampled, strict=True)])
-    return {
-        "difference": ours.metrics[metric] - theirs.metrics[metric],
-        "difference_low": low,
-        "difference_high": high,
-    }
+    return table.Gap(ours.metrics[metric] - theirs.metrics[metric], low, high)
+
+
+def leads(measured: Mapping[str, Measured], baselines: Sequence[str], metric: str) -> dict[str, dict[str, table.Gap]]:
+    """{baseline: {teacher or winner: by how much it is better}}, where the interval of that over the same rows holds no
+    0."""
+    found: dict[str, dict[str, table.Gap]] = {}
+    for name in baselines:
+        for other in (TEACHER, WINNER):
+            gap = difference_of(measured[name], measured[other], metric) if other in measured else None
+            if gap and gap.difference_low > 0:
+                found.setdefault(name, {})[other] = gap
+    return found

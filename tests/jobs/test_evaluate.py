@@ -104,6 +104,21 @@ def test_a_student_that_the_bundle_was_not_made_of_is_no_contender(tmp_path: Pat
     assert "student" not in [each.name for each in _contenders(asked, output / "bundle", description)]
 
 
+def test_baselines_are_those_that_were_asked_for_and_of_a_given_bundle_none_unless_asked_for(tmp_path: Path):
+    output = tmp_path / "out"
+    description = write_tiny_bundle(output / "bundle")
+
+    def names(asked: list[str] | None, bundle: str | None = None) -> list[str]:
+        asking = recipe(tmp_path, [], output=str(output), bundle=bundle, evaluation={"baselines": asked})
+        return [each.name for each in _contenders(asking, output / "bundle", description)]
+
+    assert names(None) == ["tfidf_svm", "winner"] == names(["tfidf"])
+    assert names([]) == ["winner"] == names(None, bundle=str(output / "bundle"))
+    assert names(["tfidf"], bundle=str(output / "bundle")) == ["tfidf_svm", "winner"]
+    with pytest.raises(UsageError, match=r"^evaluation\.baselines: 'static': no teacher here"):
+        names(["static"])
+
+
 def test_lengths_beyond_what_the_models_see_are_left_out_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     write_tiny_bundle(tmp_path / "long", max_length=64)
     write_tiny_bundle(tmp_path / "longer", max_length=512)

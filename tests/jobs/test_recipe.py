@@ -444,3 +444,12 @@ def test_objectives_that_compare_more_than_logits_are_refused_where_there_is_no_
     first = {"epochs": 2, "stages": [{"epochs": 1, "weights": {name: 2}}]}
     for distillation in (later, first):
         assert refusal(distillation=distillation, **fields).startswith(f"distillation.weights.{name}: 2: {said}")
+
+
+def test_baselines_are_named_as_the_task_has_them():
+    assert recipe(evaluation={"baselines": ["static", "tfidf"]}).evaluation.baselines == ["static", "tfidf"]
+    assert refusal(evaluation={"baselines": ["svm"]}) == (
+        "evaluation.baselines: 'svm': task 'classify' has tfidf and static; [] for none"
+    )
+    assert refusal(task="generate", evaluation={"baselines": ["tfidf"]}).endswith("'generate' has nearest; [] for none")
+    assert "'tfidf' stands there 2 times" in refusal(evaluation={"baselines": ["tfidf", "tfidf"]})

@@ -36,6 +36,11 @@ FIVE = {
 }
 
 
+def drawn(wrong: list[int]) -> Measured:
+    right = [(row not in wrong, 1) for row in range(40)]
+    return measured(1.0, wrong)._replace(resampled=resampled(np.array(right), classify.value))
+
+
 def compared(contenders: dict[str, Measured], **budget: Any) -> tuple[dict[str, Any], dict[str, str]]:
     recipe = Recipe.model_validate({"name": "x", "budget": budget})
     return compare(recipe, TEST, contenders, [BUDGET_SHAPE])
@@ -124,15 +129,42 @@ def test_decoders_are_compared_by_their_metrics_and_by_rows_as_they_come():
 def test_the_winner_less_its_teacher_has_an_interval_of_the_same_rows():
     """Both are wrong on rows 0 and 1, the winner on 2 more of 40: behind in almost every sample, ahead in none."""
 
-    def drawn(wrong: list[int]) -> Measured:
-        right = [(row not in wrong, 1) for row in range(40)]
-        return measured(1.0, wrong)._replace(resampled=resampled(np.array(right), classify.value))
-
     fields, _ = compared({"teacher": drawn([0, 1]), "winner": drawn([0, 1, 2, 3])})
     metrics = fields["metrics"]
     assert metrics["difference"] == pytest.approx(-0.05)
     assert -0.15 < metrics["difference_low"] < -0.05 < metrics["difference_high"] <= 0
     assert "The winner's accuracy less the teacher's is -0.0500 (95 % interval over the same rows: " in fields["table"]
+
+
+def test_a_baseline_that_is_better_than_the_teacher_or_the_winner_is_the_first_sentence(
+    caplog: pytest.LogCaptureFixture,
+):
+    contenders = {"tfidf_svm": drawn([0]), "teacher": drawn(list(range(10))), "winner": drawn(list(range(12)))}
+    fields, files = compared(contenders, min_retention=0.1)
+    first = (
+        "The baseline tfidf_svm is better than the teacher and the winner: its accuracy is 0.9750, "
+        "+0.2250 on the teacher's 0.7500 (95 % interval over the same rows: "
+    )
+    for text in (fields["verdict"], fields["table"], files["table.md"]):
+        assert text.startswith(first)
+    assert "is inside the budget" in fields["verdict"]
+    assert caplog.records[0].levelname == "WARNING" and caplog.records[0].getMessage().startswith(first)
+    alone = compared({"tfidf_svm": drawn([0]), "winner": drawn(list(range(12)))})[0]["verdict"]
+    assert alone.startswith("The baseline tfidf_svm is better than the winner: its accuracy")
+
+
+def test_a_baseline_that_is_better_by_chance_is_not_said_to_be():
+    contenders = {"tfidf_svm": drawn([0, 1]), "teacher": drawn([2, 3, 4]), "winner": drawn([2, 3, 4])}
+    assert "is better than" not in compared(contenders)[0]["verdict"]
+
+
+def test_winner_and_baselines_are_judged_by_figures_of_the_same_turns():
+    fields, _ = compared(FIVE)
+    assert fields["budgeted"].keys() == FIVE.keys()
+    for name, held in fields["budgeted"].items():
+        assert held["p95_ms"] == FIVE[name].metrics[key(BUDGET_SHAPE, "p95_ms")]
+        assert held["retention"] == FIVE[name].metrics["accuracy"] / FIVE["teacher"].metrics["accuracy"]
+    assert fields["budgeted"]["teacher"]["megabytes"] == 90
 
 
 def test_the_files_hold_more_than_the_table_that_is_printed():
