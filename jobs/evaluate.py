@@ -266,7 +266,11 @@ def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Conte
 
     own, asked = recipe.bundle is None, recipe.evaluation.baselines
     baselines = (baselines_of(recipe.task) if own else []) if asked is None else asked
-    found = [Contender(name=BASELINES[name].contender, kind=name) for name in baselines if name != "static"]
+    found = [
+        Contender.model_validate({"name": BASELINES[name].contender, "kind": name})
+        for name in baselines
+        if name != "static"
+    ]
     teacher = teacher_folder(recipe)
     if teacher == bundle:
         pass  # it is under evaluation itself

@@ -17,10 +17,12 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from configs.folder import digest_json
+from serving import ingress
 from serving.bundle import read_description
 from serving.dashboard import POLL_S, Application, Dashboard, DeployError
 from serving.runtimes import read_servable
@@ -96,7 +98,7 @@ def deploy(
     before is restored; a `DeployError` says in its first line how that went.
     """
     deadline = time.monotonic() + timeout_s
-    dashboard = Dashboard(dashboard_url, headers, spec)
+    dashboard = Dashboard(dashboard_url, headers, spec, partial(ingress.settings, lock_folder))
     with _locked(lock_folder / "deploy.lock", deadline):
         before = dashboard.check()
         service = application["name"]
