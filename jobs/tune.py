@@ -36,7 +36,7 @@ from jobs.teach import check_possible, teach
 from serving.bundle import bundle_digest, read_bundle, with_metrics
 from tuning import report
 from tuning.journal import SCORE
-from tuning.pareto import IN_SEARCH, Choice, Trial, choose, finalists, score, timed_again, told
+from tuning.pareto import IN_SEARCH, Choice, Trial, choose, finalists, score, terms, timed_again
 from tuning.search import Judge, search
 
 CHALLENGER = "challenger"
@@ -99,7 +99,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     choosing = functools.partial(choose, budget=recipe.budget, objective=recipe.search.objective)
     judge = Judge(
         functools.partial(score, budget=recipe.budget, objective=recipe.search.objective),
-        told(recipe.budget, recipe.search.objective),
+        terms(recipe.budget, recipe.search.objective),
     )
     trials = search(objective, recipe.search, trials_folder / "search", judge, run.id)
     if any(each.error for each in trials):
@@ -271,15 +271,15 @@ def search_key(recipe: Recipe, prepared: Prepared) -> str:
 
 def judged(recipe: Recipe) -> dict[str, Any]:
     """What decides between the trials of a search, and how many there were to be."""
-    return told(recipe.budget, recipe.search.objective) | {"trials": recipe.search.trials}
+    trials = recipe.search.trials if recipe.search.space else 1
+    return terms(recipe.budget, recipe.search.objective) | {"trials": trials}
 
 
 def found_already(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
     """The manifest of a finished search whose inputs did not change and whose bundle is still in its place, whole.
 
-    One that was judged otherwise, or has fewer trials, is no such search; `tune` goes on from its trials.
-
-    Its `model_uri` is None where the winner could not be registered.
+    One that was judged otherwise, or has fewer trials, is no such search: `tune` goes on from its trials. Its
+    `model_uri` is None where the winner could not be registered.
     """
     folder, bundle = Path(output(recipe), "search"), Path(output(recipe), "bundle")
     if not (folder / MANIFEST).exists() or not (bundle / "bundle.json").exists():

@@ -18,6 +18,7 @@ SECONDS_BETWEEN_SIGNS = 1.0  # of life
 Entry = dict[str, Any]
 METRICS, ERROR = "metrics", "error"  # what a trial that has ended came to
 SCORE = "score"  # what is maximised, where the objective gives it itself
+STOPPED = "stopped before it was measured"  # the error of a trial that search.max_seconds ended
 BY = "by"  # who a trial says it was made by
 Score = Callable[[Mapping[str, float]], float]  # metrics of a trial -> what is maximised
 
@@ -45,8 +46,9 @@ class Progress:
         self.journal.append({"process": os.getpid(), "spent": self._spent, "way": way})
         self.before = _asked_in_other_ways(self.journal.entries)
         self.values = {each["asked"]: each["values"] for each in self.journal.entries if "asked" in each}
-        self.ended = {each["ended"]: each for each in self.journal.entries if "ended" in each}
-        self.first = {each["ended"]: each for each in reversed(self.journal.entries) if "ended" in each}
+        ends = [each for each in self.journal.entries if "ended" in each and each.get(ERROR) != STOPPED]
+        self.ended = {each["ended"]: each for each in ends}
+        self.first = {each["ended"]: each for each in reversed(ends)}
         for number in self.values.keys() - self.ended.keys():
             if METRICS in (found := self.result(number)):
                 self.end(number, found)

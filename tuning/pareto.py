@@ -117,7 +117,7 @@ def score(metrics: Mapping[str, float], budget: BudgetSpec, objective: Objective
     return math.exp(value) if math.isfinite(value) else WORST
 
 
-def told(budget: BudgetSpec, objective: Objective) -> dict[str, Any]:
+def terms(budget: BudgetSpec, objective: Objective) -> dict[str, Any]:
     """All that a choice goes by, as JSON."""
     limits = {field: getattr(budget, field) for field in (*(field for field, _, _ in LIMITS), "margin")}
     return {"limits": limits, "objective": weights_of(objective).model_dump()}

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.hyperopt import HyperOptSearch
 
 from cluster.session import JobError
-from tuning.journal import ERROR, METRICS, SCORE, Entry, Progress, Score
+from tuning.journal import ERROR, METRICS, SCORE, STOPPED, Entry, Progress, Score
 from tuning.space import plain
 from tuning.spec import Domain
 
@@ -134,7 +134,7 @@ class Notes(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It is done, or was stopped."""
         found = self._progress.result(trial.config[NUMBER])
-        self._end(trial, found if METRICS in found else {ERROR: "stopped before it was measured"})
+        self._end(trial, found if METRICS in found else {ERROR: STOPPED})
         score = self._score(found[METRICS]) if METRICS in found else None
         log.info("trial %s done (%d of %d): score %s", self._name(trial), self._ended, self._trials, score)
 

@@ -107,7 +107,7 @@ def search(objective: Objective, spec: SearchSpec, folder: Path, judge: Judge = 
     return [
         Trial(name(number), values, entry.get(METRICS, {}), entry.get(ERROR), entry.get(BY, ""))
         for number, values in sorted(progress.values.items())
-        if (entry := progress.ended.get(number, {ERROR: "not begun before search.max_seconds were over"}))
+        if (entry := progress.ended.get(number, {ERROR: "not measured before search.max_seconds were over"}))
     ]
 
 

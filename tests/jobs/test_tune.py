@@ -120,10 +120,21 @@ def test_a_finished_search_is_found_until_its_inputs_or_its_bundle_change(recipe
     assert found_already(changed(recipe, {"serving": {"port": 8123}}), PREPARED) is not None
     for other in ({"budget": {"min_retention": 0.5}}, {"budget": {"margin": 0}}, {"search": {"objective": "fastest"}}):
         assert found_already(changed(recipe, other), PREPARED) is None
-    assert found_already(changed(recipe, {"search": {"trials": 9}}), PREPARED) is None
-    assert found_already(changed(recipe, {"search": {"trials": 7}}), PREPARED) is not None
+    assert found_already(changed(recipe, {"search": {"trials": 9}}), PREPARED) is not None  # of nothing one is all
     with_metrics(tmp_path / "bundle", {"accuracy": 0.1})
     assert found_already(recipe, PREPARED) is None
+
+
+def test_a_finished_search_is_found_where_no_more_trials_are_asked_for(recipe: Recipe, tmp_path: Path):
+    few, recipe, many = (
+        changed(recipe, {"search": {"trials": trials, "space": {"student.layers": {"choice": [1, 2]}}}})
+        for trials in (3, 4, 5)
+    )
+    write_tiny_bundle(tmp_path / "bundle")
+    found = {"key": search_key(recipe, PREPARED), "judged": judged(recipe), "model_uri": None}
+    commit(tmp_path / "search", MANIFEST, lambda _: found | {"bundle": bundle_digest(tmp_path / "bundle")})
+    assert found_already(few, PREPARED) and found_already(recipe, PREPARED)
+    assert found_already(many, PREPARED) is None
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing"])

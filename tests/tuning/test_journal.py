@@ -7,7 +7,7 @@ import pytest
 
 from cluster.session import JobError
 from tests.faults import fault
-from tuning.journal import Journal, Progress, leave
+from tuning.journal import STOPPED, Journal, Progress, leave
 
 GOOD = {"metrics": {"score": 0.5}}
 
@@ -106,6 +106,13 @@ def test_failed_trials_are_not_tried_again_only_to_be_judged_otherwise(tmp_path:
     all_failed = Progress(tmp_path / "failed", 1, "strict")
     all_failed.end(all_failed.begin({}), {"error": "ValueError: no"})
     assert Progress(tmp_path / "failed", 1, "mild").begun == [0]
+
+
+def test_a_trial_that_was_stopped_for_want_of_time_is_begun_again_where_there_is_more(tmp_path: Path):
+    progress = Progress(tmp_path, 2)
+    progress.end(progress.begin({}), {"error": STOPPED})
+    again = Progress(tmp_path, 2)
+    assert (again.begun, again.left, again.first) == ([0], 2, {})
 
 
 def test_what_was_begun_in_another_way_is_known_whatever_was_begun_since(tmp_path: Path):
