@@ -7,18 +7,21 @@ share of the CPU's peak, and in which classes and slices it answers less well.
 
 Everything is measured on the exported file in fresh processes with pinned threads; latencies of all contenders are
 taken in turns within one process. Without `bundle=` the output's own student, what each compression step made of it
-(`evaluation.steps`) and the baselines take part too.
+(`evaluation.steps`) and the baselines take part too. Of a registered bundle the registry keeps what the test rows said.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cluster import registry, tracking
 from cluster.public import public
+from cluster.session import JobError
 from configs.folder import FolderError, commit, digest_json, read_manifest
 from configs.loader import UsageError
 from jobs.command import Result, main
@@ -29,6 +32,7 @@ from jobs.measure.comparison import STATIC, TEACHER, TFIDF, WINNER, UnseenRows, 
 from jobs.measure.contenders import FITTED, Contender
 from jobs.measure.differences import grouped
 from jobs.measure.fresh import BUDGET_SHAPE, Measured, Question, ask, key
+from jobs.measure.gate import Evidence
 from jobs.measure.steps import after_each_step
 from jobs.measure.table import Machine
 from jobs.models.reference import check_given
@@ -48,7 +52,8 @@ def run(recipe: Recipe, parent: str | None = None, *, found: dict[str, Any] | No
         "evaluate", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
         bundle = locate(recipe)
-        found = found or evaluate(recipe, bundle)
+        found = found or evaluate(recipe, bundle, run.id)
+        record(found)
         run.tag(slimcart__data=found["fingerprint"])
         run.metrics.log(found["metrics"])
         run.artifact(Path(output(recipe), "evaluation"))
@@ -69,8 +74,30 @@ def locate(recipe: Recipe) -> Path:
     return registry.folder(recipe.bundle, BUNDLE)
 
 
-def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
-    """Measure and write <output>/evaluation; returns its manifest: metrics, table, key. Opens the test file."""
+def record(found: Mapping[str, Any]) -> None:
+    """Have the registry say what the test rows said, of every version that the evaluated bundle is registered as.
+
+    Where MLflow does not take it, this is logged: `deploy` then finds no such evidence.
+    """
+    if found["tested"] is None:
+        return
+    evidence = Evidence(**found["tested"], bundle=found["bundle"], run=found["run_id"], at=found["at"])
+    key, value = evidence.tag()
+    try:
+        for name, version in registry.versions_of(evidence.bundle):
+            if evidence.retention is None and key in registry.tags(name, version):
+                continue  # with a teacher these rows said more
+            registry.set_tags(name, version, {key: value}, registry.ASK_SECONDS)
+            log.info("models:/%s/%s has the evidence of these test rows", name, version)
+    except JobError as error:
+        log.warning("what the test rows said is not in the registry: %s; evaluate again before deploy", error)
+
+
+def evaluate(recipe: Recipe, bundle: Path, run_id: str) -> dict[str, Any]:
+    """Measure and write <output>/evaluation; returns its manifest: metrics, table, key. Opens the test file.
+
+    `run_id` is the MLflow run that it names as its origin.
+    """
     if not (bundle / BUNDLE).exists():
         raise FolderError(
             f"{bundle}: no bundle there; python -m jobs.tune or jobs.compress makes it, or give bundle=<folder>"
@@ -92,6 +119,8 @@ def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
         "key": identity,
         "fingerprint": test.fingerprint,
         "bundle": bundle_digest(bundle),
+        "run_id": run_id,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "test": public(str(recipe.data.test)),
         **compared,
     }
@@ -133,12 +162,14 @@ def check_test_rows(recipe: Recipe, bundle: Bundle) -> UnseenRows:
     slices = {
         column: grouped(column, [row.slices[index] for row in found]) for index, column in enumerate(recipe.data.slices)
     }
-    return UnseenRows(digest_json(found), labels, slices)
+    asked = digest_json([row._replace(slices=()) for row in found])
+    return UnseenRows(digest_json(found), asked, labels, slices)
 
 
 def evaluation_key(recipe: Recipe, contenders: list[Contender], fingerprint: str) -> str:
     """Digest of what an evaluation depends on."""
-    parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("budget", "export", "evaluation")}
+    parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("export", "evaluation")}
+    parts["budget"] = recipe.budget.limits
     parts["bundles"] = {each.name: bundle_digest(Path(each.folder)) for each in contenders if each.folder}
     return digest_json(parts | {"test": fingerprint, "slices": recipe.data.slices})
 
@@ -220,7 +251,7 @@ def evaluated_already(recipe: Recipe, bundle: Path) -> dict[str, Any] | None:
     test = check_test_rows(recipe, description)
     identity = evaluation_key(recipe, _contenders(recipe, bundle, description), test.fingerprint)
     found = read_manifest(folder, MANIFEST)
-    return found if found.get("key") == identity else None
+    return found if found.get("key") == identity and "tested" in found else None
 
 
 def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Contender]:

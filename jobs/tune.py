@@ -223,7 +223,8 @@ def trial(
 
 def search_key(recipe: Recipe, prepared: Prepared) -> str:
     """Digest of what the search depends on."""
-    parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("search", "budget", "export")}
+    parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("search", "export")}
+    parts["budget"] = recipe.budget.limits
     parts["name"] = recipe.name  # of the model it is registered as
     parts["compression"] = [spec.model_dump() for spec in recipe.compression]
     return digest_json(parts | {"student": student_key(recipe, prepared)})

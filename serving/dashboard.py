@@ -32,9 +32,9 @@ class Dashboard:
         host = f"[{spec.host}]" if ":" in spec.host else spec.host
         self.address = f"http://{host}:{spec.port}"
 
-    def check(self) -> None:
-        """Raise `DeployError` where no deployment can come about: see `read`, or Serve would cut its requests short."""
-        self.read()
+    def check(self) -> dict[str, Application]:
+        """What `read` says. Raises `DeployError` also where Serve would cut the requests of a service short."""
+        applications = self.read()
         limit, own = self._options.get("request_timeout_s"), self._spec.request_timeout_s
         if limit is not None and limit <= own:
             raise DeployError(
@@ -42,6 +42,7 @@ class Dashboard:
                 f"it was started for, and cannot change it while it runs; set less than {limit:g}, or make down and "
                 "make up, and deploy this service first"
             )
+        return applications
 
     def read(self) -> dict[str, Application]:
         """What is deployed. Raises `DeployError` where Serve listens elsewhere or cannot listen where it should."""

@@ -48,6 +48,7 @@ def render(name: str, found: Mapping[str, Any], budget: BudgetSpec, evaluation: 
         name=name,
         counts=_counts(trials, budget),
         winner=winner,
+        judged=evaluation.get("judged") if evaluation else None,
         nearest=next((trial for trial in trials if trial["error"] is None), None),
         limits=_limits(winner["metrics"], budget) if winner else [],
         budget_words=", ".join(f"{field}={getattr(budget, field):g}" for field, _ in _set_limits(budget)),

@@ -93,7 +93,12 @@ class SearchSpec(Spec):
 class BudgetSpec(Spec):
     """Hard limits: a candidate outside any of them cannot win."""
 
-    min_retention: float = Field(default=0.99, ge=0, le=2, description="least share of the teacher's validation metric")
+    min_retention: float = Field(
+        default=0.99,
+        ge=0,
+        le=2,
+        description="least share of the teacher's metric: on validation rows for the choice, on test rows for deploy",
+    )
     max_p95_ms: float | None = Field(
         default=None,
         gt=0,
@@ -101,3 +106,13 @@ class BudgetSpec(Spec):
         "of the quietest of five blocks of calls",
     )
     max_megabytes: float | None = Field(default=None, gt=0, description="size of the bundle folder in MB (10^6 bytes)")
+    gate: Literal["point", "interval"] = Field(
+        default="point",
+        description="what deploy goes by, of test rows: point = the figures; interval = their 95 % intervals: the low "
+        "end of retention holds min_retention, and worse is a model whose interval lies below the champion's",
+    )
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What candidates and contenders are judged by: all but what `deploy` alone goes by."""
+        return self.model_dump(exclude={"gate"})

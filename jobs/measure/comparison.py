@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jobs.measure import table
 from jobs.measure.bootstrap import interval
 from jobs.measure.differences import CLASS, as_csv, by_value, right, summary, worst
 from jobs.measure.fresh import BUDGET_SHAPE, MIX, Measured, key
+from jobs.measure.gate import Judgement, Tested, judge
 from jobs.measure.timing import busy_words
 from jobs.recipe import Recipe
-from jobs.tasks.table import TASKS
+from jobs.tasks.table import TASKS, Task
 from tuning import comparison
+from tuning.pareto import METRIC
 
 WINNER, TEACHER = "winner", "teacher"
 TFIDF, STATIC = "tfidf_svm", "static_logreg"
@@ -26,6 +30,7 @@ class UnseenRows(NamedTuple):
     """What is known of the test rows beside their texts."""
 
     fingerprint: str
+    asked: str  # the same of inputs and labels alone: what models are compared on
     labels: list[str]
     slices: dict[str, list[str]]  # column of `data.slices`: the group of each row
 
@@ -41,9 +46,10 @@ def compare(
     task = TASKS[recipe.task]
     answers = {name: dict(each.metrics) for name, each in measured.items()}
     teacher = TEACHER if TEACHER in answers else None
-    fields: dict[str, Any] = {"answers": answers, "verdict": None, "behind": []}
+    fields: dict[str, Any] = {"answers": answers, "tested": None, "judged": None, "verdict": None, "behind": []}
     files: dict[str, str] = {}
     words: list[str] = []
+    judgement: Judgement | None = None
     if recipe.task == "classify":
         said = {name: each.answers for name, each in measured.items()}
         for name, each in said.items():
@@ -55,7 +61,12 @@ def compare(
         classes = by_value(CLASS, test.labels, ours, theirs)
         slices = [each for name, groups in test.slices.items() for each in by_value(name, groups, ours, theirs)]
         files |= {"classes.csv": as_csv(classes), "slices.csv": as_csv(slices)}
+        tested = _tested(test, measured, task)
+        fields["tested"] = tested.model_dump()
         if teacher:
+            judgement = judge(tested, recipe.budget)
+            log.log(logging.INFO if judgement.inside else logging.WARNING, "the winner is %s", judgement.words)
+            fields["judged"] = judgement._asdict()
             baselines = [name for name in (TFIDF, STATIC) if name in answers]
             if verdict := table.verdict(answers, baselines, WINNER, TEACHER, recipe.budget, task):
                 log.log(logging.WARNING if verdict.beaten else logging.INFO, verdict.words)
@@ -67,13 +78,18 @@ def compare(
     fields["metrics"] = table.flat(answers)
     if teacher:
         fields["metrics"] |= table.ratios(answers, WINNER, TEACHER, shapes, task)
+        if ends := _interval(measured, operator.truediv):
+            fields["metrics"] |= dict(zip(("retention_low", "retention_high"), ends, strict=True))
         if difference := _difference(measured, task.metric):
             fields["metrics"] |= difference
             words.insert(0, table.difference_words(difference, task.metric))
     if busy := busy_words(answers):
         words.append(busy + "\n")
+    if judgement:
+        fields["metrics"]["inside"] = float(judgement.inside)
     shown = shown_shapes(shapes)
-    fields["table"] = "\n".join([table.markdown(answers, teacher, shown, task), *words])
+    first = [f"The winner is {judgement.words}.\n"] if judgement else []
+    fields["table"] = "\n".join([*first, table.markdown(answers, teacher, shown, task), *words])
     further = []
     if machine:
         fields["metrics"] |= machine.peaks
@@ -93,12 +109,39 @@ def shown_shapes(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _difference(measured: Mapping[str, Measured], metric: str) -> dict[str, float]:
     """The winner's metric less its teacher's, and the interval of that; empty where no rows were resampled."""
-    ours, theirs = measured[WINNER], measured[TEACHER]
-    if not ours.resampled:
+    if (ends := _interval(measured, operator.sub)) is None:
         return {}
-    low, high = interval([our - their for our, their in zip(ours.resampled, theirs.resampled, strict=True)])
-    return {
-        "difference": ours.metrics[metric] - theirs.metrics[metric],
-        "difference_low": low,
-        "difference_high": high,
-    }
+    difference = measured[WINNER].metrics[metric] - measured[TEACHER].metrics[metric]
+    return {"difference": difference, "difference_low": ends[0], "difference_high": ends[1]}
+
+
+def _tested(test: UnseenRows, measured: Mapping[str, Measured], task: Task) -> Tested:
+    """The winner's figures as its evidence; without a teacher, or one that is never right, there is no retention."""
+    ours = measured[WINNER].metrics
+    whole = measured[TEACHER].metrics[task.metric] if TEACHER in measured else 0.0
+    limited = table.budgeted(ours, whole or math.nan, task)
+    low, high = (_interval(measured, operator.truediv) if whole else None) or (None, None)
+    return Tested(
+        asked=test.asked,
+        rows=len(test.labels),
+        metric=task.metric,
+        value=limited[METRIC],
+        value_low=ours.get(f"{task.metric}_low"),
+        value_high=ours.get(f"{task.metric}_high"),
+        retention=limited["retention"] if whole else None,
+        retention_low=low,
+        retention_high=high,
+        p95_ms=limited["p95_ms"],
+        megabytes=limited["megabytes"],
+    )
+
+
+def _interval(measured: Mapping[str, Measured], of: Callable[[float, float], float]) -> tuple[float, float] | None:
+    """The interval of what `of` makes of winner's and teacher's metric over the same resampled rows.
+
+    None where none were drawn, and of a ratio where the teacher is right on none of a draw.
+    """
+    ours, theirs = measured[WINNER].resampled, measured[TEACHER].resampled
+    if not ours or (of is operator.truediv and not all(theirs)):
+        return None
+    return interval([of(our, their) for our, their in zip(ours, theirs, strict=True)])

@@ -216,7 +216,8 @@ def test_the_job_registers_a_bundle_that_deploy_takes(
     assert result.metrics["mix_p50_ms"] <= result.metrics["mix_p95_ms"]
     served: list[Any] = []
 
-    def serve(*told: Any) -> str:
+    def serve(*told: Any, allowed: Any) -> str:
+        allowed(None)
         served.append(told[3])
         told[5]()
         return "http://127.0.0.1:8000/v1/x"
@@ -224,8 +225,9 @@ def test_the_job_registers_a_bundle_that_deploy_takes(
     monkeypatch.setattr(deployment, "deploy", serve)
     given = {"bundle": "models:/tiny-cascade@cascade", "budget": {"min_retention": 0.9, "max_p95_ms": 1000}}
     session.connect()
-    uri, _, metrics = deploy(recipe(folder, tmp_path, name="tiny-cascade", **given))
-    assert (uri, metrics) == ("models:/tiny-cascade/1", evidence(bundle))
+    untested = {"serving": {"accept": ["untested"]}}
+    deployed = deploy(recipe(folder, tmp_path, name="tiny-cascade", **given, **untested))
+    assert (deployed.uri, deployed.metrics) == ("models:/tiny-cascade/1", evidence(bundle))
     assert registry.alias_version("tiny-cascade", CHAMPION) == "1"
     (application,) = served
     assert application["deployments"][0]["user_config"]["bundle"] == str(fetched)

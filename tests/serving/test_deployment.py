@@ -163,8 +163,8 @@ class Stage:
     def __init__(self) -> None:
         self.deployed: dict[str, dict] = {}
 
-    def check(self) -> None:
-        pass
+    def check(self) -> dict[str, dict]:
+        return self.read()
 
     def read(self) -> dict[str, dict]:
         return dict(self.deployed)
@@ -218,6 +218,31 @@ def test_whatever_ends_a_deployment_the_version_before_is_restored(
     with pytest.raises(type(fault)):
         deploy("", {}, spec, second, tmp_path, answering)
     assert stage.read() == before
+
+
+def test_whether_a_version_may_replace_what_runs_is_asked_before_anything_is_written(stage: Stage, tmp_path: Path):
+    first, second = two_versions(tmp_path)
+    spec, asked = ServingSpec.model_validate({}), []
+
+    def allowed(running: dict | None) -> None:
+        asked.append(running and running["version"])
+        with pytest.raises(DeployError, match="another deployment still runs"):
+            deploy("", {}, spec, second, tmp_path, timeout_s=0)
+        if len(asked) > 1:
+            raise ValueError("not this one")
+
+    deploy("", {}, spec, first, tmp_path, allowed=allowed)
+    before = stage.read()
+    with pytest.raises(ValueError, match="not this one"):
+        deploy("", {}, spec, second, tmp_path, allowed=allowed)
+    assert (asked, stage.read()) == ([None, "1"], before)
+
+
+def test_what_a_deployment_accepts_is_no_matter_of_the_replicas(tmp_path: Path):
+    write_tiny_bundle(tmp_path / "bundle")
+    spec = ServingSpec.model_validate({"accept": ["outside"]})
+    made = application(spec, "intent", tmp_path / "bundle", "tiny", "1", "file:///code.zip")
+    assert "accept" not in made["args"]["serving"]
 
 
 def test_what_a_service_has_to_be_true_with_is_done_while_no_other_deploys(stage: Stage, tmp_path: Path):

@@ -106,12 +106,24 @@ class Page(HTMLParser):
 def test_the_page_names_the_winner_why_it_won_and_its_values():
     words = page().words()
     assert "intent 5 trials: 2 inside the budget, 2 outside, 1 failed." in words
-    assert "Winner: trial d_winner Won: best of 2 inside the budget, metric 0.9475" in words
+    assert "Won: best of 2 inside the budget, metric 0.9475" in words
     assert page().tables[0] == [
         ["student.layers", "2"],
         ["prune.sparsity", "0.3"],
         ["distillation.learning_rate", "8.2e-05"],
     ]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_test_rows_say_of_the_budget_is_said_first(inside: bool):
+    judged = {"inside": inside, "shown": True, "words": "outside the budget on 1,000 test rows: retention 0.8433"}
+    found = page(evaluation={**EVALUATION, "judged": judged})
+    assert "Winner: trial d_winner Outside the budget on 1,000 test rows: retention 0.8433. Won:" in found.words()
+    assert ("broken" in found.classes("p")) == (not inside)
+
+
+def test_a_winner_that_no_unseen_row_was_asked_of_is_said_to_be():
+    assert "Winner: trial d_winner No unseen row was asked: all figures here are of validation rows" in page().words()
 
 
 def test_the_winners_figures_stand_against_the_limits():

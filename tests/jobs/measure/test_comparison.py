@@ -17,7 +17,7 @@ from jobs.recipe import Recipe
 from jobs.tasks import classify
 
 LABELS = ["refund"] * 20 + ["track"] * 20
-TEST = UnseenRows("0" * 64, LABELS, {"channel": ["phone", "mail"] * 20})
+TEST = UnseenRows("0" * 64, "1" * 64, LABELS, {"channel": ["phone", "mail"] * 20})
 
 
 def measured(p50: float, wrong: list[int], score: float | None = 0.9, size: float = 1e6) -> Measured:
@@ -130,6 +130,8 @@ def test_the_winner_less_its_teacher_has_an_interval_of_the_same_rows():
 
     fields, _ = compared({"teacher": drawn([0, 1]), "winner": drawn([0, 1, 2, 3])})
     metrics = fields["metrics"]
+    assert metrics["retention"] == pytest.approx(36 / 38)
+    assert 0.8 < metrics["retention_low"] < 36 / 38 < metrics["retention_high"] <= 1
     assert metrics["difference"] == pytest.approx(-0.05)
     assert -0.15 < metrics["difference_low"] < -0.05 < metrics["difference_high"] <= 0
     assert "The winner's accuracy less the teacher's is -0.0500 (95 % interval over the same rows: " in fields["table"]
@@ -164,3 +166,26 @@ def test_the_table_shows_the_shape_of_the_budget_and_the_largest_batch_of_its_le
     assert shown_shapes([(1, 16), (32, 64), (1, 32), (8, 32), (32, 32)]) == [(1, 32), (32, 32)]
     assert shown_shapes([(1, 16), (1, 32)]) == [(1, 32)]
     assert shown_shapes([]) == []
+
+
+def test_what_test_rows_say_of_the_budget_comes_first(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    fields, files = compared(FIVE, min_retention=0.99, max_p95_ms=0.5)
+    words = "outside the budget on 40 test rows: retention 0.9474 misses min_retention=0.99 by 4.3%, p95_ms 1 misses"
+    assert fields["judged"]["words"].startswith(words)
+    for text in (fields["table"], files["table.md"]):
+        assert text.startswith(f"The winner is {words}")
+    assert fields["metrics"]["inside"] == 0
+    assert [each.levelname for each in caplog.records if "outside the budget on" in each.getMessage()] == ["WARNING"]
+    fields, _ = compared(FIVE, min_retention=0.9)
+    assert fields["metrics"]["inside"] == 1 and fields["table"].startswith("The winner is inside the budget on 40 ")
+
+
+def test_the_evidence_of_a_winner_is_its_figures_on_the_rows():
+    found = compared(FIVE)[0]["tested"]
+    wanted = {"asked": TEST.asked, "rows": 40, "metric": "accuracy", "value": 0.9, "p95_ms": 1.0, "megabytes": 1.0}
+    assert found.items() >= wanted.items()
+    assert found["retention"] == pytest.approx(0.9 / 0.95)
+    assert compared({"winner": FIVE["winner"]})[0]["tested"]["retention"] is None
+    wrong = FIVE["teacher"]._replace(metrics={**FIVE["teacher"].metrics, "accuracy": 0.0})
+    assert compared({**FIVE, "teacher": wrong})[0]["tested"]["retention"] is None
