@@ -19,6 +19,7 @@ from jobs.data.prepared import Prepared
 from jobs.models.spec import NEW
 from jobs.prepare import output, prepare
 from jobs.recipe import Recipe
+from jobs.tasks.table import TASKS
 from serving.bundle import read_description
 
 TRAIN_LOOP = "jobs.training.loop:train_loop"
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = None, *, made: bool = False) -> Result:
     """The job: one MLflow run around `finetune`; of a teacher that is `made` it tells what is left to tell."""
+    from jobs.measure import early
     from jobs.teach import check_possible  # which stands on this file
 
     with tracking.run(
@@ -42,6 +44,7 @@ def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = N
         metrics = read_description(folder).metrics if made else finetune(recipe, prepared, run.id)
         run.artifact(folder, "teacher")
         run.metrics.log({f"best_{name}": value for name, value in metrics.items()})
+        early.compare(recipe, folder, metrics.get(f"validation_{TASKS[recipe.task].metric}"), run)
     return Result("finetune", run.id, output(recipe), metrics, bundle=str(folder))
 
 

@@ -26,6 +26,8 @@ from jobs.command import Result, main
 from jobs.compress import compress
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.distill import distill, student_key
+from jobs.finetune import teacher_folder
+from jobs.measure import early
 from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate, time_again
 from jobs.prepare import output, pool_folder, prepare, prepare_student
@@ -82,6 +84,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     teacher_metric = taught(prepared, teacher_outputs)[classify.METRIC]
     if not teacher_metric:
         raise JobError("the teacher is right on none of the validation rows: its students would have nothing to keep")
+    known = early.compare(recipe, teacher_folder(recipe), teacher_metric, run)
     trials_folder = Path(output(recipe), ".work", f"trials-{search_key(recipe, prepared)[:16]}")
     for other in trials_folder.parent.glob("trials-*"):
         if other != trials_folder:  # of a search that nobody goes on with
@@ -105,6 +108,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         "key": search_key(recipe, prepared),
         "run_id": run.id,
         "teacher_metric": teacher_metric,
+        "known": early.said(known, teacher_metric, classify.METRIC)[0] if known else None,
         "winner": None,
         "trials": [asdict(each) | {"reason": choice.reasons[each.id]} for each in trials],
     }

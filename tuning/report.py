@@ -48,6 +48,7 @@ def render(name: str, found: Mapping[str, Any], budget: BudgetSpec, evaluation: 
     return environment.get_template("report.html.jinja").render(
         name=name,
         counts=_counts(trials, budget),
+        known=found.get("known"),
         winner=winner,
         nearest=next((trial for trial in trials if trial["error"] is None), None),
         limits=_limits(unseen or winner["metrics"], budget, unseen is not None) if winner else [],
