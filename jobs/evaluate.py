@@ -32,6 +32,7 @@ from jobs.measure.fresh import BUDGET_SHAPE, Measured, Question, ask, key
 from jobs.measure.spec import BASELINES, baselines_of
 from jobs.measure.steps import after_each_step
 from jobs.measure.table import Machine
+from jobs.measure.unseen import audit_test_rows
 from jobs.models.reference import check_given
 from jobs.prepare import output
 from jobs.recipe import Recipe
@@ -89,11 +90,14 @@ def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
         measured = _measure(recipe, bundle / description.tokenizer, contenders, shapes)
         machine = _compare_with_peak(recipe, contenders, measured, shapes)
     compared, files = compare(recipe, test, measured, shapes, machine)
+    audited, faults = audit_test_rows(recipe, bundle, description)
+    compared["metrics"] |= faults
     found = {
         "key": identity,
         "fingerprint": test.fingerprint,
         "bundle": bundle_digest(bundle),
         "test": public(str(recipe.data.test)),
+        "rows": audited,
         **compared,
     }
 

@@ -16,6 +16,7 @@ from configs.folder import read_manifest
 from configs.loader import UsageError
 from jobs import deploy, evaluate, finetune, prepare, teach, tune
 from jobs.command import Result, main
+from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import check_source
 from jobs.data.spec import EMBEDDED
@@ -48,6 +49,7 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     prepare.run(recipe, run.id)
     prepared = Prepared.open(Path(output(recipe), "prepared"), pool_folder(recipe))
     run.tag(slimcart__data=prepared.key)
+    audit.look_at_test(recipe.data, prepared)
     teach.check_possible(recipe)
     if recipe.teacher.bundle:
         _skip("finetune", f"teacher.bundle is {recipe.teacher.bundle}")
@@ -67,7 +69,7 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     found = read_manifest(Path(output(recipe), "search"), MANIFEST)
     bundle, page = Path(output(recipe), "bundle"), Path(output(recipe), "report.html")
     evaluation = _final_evaluation(recipe, bundle, run)
-    report.write(page, recipe.name, found, recipe.budget, evaluation)
+    report.write(page, recipe.name, found, recipe.budget, evaluation, audit.record_of(prepared))
     run.artifact(page)
     uri = str(found["model_uri"])
     endpoint = deploy.run(recipe.model_copy(update={"bundle": uri}), run.id).endpoint if recipe.deploy else None
@@ -75,7 +77,7 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
         "optimize",
         run.id,
         output(recipe),
-        evaluation.get("metrics", {}),
+        audit.faults(prepared) | evaluation.get("metrics", {}),
         bundle=str(bundle),
         model_uri=uri,
         endpoint=endpoint,

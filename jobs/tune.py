@@ -24,6 +24,7 @@ from cluster.session import JobError
 from configs.folder import FolderError, commit, digest_json, read_manifest, replace, write_synced
 from jobs.command import Result, main
 from jobs.compress import compress
+from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.distill import distill, student_key
 from jobs.measure.card import card
@@ -77,7 +78,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     """Search, choose, put the winner in its place and register it; returns the manifest of <output>/search."""
     before = found_already(recipe, prepared)
     if before and not before["model_uri"]:
-        return _register(recipe, before, run)  # of this search MLflow did not take the winner
+        return _register(recipe, before, run, prepared)  # of this search MLflow did not take the winner
     session.check_capacity(recipe.engine)
     teacher_metric = taught(prepared, teacher_outputs)[classify.METRIC]
     if not teacher_metric:
@@ -110,7 +111,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     }
     page = Path(output(recipe), "report.html")
     if choice.winner is None:
-        report.write(page, recipe.name, found, recipe.budget)
+        report.write(page, recipe.name, found, recipe.budget, rows=audit.record_of(prepared))
         run.artifact(page)
     winner = _winner(choice, trials, trials_folder)
     for name in ("student", "bundle"):
@@ -119,7 +120,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     found |= {"winner": asdict(winner), "model_uri": None, "bundle": bundle_digest(Path(output(recipe), "bundle"))}
     commit(Path(output(recipe), "search"), MANIFEST, lambda _: found)
     shutil.rmtree(trials_folder, ignore_errors=True)
-    return _register(recipe, found, run)
+    return _register(recipe, found, run, prepared)
 
 
 def with_final_times(
@@ -160,14 +161,15 @@ def _record(recipe: Recipe, trial: Trial, names: Collection[str], bundle: Path) 
         record.close()
 
 
-def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run) -> dict[str, Any]:
+def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run, prepared: Prepared) -> dict[str, Any]:
     """Make the winner of a search challenger; returns the search's manifest, which then names the model."""
     bundle = Path(output(recipe), "bundle")
     tags = {"slimcart.bundle": found["bundle"], "slimcart.tune": run.id}
     uri = registry.register(recipe.name, run, bundle, tags, CHALLENGER)
     log.info("registered %s as %s", uri, CHALLENGER)
     manifest = commit(Path(output(recipe), "search"), MANIFEST, lambda _: found | {"model_uri": uri})
-    report.write(Path(output(recipe), "report.html"), recipe.name, manifest, recipe.budget)
+    page = Path(output(recipe), "report.html")
+    report.write(page, recipe.name, manifest, recipe.budget, rows=audit.record_of(prepared))
     return manifest
 
 

@@ -17,6 +17,14 @@ from tuning.spec import BudgetSpec
 UNITS = {"p95_ms": " ms", "megabytes": " MB"}
 TIMED = "batch1_tokens32_p50_ms"  # in the picture of an evaluation
 OTHERS = "batch1_tokens32_p95_ms_others_"  # blocks of calls than the quietest, whose p95 counts
+SPLITS = {"train": "training"}  # as readers call them
+OF_ROWS = (  # key, head and form of what is said of the rows of a split
+    ("rows", "rows", ",d"),
+    ("unknown_share", "unknown tokens", ".1%"),
+    ("cut_share", "cut texts", ".1%"),
+    ("repeated", "rows with the text of an earlier one", ",d"),
+    ("contradicting", "rows whose text has two labels", ",d"),
+)
 FIRST = ("winner", "teacher", "student")  # of the final evaluation; the others follow
 
 Metrics = Mapping[str, float]
@@ -28,15 +36,23 @@ def write(
     found: Mapping[str, Any],
     budget: BudgetSpec,
     evaluation: Mapping[str, Any] | None = None,
+    rows: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page of a search, whole or not at all.
 
-    `found` is the manifest of <output>/search; `evaluation`, that of <output>/evaluation, adds what the test file said.
+    `found` is the manifest of <output>/search; `evaluation`, that of <output>/evaluation, adds what the test file said;
+    `rows` says what is wrong with the rows that were learned from: figures of each of its `splits`, and `words`.
     """
-    write_synced(path, render(name, found, budget, evaluation))
+    write_synced(path, render(name, found, budget, evaluation, rows))
 
 
-def render(name: str, found: Mapping[str, Any], budget: BudgetSpec, evaluation: Mapping[str, Any] | None = None) -> str:
+def render(
+    name: str,
+    found: Mapping[str, Any],
+    budget: BudgetSpec,
+    evaluation: Mapping[str, Any] | None = None,
+    rows: Mapping[str, Any] | None = None,
+) -> str:
     """The page as HTML."""
     environment = templates()
     environment.filters |= {"figure": figure, "shown": shown, "sentence": sentence, "breakable": breakable}
@@ -54,6 +70,7 @@ def render(name: str, found: Mapping[str, Any], budget: BudgetSpec, evaluation: 
         unseen=unseen is not None,
         budget_words=", ".join(f"{field}={getattr(budget, field):g}" for field, _ in _set_limits(budget)),
         evaluation=_comparison(evaluation) if evaluation else None,
+        data=_data(rows, (evaluation or {}).get("rows")),
         chart=draw(trials, won, budget, found["teacher_metric"]),
         metric=METRIC,
         heads=list(FIGURES.items()),
@@ -89,6 +106,18 @@ def breakable(key: str) -> str:
 def sentence(text: str) -> str:
     """With a capital first and a full stop."""
     return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+def _data(*records: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Figures of the rows, a line for each split, and what there is to say of them; None where nothing is known."""
+    known = [each for each in records if each]
+    splits = {name: figures for each in known for name, figures in each["splits"].items()}
+    lines = []
+    for name, figures in splits.items():
+        cells = [format(figures[key], form) if key in figures else DASH for key, _, form in OF_ROWS]
+        lines.append({"title": SPLITS.get(name, name), "cells": cells})
+    words = [words for each in known for words in each["words"]]
+    return {"heads": [head for _, head, _ in OF_ROWS], "rows": lines, "words": words} if lines else None
 
 
 def _rank(trial: Mapping[str, Any], budget: BudgetSpec) -> tuple[bool, float, float]:

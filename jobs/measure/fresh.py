@@ -133,11 +133,12 @@ def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
 
     description = read_bundle(bundle)
     contender = Contender(name="bundle", kind="bundle", folder=str(bundle))
+    unseen = {} if recipe.data.on_leak == "drop" else {"test": None}  # whose texts say which validation rows there are
     timed = recipe.task == "classify"  # how long a decoder takes depends on what it writes
     measured = ask(
         Question(
             task=recipe.task,
-            data=recipe.data.model_copy(update={"test": None, "slices": []}),
+            data=recipe.data.model_copy(update=unseen | {"slices": []}),
             split="validation",
             contenders=[contender],
             shapes=[BUDGET_SHAPE] if timed else [],

@@ -24,7 +24,8 @@ from tests.serving.tiny import write_tiny_bundle
 from tuning.pareto import Trial, choose
 from tuning.spec import BudgetSpec
 
-PREPARED = Prepared(Path("prepared"), {"key": "rows"})
+READINGS = {"train": [1, 1, 0, 0], "validation": [1, 1, 0, 0]}
+PREPARED = Prepared(Path("prepared"), {"key": "rows", "readings": READINGS, "left_out": {}})
 GOOD = {"metric": 0.9, "retention": 1.0, "p95_ms": 2.0, "megabytes": 3.0}
 
 

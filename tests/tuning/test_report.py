@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tuning import report
-from tuning.chart import BOTTOM, LEFT, RIGHT, TOP, Axis, draw
+from tuning.chart import BOTTOM, DASH, LEFT, RIGHT, TOP, Axis, draw
 from tuning.pareto import Trial, choose, timed_again
 from tuning.spec import BudgetSpec
 
@@ -54,8 +54,9 @@ def page(
     budget: BudgetSpec = BUDGET,
     evaluation: Mapping[str, Any] | None = None,
     name: str = "intent",
+    rows: Mapping[str, Any] | None = None,
 ) -> Page:
-    return Page(report.render(name, manifest(trials, budget), budget, evaluation))
+    return Page(report.render(name, manifest(trials, budget), budget, evaluation, rows))
 
 
 class Page(HTMLParser):
@@ -384,3 +385,22 @@ def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path: Path):
     with pytest.raises(KeyError):
         report.write(path, "intent", {"trials": [{"metrics": {}, "error": None}], "winner": None}, BUDGET)
     assert path.read_text() == "old"
+
+
+def test_what_is_wrong_with_the_rows_stands_in_a_section_of_its_own():
+    train = {"rows": 1200, "repeated": 3, "contradicting": 2, "unknown_share": 0.126, "cut_share": 0.0}
+    test = {"rows": 80, "repeated": 0, "contradicting": 0, "unknown_share": 0.5, "cut_share": 0.25}
+    rows = {"splits": {"train": train, "unlabelled": {"rows": 9, "repeated": 1, "contradicting": 0}}, "words": []}
+    said = {"splits": {"test": test}, "words": ["7 of 80 rows of data.test have the text of a row of data.train"]}
+    found = page(evaluation=EVALUATION | {"rows": said}, rows=rows)
+    table = next(table for table in found.tables if table[0][0] == "rows of")
+    assert [row[:4] for row in table[1:]] == [
+        ["training", "1,200", "12.6%", "0.0%"],
+        ["unlabelled", "9", DASH, DASH],
+        ["test", "80", "50.0%", "25.0%"],
+    ]
+    assert [row[4:] for row in table[1:]] == [["3", "2"], ["1", "0"], ["0", "0"]]
+    assert "7 of 80 rows of data.test have the text of a row of data.train." in found.text
+    assert "No validation or test row has the text" not in found.text
+    assert "No validation or test row has the text" in page(rows=rows).text
+    assert all(table[0][0] != "rows of" for table in page().tables)
