@@ -28,10 +28,12 @@ from jobs.data.prepared import MANIFEST, Prepared
 from jobs.distill import distill, student_key
 from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate, time_again
+from jobs.measure.machine import machine_kind
 from jobs.prepare import output, pool_folder, prepare, prepare_student
 from jobs.recipe import Recipe, SearchRecipe
 from jobs.tasks import classify
 from jobs.teach import check_possible, teach
+from jobs.versions import behaviour
 from serving.bundle import bundle_digest, read_bundle, with_metrics
 from tuning import report
 from tuning.journal import SCORE
@@ -226,7 +228,8 @@ def search_key(recipe: Recipe, prepared: Prepared) -> str:
     parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("search", "budget", "export")}
     parts["name"] = recipe.name  # of the model it is registered as
     parts["compression"] = [spec.model_dump() for spec in recipe.compression]
-    return digest_json(parts | {"student": student_key(recipe, prepared)})
+    parts |= {"student": student_key(recipe, prepared), "machine": machine_kind()}
+    return digest_json(parts | behaviour("compress", "measure", "tune"))
 
 
 def found_already(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:

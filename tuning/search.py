@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cluster import settings
+from cluster.settings import Settings
 from tuning.journal import ERROR, METRICS, SCORE, Progress, leave
 from tuning.pareto import Trial
 from tuning.space import param_space, plain
@@ -30,8 +32,10 @@ def search(objective: Objective, spec: SearchSpec, folder: Path) -> list[Trial]:
     again under the same id, what follows is what would have followed.
 
     The objective runs in processes of its own without a CPU to itself: what it starts (training workers) asks Ray
-    for cores, so the trials side by side are limited by `spec.concurrent`.
+    for cores, so the trials side by side are limited by `spec.concurrent`. Those processes have the driver's
+    `cluster.settings`.
     """
+    import ray
     from ray import tune
 
     from tuning.replay import NUMBER, Notes, Replay, name
@@ -43,10 +47,11 @@ def search(objective: Objective, spec: SearchSpec, folder: Path) -> list[Trial]:
     if progress.values:
         log.info("the search goes on: %d of %d trials have ended", len(progress.ended), trials)
 
-    def trainable(values: dict[str, Any]) -> dict[str, Any]:
+    def trainable(values: dict[str, Any], told: Settings) -> dict[str, Any]:
         number = values.pop(NUMBER)
         leave(folder, number, None)
         try:
+            told.enter(ray.util.get_node_ip_address())
             found = objective(plain(values), name(number))
             measured = {key: float(value) for key, value in found.items()}
             if not math.isfinite(measured[SCORE]):
@@ -60,8 +65,9 @@ def search(objective: Objective, spec: SearchSpec, folder: Path) -> list[Trial]:
     replay = Replay(_algorithm(spec, trials), progress, _blind(spec, trials), spec.concurrent)
     seconds = progress.seconds_left(spec.max_seconds)
     if progress.left and seconds != 0:
+        told = settings.of_this_process(ray.util.get_node_ip_address())
         tune.Tuner(
-            tune.with_resources(trainable, {"memory": TRIAL_MEMORY}),
+            tune.with_resources(tune.with_parameters(trainable, told=told), {"memory": TRIAL_MEMORY}),
             param_space=param_space(spec.space),
             tune_config=tune.TuneConfig(
                 metric=SCORE,

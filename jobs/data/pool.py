@@ -17,11 +17,11 @@ from jobs.data import tokenise
 from jobs.data.augment import Inputs, augmented, normal
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key
 from jobs.data.spec import PoolSpec
+from jobs.versions import behaviour
 
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT = 1  # of the rows; raised where the same recipe makes others, so that older folders are made anew
 MASKS = ("[MASK]", "<mask>")  # of the families of BERT and RoBERTa
 UNLABELLED = "unlabelled"
 
@@ -43,8 +43,8 @@ def make_pool(
     row, no two are the same. Its manifest says how many rows came of each operation.
     """
     fingerprint = unlabelled and unlabelled[1]
-    parts = {"format": FORMAT, "prepared": prepared.key, "pool": spec.model_dump(), UNLABELLED: fingerprint}
-    key = digest_json(parts | {"seed": seed})
+    parts = {"prepared": prepared.key, "pool": spec.model_dump(), UNLABELLED: fingerprint}
+    key = digest_json(parts | {"seed": seed} | behaviour("pool"))
     if has_key(folder, MANIFEST, key):
         log.info("the pool is there already, unchanged: %s", folder)
         return Prepared.open(folder)
