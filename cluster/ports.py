@@ -9,11 +9,11 @@ from configs.loader import Spec, UsageError
 
 LOOPBACK = "127.0.0.1"
 RAY_WORKER_PORTS = range(10002, 20000)  # Ray's documented range for workers
-INTERNAL_PORTS = range(20000, 32768)  # above that range and below Linux's ephemeral ports, which anyone may get
+INTERNAL_PORTS = range(20000, 30000)  # above that range and below those that Serve gives its replicas
 
 
 class Ports(Spec):
-    """Every port the cluster listens on, but for those that Ray's workers get from the kernel."""
+    """Ports that the cluster listens on; Ray's workers get further ones from the kernel, and replicas from Serve."""
 
     dashboard: int
     mlflow: int
@@ -27,6 +27,8 @@ class Ports(Spec):
     metrics: int
     dashboard_metrics: int
     autoscaler_metrics: int
+    serve_http: int = 8500  # what Serve falls back on behind HAProxy; the defaults are its own
+    serve_grpc: int = 9500
 
 
 def is_free(port: int) -> bool:

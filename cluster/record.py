@@ -75,6 +75,10 @@ class Cluster(Spec):
             "RAY_USAGE_STATS_ENABLED": "0",
             "MLFLOW_TRACKING_URI": self.mlflow_url,
             "SLIMCART_HOME": str(self.home),
+            # What `serving.ingress` would choose for itself: so it is removed with Ray, and no two clusters clash.
+            "SLIMCART_INGRESS": str(self.temp / "serve"),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.ports.serve_http),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(self.ports.serve_grpc),
         }
 
 

@@ -70,6 +70,37 @@ def _ensure_model(name: str) -> None:
             raise
 
 
+def versions_of(digest: str) -> list[tuple[str, str]]:
+    """(name, version) of every version that the bundle of this digest is registered as. Raises `JobError`."""
+    with _told(f"bundle {digest[:12]}: its versions not looked up"):
+        found = again(lambda: client().search_model_versions(f"tags.`{BUNDLE_TAG}` = '{digest}'"), ASK_SECONDS)
+    return [(each.name, str(each.version)) for each in found]
+
+
+def tags(name: str, version: str) -> dict[str, str]:
+    """Of a version; empty where it is not, or no longer, registered. Raises `JobError` where MLflow does not say."""
+    from mlflow.exceptions import MlflowException
+
+    with _told(f"models:/{name}/{version}: not looked up"):
+        try:
+            return again(lambda: client().get_model_version(name, version), ASK_SECONDS).tags
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return {}
+
+
+def set_tags(name: str, version: str, tags: Mapping[str, str], seconds: float | None = None) -> None:
+    """Set tags of a version, in `seconds` as of `set_alias`. Raises `JobError` where MLflow does not take them."""
+
+    def once() -> None:
+        for key, value in tags.items():
+            client().set_model_version_tag(name, version, key, value)
+
+    with _told(f"models:/{name}/{version}: tags not set"):
+        again(once, REGISTER_SECONDS if seconds is None else seconds)
+
+
 def resolve(uri: str) -> tuple[str, str]:
     """(name, version) of models:/<name>@<alias> or models:/<name>/<version>. Raises `UsageError`."""
     from mlflow.exceptions import MlflowException

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster import session, spool, underway
 from cluster.delivery import LOCAL
@@ -28,6 +28,13 @@ STOPPED_SECONDS = 10.0  # the same where the job is stopped: Ray kills it 30 s a
 LONGEST_PARAM = 6000
 
 log = logging.getLogger(__name__)
+
+
+class Place(NamedTuple):
+    """Where the record of a job lies until MLflow has it, and which field of the recipe would give another."""
+
+    folder: Path
+    field: str = "output"
 
 
 class Run:
@@ -62,20 +69,27 @@ class Run:
 
 @contextmanager
 def run(
-    job: str, *, experiment: str, recipe: Mapping[str, Any], parent: str | None = None, name: str | None = None
+    job: str,
+    *,
+    experiment: str,
+    recipe: Mapping[str, Any],
+    parent: str | None = None,
+    name: str | None = None,
+    place: Place | None = None,
 ) -> Iterator[Run]:
     """Record a job as one MLflow run: FINISHED, FAILED or KILLED, with the resolved recipe and where it came from.
 
     A job that was killed is gone on with: the next one with its output and recipe takes up its run. A job without
-    `parent` has the output to itself. Raises `JobError` where another job holds it, or MLflow does not open the run;
-    a run below a `parent` begins without MLflow, too. Raises `JobError`, too, where this process meets another server
-    than its job.
+    `parent` has the output to itself; one that touches nothing there may name another `place` for its record. Raises
+    `JobError` where another job holds it, or MLflow does not open the run; a run below a `parent` begins without
+    MLflow, too. Raises `JobError`, too, where this process meets another server than its job.
     """
     import yaml
 
     session.tracking_uri()
-    output, label = Path(recipe.get("output") or session.home()), name or job
-    with nullcontext() if parent else underway.only_job(output, _who(label)):
+    output, field = place or Place(Path(recipe.get("output") or session.home()))
+    label = name or job
+    with nullcontext() if parent else underway.only_job(output, _who(label), field):
         opened = _open(job, experiment, recipe, parent, name, output)
         status = "FAILED"
         try:

@@ -21,8 +21,8 @@ UNNAMED_SECONDS = 1.0  # within which a new owner of the lock has written its na
 
 
 @contextmanager
-def only_job(output: Path, name: str) -> Iterator[None]:
-    """Hold `output` for this process. Raises `JobError` that names the job holding it.
+def only_job(output: Path, name: str, field: str = "output") -> Iterator[None]:
+    """Hold `output`, which `field` of the recipe names, for this process. Raises `JobError` that names who holds it.
 
     The lock ends with the process, however that ends, so a dead job's is taken over.
     """
@@ -33,7 +33,7 @@ def only_job(output: Path, name: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise JobError(
-                f"output: {output}: {_owner(path)} works there; wait for it, stop it, or give another output"
+                f"{field}: {output}: {_owner(path)} works there; wait for it, stop it, or give another {field}"
             ) from None
         file.truncate(0)
         file.write(name)

@@ -40,7 +40,7 @@ def commit(folder: Path, manifest_name: str, fill: Callable[[Path], dict[str, An
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _made(aside, folder):
             manifest = {**fill(aside), "files": dict(describe_files(aside, manifest_name))}
-            write_synced(aside / manifest_name, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+            write_manifest(aside / manifest_name, manifest)
             for parent, _, _ in os.walk(aside):
                 _sync(Path(parent))
             replace(aside, folder)
@@ -51,6 +51,11 @@ def commit(folder: Path, manifest_name: str, fill: Callable[[Path], dict[str, An
             raise FolderError(f"{folder}: not written: {reason}; {GOES_ON}") from error
         raise
     return manifest
+
+
+def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest, or in the place of one with the same `files` one that says more of them."""
+    write_synced(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def no_room(error: BaseException, folder: Path) -> str | None:

@@ -210,8 +210,9 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
     """(dotted key, type, default, description) of every field, depth first: what `--help` prints."""
     for name, field in model.model_fields.items():
         key = prefix + name
-        inner = _models(field.annotation)
-        if len(inner) == 1 and get_origin(_without_none(field.annotation)) not in (list, tuple, dict):
+        inner, kind = _models(field.annotation), get_origin(_without_none(field.annotation))
+        either = kind in (Union, types.UnionType)  # of plain values and a mapping
+        if len(inner) == 1 and not either and kind not in (list, tuple, dict):
             yield from describe(inner[0], f"{key}.")
             continue
         default = field.get_default(call_default_factory=True) if not field.is_required() else None
@@ -220,7 +221,7 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
         yield key, " ".join(filter(None, [_type(field.annotation), bounds])), shown, field.description or ""
         for each in inner:
             tags = get_args(each.model_fields["step"].annotation) if "step" in each.model_fields else ()
-            yield from describe(each, f"{key}[{next(iter(tags), '?')}].")
+            yield from describe(each, f"{key}." if either else f"{key}[{next(iter(tags), '?')}].")
 
 
 def _wrong(model: type[BaseModel], field: str, value: Any, message: LiteralString) -> ValidationError:

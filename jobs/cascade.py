@@ -19,23 +19,28 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import quiet, registry, tracking
 from cluster.session import JobError
+from configs.folder import FolderError
 from configs.loader import UsageError
 from jobs.command import Result, main
-from jobs.data.source import Row, rows, shown
+from jobs.data.prepared import Prepared
+from jobs.data.source import Row, rows, sample, shown
 from jobs.finetune import teacher_folder
 from jobs.measure.calibration import confidence, fit_temperature, lowest_threshold
 from jobs.measure.card import card
-from jobs.measure.contenders import asked
-from jobs.measure.fresh import SHARE, measure_candidate
+from jobs.measure.contenders import Contender, asked
+from jobs.measure.fresh import SHARE, Question, ask, measure_candidate
+from jobs.measure.retention import taught
 from jobs.models.reference import check_given
 from jobs.prepare import output
 from jobs.recipe import Recipe
 from jobs.tasks import classify
+from jobs.tasks.table import TASKS
+from jobs.teach import outputs_of
 from serving.bundle import MANIFEST, Bundle, bundle_digest, read_description, with_metrics
 from serving.cascade import check_pair, join
 from serving.runtime import load_bundle
 from serving.runtimes import read_servable
-from tuning.pareto import METRIC
+from tuning.pareto import METRIC, RETENTION
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +56,10 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run around `cascade`, with the bundle measured on the validation rows and registered."""
     if recipe.cascade.first is None:
         raise UsageError("cascade.first: missing; give a small exported bundle: its folder, or models:/<name>@<alias>")
+    if (metric := recipe.budget.metric) not in (None, classify.METRIC):
+        raise UsageError(
+            f"budget.metric: {metric!r}: a cascade's threshold is chosen by {classify.METRIC}; leave it out"
+        )
     for field, given in (("first", recipe.cascade.first), ("second", recipe.cascade.second)):
         check_given(f"cascade.{field}", given, uri=True)
     check_given("teacher.bundle", recipe.teacher.bundle)
@@ -65,8 +74,8 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
             run.tag(slimcart__data=data)
         measured = measure_candidate(recipe, folder)
         measured[METRIC] = measured[VALIDATION]
-        if teacher := teacher_accuracy(recipe, bundle):
-            measured["retention"] = measured[METRIC] / teacher
+        if wanted := bundle.provenance["teacher_accuracy"]:
+            measured[RETENTION] = measured[METRIC] / wanted
         metrics = with_metrics(folder, measured, functools.partial(card, recipe=recipe)).metrics
         run.metrics.log(metrics)
         log.info("the first model answers %.1f %% of the validation rows", 100 * metrics[f"validation_{SHARE}"])
@@ -89,7 +98,8 @@ def cascade(recipe: Recipe, first: Path, second: Path, folder: Path, provenance:
     temperatures = fit_temperature(logits[0], label_N), fit_temperature(logits[1], label_N)
     first_right_N, second_right_N = (logits_NC.argmax(axis=1) == label_N for logits_NC in logits)
     first_alone, second_alone = float(first_right_N.mean()), float(second_right_N.mean())
-    wanted = wanted_accuracy(recipe, large, second_alone)
+    teacher = teacher_accuracy(recipe, large, examples)
+    wanted = wanted_accuracy(recipe, teacher, second_alone)
     threshold = lowest_threshold(confidence(logits[0], temperatures[0]), first_right_N, second_right_N, wanted)
     words = f"an accuracy of {wanted:.4f} on the validation rows ({first_alone:.4f} and {second_alone:.4f} alone)"
     if threshold is None:
@@ -101,15 +111,16 @@ def cascade(recipe: Recipe, first: Path, second: Path, folder: Path, provenance:
         for name, place, part in (("first", first, small), ("second", second, large))
     }
     alone = {"validation_first_accuracy": first_alone, "validation_second_accuracy": second_alone}
-    made = {**provenance, **origins, "wanted_accuracy": wanted, "code": tracking.code_version()[1]}
+    limits = {"wanted_accuracy": wanted, "teacher_accuracy": teacher}
+    made = {**provenance, **origins, **limits, "code": tracking.code_version()[1]}
     return join(folder, first, second, threshold, temperatures, alone, made)
 
 
-def wanted_accuracy(recipe: Recipe, bundle: Bundle, second: float) -> float:
-    """What the cascade must reach on the validation rows, where its second model alone has the accuracy `second`."""
+def wanted_accuracy(recipe: Recipe, teacher: float | None, second: float) -> float:
+    """What the cascade must reach on the validation rows, where its teacher has the accuracy `teacher` and its second
+    model alone `second`."""
     if recipe.cascade.max_loss is not None:
         return second - recipe.cascade.max_loss
-    teacher = teacher_accuracy(recipe, bundle)
     if teacher is None:
         raise JobError(
             f"{teacher_folder(recipe)}: no teacher of these labels, of whose accuracy budget.min_retention could be "
@@ -118,13 +129,32 @@ def wanted_accuracy(recipe: Recipe, bundle: Bundle, second: float) -> float:
     return recipe.budget.min_retention * teacher
 
 
-def teacher_accuracy(recipe: Recipe, bundle: Bundle) -> float | None:
-    """The accuracy of the recipe's teacher on its validation rows; None where there is none with these labels."""
+def teacher_accuracy(recipe: Recipe, bundle: Bundle, examples: Sequence[Row]) -> float | None:
+    """The accuracy of the recipe's teacher on these validation rows; None where there is none with these labels.
+
+    From its stored outputs where they are of these very rows, else it answers them: what its bundle says of itself may
+    be of others.
+    """
     folder = teacher_folder(recipe)
-    if not (folder / MANIFEST).exists():
+    if not (folder / MANIFEST).exists() or read_description(folder).labels != bundle.labels:
         return None
-    teacher = read_description(folder)
-    return teacher.metrics.get(VALIDATION) if teacher.labels == bundle.labels else None
+    try:
+        outputs, prepared = outputs_of(recipe), Prepared.open(Path(output(recipe), "prepared"))
+        if prepared.sample("validation") == sample(examples):
+            return taught(prepared, outputs, TASKS[recipe.task]).metric
+        reason = f"{outputs} is of other rows"
+    except (FolderError, JobError) as error:
+        reason = str(error)
+    log.info("the teacher answers %d validation rows: %s", len(examples), reason)
+    contender = Contender(name="teacher", kind="reference", folder=str(folder))
+    question = Question(
+        task=recipe.task,
+        data=recipe.data.model_copy(update={"test": None, "slices": []}),
+        split="validation",
+        contenders=[contender],
+        sample=sample(examples),
+    )
+    return ask(question)["teacher"].metrics[classify.METRIC]
 
 
 def check_accuracy(measured: float, wanted: float) -> None:

@@ -7,29 +7,34 @@ share of the CPU's peak, and in which classes and slices it answers less well.
 
 Everything is measured on the exported file in fresh processes with pinned threads; latencies of all contenders are
 taken in turns within one process. Without `bundle=` the output's own student, what each compression step made of it
-(`evaluation.steps`) and the baselines take part too.
+(`evaluation.steps`) and the baselines take part too. Of a registered bundle the registry keeps what the test rows said.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cluster import registry, tracking
 from cluster.public import public
+from cluster.session import JobError
 from configs.folder import FolderError, commit, digest_json, read_manifest
 from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST
 from jobs.data.source import place, rows, shown
 from jobs.finetune import teacher_folder
-from jobs.measure.comparison import STATIC, TEACHER, TFIDF, WINNER, UnseenRows, compare
+from jobs.measure.comparison import TEACHER, WINNER, UnseenRows, compare
 from jobs.measure.contenders import FITTED, Contender
 from jobs.measure.differences import grouped
 from jobs.measure.fresh import BUDGET_SHAPE, Measured, Question, ask, key
+from jobs.measure.gate import Evidence
 from jobs.measure.machine import machine_kind
+from jobs.measure.spec import BASELINES, baselines_of
 from jobs.measure.steps import after_each_step
 from jobs.measure.table import Machine
 from jobs.models.reference import check_given
@@ -50,7 +55,8 @@ def run(recipe: Recipe, parent: str | None = None, *, found: dict[str, Any] | No
         "evaluate", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
         bundle = locate(recipe)
-        found = found or evaluate(recipe, bundle)
+        found = found or evaluate(recipe, bundle, run.id)
+        record(found)
         run.tag(slimcart__data=found["fingerprint"])
         run.metrics.log(found["metrics"])
         run.artifact(Path(output(recipe), "evaluation"))
@@ -71,8 +77,32 @@ def locate(recipe: Recipe) -> Path:
     return registry.folder(recipe.bundle, BUNDLE)
 
 
-def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
-    """Measure and write <output>/evaluation; returns its manifest: metrics, table, key. Opens the test file."""
+def record(found: Mapping[str, Any]) -> None:
+    """Have the registry say what the test rows said, of every version that the evaluated bundle is registered as.
+
+    Where MLflow does not take it, this is logged: `deploy` then finds no such evidence.
+    """
+    if found["tested"] is None:
+        return
+    evidence = Evidence(**found["tested"], bundle=found["bundle"], run=found["run_id"], at=found["at"])
+    key, value = evidence.tag()
+    try:
+        for name, version in registry.versions_of(evidence.bundle):
+            if evidence.retention is None and key in registry.tags(name, version):
+                continue  # with a teacher these rows said more
+            registry.set_tags(name, version, {key: value}, registry.ASK_SECONDS)
+            log.info("models:/%s/%s has the evidence of these test rows", name, version)
+    except JobError as error:
+        log.warning("what the test rows said is not in the registry: %s; evaluate again before deploy", error)
+
+
+def evaluate(recipe: Recipe, bundle: Path, run_id: str) -> dict[str, Any]:
+    """Measure and write <output>/evaluation; returns its manifest: metrics, table, key. Opens the test file.
+
+    `run_id` is the MLflow run that it names as its origin.
+    """
+    from jobs.measure.unseen import audit_test_rows
+
     if not (bundle / BUNDLE).exists():
         raise FolderError(
             f"{bundle}: no bundle there; python -m jobs.tune or jobs.compress makes it, or give bundle=<folder>"
@@ -90,11 +120,16 @@ def evaluate(recipe: Recipe, bundle: Path) -> dict[str, Any]:
         measured = _measure(recipe, bundle / description.tokenizer, contenders, shapes)
         machine = _compare_with_peak(recipe, contenders, measured, shapes)
     compared, files = compare(recipe, test, measured, shapes, machine)
+    audited, faults = audit_test_rows(recipe, bundle, description)
+    compared["metrics"] |= faults
     found = {
         "key": identity,
         "fingerprint": test.fingerprint,
         "bundle": bundle_digest(bundle),
+        "run_id": run_id,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "test": public(str(recipe.data.test)),
+        "rows": audited,
         **compared,
     }
 
@@ -135,12 +170,14 @@ def check_test_rows(recipe: Recipe, bundle: Bundle) -> UnseenRows:
     slices = {
         column: grouped(column, [row.slices[index] for row in found]) for index, column in enumerate(recipe.data.slices)
     }
-    return UnseenRows(digest_json(found), labels, slices)
+    asked = digest_json([row._replace(slices=()) for row in found])
+    return UnseenRows(digest_json(found), asked, labels, slices)
 
 
 def evaluation_key(recipe: Recipe, contenders: list[Contender], fingerprint: str) -> str:
     """Digest of what an evaluation depends on."""
-    parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("budget", "export", "evaluation")}
+    parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("export", "evaluation")}
+    parts["budget"] = recipe.budget.limits
     parts["bundles"] = {each.name: bundle_digest(Path(each.folder)) for each in contenders if each.folder}
     parts |= {"test": fingerprint, "slices": recipe.data.slices, "machine": machine_kind()}
     return digest_json(parts | behaviour("compress", "measure", "evaluate"))
@@ -154,7 +191,7 @@ def _measure(
     What is fitted to the rows is fitted once, in the latter; the memory that takes is not what answering takes.
     """
     common: dict[str, Any] = {"task": recipe.task, "data": recipe.data, "split": "test", "resources": True}
-    common["answers"] = recipe.task == "classify"
+    common |= {"answers": recipe.task == "classify", "metric": recipe.budget.metric}
     found: dict[str, Measured] = {}
     for contender in contenders:
         if contender.kind not in FITTED:
@@ -223,20 +260,20 @@ def evaluated_already(recipe: Recipe, bundle: Path) -> dict[str, Any] | None:
     test = check_test_rows(recipe, description)
     identity = evaluation_key(recipe, _contenders(recipe, bundle, description), test.fingerprint)
     found = read_manifest(folder, MANIFEST)
-    return found if found.get("key") == identity else None
+    return found if found.get("key") == identity and "tested" in found else None
 
 
 def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Contender]:
     """Baselines, teacher, student, winner: those that belong to this bundle."""
     from jobs.measure.baselines import embedding_table
 
-    own = recipe.bundle is None
-    baseline = (
-        Contender(name=TFIDF, kind="tfidf")
-        if recipe.task == "classify"
-        else Contender(name="nearest_row", kind="nearest")
-    )
-    found = [baseline] if own else []
+    own, asked = recipe.bundle is None, recipe.evaluation.baselines
+    baselines = (baselines_of(recipe.task) if own else []) if asked is None else asked
+    found = [
+        Contender.model_validate({"name": BASELINES[name].contender, "kind": name})
+        for name in baselines
+        if name != "static"
+    ]
     teacher = teacher_folder(recipe)
     if teacher == bundle:
         pass  # it is under evaluation itself
@@ -246,11 +283,15 @@ def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Conte
             "python -m jobs.finetune makes it"
         )
     elif (teacher / BUNDLE).exists() and set(read_bundle(teacher).labels) == set(description.labels):
-        if own and recipe.task == "classify" and embedding_table(teacher):
-            found.append(Contender(name=STATIC, kind="static", folder=str(teacher)))
+        if "static" in baselines and embedding_table(teacher):
+            found.append(Contender(name=BASELINES["static"].contender, kind="static", folder=str(teacher)))
         found.append(Contender(name=TEACHER, kind="reference", folder=str(teacher)))
     elif recipe.teacher.bundle:
         raise FolderError(f"{teacher}: no teacher bundle with the labels of {bundle}")
+    if "static" in (asked or []) and BASELINES["static"].contender not in [each.name for each in found]:
+        raise UsageError(
+            "evaluation.baselines: 'static': no teacher here has one table of token embeddings; leave it out"
+        )
     student = Path(output(recipe), "student")
     if own and student != bundle and _made_of(description, student):
         found.append(Contender(name="student", kind="reference", folder=str(student)))

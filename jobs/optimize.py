@@ -2,7 +2,8 @@
 
     ray job submit --working-dir . -- python -m jobs.optimize --config configs/intent.yaml deploy=true
 
-Run again with the same output, a finished stage whose inputs did not change is not run again.
+Run again with the same output, a finished stage whose inputs did not change is not run again. With deploy=true a winner
+that the test rows say is outside the budget is not deployed: exit 1, and all else stays.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from configs.folder import read_manifest
 from configs.loader import UsageError
 from jobs import deploy, evaluate, finetune, prepare, teach, tune
 from jobs.command import Result, main
+from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import check_source
 from jobs.data.spec import EMBEDDED
@@ -35,12 +37,9 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     ) as run:
         session.connect()
         if recipe.deploy:
-            deploy.check_serve(recipe.serving)
+            deploy.check_serve(recipe)
         session.check_capacity(recipe.engine)
-        result = optimize(recipe, run)
-        run.metrics.log(result.metrics)
-        run.tag(slimcart__model=result.model_uri or "", slimcart__endpoint=result.endpoint or "")
-    return result
+        return optimize(recipe, run)
 
 
 def optimize(recipe: Recipe, run: tracking.Run) -> Result:
@@ -48,6 +47,7 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     prepare.run(recipe, run.id)
     prepared = Prepared.open(Path(output(recipe), "prepared"), pool_folder(recipe))
     run.tag(slimcart__data=prepared.key)
+    audit.look_at_test(recipe.data, prepared)
     teach.check_possible(recipe)
     if recipe.teacher.bundle:
         _skip("finetune", f"teacher.bundle is {recipe.teacher.bundle}")
@@ -67,15 +67,19 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     found = read_manifest(Path(output(recipe), "search"), MANIFEST)
     bundle, page = Path(output(recipe), "bundle"), Path(output(recipe), "report.html")
     evaluation = _final_evaluation(recipe, bundle, run)
-    report.write(page, recipe.name, found, recipe.budget, evaluation)
+    learned_from = audit.record_of(prepared)
+    report.write(page, recipe.name, found, recipe.budget, recipe.search.objective, evaluation, learned_from)
     run.artifact(page)
-    uri = str(found["model_uri"])
+    uri, metrics = str(found["model_uri"]), evaluation.get("metrics", {})
+    run.metrics.log(metrics)  # also where the gate is shut
+    run.tag(slimcart__model=uri)
     endpoint = deploy.run(recipe.model_copy(update={"bundle": uri}), run.id).endpoint if recipe.deploy else None
+    run.tag(slimcart__endpoint=endpoint or "")
     return Result(
         "optimize",
         run.id,
         output(recipe),
-        evaluation.get("metrics", {}),
+        audit.faults(prepared) | metrics,
         bundle=str(bundle),
         model_uri=uri,
         endpoint=endpoint,
@@ -86,13 +90,14 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
 def _final_evaluation(recipe: Recipe, bundle: Path, run: tracking.Run) -> dict[str, Any]:
     """The manifest of the evaluation on the test file, made or found; empty without a test file."""
     if recipe.data.test is None:
-        log.info("evaluate: no data.test, so there is no final evaluation")
+        log.warning("evaluate: no data.test, so no unseen row was asked whether the winner is inside the budget")
         return {}
     found = evaluate.evaluated_already(recipe, bundle)
     if found is None or _broken_off(recipe, "evaluate", run):
         evaluate.run(recipe, run.id, found=found)
         return read_manifest(Path(output(recipe), "evaluation"), MANIFEST)
     _skip("evaluate", "neither the models nor the test rows changed")
+    evaluate.record(found)  # the registry may have forgotten it, or may not have been there
     print(found["table"], flush=True)
     return found
 
@@ -104,6 +109,11 @@ def check(recipe: Recipe) -> None:
         check_given(f"distillation.further_teachers[{index}].bundle", each.bundle)
     test = recipe.data.test
     if test is None:
+        if recipe.deploy and "untested" not in recipe.serving.accept:
+            raise UsageError(
+                "data.test: none: deploy=true puts into service what unseen rows say is inside the budget; give "
+                "data.test, or serving.accept='[untested]'"
+            )
         return
     if test == EMBEDDED != recipe.data.train:
         raise UsageError(

@@ -5,14 +5,15 @@
 Writes <output>/prepared: Parquet shards with lengths. Rows that did not change are not tokenised again. With
 `data.unlabelled` or `distillation.pool.rows` also <output>/pool: rows without labels, for students alone; for a
 `student.model` with a tokenizer of its own also <output>/prepared_student.
-The test rows are not opened here; only the final evaluation reads them.
+Texts that are in two splits or have two labels are counted and told, and so is what the tokenizer does not know. Of the
+test file nothing is read here, with `data.on_leak` drop or refuse hashes of its texts.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,8 +23,10 @@ from cluster.session import JobError
 from configs.folder import commit, digest_json
 from configs.loader import UsageError
 from jobs.command import Result, main
-from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key
-from jobs.data.source import shown
+from jobs.data import audit, leaks
+from jobs.data.leaks import HASHES, Hashes
+from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key, readings_of
+from jobs.data.source import Split, has_test, hashes, shown
 from jobs.data.spec import DataSpec
 from jobs.models.reference import check_given, read_reference, read_tokenizer
 from jobs.models.spec import NEW
@@ -59,13 +62,20 @@ def prepare(recipe: Recipe) -> Prepared:
 
     check_given("teacher.bundle", recipe.teacher.bundle)
     tables, pool = _checked(recipe), pool_folder(recipe)
-    unlabelled = checked(recipe.data, "unlabelled") if recipe.data.unlabelled else None
+    unlabelled = checked(recipe.data, "unlabelled", tables.seen) if recipe.data.unlabelled else None
     plan = (_classes if recipe.task == "classify" else _completions)(recipe, tables.train, tables.validation)
-    prepared = _prepared(recipe, tables, plan, "prepared")
+    found = audit.tell_leaks(recipe.data, tables.seen, labelled=bool(plan.labels))
+    prepared = _prepared(recipe, tables, plan, "prepared", audit.about(tables.seen, found, ["train", "validation"]))
+    field = "bundle" if recipe.teacher.bundle else "model"
+    audit.check_readings(recipe.data, prepared, f"teacher.{field}: {getattr(recipe.teacher, field)}")
     if pool is None:
         return prepared
     spec = recipe.distillation.pool
-    made = make_pool(pool, prepared, spec, recipe.seed, tables.train, tables.validation, unlabelled)
+    made = make_pool(
+        pool, prepared, spec, recipe.seed, tables.train, tables.validation, unlabelled, tables.seen.get("unlabelled")
+    )
+    if unlabelled:
+        made = audit.note(made, audit.about(tables.seen, found, ["unlabelled"]))
     return replace(prepared, pool=made)
 
 
@@ -91,7 +101,11 @@ def prepare_student(recipe: Recipe, prepared: Prepared) -> Prepared:
     tables = _checked(recipe)
     if tables.fingerprints != prepared.manifest["fingerprints"]:
         raise JobError(f"data.train, data.validation: changed since {prepared.folder} was made; run it again")
-    return _prepared(recipe, tables, _plan_of_classes(recipe, tokenizer, prepared.labels), "prepared_student")
+    plan = _plan_of_classes(recipe, tokenizer, prepared.labels)
+    said = {name: prepared.manifest[name] for name in ("findings", "left_out")}
+    own = _prepared(recipe, tables, plan, "prepared_student", said)
+    audit.check_readings(recipe.data, own, f"student.model: {model}")
+    return own
 
 
 def _refuse_what_needs_the_teachers_tokens(recipe: Recipe) -> None:
@@ -108,27 +122,32 @@ class _Tables(NamedTuple):
     train: pyarrow.Table
     validation: pyarrow.Table
     fingerprints: dict[str, str]
+    seen: dict[Split, Hashes]  # of these, and of the test rows where some were left out for them
 
 
 def _checked(recipe: Recipe) -> _Tables:
     from jobs.data.tokenise import checked
 
-    train, train_digest = checked(recipe.data, "train")
-    validation, validation_digest = checked(recipe.data, "validation")
-    return _Tables(train, validation, {"train": train_digest, "validation": validation_digest})
+    seen: dict[Split, Hashes] = {}
+    if recipe.data.on_leak == "drop" and has_test(recipe.data):
+        seen["test"] = hashes(recipe.data, "test")
+    validation, validation_digest = checked(recipe.data, "validation", seen)
+    train, train_digest = checked(recipe.data, "train", seen)
+    return _Tables(train, validation, {"train": train_digest, "validation": validation_digest}, seen)
 
 
-def _prepared(recipe: Recipe, tables: _Tables, plan: Plan, name: str) -> Prepared:
-    """<output>/`name`, made or found."""
+def _prepared(recipe: Recipe, tables: _Tables, plan: Plan, name: str, said: Mapping[str, Any]) -> Prepared:
+    """<output>/`name`, made or found; its manifest also has what is `said` of the rows."""
     from jobs.data.tokenise import write_shards
 
-    folder, (train, validation, fingerprints) = Path(output(recipe), name), tables
+    folder, (train, validation, fingerprints, seen) = Path(output(recipe), name), tables
     key = digest_json({"fingerprints": fingerprints, **plan.key, **behaviour("prepare")})
 
     def fill(aside: Path) -> dict[str, Any]:
         tokenizer, tokenise = plan.make()
         tokenizer.save(str(aside / TOKENIZER))
         write_shards([train, validation], aside / ROWS, tokenise)
+        leaks.write(aside / HASHES, {split: seen[split] for split in ("train", "validation")})
         return {
             "key": key,
             "task": recipe.task,
@@ -138,6 +157,8 @@ def _prepared(recipe: Recipe, tables: _Tables, plan: Plan, name: str) -> Prepare
             "pairs": recipe.data.text_pair is not None,
             "attributes": any(train["attributes"].unique().to_pylist()),
             "rows": {"train": len(train), "validation": len(validation)},
+            "readings": readings_of(aside / ROWS),
+            **said,
         } | plan.facts
 
     if has_key(folder, MANIFEST, key):
@@ -145,7 +166,7 @@ def _prepared(recipe: Recipe, tables: _Tables, plan: Plan, name: str) -> Prepare
     else:
         log.info("tokenising %d training and %d validation rows", len(train), len(validation))
         commit(folder, MANIFEST, fill)
-    return Prepared.open(folder)
+    return audit.note(Prepared.open(folder), said)
 
 
 class Plan(NamedTuple):
@@ -253,7 +274,7 @@ def pool_folder(recipe: Recipe) -> Path | None:
 
 
 def summary(prepared: Prepared) -> dict[str, float]:
-    """Rows, classes (if there are any) and tokens, as metrics."""
+    """Rows, classes (if there are any), tokens, and what is wrong with them, as metrics."""
     metrics: dict[str, float] = {"classes": len(prepared.labels)} if prepared.labels else {}
     for split in ("train", "validation"):
         examples = prepared.examples(split)
@@ -261,7 +282,7 @@ def summary(prepared: Prepared) -> dict[str, float]:
         metrics[f"{split}_mean_tokens"] = len(examples.ids) / len(examples)
     if prepared.pool is not None:
         metrics["pool_rows"] = prepared.pool.manifest["rows"]["train"]
-    return metrics
+    return metrics | audit.faults(prepared)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,13 @@ from jobs.compression.spec import (
     DistillStep,
     ExportSpec,
     ExportStep,
-    PruneSpec,
     QuantizeSpec,
     Step,
 )
 from jobs.data.spec import DATA_FILE, HUB_ID, DataSpec
-from jobs.measure.spec import EvaluationSpec
+from jobs.measure.spec import EvaluationSpec, baselines_of
 from jobs.models.spec import NEW, StudentSpec, TeacherSpec
+from jobs.tasks.table import TASKS, Task
 from jobs.training.spec import DistillationSpec
 from serving.spec import ServingSpec, service_name
 from tuning.spec import BudgetSpec, SearchSpec
@@ -81,11 +81,7 @@ def absolute(source: str | None, folder: Path, may_be_id: bool = True) -> str | 
 
 
 def _default_steps() -> list[Step]:
-    return [
-        PruneSpec(step="prune", sparsity=0.1),
-        ExportStep(step="export"),
-        QuantizeSpec(step="quantize"),
-    ]
+    return [ExportStep(step="export"), QuantizeSpec(step="quantize")]
 
 
 class Recipe(Spec):
@@ -128,6 +124,13 @@ class Recipe(Spec):
         if output and "://" in output:
             raise ValueError(f"{output!r}: outputs lie on a mounted file system so far; give a folder")
         return output
+
+    @model_validator(mode="after")
+    def the_budgets_metric_is_one_of_the_task(self) -> Self:
+        known = TASKS[self.task].metrics
+        if (metric := self.budget.metric) is not None and metric not in known:
+            raise ValueError(f"budget.metric: {metric!r}: task {self.task!r} is judged by {' or '.join(known)}")
+        return self
 
     @model_validator(mode="after")
     def nothing_belongs_to_another_task(self) -> Self:
@@ -247,6 +250,17 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def baselines_are_those_of_the_task(self) -> Self:
+        known, asked = baselines_of(self.task), self.evaluation.baselines or []
+        for name, count in Counter(asked).items():
+            if name not in known:
+                able = " and ".join(known)
+                raise ValueError(f"evaluation.baselines: {name!r}: task {self.task!r} has {able}; [] for none")
+            if count > 1:
+                raise ValueError(f"evaluation.baselines: {name!r} stands there {count} times; give it once")
+        return self
+
+    @model_validator(mode="after")
     def service_has_a_name(self) -> Self:
         try:
             service_name(self.service)
@@ -315,6 +329,11 @@ class Recipe(Spec):
     def has_pool(self) -> bool:
         """Whether students also learn from rows without labels."""
         return self.distillation.pool.rows > 0 or self.data.unlabelled is not None
+
+    @property
+    def judged_by(self) -> Task:
+        """What jobs ask of its task; everything that goes by a metric goes by that of its budget."""
+        return TASKS[self.task].by(self.budget.metric)
 
     @property
     def service(self) -> str:

@@ -1,4 +1,4 @@
-"""Search distillation, compression and export together for the best model inside the budget.
+"""Search distillation, compression and export together for the cheapest model inside the budget (search.objective).
 
     ray job submit --working-dir . -- python -m jobs.tune --config configs/intent.yaml search.trials=12
 
@@ -24,21 +24,23 @@ from cluster.session import JobError
 from configs.folder import FolderError, commit, digest_json, read_manifest, replace, write_synced
 from jobs.command import Result, main
 from jobs.compress import compress
+from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
+from jobs.data.source import check_unchanged, rows
 from jobs.distill import distill, student_key
 from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate, time_again
 from jobs.measure.machine import machine_kind
+from jobs.measure.retention import Teacher, taught
 from jobs.prepare import output, pool_folder, prepare, prepare_student
 from jobs.recipe import Recipe, SearchRecipe
-from jobs.tasks import classify
 from jobs.teach import check_possible, teach
 from jobs.versions import behaviour
 from serving.bundle import bundle_digest, read_bundle, with_metrics
 from tuning import report
 from tuning.journal import SCORE
-from tuning.pareto import IN_SEARCH, METRIC, Choice, Trial, choose, finalists, score, timed_again
-from tuning.search import search
+from tuning.pareto import IN_SEARCH, Choice, Trial, choose, finalists, score, terms, timed_again
+from tuning.search import Judge, search
 
 CHALLENGER = "challenger"
 
@@ -79,12 +81,12 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     """Search, choose, put the winner in its place and register it; returns the manifest of <output>/search."""
     before = found_already(recipe, prepared)
     if before and not before["model_uri"]:
-        return _register(recipe, before, run)  # of this search MLflow did not take the winner
+        return _register(recipe, before, run, prepared)  # of this search MLflow did not take the winner
     session.check_capacity(recipe.engine)
-    teacher_metric = taught(prepared, teacher_outputs)[classify.METRIC]
-    if not teacher_metric:
+    teacher = taught(prepared, teacher_outputs, recipe.judged_by)
+    if not teacher.metric:
         raise JobError("the teacher is right on none of the validation rows: its students would have nothing to keep")
-    trials_folder = Path(output(recipe), ".work", f"trials-{search_key(recipe, prepared)[:16]}")
+    trials_folder = trials_of(recipe, prepared)
     for other in trials_folder.parent.glob("trials-*"):
         if other != trials_folder:  # of a search that nobody goes on with
             shutil.rmtree(other, ignore_errors=True)
@@ -95,33 +97,67 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         teacher_outputs=str(teacher_outputs),
         folder=str(trials_folder),
         parent=run.id,
-        teacher_metric=teacher_metric,
+        teacher=teacher,
     )
-    choosing = functools.partial(choose, budget=recipe.budget)
-    trials = search(objective, recipe.search, trials_folder / "search")
+    choosing = functools.partial(choose, budget=recipe.budget, objective=recipe.search.objective)
+    judge = Judge(
+        functools.partial(score, budget=recipe.budget, objective=recipe.search.objective),
+        terms(recipe.budget, recipe.search.objective),
+    )
+    trials = search(objective, recipe.search, trials_folder / "search", judge, run.id)
+    if any(each.error for each in trials):
+        check_rows(recipe, teacher)  # where they changed, trials failed that are no worse than others
     trials = with_final_times(recipe, trials, trials_folder, choosing)
     choice = choosing(trials)
     for each in trials:
         log.info("trial %s %s", each.id, choice.reasons[each.id])
     found: dict[str, Any] = {
         "key": search_key(recipe, prepared),
+        "judged": judged(recipe),
         "run_id": run.id,
-        "teacher_metric": teacher_metric,
+        "metric": recipe.judged_by.metric,
+        "teacher_metric": teacher.metric,
         "winner": None,
         "trials": [asdict(each) | {"reason": choice.reasons[each.id]} for each in trials],
     }
+    keep(trials_folder, trials)
     page = Path(output(recipe), "report.html")
     if choice.winner is None:
-        report.write(page, recipe.name, found, recipe.budget)
+        learned_from = audit.record_of(prepared)
+        report.write(page, recipe.name, found, recipe.budget, recipe.search.objective, rows=learned_from)
         run.artifact(page)
     winner = _winner(choice, trials, trials_folder)
-    for name in ("student", "bundle"):
-        if (made := trials_folder / winner.id / name).exists():  # else it was put there by a job that was killed then
-            replace(made, Path(output(recipe), name))
+    put_in_place(recipe, winner, trials_folder)
     found |= {"winner": asdict(winner), "model_uri": None, "bundle": bundle_digest(Path(output(recipe), "bundle"))}
     commit(Path(output(recipe), "search"), MANIFEST, lambda _: found)
-    shutil.rmtree(trials_folder, ignore_errors=True)
-    return _register(recipe, found, run)
+    return _register(recipe, found, run, prepared)
+
+
+def put_in_place(recipe: Recipe, winner: Trial, folder: Path) -> None:
+    """Copy student and bundle of a trial to the output; the trial itself stays, as another budget may choose another.
+
+    Raises `JobError` where somebody removed it.
+    """
+    for name in ("student", "bundle"):
+        made, aside = folder / winner.id / name, folder / f"{winner.id}-{name}"
+        if not made.exists():
+            raise JobError(f"{made}: not there any more; remove {folder} to search again")
+        shutil.rmtree(aside, ignore_errors=True)  # of a job that was killed then
+        shutil.copytree(made, aside)
+        if name == "bundle":
+            with_metrics(aside, winner.metrics, functools.partial(card, recipe=recipe.at(dict(winner.values))))
+        replace(aside, Path(output(recipe), name))
+
+
+def keep(folder: Path, trials: Sequence[Trial]) -> None:
+    """Of a search in `folder` keep what each trial that did not fail made, and say what that takes on disk."""
+    shutil.rmtree(folder / "search" / "ray", ignore_errors=True)
+    for each in trials:
+        if each.error:
+            shutil.rmtree(folder / each.id, ignore_errors=True)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    words = "%d trials, %.0f MB in %s, are kept for another budget or objective, until this output is searched for else"
+    log.info(words, sum(not each.error for each in trials), size / 1e6, folder)
 
 
 def with_final_times(
@@ -162,23 +198,22 @@ def _record(recipe: Recipe, trial: Trial, names: Collection[str], bundle: Path) 
         record.close()
 
 
-def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run) -> dict[str, Any]:
+def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run, prepared: Prepared) -> dict[str, Any]:
     """Make the winner of a search challenger; returns the search's manifest, which then names the model."""
     bundle = Path(output(recipe), "bundle")
     tags = {"slimcart.bundle": found["bundle"], "slimcart.tune": run.id}
     uri = registry.register(recipe.name, run, bundle, tags, CHALLENGER)
     log.info("registered %s as %s", uri, CHALLENGER)
     manifest = commit(Path(output(recipe), "search"), MANIFEST, lambda _: found | {"model_uri": uri})
-    report.write(Path(output(recipe), "report.html"), recipe.name, manifest, recipe.budget)
+    page = Path(output(recipe), "report.html")
+    learned_from = audit.record_of(prepared)
+    report.write(page, recipe.name, manifest, recipe.budget, recipe.search.objective, rows=learned_from)
     return manifest
 
 
-def taught(prepared: Prepared, teacher_outputs: Path) -> dict[str, float]:
-    """The teacher's metrics on the validation rows of this recipe, from its stored logits."""
-    from jobs.training.outputs import read_logits
-
-    predicted = read_logits(teacher_outputs, "validation").argmax(-1)
-    return classify.metrics(predicted, prepared.examples("validation").labels)
+def check_rows(recipe: Recipe, teacher: Teacher) -> None:
+    """Raises `JobError` where the validation rows are not those that the teacher answered."""
+    check_unchanged(list(rows(recipe.data, "validation")), teacher.sample, recipe.data, "validation")
 
 
 def trial(
@@ -190,10 +225,11 @@ def trial(
     teacher_outputs: str,
     folder: str,
     parent: str,
-    teacher_metric: float,
+    teacher: Teacher,
 ) -> dict[str, float]:
     """One candidate: distil -> compress -> export -> measure the file. Runs in a process of Ray Tune."""
     whole = Recipe.model_validate(recipe)
+    check_rows(whole, teacher)  # before hours of training, and again by the process that measures
     engine = whole.engine.model_copy(
         update={"cpus_per_worker": max(1, whole.engine.cpus_per_worker // whole.search.concurrent), "max_failures": 0}
     )
@@ -208,34 +244,48 @@ def trial(
         name=f"trial {trial_id}",
     ) as run:
         run.tag(slimcart__trial=trial_id)
-        rows = Prepared.open(Path(prepared), pool_folder(whole))
-        distilled = distill(chosen, rows, Path(teacher_outputs), place / "student", run.id)
+        examples = Prepared.open(Path(prepared), pool_folder(whole))
+        distilled = distill(chosen, examples, Path(teacher_outputs), place / "student", run.id)
         bundle = place / "bundle"
         compress(chosen, place / "student", bundle, {"run_id": run.id, "trial": trial_id, "values": values})
-        metrics = measure_candidate(chosen, bundle)
-        metrics[METRIC] = metrics[f"validation_{classify.METRIC}"]
-        metrics["retention"] = metrics[METRIC] / teacher_metric
-        metrics["student_retention"] = distilled[f"validation_{classify.METRIC}"] / teacher_metric
-        metrics[SCORE] = score(metrics, whole.budget)
+        metrics = measure_candidate(chosen, bundle, teacher)
+        metrics["student_retention"] = distilled[f"validation_{whole.judged_by.metric}"] / teacher.metric
         with_metrics(bundle, metrics, functools.partial(card, recipe=chosen))
-        run.metrics.log(metrics)
+        run.metrics.log(metrics | {SCORE: score(metrics, whole.budget, whole.search.objective)})  # of that day
         run.text("bundle.json", (bundle / "bundle.json").read_text(encoding="utf-8"))
+        shutil.rmtree(place / ".work", ignore_errors=True)  # of the training
     return metrics
 
 
+def trials_of(recipe: Recipe, prepared: Prepared) -> Path:
+    """The folder of a search."""
+    return Path(output(recipe), ".work", f"trials-{search_key(recipe, prepared)[:16]}")
+
+
 def search_key(recipe: Recipe, prepared: Prepared) -> str:
-    """Digest of what the search depends on."""
-    parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("search", "budget", "export")}
+    """Digest of what the trials of a search do, and are drawn from: not of how many they are, nor of what judges them.
+
+    A step may go by a limit of the budget (its `max_loss`): what it did under that of its day is measured as it is.
+    """
+    parts: dict[str, Any] = {"export": recipe.export.model_dump(), "metric": recipe.judged_by.metric}
+    parts["search"] = recipe.search.model_dump(include={"algorithm", "scheduler", "seed", "space"})
     parts["name"] = recipe.name  # of the model it is registered as
     parts["compression"] = [spec.model_dump() for spec in recipe.compression]
     parts |= {"student": student_key(recipe, prepared), "machine": machine_kind()}
-    return digest_json(parts | behaviour("compress", "measure", "tune"))
+    return digest_json(parts | behaviour("compress", "measure", "search"))
+
+
+def judged(recipe: Recipe) -> dict[str, Any]:
+    """What decides between the trials of a search, and how many there were to be."""
+    trials = recipe.search.trials if recipe.search.space else 1
+    return terms(recipe.budget, recipe.search.objective) | {"trials": trials} | behaviour("choose")
 
 
 def found_already(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
     """The manifest of a finished search whose inputs did not change and whose bundle is still in its place, whole.
 
-    Its `model_uri` is None where the winner could not be registered.
+    One that was judged otherwise, or has fewer trials, is no such search: `tune` goes on from its trials. Its
+    `model_uri` is None where the winner could not be registered.
     """
     folder, bundle = Path(output(recipe), "search"), Path(output(recipe), "bundle")
     if not (folder / MANIFEST).exists() or not (bundle / "bundle.json").exists():
@@ -247,7 +297,9 @@ def found_already(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
         log.warning("the search is made again: %s", error)
         return None
     same = found.get("key") == search_key(recipe, prepared) and found.get("bundle") == bundle_digest(bundle)
-    return found if same else None
+    wanted, before = judged(recipe), found.get("judged", {})
+    enough = before.get("trials", 0) >= wanted["trials"]
+    return found if same and enough and {**before, "trials": wanted["trials"]} == wanted else None
 
 
 def _winner(choice: Choice, trials: list[Trial], folder: Path) -> Trial:

@@ -29,7 +29,8 @@ STAGES = {
     "distill": Behaviour(2, ("deepspeed", "numpy", "torch", "transformers")),  # the student
     "compress": Behaviour(1, (*RUNTIMES, "nncf", "numpy", "onnx", "onnxscript", "torch", "transformers")),  # the bundle
     "measure": Behaviour(1, (*RUNTIMES, "numpy", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
-    "tune": Behaviour(1, ("hyperopt", "ray")),  # what is tried, and which trial wins
+    "search": Behaviour(1, ("hyperopt", "ray")),  # what is tried
+    "choose": Behaviour(1, ()),  # which trial wins
     "evaluate": Behaviour(1, ("numpy", "scikit-learn", "torch", "transformers")),  # the comparison on test rows
     "cascade": Behaviour(1, ("numpy",)),  # temperatures and threshold
 }

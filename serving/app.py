@@ -10,17 +10,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import ray
 from fastapi import FastAPI
 from pydantic import Field
 from ray import serve
 
 from configs.loader import Spec
+from serving.batches import Batches
 from serving.endpoint import Answer, Question, create_app, create_catalogue
 from serving.inputs import Row
 from serving.runtime import DETAILS, Classifier, Prediction, load_bundle
@@ -70,15 +70,13 @@ class Service:
     def __init__(self, args: ServiceArgs) -> None:
         self._args = args
         self._loaded: Loaded | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._batch_began = 0.0
-        batches: Any = type(self)._answer_together
-        batches.set_max_batch_size(args.serving.max_batch_size)
-        batches.set_batch_wait_timeout_s(args.serving.batch_wait_ms / 1000)
+        limits = args.serving
+        self._batches = Batches(
+            predict_together, lambda each: len(each.rows), limits.max_batch_size, limits.batch_wait_ms / 1000
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
+        keep_to_node()
         return create_app(self._args.service, self._args.serving, self.answer)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -92,7 +90,7 @@ class Service:
         """Raises where no model is loaded or a batch is stuck, so that Serve replaces the replica."""
         if self._loaded is None:
             raise RuntimeError("no model is loaded; user_config names none")
-        if not self._idle.is_set() and time.monotonic() - self._batch_began > STUCK_AFTER_S:
+        if self._batches.running_s() > STUCK_AFTER_S:
             raise RuntimeError(f"a batch has run for more than {STUCK_AFTER_S:g} s")
 
     async def answer(self, question: Question) -> Answer:
@@ -100,29 +98,22 @@ class Service:
         if (loaded := self._loaded) is None:
             raise RuntimeError("no model is loaded; user_config names none")
         waiting = Waiting(loaded, loaded.classifier.rows(question.inputs), question.scores, question.details)
-        # Serve cuts a batch as soon as its wait is over, even while the last one still runs, and so would make
-        # batches of one. Holding requests back until the thread is idle lets a batch grow without any wait.
-        await self._idle.wait()
-        predictions = await self._answer_together(waiting)
+        predictions = await self._batches.answer(waiting)
         return Answer(model=loaded.release.model_dump(include={"name", "version"}), predictions=predictions)
 
-    @serve.batch(
-        max_batch_size=32,
-        batch_wait_timeout_s=0,
-        batch_size_fn=lambda batch: count_inputs(batch),  # noqa: PLW0108 - the function stands below
+
+def keep_to_node() -> None:
+    """Have this replica take calls of other deployments at its node's address; Serve would listen on all interfaces.
+
+    Serve opens that port after it made the deployment's object, by a function that it looks up in its module.
+    """
+    from ray._common.tls_utils import add_port_to_grpc_server
+    from ray.serve._private import replica
+
+    address = f"{ray.util.get_node_ip_address()}:0"
+    replica.add_port_to_grpc_server = (  # pyright: ignore[reportPrivateImportUsage] - it is where Serve looks
+        lambda server, _: add_port_to_grpc_server(server, address)
     )
-    async def _answer_together(self, batch: list[Waiting]) -> list[list[Prediction]]:
-        self._idle.clear()
-        self._batch_began = time.monotonic()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, predict_together, batch)
-        finally:
-            self._idle.set()
-
-
-def count_inputs(batch: list[Waiting]) -> int:
-    """Size of a batch for Serve. One request alone counts 1: Serve refuses an item above the maximum outright."""
-    return sum(len(each.rows) for each in batch) if len(batch) > 1 else 1
 
 
 def predict_together(batch: list[Waiting]) -> list[list[Prediction]]:
@@ -145,6 +136,7 @@ class Catalogue:
         self._models: list[dict[str, Any]] = []
 
     def __serve_build_asgi_app__(self) -> FastAPI:
+        keep_to_node()
         return create_catalogue(lambda: self._models)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import requests
@@ -12,6 +13,9 @@ import requests
 from serving.spec import ServingSpec
 
 POLL_S = 0.2
+START_S = 90  # the dashboard itself gives up after 60
+log = logging.getLogger(__name__)
+
 Application = dict[str, Any]  # shaped as ray.serve.schema.ServeApplicationSchema
 
 
@@ -20,21 +24,33 @@ class DeployError(Exception):
 
 
 class Dashboard:
-    """Serve as its REST API shows it: applications by name, each as it was last written."""
+    """Serve as its REST API shows it: applications by name, each as it was last written.
 
-    def __init__(self, dashboard_url: str, headers: Mapping[str, str], spec: ServingSpec) -> None:
+    `settings` gives the environment of Serve's processes, for requests that may take so many seconds; it is asked where
+    Serve does not run yet, which alone can be told.
+    """
+
+    def __init__(
+        self,
+        dashboard_url: str,
+        headers: Mapping[str, str],
+        spec: ServingSpec,
+        settings: Callable[[float], Mapping[str, str]] = lambda _: {},
+    ) -> None:
         self._url = f"{dashboard_url.rstrip('/')}/api/serve/applications/"
         self._spec = spec
         self._http = requests.Session()
         self._http.trust_env = False  # a company proxy cannot reach a loopback address
         self._http.headers.update(headers)
         self._options: dict[str, Any] = {}
+        self._settings = settings
+        self._runs = False
         host = f"[{spec.host}]" if ":" in spec.host else spec.host
         self.address = f"http://{host}:{spec.port}"
 
-    def check(self) -> None:
-        """Raise `DeployError` where no deployment can come about: see `read`, or Serve would cut its requests short."""
-        self.read()
+    def check(self) -> dict[str, Application]:
+        """What `read` says. Raises `DeployError` also where Serve would cut the requests of a service short."""
+        applications = self.read()
         limit, own = self._options.get("request_timeout_s"), self._spec.request_timeout_s
         if limit is not None and limit <= own:
             raise DeployError(
@@ -42,6 +58,7 @@ class Dashboard:
                 f"it was started for, and cannot change it while it runs; set less than {limit:g}, or make down and "
                 "make up, and deploy this service first"
             )
+        return applications
 
     def read(self) -> dict[str, Application]:
         """What is deployed. Raises `DeployError` where Serve listens elsewhere or cannot listen where it should."""
@@ -58,17 +75,30 @@ class Dashboard:
         # One limit for all services; each keeps its own shorter one, which no client can switch off.
         first = {"host": wanted[0], "port": wanted[1], "request_timeout_s": 2 * self._spec.request_timeout_s}
         self._options = running or first
+        self._runs = bool(running)
         applications = details["applications"]
         return {name: each["deployed_app_config"] for name, each in applications.items() if each["deployed_app_config"]}
 
     def write(self, applications: Mapping[str, Application]) -> None:
         """Replace all applications."""
-        body = {
+        body: dict[str, Any] = {
             "proxy_location": "HeadOnly",
             "http_options": self._options,
             "applications": list(applications.values()),
         }
+        if not self._runs:
+            self._start(body)
         self._ask("PUT", json=body)
+
+    def _start(self, body: Mapping[str, Any]) -> None:
+        """Start Serve without an application; where that takes long, the one that follows is waited for in its turn."""
+        environment = dict(self._settings(self._options["request_timeout_s"]))
+        options = {"controller_options": {"runtime_env": {"env_vars": environment}}} if environment else {}
+        try:
+            self._ask("PUT", json={**body, **options, "applications": []}, timeout=START_S)
+        except DeployError as error:
+            log.warning("Serve is slow to start: %s", str(error).splitlines()[0])
+        self._runs = True
 
     def wait(self, name: str, deadline: float) -> None:
         """Return once the application runs. Raises `DeployError` with Ray's reason once it failed, or in the end."""
@@ -110,9 +140,9 @@ class Dashboard:
         except ValueError:
             raise DeployError(f"{self._url} answers no JSON; something else than a Ray dashboard is there") from None
 
-    def _ask(self, method: str, json: Any = None) -> requests.Response:
+    def _ask(self, method: str, json: Any = None, timeout: float = 60) -> requests.Response:
         try:
-            response = self._http.request(method, self._url, json=json, timeout=60)
+            response = self._http.request(method, self._url, json=json, timeout=timeout)
         except requests.RequestException as error:
             raise DeployError(f"the Ray dashboard at {self._url} does not answer: {type(error).__name__}") from None
         if response.status_code in (401, 403):

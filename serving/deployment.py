@@ -17,10 +17,12 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from configs.folder import digest_json
+from serving import ingress
 from serving.bundle import read_description
 from serving.dashboard import POLL_S, Application, Dashboard, DeployError
 from serving.runtimes import read_servable
@@ -67,7 +69,11 @@ def application(
         "route_prefix": f"/v1/{service}",
         "import_path": "serving.app:build",
         "runtime_env": {"working_dir": code_uri},
-        "args": {"service": service, "serving": spec.model_dump(), "release": digest_json(release)},
+        "args": {
+            "service": service,
+            "serving": spec.model_dump(exclude={"accept"}),
+            "release": digest_json(release),
+        },
         "logging_config": {"enable_access_log": False},
         "deployments": [_options("Service", spec, release)],
     }
@@ -81,19 +87,22 @@ def deploy(
     lock_folder: Path,
     answering: Callable[[], None] = lambda: None,
     timeout_s: float = 180,
+    allowed: Callable[[dict[str, Any] | None], None] = lambda _: None,
 ) -> str:
     """Deploy `application` and wait until it answers; returns the URL to POST to. Old replicas answer until then.
 
-    `answering` is called last, while no other deployer is at work: what has to be true together with the service.
+    `allowed` and `answering` are called while no other deployer is at work: the one first, with what `release_of` says
+    of the running service, or None, and what it raises leaves everything as it was; the other last, for what has to be
+    true together with the service.
     Whatever goes wrong, in there too, or ends this process as `ray job stop` does, is raised after what was deployed
     before is restored; a `DeployError` says in its first line how that went.
     """
     deadline = time.monotonic() + timeout_s
-    dashboard = Dashboard(dashboard_url, headers, spec)
+    dashboard = Dashboard(dashboard_url, headers, spec, partial(ingress.settings, lock_folder))
     with _locked(lock_folder / "deploy.lock", deadline):
-        dashboard.check()
-        before = dashboard.read()
+        before = dashboard.check()
         service = application["name"]
+        allowed(release_of(before[service]) if service in before else None)
         catalogue = _catalogue(before, application["runtime_env"]["working_dir"])
         try:
             dashboard.write({**before, CATALOGUE: before.get(CATALOGUE, catalogue), service: application})
@@ -142,6 +151,11 @@ def undeploy(
         dashboard.wait_gone(service, deadline)
 
 
+def release_of(application: Application) -> dict[str, Any]:
+    """Which model an application runs: the fields of `serving.app.Release`."""
+    return application["deployments"][0]["user_config"]
+
+
 def _options(deployment: str, spec: ServingSpec, user_config: dict[str, Any]) -> dict[str, Any]:
     """Every limit by name: Serve's own defaults queue without end and stop the old replica before the new one runs."""
     return {
@@ -185,7 +199,7 @@ def _set_services(catalogue: Application, services: list[dict[str, Any]]) -> Non
 
 def _describe(application: Application) -> dict[str, Any]:
     """What GET /v1/models says of one service."""
-    release = application["deployments"][0]["user_config"]
+    release = release_of(application)
     bundle = read_description(Path(release["bundle"]))
     return {
         "service": application["name"],
@@ -197,7 +211,7 @@ def _describe(application: Application) -> dict[str, Any]:
 
 
 def _headline(application: Application) -> str:
-    release = application["deployments"][0]["user_config"]
+    release = release_of(application)
     return f"{application['name']}: {release['name']} version {release['version']}"
 
 

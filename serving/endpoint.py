@@ -55,13 +55,16 @@ def create_app(service: str, spec: ServingSpec, answer: Callable[[Question], Awa
 
     @app.post(f"/v1/{service}")
     async def predict(request: Request) -> Response:
-        question = read_question(await request.body(), spec.max_inputs)
+        question = None
         try:
             async with asyncio.timeout(spec.request_timeout_s):
+                question = read_question(await request.body(), spec.max_inputs)
                 found = await answer(question)
         except InputError as error:  # no other: their messages may quote the customer
             raise HTTPException(422, str(error)) from None
         except TimeoutError:
+            if question is None:
+                raise HTTPException(408, f"the body was not sent within {spec.request_timeout_s:g} s") from None
             raise HTTPException(503, f"no answer within {spec.request_timeout_s:g} s", {"Retry-After": "1"}) from None
         return Response(_json({"model": found.model, "predictions": found.predictions}), media_type="application/json")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from configs.loader import Spec
 
 SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+Objection = Literal["outside", "untested", "worse", "labels", "name"]  # what may speak against a deployment
 RESERVED_NAMES = frozenset({"models", "catalogue"})  # GET /v1/models, and the application that answers it
 
 
@@ -39,6 +40,12 @@ class ServingSpec(Spec):
     )
     max_body_bytes: int = Field(default=65536, ge=1024, description="bytes of a request body; more are answered 413")
     max_inputs: int = Field(default=256, ge=1, description="inputs of one request; more are answered 422")
+    accept: list[Objection] = Field(
+        default_factory=list,
+        description="what deploy does all the same, and records: outside = of the budget, as test rows say; untested = "
+        "no test rows were asked; worse = than the champion on the same test rows; labels, name = not those of the "
+        "running service",
+    )
 
     @field_validator("service")
     @classmethod

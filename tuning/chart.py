@@ -33,9 +33,12 @@ def fits(trial: Mapping[str, Any], budget: BudgetSpec) -> bool:
 
 
 def draw(
-    trials: Sequence[Mapping[str, Any]], won: str | None, budget: BudgetSpec, teacher_metric: float
+    trials: Sequence[Mapping[str, Any]], won: str | None, budget: BudgetSpec, teacher_metric: float, best: str
 ) -> dict[str, Any] | None:
-    """Metric over p95 latency of every measured trial, as numbers of the picture; None where nothing was measured."""
+    """Metric over p95 latency of every measured trial, as numbers of the picture; None where nothing was measured.
+
+    `best` says what the winner is of those inside the budget.
+    """
     drawn = [
         each
         for each in trials
@@ -86,15 +89,19 @@ def draw(
         "room": {"x": LEFT, "y": TOP, "width": (limit_x or RIGHT) - LEFT, "height": limit_y - TOP},
         "points": points,
         "words": f"{len(drawn)} trials by {METRIC} over p95 latency; the figures are in the table of trials",
-        "caption": _caption(len(trials) - len(drawn), lower, largest, budget, won is not None),
+        "caption": _caption(len(trials) - len(drawn), lower, largest, budget, best if won else None),
     }
 
 
-def _caption(missing: int, lower: int, largest: float, budget: BudgetSpec, has_winner: bool) -> str:
+def _caption(missing: int, lower: int, largest: float, budget: BudgetSpec, best: str | None) -> str:
     parts = [f"A circle's area is the size of the bundle; the largest has {figure(largest, 'megabytes')} MB."]
+    if budget.margin:
+        errors = f"{budget.margin:g} standard error{'s' * (budget.margin != 1)}"
+        parts.append(f"The least metric is to be held after {errors} of what is kept of the teacher's.")
     if budget.max_megabytes:
         parts.append(f"At most {figure(budget.max_megabytes, 'megabytes')} MB are allowed.")
-    parts.append(f"Filled: inside the budget{', ringed: the winner' if has_winner else ''}. Empty: outside.")
+    ringed = f", ringed: the winner, the {best} of them" if best else ""
+    parts.append(f"Filled: inside the budget{ringed}. Empty: outside.")
     if lower:
         parts.append(f"Trials below the lower edge are drawn on it: {lower}.")
     if missing:

@@ -7,7 +7,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from configs.folder import append, write_synced
 SECONDS_BETWEEN_SIGNS = 1.0  # of life
 Entry = dict[str, Any]
 METRICS, ERROR = "metrics", "error"  # what a trial that has ended came to
-SCORE = "score"  # the metric that is maximised
+SCORE = "score"  # what is maximised, where the objective gives it itself
+STOPPED = "stopped before it was measured"  # the error of a trial that search.max_seconds ended
+BY = "by"  # who a trial says it was made by
+Score = Callable[[Mapping[str, float]], float]  # metrics of a trial -> what is maximised
 
 
 class Progress:
@@ -25,25 +28,34 @@ class Progress:
 
     A trial leaves its own result, too, as its last act: one that was finished is not begun again, although the search
     was killed before it heard of that. `ended` holds what each came to, `first` what it did at its first end: a later
-    process may have tried it again.
+    process may have tried it again. What a trial came to holds for any way to judge it, so a process with another way
+    takes up those that were begun `before`.
     """
 
-    def __init__(self, folder: Path, trials: int) -> None:
-        """Of the search of so many `trials` in `folder`. Where all have ended, those that failed get another try."""
+    def __init__(self, folder: Path, trials: int, way: Any = None) -> None:
+        """Of the search of so many `trials` in `folder`, drawn and judged in a `way` (JSON).
+
+        Where all have ended, those that failed get another try from a process that judges as the last one did, or where
+        all failed.
+        """
         self.folder = folder
         self.journal = Journal(folder / "journal")
         self._spent = _spent(self.journal.entries, _last_sign(folder))
         self._signed = -math.inf
-        self.journal.append({"process": os.getpid(), "spent": self._spent})
+        earlier = _last(self.journal.entries, "process")
+        self.journal.append({"process": os.getpid(), "spent": self._spent, "way": way})
+        self.before = _asked_in_other_ways(self.journal.entries)
         self.values = {each["asked"]: each["values"] for each in self.journal.entries if "asked" in each}
-        self.ended = {each["ended"]: each for each in self.journal.entries if "ended" in each}
-        self.first = {each["ended"]: each for each in reversed(self.journal.entries) if "ended" in each}
+        ends = [each for each in self.journal.entries if "ended" in each and each.get(ERROR) != STOPPED]
+        self.ended = {each["ended"]: each for each in ends}
+        self.first = {each["ended"]: each for each in reversed(ends)}
         for number in self.values.keys() - self.ended.keys():
             if METRICS in (found := self.result(number)):
                 self.end(number, found)
-        if len(self.ended) == trials:
-            self.ended = {number: entry for number, entry in self.ended.items() if METRICS in entry}
-        self.left = trials - len(self.ended)
+        finished = {number: entry for number, entry in self.ended.items() if METRICS in entry}
+        if len(self.ended) >= trials and (earlier.get("way") == way or not finished):
+            self.ended = finished
+        self.left = max(0, trials - len(self.ended))
 
     @property
     def begun(self) -> list[int]:
@@ -91,10 +103,25 @@ def leave(folder: Path, number: int, found: Mapping[str, Any] | None) -> None:
 
 def _spent(entries: Sequence[Entry], last_sign: float) -> float:
     """Seconds of all processes so far, of the last one up to its last entry or sign of life."""
-    began = next((entry for entry in reversed(entries) if "process" in entry), None)
-    if began is None:
+    if not (began := _last(entries, "process")):
         return 0.0
     return round(began.get("spent", 0.0) + max(0.0, entries[-1]["at"] - began["at"], last_sign - began["at"]), 3)
+
+
+def _last(entries: Sequence[Entry], key: str) -> Entry:
+    """The last entry that has a key; empty where none has."""
+    return next((entry for entry in reversed(entries) if key in entry), {})
+
+
+def _asked_in_other_ways(entries: Sequence[Entry]) -> list[int]:
+    """Trials that were begun before the processes that, up to the last one, go about it as the last one does."""
+    way = _last(entries, "process").get("way")
+    processes = [index for index, entry in enumerate(entries) if "process" in entry]
+    others = [index for index in processes if entries[index].get("way") != way]
+    if not others:
+        return []
+    start = next(index for index in processes if index > others[-1])
+    return [entry["asked"] for entry in entries[:start] if "asked" in entry]
 
 
 def _last_sign(folder: Path) -> float:

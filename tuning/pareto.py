@@ -5,20 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from tuning.spec import BudgetSpec
+from tuning.spec import NAMED, BudgetSpec, Objective, Weights
 
-METRIC = "metric"  # what is maximised inside the budget
+METRIC = "metric"  # what `retention` is a share of
 BUSY = 0.05  # share of the time that a call was kept from the CPU, above which its machine is called busy
 NEAR = 0.15  # share of `max_p95_ms`, on either side, within which noise may say who is inside
 RIVALS = 3  # the next best after the winner
 IN_SEARCH = "_in_search"  # ends the name of a figure that was taken again after the search
 TIMED = ("p50_ms", "p95_ms", "p95_ms_others_low", "p95_ms_others_high", "busy")  # what noise changes of a trial
+RETENTION = "retention"
+ERROR_OF_RETENTION = "retention_se"  # its standard error; of what is judged without one it is 0
 LIMITS = (  # field of the budget, metric it limits, sign: +1 at most, -1 at least
-    ("min_retention", "retention", -1),
+    ("min_retention", RETENTION, -1),
     ("max_p95_ms", "p95_ms", 1),
     ("max_megabytes", "megabytes", 1),
 )
+SIGNS = {METRIC: 1, "p95_ms": -1, "megabytes": -1}  # -1: less of it is better
+ALIKE = {METRIC: 0.0, "p95_ms": 0.05, "megabytes": 0.01}  # share by which two candidates of one architecture differ
+TERMS = {  # of an objective: superlative, equal, by how many times a loser is worse
+    "cheapest": ("cheapest", "as cheap as", "as dear as"),
+    "smallest": ("smallest", "as small as", "as large as"),
+    "fastest": ("fastest", "as fast as", "as slow as"),
+    "accurate": ("most accurate", "as accurate as", "behind"),
+}
+LARGEST = 700.0  # whose exp() is a float
+WORST = -1e6  # score
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,7 @@ class Trial:
     values: Mapping[str, object]
     metrics: Mapping[str, float]
     error: str | None = None
+    by: str = ""  # who made it: the run of a search
 
 
 @dataclass(frozen=True)
@@ -50,10 +64,16 @@ def broken(metrics: Mapping[str, float], budget: BudgetSpec) -> dict[str, float]
         limit = getattr(budget, field)
         if limit is None:
             continue
-        value = metrics.get(name, math.nan)
+        value = held(metrics, name, budget)
         if not sign * value <= sign * limit:  # NaN breaks every limit
             shares[field] = abs(value - limit) / limit if math.isfinite(value) and limit else math.inf
     return shares
+
+
+def held(metrics: Mapping[str, float], name: str, budget: BudgetSpec) -> float:
+    """The value that a limit of `name` is compared with: of retention what `budget.margin` standard errors leave."""
+    value = metrics.get(name, math.nan)
+    return value - budget.margin * metrics.get(ERROR_OF_RETENTION, 0.0) if name == RETENTION else value
 
 
 def missed(metrics: Mapping[str, float], budget: BudgetSpec) -> str:
@@ -61,29 +81,93 @@ def missed(metrics: Mapping[str, float], budget: BudgetSpec) -> str:
     fields = broken(metrics, budget)
     words = [f"{METRIC} {metrics.get(METRIC, math.nan)}"] if METRIC in fields else []
     words += [
-        f"{name} {metrics.get(name, math.nan):.4g} (limit {field}={getattr(budget, field):g})"
+        f"{_worded(metrics, name, budget)} (limit {field}={getattr(budget, field):g})"
         for field, name, _ in LIMITS
         if field in fields
     ]
     return ", ".join(words)
 
 
-def score(metrics: Mapping[str, float], budget: BudgetSpec) -> float:
-    """What the search maximises: the metric (never negative) inside the budget, else below zero by how far outside."""
+def worth(metrics: Mapping[str, float], weights: Weights) -> float:
+    """ln of metric^a / (p95_ms^b x megabytes^c), within what exp() takes; nan where a figure that counts is missing."""
+    figures = [
+        (SIGNS[name] * weight, metrics.get(name, math.nan)) for name, weight in weights.model_dump().items() if weight
+    ]
+    if not all(math.isfinite(figure) for _, figure in figures):
+        return math.nan
+    total = sum(power * (math.log(figure) if figure > 0 else -LARGEST) for power, figure in figures)
+    return min(LARGEST, max(-LARGEST, total))
+
+
+def _worded(metrics: Mapping[str, float], name: str, budget: BudgetSpec) -> str:
+    """A figure, with what the margin leaves of it: `retention 0.992 less 1 standard error 0.004 = 0.988`."""
+    words, error = f"{name} {metrics.get(name, math.nan):.4g}", metrics.get(ERROR_OF_RETENTION)
+    if name != RETENTION or error is None or not budget.margin:
+        return words
+    errors = "standard error" if budget.margin == 1 else "standard errors of"
+    return f"{words} less {budget.margin:g} {errors} {error:.2g} = {held(metrics, name, budget):.4g}"
+
+
+def score(metrics: Mapping[str, float], budget: BudgetSpec, objective: Objective = "cheapest") -> float:
+    """What the search maximises: inside the budget what a candidate is worth by the objective, which is above 0, else
+    below zero by how far outside it is."""
     if shares := broken(metrics, budget):
-        return -min(1e6, sum(shares.values()))
-    return metrics[METRIC]
+        return max(WORST, -sum(shares.values()))
+    value = worth(metrics, weights_of(objective))
+    return math.exp(value) if math.isfinite(value) else WORST
 
 
-def choose(trials: Sequence[Trial], budget: BudgetSpec) -> Choice:
-    """The trial with the best metric inside the budget; equal ones by lower p95, then by fewer megabytes."""
+def terms(budget: BudgetSpec, objective: Objective) -> dict[str, Any]:
+    """All that a choice goes by, as JSON."""
+    limits = {field: getattr(budget, field) for field in (*(field for field, _, _ in LIMITS), "margin")}
+    return {"limits": limits, "objective": weights_of(objective).model_dump()}
+
+
+def weights_of(objective: Objective) -> Weights:
+    """An objective as the powers of its figures."""
+    return objective if isinstance(objective, Weights) else NAMED[objective]
+
+
+def formula(weights: Weights) -> str:
+    """What is compared, in words: `p95_ms x megabytes`, or `metric^20 / p95_ms`."""
+    parts: dict[int, list[str]] = {1: [], -1: []}
+    for name, power in weights.model_dump().items():
+        if power:
+            parts[SIGNS[name]].append(name if power == 1 else f"{name}^{power:g}")
+    above, below = (" x ".join(parts[sign]) for sign in (1, -1))
+    if not above:
+        return below
+    return f"{above} / ({below})" if " x " in below else " / ".join(filter(None, [above, below]))
+
+
+def superlative(objective: Objective) -> str:
+    """What the winner is, of those inside the budget: `cheapest`."""
+    return "best" if isinstance(objective, Weights) else TERMS[objective][0]
+
+
+def choose(trials: Sequence[Trial], budget: BudgetSpec, objective: Objective = "cheapest") -> Choice:
+    """The best trial inside the budget by the objective.
+
+    Of those that are as good, up to what such figures differ by from one measurement to the next (`ALIKE`), the one
+    with the highest metric, then the lowest p95, then the fewest megabytes.
+    """
+    weights = weights_of(objective)
     finished = [trial for trial in trials if trial.error is None]
-    inside = [trial for trial in finished if not broken(trial.metrics, budget)]
-    winner = max(inside, key=_rank, default=None)
-    nearest = max(finished, key=lambda trial: (score(trial.metrics, budget), *_rank(trial)), default=None)
-    reasons = {trial.id: _reason(trial, winner, budget) for trial in trials}
+    worths = {trial.id: worth(trial.metrics, weights) for trial in finished}
+    inside = [trial for trial in finished if not _outside(trial.metrics, budget, weights)]
+    least = max((worths[trial.id] for trial in inside), default=0.0) - _slack(weights)
+    alike = [trial for trial in inside if worths[trial.id] >= least]
+    winner = max(alike, key=_rank, default=None)
+    nearest = max(finished, key=lambda trial: (score(trial.metrics, budget, objective), *_rank(trial)), default=None)
+    reasons = {trial.id: _reason(trial, budget, weights) for trial in trials}
     if winner is not None:
-        reasons[winner.id] = f"won: best of {len(inside)} inside the budget, {_figures(winner.metrics)}"
+        for trial in inside:
+            behind = _behind(trial, winner, objective, trial in alike)
+            reasons[trial.id] = f"inside the budget{behind}: {_figures(trial.metrics, budget)}"
+        best = f"{superlative(objective)} of {len(inside)} inside the budget by {formula(weights)}"
+        if len(alike) > 1:
+            best += f", with the best figures of {len(alike)} {_term(objective, 1).removesuffix(' as')}"
+        reasons[winner.id] = f"won: {best}: {_figures(winner.metrics, budget)}"
     return Choice(winner, nearest, reasons)
 
 
@@ -118,26 +202,50 @@ def timed_again(trial: Trial, figures: Mapping[str, float]) -> Trial:
     return replace(trial, metrics={**trial.metrics, **before, **figures})
 
 
+def _outside(metrics: Mapping[str, float], budget: BudgetSpec, weights: Weights) -> str:
+    """Each broken limit, or a figure that the objective lacks, in words; empty inside the budget."""
+    missing = [name for name, weight in weights.model_dump().items() if weight and name != METRIC]
+    missing = [name for name in missing if not math.isfinite(metrics.get(name, math.nan))]
+    words = missed(metrics, budget)
+    others = [f"{name} nan (search.objective goes by it)" for name in missing if f"{name} nan" not in words]
+    return ", ".join(filter(None, [words, *others]))
+
+
+def _slack(weights: Weights) -> float:
+    return sum(weight * math.log1p(ALIKE[name]) for name, weight in weights.model_dump().items())
+
+
 def _rank(trial: Trial) -> tuple[float, float, float]:
-    signs = ((METRIC, 1), ("p95_ms", -1), ("megabytes", -1))
-    figures = [sign * trial.metrics.get(name, math.nan) for name, sign in signs]
+    figures = [sign * trial.metrics.get(name, math.nan) for name, sign in SIGNS.items()]
     metric, speed, smallness = (-math.inf if math.isnan(each) else each for each in figures)
     return metric, speed, smallness
 
 
-def _reason(trial: Trial, winner: Trial | None, budget: BudgetSpec) -> str:
+def _term(objective: Objective, place: int) -> str:
+    return ("best", "as good as", "worse than")[place] if isinstance(objective, Weights) else TERMS[objective][place]
+
+
+def _reason(trial: Trial, budget: BudgetSpec, weights: Weights) -> str:
     if trial.error is not None:
         return f"failed: {trial.error}"
-    if words := missed(trial.metrics, budget):
+    if words := _outside(trial.metrics, budget, weights):
         return f"outside the budget: {words}"
-    if winner is None or winner.id == trial.id:
-        return _figures(trial.metrics)
-    behind = winner.metrics[METRIC] - trial.metrics[METRIC]
-    if behind:
-        return f"inside the budget, {behind:.4f} behind the winner: {_figures(trial.metrics)}"
-    return f"inside the budget and as good as the winner, but slower or larger: {_figures(trial.metrics)}"
+    return _figures(trial.metrics, budget)
 
 
-def _figures(metrics: Mapping[str, float]) -> str:
-    names = (METRIC, "retention", "p95_ms", "megabytes")
-    return ", ".join(f"{name} {metrics[name]:.4g}" for name in names if name in metrics)
+def _behind(trial: Trial, winner: Trial, objective: Objective, alike: bool) -> str:
+    """What a trial inside the budget lacked."""
+    less = winner.metrics[METRIC] - trial.metrics[METRIC]
+    if alike:
+        but = f"{less:.4f} behind it in {METRIC}" if less else "slower or larger"
+        return f" and {_term(objective, 1)} the winner, but {but}"
+    if objective == "accurate":
+        return f", {less:.4f} behind the winner"
+    weights = weights_of(objective)
+    times = math.exp(min(LARGEST, worth(winner.metrics, weights) - worth(trial.metrics, weights)))
+    return f", {times:.2f}x {_term(objective, 2)} the winner by {formula(weights)}"
+
+
+def _figures(metrics: Mapping[str, float], budget: BudgetSpec) -> str:
+    names = (METRIC, RETENTION, "p95_ms", "megabytes")
+    return ", ".join(_worded(metrics, name, budget) for name in names if name in metrics)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
+from ray.tune.search.hyperopt import HyperOptSearch
 
 from cluster.session import JobError
-from tuning.journal import ERROR, METRICS, SCORE, Entry, Progress
+from tuning.journal import ERROR, METRICS, SCORE, STOPPED, Entry, Progress, Score
 from tuning.space import plain
+from tuning.spec import Domain
 
 NUMBER = "number of the trial"  # among the values that Ray Tune hands to it
 
@@ -26,6 +30,20 @@ def name(number: int) -> str:
     return f"{number + 1:02d}"
 
 
+class Sampler(HyperOptSearch):
+    """Hyperopt's, whose first suggestions are `points`: values that were tried already."""
+
+    def __init__(self, space: Mapping[str, Domain], points: Sequence[Mapping[str, Any]], **fields: Any) -> None:
+        super().__init__(points_to_evaluate=[dict(each) for each in points] or None, **fields)
+        self._domains = space
+
+    def _convert_categories_to_indices(self, config: dict[str, Any]) -> None:
+        """As Ray's, which does not find the lists among the choices."""
+        for key, domain in self._domains.items():
+            if domain.choice is not None:
+                config[key] = domain.choice.index(config[key])
+
+
 class Replay(Searcher):
     """Suggestions of `inner`, each with its number. Trials that were begun and have not ended come first.
 
@@ -33,12 +51,18 @@ class Replay(Searcher):
     ones of none, number n after them of trials 0 to n - `concurrent`, which `inner` is told of in this order. So the
     order in which trials end changes nothing, and a later process is where this one was (Ray Tune's own snapshot may be
     10 s old). While one of those trials runs there is no suggestion. Without `inner` the only one is empty.
+
+    Trials that were begun before, in another way, are points that `inner` holds already; it is told what they are worth
+    by `score`, of today.
     """
 
-    def __init__(self, inner: Searcher | None, progress: Progress, blind: int, concurrent: int) -> None:
+    def __init__(
+        self, inner: Searcher | None, progress: Progress, blind: int, concurrent: int, score: Score = itemgetter(SCORE)
+    ) -> None:
         super().__init__(metric=SCORE, mode="max")
         self._inner, self._progress, self._again = inner, progress, progress.begun
-        self._blind, self._concurrent, self._told = blind, concurrent, 0
+        self._blind = max(blind, len(progress.before))
+        self._concurrent, self._told, self._score = concurrent, 0, score
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Gives `inner` the space, then the journal. Raises `JobError` where it would have drawn other values."""
@@ -74,7 +98,7 @@ class Replay(Searcher):
             if (entry := self._progress.first.get(self._told)) is None:
                 return False
             if METRICS in entry:
-                self._inner.on_trial_complete(name(self._told), {SCORE: entry[METRICS][SCORE]})
+                self._inner.on_trial_complete(name(self._told), {SCORE: self._score(entry[METRICS])})
             else:
                 self._inner.on_trial_complete(name(self._told), error=True)
             self._told += 1
@@ -90,8 +114,8 @@ class Replay(Searcher):
 class Notes(Callback):
     """Notes what became of a trial, and says in the log when one starts and when it ends."""
 
-    def __init__(self, progress: Progress, trials: int) -> None:
-        self._progress, self._trials = progress, trials
+    def __init__(self, progress: Progress, trials: int, score: Score = itemgetter(SCORE)) -> None:
+        self._progress, self._trials, self._score = progress, trials, score
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Ray Tune looked at its trials, as it does many times a second."""
@@ -110,8 +134,8 @@ class Notes(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It is done, or was stopped."""
         found = self._progress.result(trial.config[NUMBER])
-        self._end(trial, found if METRICS in found else {ERROR: "stopped before it was measured"})
-        score = found.get(METRICS, {}).get(SCORE)
+        self._end(trial, found if METRICS in found else {ERROR: STOPPED})
+        score = self._score(found[METRICS]) if METRICS in found else None
         log.info("trial %s done (%d of %d): score %s", self._name(trial), self._ended, self._trials, score)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

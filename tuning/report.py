@@ -11,12 +11,34 @@ from typing import Any
 from configs.folder import write_synced
 from tuning.chart import DASH, FIGURES, draw, figure, fits
 from tuning.comparison import svg, templates
-from tuning.pareto import BUSY, IN_SEARCH, LIMITS, METRIC, broken, score
-from tuning.spec import BudgetSpec
+from tuning.pareto import (
+    BUSY,
+    IN_SEARCH,
+    LIMITS,
+    METRIC,
+    RETENTION,
+    SIGNS,
+    broken,
+    formula,
+    held,
+    score,
+    superlative,
+    weights_of,
+    worth,
+)
+from tuning.spec import BudgetSpec, Objective
 
 UNITS = {"p95_ms": " ms", "megabytes": " MB"}
 TIMED = "batch1_tokens32_p50_ms"  # in the picture of an evaluation
 OTHERS = "batch1_tokens32_p95_ms_others_"  # blocks of calls than the quietest, whose p95 counts
+SPLITS = {"train": "training"}  # as readers call them
+OF_ROWS = (  # key, head and form of what is said of the rows of a split
+    ("rows", "rows", ",d"),
+    ("unknown_share", "unknown tokens", ".1%"),
+    ("cut_share", "cut texts", ".1%"),
+    ("repeated", "rows with the text of an earlier one", ",d"),
+    ("contradicting", "rows whose text has two labels", ",d"),
+)
 FIRST = ("winner", "teacher", "student")  # of the final evaluation; the others follow
 
 Metrics = Mapping[str, float]
@@ -27,45 +49,62 @@ def write(
     name: str,
     found: Mapping[str, Any],
     budget: BudgetSpec,
+    objective: Objective,
     evaluation: Mapping[str, Any] | None = None,
+    rows: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page of a search, whole or not at all.
 
-    `found` is the manifest of <output>/search; `evaluation`, that of <output>/evaluation, adds what the test file said.
+    `found` is the manifest of <output>/search; `evaluation`, that of <output>/evaluation, adds what the test file said;
+    `rows` says what is wrong with the rows that were learned from: figures of each of its `splits`, and `words`.
     """
-    write_synced(path, render(name, found, budget, evaluation))
+    write_synced(path, render(name, found, budget, objective, evaluation, rows))
 
 
-def render(name: str, found: Mapping[str, Any], budget: BudgetSpec, evaluation: Mapping[str, Any] | None = None) -> str:
+def render(
+    name: str,
+    found: Mapping[str, Any],
+    budget: BudgetSpec,
+    objective: Objective,
+    evaluation: Mapping[str, Any] | None = None,
+    rows: Mapping[str, Any] | None = None,
+) -> str:
     """The page as HTML."""
     environment = templates()
     environment.filters |= {"figure": figure, "shown": shown, "sentence": sentence, "breakable": breakable}
     environment.filters |= {"share": "{:.1%}".format, "points": lambda share: f"{100 * share:+.1f}"}
-    trials = sorted(found["trials"], key=lambda trial: _rank(trial, budget), reverse=True)
-    won = found["winner"]["id"] if found["winner"] else None
+    won, label = found["winner"]["id"] if found["winner"] else None, found.get("metric", METRIC)
+    trials = sorted(found["trials"], key=lambda trial: _rank(trial, won, budget, objective), reverse=True)
     winner = next((trial for trial in trials if trial["id"] == won), None)
+    others = dict.fromkeys(each["by"] for each in trials if each.get("by") not in (None, "", found.get("run_id")))
+    told = {**found, "earlier": ", ".join(others)}
+    unseen = (evaluation or {}).get("budgeted", {}).get("winner")  # taken beside teacher and baselines, by one rule
     return environment.get_template("report.html.jinja").render(
         name=name,
         counts=_counts(trials, budget),
         winner=winner,
+        judged=evaluation.get("judged") if evaluation else None,
         nearest=next((trial for trial in trials if trial["error"] is None), None),
-        limits=_limits(winner["metrics"], budget) if winner else [],
+        limits=_tiles(unseen or winner["metrics"], budget, objective, label, unseen is not None) if winner else [],
+        unseen=unseen is not None,
         budget_words=", ".join(f"{field}={getattr(budget, field):g}" for field, _ in _set_limits(budget)),
         evaluation=_comparison(evaluation) if evaluation else None,
-        chart=draw(trials, won, budget, found["teacher_metric"]),
-        metric=METRIC,
-        heads=list(FIGURES.items()),
+        data=_data(rows, (evaluation or {}).get("rows")),
+        chart=draw(trials, won, budget, found["teacher_metric"], superlative(objective)),
+        metric=label,
+        heads=[(name, label if name == METRIC else title) for name, title in FIGURES.items()],
         keys=list(dict.fromkeys(key for trial in trials for key in trial["values"])),
         trials=trials,
         origin=[
-            (title, found[field])
+            (title, told[field])
             for title, field in (
                 ("MLflow run", "run_id"),
+                ("MLflow runs of trials", "earlier"),
                 ("model", "model_uri"),
                 ("bundle, SHA-256", "bundle"),
                 ("inputs, SHA-256", "key"),
             )
-            if found.get(field)
+            if told.get(field)
         ],
     )
 
@@ -89,11 +128,26 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
-def _rank(trial: Mapping[str, Any], budget: BudgetSpec) -> tuple[bool, float, float]:
+def _data(*records: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Figures of the rows, a line for each split, and what there is to say of them; None where nothing is known."""
+    known = [each for each in records if each]
+    splits = {name: figures for each in known for name, figures in each["splits"].items()}
+    lines = []
+    for name, figures in splits.items():
+        cells = [format(figures[key], form) if key in figures else DASH for key, _, form in OF_ROWS]
+        lines.append({"title": SPLITS.get(name, name), "cells": cells})
+    words = [words for each in known for words in each["words"]]
+    return {"heads": [head for _, head, _ in OF_ROWS], "rows": lines, "words": words} if lines else None
+
+
+def _rank(
+    trial: Mapping[str, Any], won: str | None, budget: BudgetSpec, objective: Objective
+) -> tuple[bool, bool, float, float]:
+    """The winner first: others may be worth as much, up to the noise of a measurement."""
     metrics = trial["metrics"]
     if trial["error"] is not None or METRIC not in metrics:
-        return False, -math.inf, -math.inf
-    return True, score(metrics, budget), -metrics.get("p95_ms", math.inf)
+        return False, False, -math.inf, -math.inf
+    return trial["id"] == won, True, score(metrics, budget, objective), -metrics.get("p95_ms", math.inf)
 
 
 def _counts(trials: Sequence[Mapping[str, Any]], budget: BudgetSpec) -> str:
@@ -116,18 +170,38 @@ def _set_limits(budget: BudgetSpec) -> list[tuple[str, str]]:
     return [(field, name) for field, name, _ in LIMITS if getattr(budget, field) is not None]
 
 
-def _limits(metrics: Metrics, budget: BudgetSpec) -> list[dict[str, Any]]:
-    """The winner's figures, each with its limit and how far from it."""
-    missed, tiles = broken(metrics, budget), [_tile(METRIC, metrics, "what was maximised")]
+def _tiles(
+    metrics: Metrics, budget: BudgetSpec, objective: Objective, label: str, unseen: bool
+) -> list[dict[str, Any]]:
+    """What the winner is best by, then its figures, each with its limit and how far from it.
+
+    They are of `unseen` rows, or of those that it was chosen by.
+    """
+    weights = weights_of(objective)
+    counted = [name for name, weight in weights.model_dump().items() if weight]
+    words = {each: f"what was {'maximised' if SIGNS[each] > 0 else 'minimised'}" for each in counted}
+    tiles = []
+    if len(counted) > 1:
+        mixed = METRIC in counted
+        value = math.exp(worth(metrics, weights) * (1 if mixed else -1))
+        told = f"what was {'maximised' if mixed else 'minimised'}"
+        tiles, words = [{"title": formula(weights), "value": f"{value:.3g}", "words": told, "holds": True}], {}
+    of_rows = "on unseen rows" if unseen else words.get(METRIC, "on the validation rows")
+    tiles.append(_tile(METRIC, metrics, of_rows) | {"title": label})
+    missed = broken(metrics, budget)
     for field, name, sign in LIMITS:
         limit = getattr(budget, field)
-        words = "no limit"
+        told = "no limit"
         if limit is not None:
             room = "held" if field not in missed else "not held"
             if field not in missed and limit:
-                room = f"{abs(metrics[name] - limit) / limit:.1%} to spare"
-            words = f"at {'most' if sign > 0 else 'least'} {figure(limit, name)}{UNITS.get(name, '')}, {room}"
-        tiles.append(_tile(name, metrics, words) | {"holds": field not in missed})
+                room = f"{abs(held(metrics, name, budget) - limit) / limit:.1%} to spare"
+            if name == RETENTION and (less := metrics[name] - held(metrics, name, budget)):
+                errors = f"{budget.margin:g} standard error{'s' * (budget.margin != 1)}"
+                room += f" after {errors} ({figure(less, name)})"
+            told = f"at {'most' if sign > 0 else 'least'} {figure(limit, name)}{UNITS.get(name, '')}, {room}"
+        told = "; ".join(filter(None, [words.get(name), told]))
+        tiles.append(_tile(name, metrics, told) | {"holds": field not in missed})
     return tiles
 
 
@@ -170,6 +244,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         row("accuracy", "accuracy", ".4f", "kept"),
         row("accuracy, 95 % interval", "accuracy_low", ".4f", further=["accuracy_high"]),
         row("macro-F1", "macro_f1", ".4f", "kept"),
+        row("macro-F1, 95 % interval", "macro_f1_low", ".4f", further=["macro_f1_high"]),
         row("answers as the teacher does", "agreement", ".2%"),
         row("calibration error (ECE)", "ece", ".4f"),
         *(
@@ -193,7 +268,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "against_teacher": teacher is not None,
         "verdict": evaluation["verdict"],
         "behind": evaluation["behind"],
-        "chart": svg(answers, "accuracy", TIMED, alone=False),
+        "chart": svg(answers, evaluation.get("metric", "accuracy"), TIMED, alone=False),
         "notes": evaluation.get("notes", []),
     }
 

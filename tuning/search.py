@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from cluster import settings
 from cluster.settings import Settings
-from tuning.journal import ERROR, METRICS, SCORE, Progress, leave
+from tuning.journal import BY, ERROR, METRICS, SCORE, Progress, Score, leave
 from tuning.pareto import Trial
 from tuning.space import param_space, plain
 from tuning.spec import SearchSpec
@@ -25,11 +26,23 @@ TRIES = 2  # of a trial that fails
 log = logging.getLogger(__name__)
 
 
-def search(objective: Objective, spec: SearchSpec, folder: Path) -> list[Trial]:
+class Judge(NamedTuple):
+    """What a trial is worth by what it measured, and a description of that, for the journal."""
+
+    score: Score = itemgetter(SCORE)  # which is maximised
+    told: Any = None  # JSON; the same of every judge that scores alike
+
+
+BY_SCORE = Judge()
+
+
+def search(objective: Objective, spec: SearchSpec, folder: Path, judge: Judge = BY_SCORE, by: str = "") -> list[Trial]:
     """Run the trials; one that raises twice, or whose score is no number, is a failed one, and the others go on.
 
     A search that was killed goes on in its `folder`: what has ended stays as it was found, what was begun is begun
-    again under the same id, what follows is what would have followed.
+    again under the same id, what follows is what would have followed. So does one that has ended, with another judge or
+    more trials: what was measured is not measured again, and what follows is drawn from today's scores of it. `by`
+    names who asks; a trial bears the name of who made it.
 
     The objective runs in processes of its own without a CPU to itself: what it starts (training workers) asks Ray
     for cores, so the trials side by side are limited by `spec.concurrent`. Those processes have the driver's
@@ -43,8 +56,16 @@ def search(objective: Objective, spec: SearchSpec, folder: Path) -> list[Trial]:
     trials = spec.trials if spec.space else 1
     if trials < spec.trials:
         log.info("search.space is empty: one trial instead of %d equal ones", spec.trials)
-    progress = Progress(folder, trials)
-    if progress.values:
+    way = {"judge": judge.told, "blind": _blind(spec, trials), "concurrent": spec.concurrent}
+    progress = Progress(folder, trials, way)
+    if progress.before:
+        log.info(
+            "judged by the %d trials of the search before, %d more to come; judged so from the start, it would have "
+            "tried other values",
+            len(progress.before),
+            progress.left,
+        )
+    elif progress.values:
         log.info("the search goes on: %d of %d trials have ended", len(progress.ended), trials)
 
     def trainable(values: dict[str, Any], told: Settings) -> dict[str, Any]:
@@ -54,15 +75,18 @@ def search(objective: Objective, spec: SearchSpec, folder: Path) -> list[Trial]:
             told.enter(ray.util.get_node_ip_address())
             found = objective(plain(values), name(number))
             measured = {key: float(value) for key, value in found.items()}
-            if not math.isfinite(measured[SCORE]):
-                raise ValueError(f"its score is {measured[SCORE]}")
+            score = judge.score(measured)
+            if not math.isfinite(score):
+                raise ValueError(f"its score is {score}")
         except Exception as error:
             leave(folder, number, {ERROR: _first_cause(error)})
             raise
-        leave(folder, number, {METRICS: measured})
-        return {SCORE: measured[SCORE]}
+        leave(folder, number, {METRICS: measured, BY: by})
+        return {SCORE: score}
 
-    replay = Replay(_algorithm(spec, trials), progress, _blind(spec, trials), spec.concurrent)
+    points = [progress.values[number] for number in progress.before]
+    inner = _algorithm(spec, trials, points)
+    replay = Replay(inner, progress, _blind(spec, trials), spec.concurrent, judge.score)
     seconds = progress.seconds_left(spec.max_seconds)
     if progress.left and seconds != 0:
         told = settings.of_this_process(ray.util.get_node_ip_address())
@@ -81,25 +105,26 @@ def search(objective: Objective, spec: SearchSpec, folder: Path) -> list[Trial]:
                 name=f"trials-{time.time_ns()}",
                 storage_path=str(folder / "ray"),
                 verbose=0,
-                callbacks=[Notes(progress, trials)],
+                callbacks=[Notes(progress, trials, judge.score)],
                 failure_config=tune.FailureConfig(max_failures=TRIES - 1),
             ),
         ).fit()
     progress.journal.close()
     return [
-        Trial(name(number), values, entry.get(METRICS, {}), entry.get(ERROR))
+        Trial(name(number), values, entry.get(METRICS, {}), entry.get(ERROR), entry.get(BY, ""))
         for number, values in sorted(progress.values.items())
-        if (entry := progress.ended.get(number, {ERROR: "not begun before search.max_seconds were over"}))
+        if (entry := progress.ended.get(number, {ERROR: "not measured before search.max_seconds were over"}))
     ]
 
 
-def _algorithm(spec: SearchSpec, trials: int) -> Any:
-    """TPE after random draws; None where nothing is searched."""
+def _algorithm(spec: SearchSpec, trials: int, points: Sequence[Mapping[str, Any]] = ()) -> Any:
+    """TPE after random draws, and after `points` that were tried before; None where nothing is searched."""
     if not spec.space:
         return None
-    from ray.tune.search.hyperopt import HyperOptSearch
+    from tuning.replay import Sampler
 
-    return HyperOptSearch(n_initial_points=_blind(spec, trials), random_state_seed=spec.seed)
+    seed = (spec.seed + len(points)) % 2**32  # else it would draw once more what was drawn for the first of them
+    return Sampler(spec.space, points, n_initial_points=_blind(spec, trials), random_state_seed=seed)
 
 
 def _blind(spec: SearchSpec, trials: int) -> int:

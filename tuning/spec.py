@@ -64,8 +64,38 @@ def _is_multiple(value: float, step: float) -> bool:
     return math.isclose(value / step, round(value / step))
 
 
+class Weights(Spec):
+    """How much each figure counts: a candidate is worth metric^a / (p95_ms^b x megabytes^c)."""
+
+    metric: float = Field(default=0.0, ge=0, description="power of the metric")
+    p95_ms: float = Field(default=0.0, ge=0, description="power of the p95 latency, as a divisor")
+    megabytes: float = Field(default=0.0, ge=0, description="power of the size, as a divisor")
+
+    @model_validator(mode="after")
+    def something_counts(self) -> Self:
+        if not any(self.model_dump().values()):
+            raise ValueError("no weight is above 0; give one of metric, p95_ms, megabytes")
+        return self
+
+
+Named = Literal["cheapest", "smallest", "fastest", "accurate"]
+Objective = Named | Weights
+NAMED: dict[Named, Weights] = {
+    "cheapest": Weights(p95_ms=1, megabytes=1),
+    "smallest": Weights(megabytes=1),
+    "fastest": Weights(p95_ms=1),
+    "accurate": Weights(metric=1),
+}
+
+
 class SearchSpec(Spec):
-    """Which trials are run."""
+    """Which trials are run, and which of them is the best inside the budget."""
+
+    objective: Objective = Field(
+        default="cheapest",
+        description="what is best inside the budget: cheapest = least p95 x megabytes, smallest, fastest, accurate = "
+        "highest metric; or weights, as powers: most metric^a / (p95_ms^b x megabytes^c)",
+    )
 
     algorithm: Literal["hyperopt", "random"] = Field(
         default="hyperopt", description="hyperopt = TPE; random draws blindly"
@@ -93,7 +123,24 @@ class SearchSpec(Spec):
 class BudgetSpec(Spec):
     """Hard limits: a candidate outside any of them cannot win."""
 
-    min_retention: float = Field(default=0.99, ge=0, le=2, description="least share of the teacher's validation metric")
+    metric: str | None = Field(
+        default=None,
+        description="what retention is a share of, and what decides where candidates cost the same: one of those that "
+        "the task can be judged by; none = its own",
+    )
+    min_retention: float = Field(
+        default=0.99,
+        ge=0,
+        le=2,
+        description="least share of the teacher's metric: on validation rows for the choice, on test rows for deploy",
+    )
+    margin: float = Field(
+        default=1.0,
+        ge=0,
+        le=5,
+        description="standard errors by which a candidate's retention on validation rows must be above min_retention; "
+        "with 0 about half of those at the limit miss it on other rows",
+    )
     max_p95_ms: float | None = Field(
         default=None,
         gt=0,
@@ -101,3 +148,13 @@ class BudgetSpec(Spec):
         "of the quietest of five blocks of calls",
     )
     max_megabytes: float | None = Field(default=None, gt=0, description="size of the bundle folder in MB (10^6 bytes)")
+    gate: Literal["point", "interval"] = Field(
+        default="point",
+        description="what deploy goes by, of test rows: point = the figures; interval = their 95 % intervals: the low "
+        "end of retention holds min_retention, and worse is a model whose interval lies below the champion's",
+    )
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What candidates and contenders are judged by: all but what `deploy` alone goes by."""
+        return self.model_dump(exclude={"gate"})

@@ -34,7 +34,7 @@ class Gauge:
 
 
 def gauge(workplace: Workplace, limited: bool) -> Gauge | None:
-    """The metric of a classifier; of a decoder, whose texts take long, the tokens that it would choose.
+    """The budget's metric of a classifier; of a decoder, whose texts take long, the tokens that it would choose.
 
     Without prepared rows of this student None, or a `JobError`; see `Workplace.validation`.
     """
@@ -42,16 +42,17 @@ def gauge(workplace: Workplace, limited: bool) -> Gauge | None:
         return None
     if workplace.recipe.task == "generate":
         return of_tokens(examples)
-    return of_labels(workplace.fed(examples, JUDGED), functools.partial(workplace.fed, examples, ANSWERS))
+    few = functools.partial(workplace.fed, examples, ANSWERS)
+    return of_labels(workplace.fed(examples, JUDGED), few, workplace.recipe.judged_by.metric)
 
 
-def of_labels(rows: Rows, few: Callable[[], Rows]) -> Gauge:
+def of_labels(rows: Rows, few: Callable[[], Rows], name: str = classify.METRIC) -> Gauge:
     """Of a classifier; `few` gives the rows of the answers, and is asked once, where answers are asked for."""
     once = functools.cache(few)
     return Gauge(
-        classify.METRIC,
+        name,
         len(rows),
-        functools.partial(metric, rows=rows),
+        functools.partial(metric, rows=rows, name=name),
         lambda model: logits(model, once()),
     )
 

@@ -68,9 +68,9 @@ def open_file(file: Path, precision: str = "f32") -> ClassifierModel:
     return OnnxModel(open_session(file, _cores()))
 
 
-def metric(model: nn.Module | Path, rows: Rows) -> float:
-    """`classify.METRIC` of a model, or of an exported file."""
-    return classify.metrics(logits(model, rows).argmax(1), rows.labels)[classify.METRIC]
+def metric(model: nn.Module | Path, rows: Rows, name: str = classify.METRIC) -> float:
+    """A metric of a classifier, or of an exported file of one."""
+    return classify.metrics(logits(model, rows).argmax(1), rows.labels)[name]
 
 
 def token_accuracy(model: nn.Module | Path, examples: Examples, most: int) -> float:

@@ -13,8 +13,9 @@ from tokenizers import Tokenizer
 
 from configs.folder import commit, digest_json
 from configs.loader import UsageError
-from jobs.data import tokenise
+from jobs.data import leaks, tokenise
 from jobs.data.augment import Inputs, augmented, normal
+from jobs.data.leaks import HASHES, Hashes
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key
 from jobs.data.spec import PoolSpec
 from jobs.versions import behaviour
@@ -36,11 +37,13 @@ def make_pool(
     train: pyarrow.Table,
     validation: pyarrow.Table,
     unlabelled: tuple[pyarrow.Table, str] | None,
+    seen: Hashes | None = None,
 ) -> Prepared:
     """The pool that goes with the `prepared` rows in `folder`, made or found.
 
-    Tables as `checked` gives them, `unlabelled` with its fingerprint. No row of the pool is a training or validation
-    row, no two are the same. Its manifest says how many rows came of each operation.
+    Tables as `checked` gives them, `unlabelled` with its fingerprint; `seen`, the hashes of its rows, are kept beside
+    the rows. No row of the pool is a training or validation row, no two are the same. Its manifest says how many rows
+    came of each operation.
     """
     fingerprint = unlabelled and unlabelled[1]
     parts = {"prepared": prepared.key, "pool": spec.model_dump(), UNLABELLED: fingerprint}
@@ -74,6 +77,8 @@ def make_pool(
     def fill(aside: Path) -> dict[str, Any]:
         encode = functools.partial(tokenise.tokenise_classes, tokenizer_json=tokenizer.to_str(), labels=prepared.labels)
         tokenise.write_shards([_table([row for _, row in found])], aside / ROWS, encode)
+        if seen is not None:
+            leaks.write(aside / HASHES, {UNLABELLED: seen})
         return {"key": key, "rows": {"train": len(found)}, "made_by": dict(counts)}
 
     commit(folder, MANIFEST, fill)

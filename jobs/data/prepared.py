@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from configs.folder import FolderError, read_manifest, verify
+from jobs.data import leaks
+from jobs.data.leaks import HASHES, Finding, Hashes
+from jobs.data.source import Sample
 
 if TYPE_CHECKING:  # verbs import this module before they know that their recipe is sound
     import numpy as np
@@ -17,6 +20,25 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ROWS = "rows"
 PreparedSplit = Literal["train", "validation"]
+
+
+class Readings(NamedTuple):
+    """What a tokenizer made of the rows of a split."""
+
+    rows: int
+    tokens: int  # without those that stand around every text
+    unknown: int  # of these tokens, those that the tokenizer does not know
+    cut: int  # rows that are longer than what is kept of them
+
+    @property
+    def unknown_share(self) -> float:
+        """Of the tokens."""
+        return self.unknown / max(1, self.tokens)
+
+    @property
+    def cut_share(self) -> float:
+        """Of the rows."""
+        return self.cut / max(1, self.rows)
 
 
 @dataclass(frozen=True)
@@ -95,9 +117,39 @@ class Prepared:
         """Class names, in the order of the label numbers; none where texts are generated."""
         return self.manifest["labels"]
 
+    def sample(self, split: PreparedSplit) -> Sample:
+        """Which rows of the source those of a split are."""
+        return Sample(self.manifest["rows"][split], self.manifest["fingerprints"][split])
+
+    def readings(self, *splits: PreparedSplit) -> Readings:
+        """What the tokenizer made of the rows of some splits together."""
+        return Readings(*map(sum, zip(*(self.manifest["readings"][split] for split in splits), strict=True)))
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the rows, and those without labels, have in common."""
+        pool = [] if self.pool is None else self.pool.findings
+        return [Finding(**each) for each in self.manifest.get("findings", ())] + pool
+
+    def hashes(self) -> dict[str, Hashes]:
+        """Hashes of the texts of each split, and of the rows without labels."""
+        files = [each.folder / HASHES for each in (self, self.pool) if each is not None]
+        return {split: each for file in files if file.exists() for split, each in leaks.read(file).items()}
+
     def examples(self, split: PreparedSplit) -> Examples:
         """The rows of one split in their original order."""
         return Examples.from_table(rows_of(self.folder / ROWS, split))
+
+
+def readings_of(folder: Path) -> dict[str, Readings]:
+    """What a tokenizer made of each split of the shards in `folder`."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(folder, columns=["split", "text_tokens", "unknown", "cut"])
+    sums: Any = [([], "count_all"), *((name, "sum") for name in ("text_tokens", "unknown", "cut"))]
+    found = table.group_by("split").aggregate(sums).to_pylist()
+    columns = ("count_all", "text_tokens_sum", "unknown_sum", "cut_sum")
+    return {each["split"]: Readings(*(each[name] for name in columns)) for each in found}
 
 
 def joined_offsets(parts: Sequence[np.ndarray]) -> np.ndarray:

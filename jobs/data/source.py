@@ -6,17 +6,20 @@ Whatever is wrong with a row is a `UsageError` that names the source, the line a
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cluster.public import public
+from cluster.session import JobError
 from configs.loader import UsageError
+from jobs.data.leaks import Hashes, same_text
 from jobs.data.spec import DATA_FILE, EMBEDDED, HUB_ID, DataSpec
 from serving.inputs import Slots, slots, worded
 
@@ -29,6 +32,12 @@ LONGEST_NAME = 40  # characters of a column's name; in a file without a header t
 LONGEST_LABEL, FEW_LABELS = 60, 10  # characters; different labels that need not repeat
 NO_EXTRA = "reading from the Hub needs slimcart installed with its extra 'hub'"
 HUB_SECONDS = 10.0  # for the Hub to say whether it has a data set
+HELD_AGAINST: dict[Split, tuple[Split, ...]] = {  # splits with which a split may share no text
+    "train": ("validation", "test"),
+    "unlabelled": ("validation", "test"),
+    "validation": ("test",),
+    "test": (),
+}
 
 
 class Row(NamedTuple):
@@ -46,22 +55,107 @@ class Row(NamedTuple):
     slices: tuple[str, ...] = ()
 
 
-def rows(data: DataSpec, split: Split) -> Iterator[Row]:
-    """The rows of one split, in their order."""
+class _Asked(NamedTuple):
+    """The inputs of a row, and what else stands there."""
+
+    where: str  # 'data.train: file: line 7'
+    record: dict[str, Any]
+    text: str
+    pair: str | None
+    slots: Slots
+
+    @property
+    def line(self) -> tuple[str, int]:
+        """What is counted, lines or rows, and the row's number."""
+        unit, number = self.where.rsplit(" ", 2)[1:]
+        return f"{unit}s", int(number)
+
+
+def rows(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None) -> Iterator[Row]:
+    """The rows of one split, in their order; with `data.on_leak` = drop without those that `HELD_AGAINST` forbids.
+
+    `seen` takes the hashes of the rows, and gives those of splits that were read before.
+    """
+    columns = data.slices if split == "test" else ()
+    mine = None if seen is None else seen.setdefault(split, Hashes())
+    forbidden = _held_against(data, split, seen or {}) if data.on_leak == "drop" else set[int]()
+    found = False
+    for asked in _inputs(data, split):
+        if forbidden and same_text(asked.text, asked.pair) in forbidden:
+            if mine is not None:
+                mine.leave_out(*asked.line)
+            continue
+        found = True
+        slices = tuple(_slice(asked.record, column, asked.where) for column in columns)
+        label = "" if split == "unlabelled" else _label(asked.record, data.label, asked.where)
+        if mine is not None:
+            mine.add(asked.text, asked.pair, label, *asked.line)
+        yield Row(asked.text, asked.pair, label, asked.slots, slices)
+    if not found:
+        others = " and ".join(f"data.{other}" for other in HELD_AGAINST[split])
+        raise UsageError(f"{place(data, split)}: data.on_leak=drop leaves no row: all texts are those of {others}")
+
+
+def hashes(data: DataSpec, split: Split) -> Hashes:
+    """Hashes of the texts of a split, all that is kept of it; no label is looked at."""
+    found = Hashes()
+    for asked in _inputs(data, split):
+        found.add(asked.text, asked.pair, "", *asked.line)
+    return found
+
+
+def has_test(data: DataSpec) -> bool:
+    """Whether there are test rows of the kind of the training rows."""
+    return data.test is not None and not data.test == EMBEDDED != data.train
+
+
+def _held_against(data: DataSpec, split: Split, seen: Mapping[Split, Hashes]) -> set[int]:
+    others = [each for each in HELD_AGAINST[split] if each != "test" or has_test(data)]
+    return {text for each in others for text in (seen.get(each) or hashes(data, each)).texts}
+
+
+def _inputs(data: DataSpec, split: Split) -> Iterator[_Asked]:
     source = getattr(data, split)
     if source is None:
         raise UsageError(f"data.{split}: missing; give a file, URL or Hub id")
-    columns = data.slices if split == "test" else ()
     found = False
     for where, record in _records(source, split, place(data, split)):
         found = True
         text, named = _input(record, data.text, where)
         pair, more = (None, ()) if data.text_pair is None else _input(record, data.text_pair, where)
-        slices = tuple(_slice(record, column, where) for column in columns)
-        label = "" if split == "unlabelled" else _label(record, data.label, where)
-        yield Row(text, pair, label, named + more, slices)
+        yield _Asked(where, record, text, pair, named + more)
     if not found:
         raise UsageError(f"{place(data, split)}: holds no rows")
+
+
+class Sample(NamedTuple):
+    """Which rows a figure is of."""
+
+    count: int
+    fingerprint: str  # SHA-256 of their texts and labels
+
+
+def told(row: Row) -> bytes:
+    """What a row says, for a fingerprint of many: texts, label and attributes."""
+    return json.dumps([row.text, row.pair, row.label, row.slots]).encode()
+
+
+def sample(found: Sequence[Row]) -> Sample:
+    """Of these rows, in their order."""
+    return Sample(len(found), hashlib.sha256(b"".join(map(told, found))).hexdigest())
+
+
+def check_unchanged(found: Sequence[Row], expected: Sample, data: DataSpec, split: Split) -> None:
+    """Raises `JobError` where the rows of a split are not those that were prepared: figures of both go not together."""
+    if sample(found) == expected:
+        return
+    what = f"{expected.count} rows then, {len(found)} now"
+    if len(found) == expected.count:
+        what = f"{len(found)} rows as then, with other texts or labels"
+    raise JobError(
+        f"{place(data, split)}: changed since its rows were prepared ({what}); put it back to go on, or run the same "
+        "command again to begin with what it holds now"
+    )
 
 
 def check_source(data: DataSpec, split: Split) -> None:

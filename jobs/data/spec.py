@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -44,6 +44,20 @@ class DataSpec(Spec):
     )
     max_length: int = Field(
         default=64, ge=4, le=8192, description="tokens kept of a text (of prompt and completion), special ones included"
+    )
+    on_leak: Literal["warn", "drop", "refuse"] = Field(
+        default="warn",
+        description="what becomes of texts (of pairs: both) that are in two splits; letters and digits count, in lower "
+        "case. warn: they are counted and told; drop: training and unlabelled rows with the text of a validation or "
+        "test row are left out, validation rows with that of a test row too; refuse: nothing is trained. Test rows "
+        "stay as they are. A text with two labels in one split is told and stays: which label is right, only you know",
+    )
+    max_unknown: float = Field(
+        default=0.333,
+        ge=0,
+        le=1,
+        description="share of the tokens of the training (validation) rows that the tokenizer of the teacher, or of "
+        "student.model, may not know; rows with more are refused, 1 = none. More than 0.05 is told",
     )
     packing: bool = Field(
         default=True,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.loader import UsageError
 from jobs.data.batches import NO_TARGET
-from jobs.data.source import Split, place, rows, shown
+from jobs.data.leaks import Hashes
+from jobs.data.source import Split, place, rows, shown, told
 from jobs.data.spec import DataSpec
-from serving.inputs import prompt
+from serving.inputs import Reading, prompt, reading, unknown_id
 
 if TYPE_CHECKING:
     import pyarrow
@@ -24,8 +25,8 @@ MOST_CLASSES = 10_000
 END = "<|endoftext|>"  # of the tokenizers that are trained here
 
 
-def checked(data: DataSpec, split: Split) -> tuple[pyarrow.Table, str]:
-    """(table, fingerprint): every row of a split after its checks, and a digest of what they say.
+def checked(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None) -> tuple[pyarrow.Table, str]:
+    """(table, fingerprint): every row of a split after its checks, and a digest of what they say. `seen`: as in `rows`.
 
     Columns split, text, pair, label (strings), row (int64) and attributes (bool: whether a text was given as such).
     Raises `UsageError` at the first bad row.
@@ -34,8 +35,8 @@ def checked(data: DataSpec, split: Split) -> tuple[pyarrow.Table, str]:
 
     digest = hashlib.sha256()
     texts, pairs, labels, attributes = [], [], [], []
-    for row in rows(data, split):
-        digest.update(json.dumps([row.text, row.pair, row.label, row.slots]).encode())
+    for row in rows(data, split, seen):
+        digest.update(told(row))
         texts.append(row.text)
         pairs.append(row.pair)
         labels.append(row.label)
@@ -74,7 +75,8 @@ def classes(train: pyarrow.Table, others: dict[Split, pyarrow.Table], data: Data
 def write_shards(
     tables: Sequence[pyarrow.Table], folder: Path, tokenise: Callable[[pyarrow.Table], pyarrow.Table]
 ) -> None:
-    """Tokenise with Ray Data into Parquet files: split, row, input_ids, type_ids, length, label (number)."""
+    """Tokenise with Ray Data into Parquet files: split, row, input_ids, type_ids, length, label (number), and of each
+    row the fields of `Reading`: text_tokens, unknown, cut."""
     import ray.data
 
     blocks = [block for table in tables for block in _blocks(table)]
@@ -93,26 +95,24 @@ def tokenise_classes(table: pyarrow.Table, tokenizer_json: str, labels: list[str
 
     The number of no label (null) is `NO_TARGET`.
     """
-    from tokenizers import Tokenizer
-
     texts: list[Any] = table["text"].to_pylist()
     if table["pair"].null_count < len(table):
         texts = list(zip(texts, table["pair"].to_pylist(), strict=True))
-    encodings = Tokenizer.from_str(tokenizer_json).encode_batch(texts)
+    tokenizer, unknown = _opened(tokenizer_json)
+    encodings = tokenizer.encode_batch(texts)
     number = {label: index for index, label in enumerate(labels)} | {None: NO_TARGET}
     return _tokenised(
         table,
         [each.ids for each in encodings],
         [each.type_ids for each in encodings],
         [number[label] for label in table["label"].to_pylist()],
+        [reading(each, unknown) for each in encodings],
     )
 
 
 def tokenise_completions(table: pyarrow.Table, tokenizer_json: str, end: int, max_length: int) -> pyarrow.Table:
     """Prompt, completion and the token `end`, cut to `max_length`; type 1 marks what is to be generated."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer, unknown = _opened(tokenizer_json)
     prompts = [
         prompt(text, pair) for text, pair in zip(table["text"].to_pylist(), table["pair"].to_pylist(), strict=True)
     ]
@@ -120,18 +120,35 @@ def tokenise_completions(table: pyarrow.Table, tokenizer_json: str, end: int, ma
         [each.ids for each in tokenizer.encode_batch(texts, add_special_tokens=False)]
         for texts in (prompts, table["label"].to_pylist())
     )
+    wholes = [[*first, *second] for first, second in zip(before, after, strict=True)]
+    kept = [whole[:max_length] for whole in wholes]
     return _tokenised(
         table,
-        [[*first, *second, end][:max_length] for first, second in zip(before, after, strict=True)],
+        [[*whole, end][:max_length] for whole in wholes],
         [
             ([0] * len(first) + [1] * (len(second) + 1))[:max_length]
             for first, second in zip(before, after, strict=True)
         ],
         [0] * len(table),
+        [
+            Reading(len(some), 0 if unknown is None else some.count(unknown), len(whole) >= max_length)
+            for some, whole in zip(kept, wholes, strict=True)
+        ],
     )
 
 
-def _tokenised(table: pyarrow.Table, ids: list[list[int]], types: list[list[int]], numbers: list[int]) -> pyarrow.Table:
+@functools.lru_cache(maxsize=2)
+def _opened(tokenizer_json: str) -> tuple[Tokenizer, int | None]:
+    """A tokenizer that nobody may change, and its unknown token; a worker tokenises many blocks with one."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    return tokenizer, unknown_id(tokenizer)
+
+
+def _tokenised(
+    table: pyarrow.Table, ids: list[list[int]], types: list[list[int]], numbers: list[int], readings: list[Reading]
+) -> pyarrow.Table:
     import pyarrow
 
     return pyarrow.table(
@@ -142,6 +159,9 @@ def _tokenised(table: pyarrow.Table, ids: list[list[int]], types: list[list[int]
             "type_ids": pyarrow.array(types, pyarrow.list_(pyarrow.int8())),
             "length": pyarrow.array([len(each) for each in ids], pyarrow.int32()),
             "label": pyarrow.array(numbers, pyarrow.int32()),
+            "text_tokens": pyarrow.array([each.tokens for each in readings], pyarrow.int32()),
+            "unknown": pyarrow.array([each.unknown for each in readings], pyarrow.int32()),
+            "cut": pyarrow.array([each.cut for each in readings], pyarrow.bool_()),
         }
     )
 

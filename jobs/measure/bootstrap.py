@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    from scipy.sparse import csr_array
 
 DRAWS = 1000
 LEVEL = 0.95
 
 
 def resampled(
-    statistics_NS: np.ndarray, value: Callable[[np.ndarray], float], seed: int = 0, draws: int = DRAWS
+    statistics_NS: np.ndarray | csr_array, value: Callable[[np.ndarray], float], seed: int = 0, draws: int = DRAWS
 ) -> list[float]:
     """The metric of each of `draws` samples of N rows, taken with replacement.
 
@@ -22,7 +23,7 @@ def resampled(
     """
     import numpy as np
 
-    rows, random = len(statistics_NS), np.random.default_rng(seed)
+    rows, random = statistics_NS.shape[0], np.random.default_rng(seed)
     counts = (np.bincount(random.integers(rows, size=rows), minlength=rows) for _ in range(draws))
     return [value(counts_N @ statistics_NS) for counts_N in counts]
 

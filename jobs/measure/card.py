@@ -178,8 +178,9 @@ def _steps(part: Part) -> str:
 
 
 def _figures(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
-    metric, metrics = TASKS[bundle.task].metric, bundle.metrics
-    for name in (metric, *TASKS[bundle.task].shown):
+    task, metrics = TASKS[bundle.task].by(recipe.budget.metric), bundle.metrics
+    metric = task.metric
+    for name in (metric, *task.shown):
         low, high = (metrics.get(f"validation_{name}_{end}") for end in ("low", "high"))
         if (value := metrics.get(f"validation_{name}")) is not None:
             yield name, f"{value:.4f}" + (f" (95 % interval {low:.4f} to {high:.4f})" if low is not None else "")

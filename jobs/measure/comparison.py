@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jobs.measure import table
 from jobs.measure.bootstrap import interval
 from jobs.measure.differences import CLASS, as_csv, by_value, right, summary, worst
 from jobs.measure.fresh import BUDGET_SHAPE, MIX, Measured, key
+from jobs.measure.gate import Judgement, Tested, judge
+from jobs.measure.spec import BASELINES
 from jobs.measure.timing import busy_words
 from jobs.recipe import Recipe
-from jobs.tasks.table import TASKS
+from jobs.tasks.table import Task
 from tuning import comparison
+from tuning.pareto import METRIC
 
 WINNER, TEACHER = "winner", "teacher"
-TFIDF, STATIC = "tfidf_svm", "static_logreg"
+TFIDF, STATIC = (BASELINES[name].contender for name in ("tfidf", "static"))
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +31,7 @@ class UnseenRows(NamedTuple):
     """What is known of the test rows beside their texts."""
 
     fingerprint: str
+    asked: str  # the same of inputs and labels alone: what models are compared on
     labels: list[str]
     slices: dict[str, list[str]]  # column of `data.slices`: the group of each row
 
@@ -38,12 +44,20 @@ def compare(
     machine: table.Machine | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """(fields of the manifest, files beside it) of what was `measured` on the test rows and timed at `shapes`."""
-    task = TASKS[recipe.task]
+    task = recipe.judged_by
     answers = {name: dict(each.metrics) for name, each in measured.items()}
     teacher = TEACHER if TEACHER in answers else None
-    fields: dict[str, Any] = {"answers": answers, "verdict": None, "behind": []}
+    baselines = [each.contender for each in BASELINES.values() if each.contender in answers]
+    fields: dict[str, Any] = {"answers": answers, "metric": task.metric, "tested": None, "judged": None}
+    fields |= {"verdict": None, "behind": [], "budgeted": {}}
     files: dict[str, str] = {}
     words: list[str] = []
+    verdicts: list[str] = []
+    judgement: Judgement | None = None
+    beaten = table.beaten(leads(measured, baselines, task.metric), answers, task.metric)
+    if beaten:
+        log.warning(beaten)
+        verdicts.append(beaten)
     if recipe.task == "classify":
         said = {name: each.answers for name, each in measured.items()}
         for name, each in said.items():
@@ -55,25 +69,38 @@ def compare(
         classes = by_value(CLASS, test.labels, ours, theirs)
         slices = [each for name, groups in test.slices.items() for each in by_value(name, groups, ours, theirs)]
         files |= {"classes.csv": as_csv(classes), "slices.csv": as_csv(slices)}
+        tested = _tested(test, measured, task)
+        fields["tested"] = tested.model_dump()
         if teacher:
-            baselines = [name for name in (TFIDF, STATIC) if name in answers]
+            judgement = judge(tested, recipe.budget)
+            log.log(logging.INFO if judgement.inside else logging.WARNING, "the winner is %s", judgement.words)
+            fields["judged"] = judgement._asdict()
+            if whole := answers[TEACHER][task.metric]:
+                fields["budgeted"] = {name: table.budgeted(each, whole, task) for name, each in answers.items()}
             if verdict := table.verdict(answers, baselines, WINNER, TEACHER, recipe.budget, task):
                 log.log(logging.WARNING if verdict.beaten else logging.INFO, verdict.words)
-                fields["verdict"] = verdict.words
-                words.append(verdict.words + "\n")
+                verdicts.append(verdict.words)
             behind = [*worst(classes), *worst(slices)]  # apart: slices are large, and differ less than classes do
             fields["behind"] = [each._asdict() for each in behind]
             words.append(table.differences_markdown(behind))
     fields["metrics"] = table.flat(answers)
     if teacher:
         fields["metrics"] |= table.ratios(answers, WINNER, TEACHER, shapes, task)
-        if difference := _difference(measured, task.metric):
-            fields["metrics"] |= difference
+        if ends := _interval(measured, operator.truediv):
+            fields["metrics"] |= dict(zip(("retention_low", "retention_high"), ends, strict=True))
+        if difference := difference_of(measured[WINNER], measured[TEACHER], task.metric):
+            fields["metrics"] |= difference._asdict()
             words.insert(0, table.difference_words(difference, task.metric))
     if busy := busy_words(answers):
         words.append(busy + "\n")
+    if judgement:
+        fields["metrics"]["inside"] = float(judgement.inside)
     shown = shown_shapes(shapes)
-    fields["table"] = "\n".join([table.markdown(answers, teacher, shown, task), *words])
+    fields["verdict"] = " ".join(verdicts) or None
+    said_first = [f"{each}\n" for each in verdicts]
+    if judgement:
+        said_first.insert(1 if beaten else 0, f"The winner is {judgement.words}.\n")
+    fields["table"] = "\n".join([*said_first, table.markdown(answers, teacher, shown, task), *words])
     further = []
     if machine:
         fields["metrics"] |= machine.peaks
@@ -91,14 +118,60 @@ def shown_shapes(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return list(dict.fromkeys([BUDGET_SHAPE, max(same)])) if BUDGET_SHAPE in same else []
 
 
-def _difference(measured: Mapping[str, Measured], metric: str) -> dict[str, float]:
-    """The winner's metric less its teacher's, and the interval of that; empty where no rows were resampled."""
-    ours, theirs = measured[WINNER], measured[TEACHER]
-    if not ours.resampled:
-        return {}
-    low, high = interval([our - their for our, their in zip(ours.resampled, theirs.resampled, strict=True)])
-    return {
-        "difference": ours.metrics[metric] - theirs.metrics[metric],
-        "difference_low": low,
-        "difference_high": high,
-    }
+def _tested(test: UnseenRows, measured: Mapping[str, Measured], task: Task) -> Tested:
+    """The winner's figures as its evidence; without a teacher, or one that is never right, there is no retention."""
+    ours = measured[WINNER].metrics
+    whole = measured[TEACHER].metrics[task.metric] if TEACHER in measured else 0.0
+    limited = table.budgeted(ours, whole or math.nan, task)
+    low, high = (_interval(measured, operator.truediv) if whole else None) or (None, None)
+    return Tested(
+        asked=test.asked,
+        rows=len(test.labels),
+        metric=task.metric,
+        value=limited[METRIC],
+        value_low=ours.get(f"{task.metric}_low"),
+        value_high=ours.get(f"{task.metric}_high"),
+        retention=limited["retention"] if whole else None,
+        retention_low=low,
+        retention_high=high,
+        p95_ms=limited["p95_ms"],
+        megabytes=limited["megabytes"],
+    )
+
+
+def _interval(measured: Mapping[str, Measured], of: Callable[[float, float], float]) -> tuple[float, float] | None:
+    """The interval of what `of` makes of winner's and teacher's metric over the same resampled rows.
+
+    None where none were drawn, and of a ratio where the teacher is right on none of a draw.
+    """
+    ours, theirs = measured[WINNER].resampled, measured[TEACHER].resampled
+    if of is operator.truediv and not all(theirs):
+        return None
+    return _paired(ours, theirs, of)
+
+
+def _paired(
+    ours: Sequence[float], theirs: Sequence[float], of: Callable[[float, float], float]
+) -> tuple[float, float] | None:
+    """The interval of what `of` makes of two metrics, draw by draw; None where no rows were resampled."""
+    if not (ours and theirs):
+        return None
+    return interval([of(our, their) for our, their in zip(ours, theirs, strict=True)])
+
+
+def difference_of(ours: Measured, theirs: Measured, metric: str) -> table.Gap | None:
+    """A metric less another contender's, and the interval of that; None where no rows were resampled."""
+    ends = _paired(ours.resampled, theirs.resampled, operator.sub)
+    return table.Gap(ours.metrics[metric] - theirs.metrics[metric], *ends) if ends else None
+
+
+def leads(measured: Mapping[str, Measured], baselines: Sequence[str], metric: str) -> dict[str, dict[str, table.Gap]]:
+    """{baseline: {teacher or winner: by how much it is better}}, where the interval of that over the same rows holds no
+    0."""
+    found: dict[str, dict[str, table.Gap]] = {}
+    for name in baselines:
+        for other in (TEACHER, WINNER):
+            gap = difference_of(measured[name], measured[other], metric) if other in measured else None
+            if gap and gap.difference_low > 0:
+                found.setdefault(name, {})[other] = gap
+    return found

@@ -22,12 +22,13 @@ from pydantic import Field
 
 from cluster import quiet
 from cluster.session import JobError
-from configs.loader import Spec
-from jobs.data.source import Row, rows
+from configs.loader import Spec, UsageError
+from jobs.data.source import Row, Sample, check_unchanged, rows
 from jobs.data.spec import DataSpec
 from jobs.measure.bootstrap import interval, resampled
 from jobs.measure.contenders import Answer, Contender, Fitted, Labelling, Predictor, asked, joined, load
 from jobs.measure.resources import meter, peak_mb
+from jobs.measure.retention import Teacher, kept
 from jobs.measure.timing import BLOCKS, busy_words, interleaved, texts_of_length
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS, named
@@ -59,6 +60,9 @@ class Question(Spec):
     score: bool | list[str] = True  # all, none, or those of these names
     resources: bool = False  # score in quiet, and say rows per second, seconds to load, peak of memory
     answers: bool = False  # give back what each said of every row
+    resampled: bool = False  # give back the metric over resampled rows, as with `resources`
+    metric: str | None = None  # that is resampled, of those of the task; none: its own
+    sample: Sample | None = None  # the rows to measure on: any others are an error
     shapes: list[tuple[int, int]] = Field(default_factory=list)
     mix: bool = False  # also time single rows as they come
     watts_per_core: float | None = None  # with it, also the energy of the latter: see `jobs.measure.resources`
@@ -127,30 +131,40 @@ def run_fresh(module: str, text: str, threads: int, what: str, seconds: float = 
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def measure_candidate(recipe: Recipe, bundle: Path) -> dict[str, float]:
-    """What the search needs of an exported bundle: validation metrics, latency at the budget's shape, size."""
+def measure_candidate(recipe: Recipe, bundle: Path, teacher: Teacher | None = None) -> dict[str, float]:
+    """What the search needs of an exported bundle: validation metrics, latency at the budget's shape, size.
+
+    With a `teacher` also what is kept of it; the rows must then be those that it answered. Raises `JobError`.
+    """
     from serving.bundle import bundle_bytes, read_bundle
 
     description = read_bundle(bundle)
     contender = Contender(name="bundle", kind="bundle", folder=str(bundle))
+    unseen = {} if recipe.data.on_leak == "drop" else {"test": None}  # whose texts say which validation rows there are
     timed = recipe.task == "classify"  # how long a decoder takes depends on what it writes
-    measured = ask(
+    answered = ask(
         Question(
             task=recipe.task,
-            data=recipe.data.model_copy(update={"test": None, "slices": []}),
+            data=recipe.data.model_copy(update=unseen | {"slices": []}),
             split="validation",
             contenders=[contender],
             shapes=[BUDGET_SHAPE] if timed else [],
             tokenizer=str(bundle / description.tokenizer),
             mix=description.first is not None or not timed,  # what a cascade takes depends on what the rows say
+            metric=recipe.budget.metric,
+            sample=teacher and teacher.sample,
+            resampled=teacher is not None,
         )
-    )["bundle"].metrics
+    )["bundle"]
+    measured = answered.metrics
     timings = ("batch", MIX)
     found = {name if name.startswith(timings) else f"validation_{name}": value for name, value in measured.items()}
     found["bytes"] = bundle_bytes(description)
     found["megabytes"] = found["bytes"] / 1e6
     if timed:
         found |= {name: measured[key(BUDGET_SHAPE, name)] for name in TIMED}
+    if teacher:
+        found |= kept(measured[recipe.judged_by.metric], answered.resampled, teacher)
     return found
 
 
@@ -184,6 +198,8 @@ def answer(question: Question) -> dict[str, Measured]:
     """Measure, in this process."""
     pin(question.threads)
     examples = list(rows(question.data, question.split))
+    if question.sample:
+        check_unchanged(examples, question.sample, question.data, question.split)
     inputs = [asked(row) for row in examples]
     found: dict[str, Measured] = {}
     predictors: dict[str, Predictor] = {}
@@ -205,7 +221,7 @@ def answer(question: Question) -> dict[str, Measured]:
 
 
 def _score(question: Question, predict: Predictor, examples: list[Row], inputs: list[Input]) -> Measured:
-    task = TASKS[question.task]
+    task = TASKS[question.task].by(question.metric)
     with quiet.measuring() if question.resources else quiet.at_work():
         started = time.perf_counter()
         answers = predict(inputs)
@@ -213,7 +229,7 @@ def _score(question: Question, predict: Predictor, examples: list[Row], inputs: 
     peak = peak_mb()
     with quiet.at_work():
         said = [each.text for each in answers]
-        values = resampled(named(task.statistics)(said, examples), named(task.value))
+        values = resampled(named(task.summed.statistics)(said, examples), named(task.summed.value))
         low, high = interval(values)
         metrics = named(task.score)(said, examples) | {f"{task.metric}_low": low, f"{task.metric}_high": high}
     metrics["rows"] = len(examples)
@@ -223,7 +239,8 @@ def _score(question: Question, predict: Predictor, examples: list[Row], inputs: 
         metrics["rows_per_second"] = len(examples) / seconds
         if len(question.contenders) == 1:
             metrics["peak_mb"] = peak
-    return Measured(metrics, answers if question.answers else [], values if question.resources else [])
+    told = question.resampled or question.resources
+    return Measured(metrics, answers if question.answers else [], values if told else [])
 
 
 def _timed(
@@ -294,4 +311,7 @@ def pin(threads: int) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
-    print(json.dumps(answer(Question.model_validate_json(sys.stdin.read()))), flush=True)
+    try:
+        print(json.dumps(answer(Question.model_validate_json(sys.stdin.read()))), flush=True)
+    except (JobError, UsageError) as error:  # what is wrong with the rows, in one line
+        sys.exit(str(error))

@@ -51,6 +51,14 @@ class Verdict(NamedTuple):
     beaten: bool
 
 
+class Gap(NamedTuple):
+    """A metric less another contender's, and the ends of its 95 % interval over the same rows."""
+
+    difference: float
+    difference_low: float
+    difference_high: float
+
+
 def ratios(
     answers: Figures, winner: str, teacher: str, shapes: Sequence[tuple[int, int]], task: Task
 ) -> dict[str, float]:
@@ -86,6 +94,23 @@ def budgeted(metrics: Mapping[str, float], whole: float, task: Task) -> dict[str
         "p95_ms": metrics[key(BUDGET_SHAPE, "p95_ms")],
         "megabytes": metrics["bytes"] / 1e6,
     }
+
+
+def beaten(leads: Mapping[str, Mapping[str, Gap]], answers: Figures, metric: str) -> str | None:
+    """A sentence about the best of the baselines that are better than the teacher or the winner; None without one.
+
+    `leads`: by how much, by baseline and the contender that it is better than.
+    """
+    if not leads:
+        return None
+    best = max(leads, key=lambda name: answers[name][metric])
+    others = [
+        f"{gap.difference:+.4f} on the {other}'s {answers[other][metric]:.4f} (95 % interval over the same rows: "
+        f"{gap.difference_low:+.4f} to {gap.difference_high:+.4f})"
+        for other, gap in leads[best].items()
+    ]
+    words = f"The baseline {best} is better than the {' and the '.join(leads[best])}"
+    return f"{words}: its {metric} is {answers[best][metric]:.4f}, {', '.join(others)}."
 
 
 def verdict(
@@ -201,11 +226,11 @@ def notes(machine: Machine) -> list[str]:
     ]
 
 
-def difference_words(found: Mapping[str, float], metric: str) -> str:
-    """A sentence of `difference`, `difference_low` and `difference_high`."""
-    low, high = found["difference_low"], found["difference_high"]
-    words = f"The winner's {metric} less the teacher's is {found['difference']:+.4f}"
-    return f"{words} (95 % interval over the same rows: {low:+.4f} to {high:+.4f}).\n"
+def difference_words(found: Gap, metric: str) -> str:
+    """A sentence about the winner's metric less its teacher's."""
+    words = f"The winner's {metric} less the teacher's is {found.difference:+.4f}"
+    ends = f"{found.difference_low:+.4f} to {found.difference_high:+.4f}"
+    return f"{words} (95 % interval over the same rows: {ends}).\n"
 
 
 def differences_markdown(worst: Sequence[Difference]) -> str:

@@ -9,8 +9,9 @@ from jobs.data.source import Row
 
 if TYPE_CHECKING:
     import numpy as np
+    from scipy.sparse import csr_array
 
-METRIC = "accuracy"  # what budgets, retention and the choice of a winner go by
+METRIC = "accuracy"  # what the best epoch and what a step may lose go by
 
 
 def metrics(predicted: np.ndarray, expected: np.ndarray) -> dict[str, float]:
@@ -33,13 +34,39 @@ def score(predicted: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
     return metrics(np.array([number[label] for label in predicted]), np.array([number[row.label] for row in rows]))
 
 
-def statistics(predicted: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
+def right(predicted: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
     """int64 [N, 2]: whether each row is right, and 1."""
     import numpy as np
 
     return np.array([(text == row.label, 1) for text, row in zip(predicted, rows, strict=True)], dtype=np.int64)
 
 
-def value(sums_S: np.ndarray) -> float:
-    """The accuracy of rows whose `statistics` add up to `sums_S`."""
+def accuracy(sums_S: np.ndarray) -> float:
+    """The accuracy of rows whose `right` add up to `sums_S`."""
     return float(sums_S[0] / sums_S[1])
+
+
+def confusions(predicted: Sequence[str], rows: Sequence[Row]) -> csr_array:
+    """int64 [N, 3 C], few of them not 0: of each row whether a class is found rightly, is answered, is the label."""
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    number = {label: index for index, label in enumerate(sorted({*predicted, *(row.label for row in rows)}))}
+    places = [
+        (index, column)
+        for index, (text, row) in enumerate(zip(predicted, rows, strict=True))
+        for column in (
+            *([number[text]] if text == row.label else []),
+            len(number) + number[text],
+            2 * len(number) + number[row.label],
+        )
+    ]
+    rows_P, columns_P = np.array(places).T
+    return csr_array((np.ones(len(places), dtype=np.int64), (rows_P, columns_P)), shape=(len(rows), 3 * len(number)))
+
+
+def macro_f1(sums_S: np.ndarray) -> float:
+    """The macro-F1 of rows whose `confusions` add up to `sums_S`; a class that occurs in neither counts as absent."""
+    found_C, answered_C, labels_C = sums_S.reshape(3, -1)
+    both_C = answered_C + labels_C
+    return float((2 * found_C[both_C > 0] / both_C[both_C > 0]).mean())

@@ -23,6 +23,9 @@ from cluster import local, servers
 from cluster.ports import RAY_WORKER_PORTS, is_free
 from cluster.processes import listening, lives, members
 from cluster.record import ClusterError
+from serving import ingress
+from serving.dashboard import Dashboard
+from serving.spec import ServingSpec
 from tests.processes import free_port
 
 RAY = Path(sys.executable).with_name("ray")
@@ -100,7 +103,7 @@ def test_every_socket_is_on_loopback_while_a_job_runs(own: local.Cluster, tmp_pa
     assert worker in {process.pid for process in processes}
     sockets = listening(processes)
     assert {address.removeprefix("::ffff:") for address, _ in sockets} <= {"127.0.0.1", "::1"}
-    assert set(own.ports.model_dump().values()) <= {port for _, port in sockets}
+    assert set(own.ports.model_dump(exclude={"serve_http", "serve_grpc"}).values()) <= {port for _, port in sockets}
 
 
 def test_shell_file_leads_a_driver_to_the_cluster(own: local.Cluster):
@@ -180,7 +183,9 @@ def test_down_leaves_no_process_no_port_and_no_temporary_folder(own: local.Clust
     current = local.load(own.state)
     assert current
     _, orphan = start_busy_job(current, tmp_path)
+    start_serve(current, tmp_path)
     processes = processes_of(current)
+    assert "haproxy" in {process.name() for process in processes}
     ports = {port for _, port in listening(processes)}
     assert orphan in {process.pid for process in processes}
     assert current.temp.is_dir()
@@ -256,6 +261,16 @@ def start_busy_job(cluster: local.Cluster, folder: Path) -> tuple[int, int]:
     wait_for(note.exists)
     worker, orphan = note.read_text().split()
     return int(worker), int(orphan)
+
+
+def start_serve(cluster: local.Cluster, folder: Path) -> None:
+    """As the first deployment does, without an application."""
+    headers = {"Authorization": f"Bearer {cluster.token_path.read_text()}"}
+    spec = ServingSpec.model_validate({"port": free_port(9300)})
+    settings = ingress.settings(folder, 20, cluster.environment())
+    serve = Dashboard(cluster.dashboard_url, headers, spec, lambda _: settings)
+    serve.write(serve.read())
+    assert list(cluster.temp.glob("serve/*/haproxy.cfg"))
 
 
 def ray_cli(cluster: local.Cluster, *arguments: str) -> str:

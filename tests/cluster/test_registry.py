@@ -110,6 +110,21 @@ def test_an_alias_is_taken_away_also_where_there_is_none(bundles: list[Path]):
         assert registry.alias_version(NAME, "passing") is None
 
 
+def test_tags_are_set_and_read_and_what_is_not_registered_has_none(bundles: list[Path]):
+    registry.set_tags(NAME, "1", {"slimcart.test.a": "{}", "slimcart.accepted": "worse: it is"})
+    assert registry.tags(NAME, "1").items() >= {"slimcart.test.a": "{}", "seed": "1"}.items()
+    assert registry.tags(NAME, "99") == registry.tags("unheard", "1") == {}
+
+
+def test_versions_are_found_by_the_digest_of_their_bundle(on_mlflow: Cluster, tmp_path: Path):
+    write_tiny_bundle(tmp_path / "bundle")
+    digest = "d" * 64
+    for name in ("found", "found-too"):
+        registered(name, tmp_path / "bundle", tmp_path, digest)
+    assert sorted(registry.versions_of(digest)) == [("found", "1"), ("found-too", "1")]
+    assert registry.versions_of("e" * 64) == []
+
+
 def test_an_alias_moves(bundles: list[Path]):
     registry.set_alias(NAME, "previous", "2")
     registry.set_alias(NAME, "previous", "1")

@@ -5,6 +5,7 @@ import yaml
 
 from configs.loader import describe, load
 from jobs.recipe import Recipe, SearchRecipe
+from tuning.pareto import LIMITS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
@@ -25,7 +26,17 @@ def test_a_shipped_recipe_that_can_be_searched_searches_inside_all_limits(path: 
     recipe = load(SearchRecipe, path)
     searches = recipe.task == "classify" and recipe.name not in ("base", "smoke")
     assert bool(recipe.search.space) == searches
-    assert all(recipe.budget.model_dump().values()) == searches
+    limits = [getattr(recipe.budget, field) for field, _, _ in LIMITS]
+    assert all(limits) == searches
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_recipe_looks_for_the_cheapest_and_does_not_prune(path: Path):
+    """Zeros change neither bytes nor time of a dense file."""
+    recipe = load(SearchRecipe, path)
+    assert recipe.search.objective == "cheapest"
+    assert "prune" not in [each.step for each in recipe.compression]
+    assert not [key for key in recipe.search.space if "prune" in key]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)

@@ -35,7 +35,6 @@ def recipe(shop_folder: Path) -> Path:
         "space": {
             "student.layers": {"choice": [[0], [0, 2]]},
             "distillation.temperature": {"uniform": [1, 5]},
-            "compression.prune.sparsity": {"uniform": [0.0, 0.3]},
         },
     }
     path = shop_folder / "way.yaml"

@@ -204,30 +204,37 @@ def measure(folder: Path) -> Figures:
     return found | {f"latency of {name}": rounded([*each.values()]) for name, each in taken.items()}
 
 
-def tune(folder: Path) -> Figures:
-    """What is tried, and which trial wins."""
-    from tuning.pareto import Trial, choose, score
+def search(folder: Path) -> Figures:
+    """What is tried."""
     from tuning.search import _algorithm
     from tuning.space import param_space, plain
-    from tuning.spec import BudgetSpec, SearchSpec
+    from tuning.spec import SearchSpec
 
     space = {"layers": {"choice": [1, 2, 3]}, "rate": {"loguniform": [1e-5, 1e-1]}, "share": {"uniform": [0, 1]}}
     spec = SearchSpec.model_validate({"space": space, "trials": 8, "seed": 3})
-    search = _algorithm(spec, 8)
-    search.set_search_properties("score", "max", param_space(spec.space))
-    tried: list[Any] = []
-    for number in range(8):
-        values = plain(search.suggest(str(number)))
-        search.on_trial_complete(str(number), {"score": values["layers"] - abs(values["share"] - 0.3)})
+    sampler = _algorithm(spec, spec.trials)
+    sampler.set_search_properties("score", "max", param_space(spec.space))
+    tried: list[float] = []
+    for number in range(spec.trials):
+        values = plain(sampler.suggest(str(number)))
+        sampler.on_trial_complete(str(number), {"score": values["layers"] - abs(values["share"] - 0.3)})
         tried += rounded([values["layers"], np.log10(values["rate"]), values["share"]])
+    return {"tried": tried}
+
+
+def choose(folder: Path) -> Figures:
+    """What trials are worth, and which wins."""
+    from tuning import pareto
+    from tuning.spec import BudgetSpec
+
     budget = BudgetSpec(min_retention=0.98, max_p95_ms=5)
     trials = [
-        Trial(str(number), {}, {"metric": metric, "retention": metric / 0.92, "p95_ms": p95, "megabytes": size})
+        pareto.Trial(str(number), {}, {"metric": metric, "retention": metric / 0.92, "p95_ms": p95, "megabytes": size})
         for number, (metric, p95, size) in enumerate([(0.91, 4, 20), (0.912, 4.5, 5), (0.93, 6, 9), (0.88, 1, 2)])
     ]
-    choice = choose(trials, budget)
-    scores = rounded([score(each.metrics, budget) for each in trials])
-    return {"tried": tried, "scores": scores, "winner": choice.winner and choice.winner.id}
+    choice = pareto.choose(trials, budget)
+    scores = rounded([pareto.score(each.metrics, budget) for each in trials])
+    return {"scores": scores, "winner": choice.winner and choice.winner.id}
 
 
 def evaluate(folder: Path) -> Figures:
@@ -246,7 +253,7 @@ def evaluate(folder: Path) -> Figures:
         return Measured({"accuracy": 1 - wrong / 40, "macro_f1": 0.9, "bytes": size, **figures}, answers)
 
     contenders = {"teacher": measured(2, 20, 9e7), "student": measured(3, 5, 4e7), "winner": measured(4, 1, 5e6)}
-    test = UnseenRows("0" * 64, labels, {"channel": ["phone", "mail"] * 20})
+    test = UnseenRows("0" * 64, "1" * 64, labels, {"channel": ["phone", "mail"] * 20})
     recipe = Recipe.model_validate({"name": "tiny", "budget": {"min_retention": 0.9}})
     fields, _ = compare(recipe, test, contenders, [BUDGET_SHAPE])
     place, _ = of_texts(folder, [{"step": "export"}])
@@ -273,7 +280,7 @@ def cascade(folder: Path) -> Figures:
 
 RESULTS: Mapping[str, Callable[[Path], Figures]] = {
     each.__name__: each
-    for each in (prepare, pool, finetune, teach, distill, compress, measure, tune, evaluate, cascade)
+    for each in (prepare, pool, finetune, teach, distill, compress, measure, search, choose, evaluate, cascade)
 }
 
 

@@ -17,9 +17,13 @@ from cluster.record import Cluster
 from cluster.session import JobError
 from configs.loader import UsageError
 from jobs.cascade import cascade, check_accuracy, run, teacher_accuracy
+from jobs.data.prepared import Prepared
+from jobs.data.source import rows, sample
 from jobs.deploy import CHAMPION, deploy, evidence
 from jobs.measure import fresh
 from jobs.measure.contenders import Contender
+from jobs.measure.fresh import Measured
+from jobs.measure.retention import Teacher
 from jobs.recipe import Recipe
 from serving import deployment
 from serving.bundle import MANIFEST, BundleError, read_bundle
@@ -96,8 +100,46 @@ def test_a_cascade_says_what_it_is_made_of_and_what_its_models_do_alone(folder: 
     assert bundle.provenance["wanted_accuracy"] == pytest.approx(bundle.metrics["validation_second_accuracy"] - 0.05)
 
 
-def test_without_a_stated_loss_the_budget_says_what_is_kept_of_the_teacher(folder: Path, tmp_path: Path):
-    write_tiny_bundle(tmp_path / "teacher", runtime="torch", metrics={"validation_accuracy": 0.9})
+def taught_to(monkeypatch: pytest.MonkeyPatch, output: Path, accuracy: float) -> list[Any]:
+    """A teacher in `output` that answers rows so well, whatever its bundle says of other rows; what it was asked."""
+    write_tiny_bundle(output / "teacher", runtime="torch", metrics={"validation_accuracy": 0.01})
+    asked: list[Any] = []
+
+    def ask(question: Any) -> dict[str, Measured]:
+        if question.contenders[0].name != "teacher":
+            return fresh.ask(question)
+        asked.append(question)
+        return {"teacher": Measured({"accuracy": accuracy}, [])}
+
+    monkeypatch.setattr("jobs.cascade.ask", ask)
+    return asked
+
+
+def test_what_is_kept_of_a_teacher_is_of_the_same_rows(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    asked = taught_to(monkeypatch, tmp_path, 0.9)
+    told, second = recipe(folder, tmp_path), load_bundle(folder / "second").bundle
+    examples = list(rows(told.data, "validation"))
+    assert teacher_accuracy(told, second, examples) == 0.9
+    assert [each.sample for each in asked] == [sample(examples)]
+    manifest = {"rows": {"validation": len(examples)}, "fingerprints": {"validation": sample(examples).fingerprint}}
+    monkeypatch.setattr("jobs.cascade.outputs_of", lambda _: tmp_path / "outputs")
+    monkeypatch.setattr("jobs.cascade.taught", lambda *_: Teacher(0.8, [], sample(examples)))
+    monkeypatch.setattr("jobs.cascade.Prepared.open", lambda _: Prepared(tmp_path, manifest))
+    assert teacher_accuracy(told, second, examples) == 0.8 and len(asked) == 1
+    caplog.set_level(logging.INFO)
+    assert teacher_accuracy(told, second, examples[1:]) == 0.9 and len(asked) == 2
+    assert (
+        f"the teacher answers {len(examples) - 1} validation rows: {tmp_path / 'outputs'} is of other rows"
+        in caplog.text
+    )
+
+
+def test_without_a_stated_loss_the_budget_says_what_is_kept_of_the_teacher(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    taught_to(monkeypatch, tmp_path, 0.9)
     bundle = made(folder, tmp_path, budget={"min_retention": 0.8}).bundle
     assert bundle.provenance["wanted_accuracy"] == pytest.approx(0.72)
     with pytest.raises(JobError, match=r"no threshold .* keeps an accuracy of 1\.3500 on the validation rows \(0\.\d+"):
@@ -110,7 +152,7 @@ def test_a_teacher_of_other_labels_is_none_and_its_absence_is_said(folder: Path,
     with pytest.raises(JobError, match=r"teacher: no teacher of these labels.*give teacher\.bundle, or cascade\.max"):
         made(folder, tmp_path)
     write_tiny_bundle(tmp_path / "teacher", labels=LABELS[::-1], runtime="torch", metrics={"validation_accuracy": 0.9})
-    assert teacher_accuracy(asked, second) is None
+    assert teacher_accuracy(asked, second, []) is None
 
 
 @pytest.mark.parametrize("times", [0.1, 30.0])
@@ -169,6 +211,14 @@ def test_a_recipe_without_a_first_bundle_is_refused(folder: Path, tmp_path: Path
         run(recipe(folder, tmp_path))
 
 
+def test_a_cascade_is_chosen_by_accuracy_alone(folder: Path, tmp_path: Path):
+    asked = recipe(folder, tmp_path, cascade={"first": str(folder / "first")}, budget={"metric": "macro_f1"})
+    with pytest.raises(
+        UsageError, match=r"^budget\.metric: 'macro_f1': a cascade's threshold is chosen by accuracy; lea"
+    ):
+        run(asked)
+
+
 @pytest.mark.parametrize("part", ["first", "second"])
 def test_a_bundle_that_is_not_there_is_named_by_its_field(folder: Path, tmp_path: Path, part: str):
     parts = {"first": str(folder / "first"), "second": str(folder / "second"), part: "/typo"}
@@ -204,7 +254,7 @@ def test_measuring_gives_the_share_of_the_first_and_latencies_of_rows_as_they_co
 def test_the_job_registers_a_bundle_that_deploy_takes(
     folder: Path, tmp_path: Path, on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ):
-    write_tiny_bundle(tmp_path / "teacher", runtime="torch", metrics={"validation_accuracy": 0.95})
+    taught_to(monkeypatch, tmp_path, 0.95)
     parts = {"first": str(folder / "first"), "second": str(folder / "second")}
     result = run(recipe(folder, tmp_path, name="tiny-cascade", cascade=parts, budget={"min_retention": 0.9}))
     fetched = registry.folder("models:/tiny-cascade@cascade", MANIFEST)
@@ -216,7 +266,8 @@ def test_the_job_registers_a_bundle_that_deploy_takes(
     assert result.metrics["mix_p50_ms"] <= result.metrics["mix_p95_ms"]
     served: list[Any] = []
 
-    def serve(*told: Any) -> str:
+    def serve(*told: Any, allowed: Any) -> str:
+        allowed(None)
         served.append(told[3])
         told[5]()
         return "http://127.0.0.1:8000/v1/x"
@@ -224,8 +275,9 @@ def test_the_job_registers_a_bundle_that_deploy_takes(
     monkeypatch.setattr(deployment, "deploy", serve)
     given = {"bundle": "models:/tiny-cascade@cascade", "budget": {"min_retention": 0.9, "max_p95_ms": 1000}}
     session.connect()
-    uri, _, metrics = deploy(recipe(folder, tmp_path, name="tiny-cascade", **given))
-    assert (uri, metrics) == ("models:/tiny-cascade/1", evidence(bundle))
+    untested = {"serving": {"accept": ["untested"]}}
+    deployed = deploy(recipe(folder, tmp_path, name="tiny-cascade", **given, **untested))
+    assert (deployed.uri, deployed.metrics) == ("models:/tiny-cascade/1", evidence(bundle))
     assert registry.alias_version("tiny-cascade", CHAMPION) == "1"
     (application,) = served
     assert application["deployments"][0]["user_config"]["bundle"] == str(fetched)

@@ -237,9 +237,9 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
 
 SPACES = {
     "student.depth: {choice: [1]}": ["search.space.student.depth: cannot be 1", "no such field"],
-    "compression.prune.sparsity: {uniform: [0, 1]}": [
-        "search.space.compression.prune.sparsity: cannot be 1.0",
-        "less than 1",
+    "compression.quantize.max_loss: {uniform: [0, 2]}": [
+        "search.space.compression.quantize.max_loss: cannot be 2.0",
+        "less than or equal to 1",
     ],
 }
 
@@ -278,16 +278,16 @@ COMMAND_LINES: dict[str, tuple[list[str], list[str]]] = {
     "override out of range": (["engine.workers=0"], ["engine.workers: got 0", "greater than or equal to 1"]),
     "override with two lines": (["engine.workers=a\n\nb"], ["engine.workers: got 'a\\nb'", "valid integer"]),
     "override of a list": (["compression=3"], ["compression: got 3", "list"]),
-    "override of a whole item": (["compression.prune=3"], ["compression.prune: compression is a list", "name a field"]),
+    "override of a whole item": (["compression.export=3"], ["compression.export: compression is a list; "]),
     "override of an unknown item": (
         ["compression.melt.x=3"],
-        ["'melt' matches no item", "prune, export, quantize"],
+        ["'melt' matches no item", "export, quantize"],
     ),
     "override of an item by number": (
         ["compression.0.sparsity=0.1"],
-        ["'0' matches no item", "prune, export, quantize"],
+        ["'0' matches no item", "export, quantize"],
     ),
-    "override of an item out of range": (["compression.prune.sparsity=1"], ["compression[0].sparsity: got 1"]),
+    "override of an item out of range": (["compression.quantize.max_loss=2"], ["compression[1].max_loss: got 2"]),
     "override by a number for a name": (["name=123"], ["name: got 123; text is expected", "\"key='123'\""]),
     "override without layers": (
         ["student.layers=[]"],

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from cluster import registry, tracking
+from cluster.record import Cluster
+from cluster.session import JobError
 from configs.folder import commit
 from configs.loader import UsageError
 from jobs.data.prepared import MANIFEST
@@ -17,8 +20,10 @@ from jobs.evaluate import (
     check_test_rows,
     evaluated_already,
     evaluation_key,
+    record,
     run,
 )
+from jobs.measure import gate
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Measured, Question
 from jobs.recipe import Recipe
@@ -38,6 +43,8 @@ def test_test_rows_come_with_the_group_of_each_in_every_slice(tmp_path: Path):
     found = check_test_rows(recipe(tmp_path, ["channel"]), bundle)
     assert found.labels == LABELS * 20
     assert found.slices == {"channel": ["phone"] * 60}
+    plain = check_test_rows(recipe(tmp_path, []), bundle)
+    assert (plain.asked == found.asked) and (plain.fingerprint != found.fingerprint), "the same rows for a model"
 
 
 def test_what_customers_wrote_is_not_shown_where_it_stands_in_place_of_labels(
@@ -72,12 +79,13 @@ def test_an_evaluation_depends_on_slices_budget_shapes_bundles_and_rows(tmp_path
         evaluation_key(sliced, contenders, rows),
         evaluation_key(plain, [], rows),
         evaluation_key(plain, contenders, check_test_rows(sliced, bundle).fingerprint),
-        evaluation_key(recipe(tmp_path, [], budget={"min_retention": 0.5}), contenders, rows),
+        evaluation_key(recipe(tmp_path, [], budget={"min_retention": 0.5, "gate": "point"}), contenders, rows),
         evaluation_key(recipe(tmp_path, [], export={"lengths": [8]}), contenders, rows),
         evaluation_key(recipe(tmp_path, [], evaluation={"steps": False}), contenders, rows),
     ]
     assert len(set(keys)) == len(keys)
     assert evaluation_key(recipe(tmp_path, []), contenders, rows) == keys[0]
+    assert evaluation_key(recipe(tmp_path, [], budget={"gate": "interval"}), contenders, rows) == keys[0]
 
 
 def test_an_evaluation_is_found_again_until_a_slice_is_added(tmp_path: Path):
@@ -88,7 +96,7 @@ def test_an_evaluation_is_found_again_until_a_slice_is_added(tmp_path: Path):
     assert evaluated_already(asked, bundle) is None
     contenders = [Contender(name="winner", kind="bundle", folder=str(bundle))]
     key = evaluation_key(asked, contenders, check_test_rows(asked, read_bundle(bundle)).fingerprint)
-    commit(tmp_path / "out" / "evaluation", MANIFEST, lambda _: {"key": key, "table": "it"})
+    commit(tmp_path / "out" / "evaluation", MANIFEST, lambda _: {"key": key, "table": "it", "tested": None})
     found = evaluated_already(asked, bundle)
     assert found is not None and found["table"] == "it"
     assert evaluated_already(recipe(tmp_path, [], **place), bundle) is None
@@ -102,6 +110,21 @@ def test_a_student_that_the_bundle_was_not_made_of_is_no_contender(tmp_path: Pat
     assert "student" in [each.name for each in _contenders(asked, output / "bundle", description)]
     write_tiny_bundle(output / "student", seed=1, runtime="torch")
     assert "student" not in [each.name for each in _contenders(asked, output / "bundle", description)]
+
+
+def test_baselines_are_those_that_were_asked_for_and_of_a_given_bundle_none_unless_asked_for(tmp_path: Path):
+    output = tmp_path / "out"
+    description = write_tiny_bundle(output / "bundle")
+
+    def names(asked: list[str] | None, bundle: str | None = None) -> list[str]:
+        asking = recipe(tmp_path, [], output=str(output), bundle=bundle, evaluation={"baselines": asked})
+        return [each.name for each in _contenders(asking, output / "bundle", description)]
+
+    assert names(None) == ["tfidf_svm", "winner"] == names(["tfidf"])
+    assert names([]) == ["winner"] == names(None, bundle=str(output / "bundle"))
+    assert names(["tfidf"], bundle=str(output / "bundle")) == ["tfidf_svm", "winner"]
+    with pytest.raises(UsageError, match=r"^evaluation\.baselines: 'static': no teacher here"):
+        names(["static"])
 
 
 def test_lengths_beyond_what_the_models_see_are_left_out_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -178,3 +201,34 @@ def test_an_exported_bundle_is_no_teacher(tmp_path: Path):
         UsageError, match=r"^teacher\.bundle: .*exported: an exported onnxruntime bundle; give a reference"
     ):
         _contenders(asked, tmp_path / "tiny", description)
+
+
+EVIDENCE = {"asked": "a" * 64, "rows": 60, "metric": "accuracy", "value": 0.9, "p95_ms": 1.0, "megabytes": 1.0}
+
+
+def test_what_test_rows_said_of_a_bundle_stands_with_every_version_of_it(on_mlflow: Cluster, tmp_path: Path):
+    write_tiny_bundle(tmp_path / "bundle")
+    digest = bundle_digest(tmp_path / "bundle")
+    with tracking.run("tune", experiment="tests of evaluate", recipe={"output": str(tmp_path)}) as opened:
+        for name in ("of-evaluate", "of-evaluate-too"):
+            registry.register(name, opened, tmp_path / "bundle", {registry.BUNDLE_TAG: digest}, "challenger")
+    found = {"tested": EVIDENCE | {"retention": 0.95}, "bundle": digest, "run_id": "r", "at": "2026-01-01"}
+    record(found)
+    for name in ("of-evaluate", "of-evaluate-too"):
+        (evidence,) = gate.evidence(registry.tags(name, "1"), digest)
+        assert (evidence.retention, evidence.run) == (0.95, "r")
+    record(found | {"tested": EVIDENCE, "at": "2026-02-01"})
+    assert gate.evidence(registry.tags("of-evaluate", "1"), digest) == [evidence], "with a teacher they said more"
+    record(found | {"tested": EVIDENCE | {"retention": 0.5}, "at": "2026-03-01"})
+    (newer,) = gate.evidence(registry.tags("of-evaluate", "1"), digest)
+    assert newer.retention == 0.5
+    record({"tested": None})
+
+
+def test_a_registry_that_is_away_is_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    def away(_: str) -> None:
+        raise JobError("MLflow does not answer")
+
+    monkeypatch.setattr(registry, "versions_of", away)
+    record({"tested": EVIDENCE, "bundle": "b", "run_id": "r", "at": "2026-01-01"})
+    assert "is not in the registry: MLflow does not answer; evaluate again before deploy" in caplog.text

@@ -1,4 +1,4 @@
-"""What optimize refuses before it trains anything."""
+"""What optimize refuses before it trains anything, and what stays where the winner is not deployed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gzip
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -15,10 +16,13 @@ import pytest
 
 from cluster import session, tracking
 from cluster.session import JobError
+from configs.folder import commit
 from configs.loader import UsageError
-from jobs import deploy, optimize, prepare
+from jobs import deploy, evaluate, finetune, optimize, prepare, teach, tune
+from jobs.data.prepared import MANIFEST, Prepared
 from jobs.optimize import check
 from jobs.recipe import Recipe, SearchRecipe
+from serving.spec import ServingSpec
 
 
 def recipe(test: str | Path | None, **data: Any) -> Recipe:
@@ -112,3 +116,74 @@ def test_where_the_winner_could_not_be_deployed_nothing_is_prepared(monkeypatch:
     monkeypatch.setattr(deploy, "check_serve", taken)
     with pytest.raises(JobError, match="port 8000 is taken"):
         optimize.run(SearchRecipe.model_validate({"name": "x", "deploy": True}))
+
+
+def test_a_deployment_that_no_unseen_row_could_allow_is_refused_before_anything_is_trained():
+    asked = recipe(None).model_copy(update={"deploy": True})
+    with pytest.raises(UsageError, match=r"^data\.test: none: .*give data\.test, or serving\.accept='\[untested\]'$"):
+        check(asked)
+    check(asked.model_copy(update={"serving": ServingSpec(accept=["untested"])}))
+    check(recipe(None))
+
+
+class Told:
+    """Stands in for an MLflow run; remembers what it was told."""
+
+    id = "r"
+
+    def __init__(self) -> None:
+        self.metrics, self.logged, self.tags, self.artifacts = self, {}, {}, []
+
+    def log(self, metrics: dict[str, float]) -> None:
+        self.logged |= metrics
+
+    def tag(self, **tags: str) -> None:
+        self.tags |= tags
+
+    def artifact(self, path: Path) -> None:
+        self.artifacts.append(path)
+
+
+@pytest.fixture
+def all_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """An output in which every stage is done; what its evaluation says can be changed. Returns that manifest."""
+    found = {"model_uri": "models:/x/1", "trials": [], "winner": None, "teacher_metric": 0.9}
+    commit(tmp_path / "search", MANIFEST, lambda _: found)
+    evaluation: dict[str, Any] = {"table": "the table", "metrics": {"inside": 0.0}, "tested": None}
+    evaluation |= {"answers": {}, "verdict": None, "behind": [], "judged": None}
+    monkeypatch.setattr(prepare, "run", lambda *_: None)
+    monkeypatch.setattr(Prepared, "open", lambda *_: SimpleNamespace(key="k"))
+    monkeypatch.setattr(teach, "check_possible", lambda _: None)
+    monkeypatch.setattr(optimize, "made_from", lambda *_: True)
+    monkeypatch.setattr(finetune, "teacher_key", lambda *_: "k")
+    monkeypatch.setattr(teach, "run", lambda *_: None)
+    monkeypatch.setattr(tune, "found_already", lambda *_: found)
+    monkeypatch.setattr(evaluate, "evaluated_already", lambda *_: evaluation)
+    return evaluation
+
+
+def test_where_the_gate_is_shut_the_evaluation_the_report_and_the_figures_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_done: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    def shut(asked: Recipe, parent: str) -> None:
+        assert (asked.bundle, parent) == ("models:/x/1", "r")
+        raise JobError("models:/x/1: not deployed: outside the budget")
+
+    monkeypatch.setattr(deploy, "run", shut)
+    asked = SearchRecipe.model_validate({"name": "x", "output": str(tmp_path), "deploy": True})
+    run: Any = Told()
+    with pytest.raises(JobError, match="not deployed: outside the budget"):
+        optimize.optimize(asked, run)
+    assert run.logged == {"inside": 0.0} and run.tags["slimcart__model"] == "models:/x/1"
+    assert run.artifacts == [tmp_path / "report.html"] and run.artifacts[0].exists()
+    assert "the table" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_is_not_made_again_is_told_to_the_registry_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_done: dict[str, Any]
+):
+    recorded: list[Any] = []
+    monkeypatch.setattr(evaluate, "record", recorded.append)
+    run: Any = Told()
+    optimize.optimize(SearchRecipe.model_validate({"name": "x", "output": str(tmp_path)}), run)
+    assert recorded == [all_done]

@@ -12,6 +12,7 @@ EXPORT = {"step": "export"}
 PRUNE = {"step": "prune"}
 DISTILL = {"step": "distill"}
 QUANTIZE = {"step": "quantize"}
+STEPS = [PRUNE, EXPORT, QUANTIZE]
 
 
 def recipe(**fields: Any) -> Recipe:
@@ -25,8 +26,8 @@ def refusal(kind: type[Recipe] = Recipe, **fields: Any) -> str:
     return error["msg"].removeprefix("Value error, ")
 
 
-def test_the_default_prunes_exports_and_quantizes():
-    assert [step.step for step in recipe().compression] == ["prune", "export", "quantize"]
+def test_the_default_exports_and_quantizes():
+    assert [step.step for step in recipe().compression] == ["export", "quantize"]
 
 
 @pytest.mark.parametrize("steps", [[EXPORT], [PRUNE, EXPORT], [EXPORT, QUANTIZE], [PRUNE, EXPORT, QUANTIZE]])
@@ -87,8 +88,8 @@ def test_two_steps_of_a_kind_work_under_two_names():
     [{"uniform": [0, 0.9]}, {"choice": [0, 0.5]}, {"quniform": [0.1, 0.9, 0.1]}, {"loguniform": [0.01, 0.9]}],
 )
 def test_a_domain_whose_ends_are_allowed_is_taken(domain: dict[str, Any]):
-    space = {"compression.prune.sparsity": domain}
-    assert SearchRecipe.model_validate({"name": "intent", "search": {"space": space}}).search.space
+    given = {"name": "intent", "compression": STEPS, "search": {"space": {"compression.prune.sparsity": domain}}}
+    assert SearchRecipe.model_validate(given).search.space
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_a_domain_whose_ends_are_allowed_is_taken(domain: dict[str, Any]):
     ],
 )
 def test_a_searched_field_must_exist_and_take_all_its_values(key: str, domain: dict[str, Any], said: str):
-    message = refusal(SearchRecipe, search={"space": {key: domain}})
+    message = refusal(SearchRecipe, compression=STEPS, search={"space": {key: domain}})
     assert message.startswith(f"search.space.{key}")
     assert said in message
 
@@ -176,6 +177,7 @@ search:
     student.layers: {choice: [1, 2]}
     compression.prune.sparsity: {uniform: [0, 0.2]}
 student: {layers: 3}
+compression: [{step: prune}, {step: export}]
 """
 
 
@@ -243,9 +245,17 @@ def test_whole_number_domains_leave_out_their_high_end():
     assert made.search.space["student.layers"].probes() == [1, 3]
 
 
+def test_the_budgets_metric_is_one_that_the_task_is_judged_by():
+    assert recipe().judged_by.metric == "accuracy"
+    assert recipe(budget={"metric": "macro_f1"}).judged_by.metric == "macro_f1"
+    said = "budget.metric: 'f1': task 'classify' is judged by accuracy or macro_f1"
+    assert refusal(budget={"metric": "f1"}) == said
+    assert refusal(task="generate", budget={"metric": "macro_f1"}).endswith("task 'generate' is judged by bleu")
+
+
 def test_at_puts_values_in_place_and_leaves_nothing_to_search():
     space = {"student.layers": {"choice": [1, 2]}, "compression.prune.sparsity": {"uniform": [0, 0.5]}}
-    before = recipe(search={"space": space})
+    before = recipe(compression=STEPS, search={"space": space})
     made = before.at({"student.layers": 2, "compression.prune.sparsity": 0.25})
     assert (made.student.layers, made.compression[0].model_dump()["sparsity"]) == (2, 0.25)
     assert made.search.space == {}
@@ -329,7 +339,7 @@ def test_a_service_is_removed_whatever_its_model():
 
 def test_at_refuses_a_value_that_the_field_does_not_take():
     with pytest.raises(UsageError, match=r"^searched: compression\[0\]\.sparsity: got 1\.5; .*less than 1"):
-        recipe().at({"compression.prune.sparsity": 1.5})
+        recipe(compression=STEPS).at({"compression.prune.sparsity": 1.5})
 
 
 def test_a_recipe_survives_its_own_dump():
@@ -445,3 +455,12 @@ def test_objectives_that_compare_more_than_logits_are_refused_where_there_is_no_
     first = {"epochs": 2, "stages": [{"epochs": 1, "weights": {name: 2}}]}
     for distillation in (later, first):
         assert refusal(distillation=distillation, **fields).startswith(f"distillation.weights.{name}: 2: {said}")
+
+
+def test_baselines_are_named_as_the_task_has_them():
+    assert recipe(evaluation={"baselines": ["static", "tfidf"]}).evaluation.baselines == ["static", "tfidf"]
+    assert refusal(evaluation={"baselines": ["svm"]}) == (
+        "evaluation.baselines: 'svm': task 'classify' has tfidf and static; [] for none"
+    )
+    assert refusal(task="generate", evaluation={"baselines": ["tfidf"]}).endswith("'generate' has nearest; [] for none")
+    assert "'tfidf' stands there 2 times" in refusal(evaluation={"baselines": ["tfidf", "tfidf"]})

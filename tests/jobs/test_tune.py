@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +17,31 @@ from configs.folder import commit
 from configs.folder import replace as replace_folder
 from configs.loader import merge
 from jobs.data.prepared import MANIFEST, Prepared
+from jobs.data.source import Sample, rows, sample
+from jobs.measure.retention import Teacher
 from jobs.recipe import Recipe
-from jobs.tune import CHALLENGER, _winner, found_already, search_key, tune, with_final_times
+from jobs.tune import (
+    CHALLENGER,
+    _winner,
+    check_rows,
+    found_already,
+    judged,
+    search_key,
+    trial,
+    trials_of,
+    tune,
+    with_final_times,
+)
 from serving.bundle import bundle_digest, read_bundle, with_metrics
+from serving.runtime import load_bundle
 from tests.faults import fault
 from tests.serving.tiny import write_tiny_bundle
 from tuning.pareto import Trial, choose
 from tuning.spec import BudgetSpec
 
-PREPARED = Prepared(Path("prepared"), {"key": "rows"})
+READINGS = {"train": [1, 1, 0, 0], "validation": [1, 1, 0, 0]}
+PREPARED = Prepared(Path("prepared"), {"key": "rows", "readings": READINGS, "left_out": {}})
+TEACHER = Teacher(0.9, [0.9], Sample(1, "0"))
 GOOD = {"metric": 0.9, "retention": 1.0, "p95_ms": 2.0, "megabytes": 3.0}
 
 
@@ -42,9 +59,9 @@ def changed(recipe: Recipe, change: dict[str, Any]) -> Recipe:
 @pytest.mark.parametrize(
     "change",
     [
-        {"search": {"trials": 3}},
+        {"search": {"seed": 3}},
         {"search": {"space": {"student.layers": {"choice": [1, 2]}}}},
-        {"budget": {"max_p95_ms": 5}},
+        {"budget": {"metric": "macro_f1"}},
         {"export": {"lengths": [16]}},
         {"compression": [{"step": "export"}]},
         {"student": {"layers": 1}},
@@ -73,10 +90,13 @@ def test_a_search_depends_on_the_pool_of_its_rows(recipe: Recipe):
         {"data": {"test": "other.jsonl"}},
         {"engine": {"max_failures": 0}},
         {"deploy": True},
+        {"budget": {"min_retention": 0.5, "max_p95_ms": 5, "max_megabytes": 9, "margin": 2}},
+        {"search": {"objective": "smallest"}},
+        {"search": {"trials": 3, "concurrent": 2, "max_seconds": 60}},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_search_does_not_depend_on_what_comes_after_it(recipe: Recipe, change: dict[str, Any]):
+def test_a_search_depends_neither_on_what_comes_after_nor_on_what_judges_it(recipe: Recipe, change: dict[str, Any]):
     assert search_key(changed(recipe, change), PREPARED) == search_key(recipe, PREPARED)
 
 
@@ -92,15 +112,30 @@ def test_a_finished_search_is_found_until_its_inputs_or_its_bundle_change(recipe
     write_tiny_bundle(tmp_path / "bundle")
     found = {
         "key": search_key(recipe, PREPARED),
+        "judged": judged(recipe),
         "bundle": bundle_digest(tmp_path / "bundle"),
         "model_uri": "models:/a/1",
     }
     commit(tmp_path / "search", MANIFEST, lambda _: found)
     assert found_already(recipe, PREPARED) == found | {"files": {}}
     assert found_already(changed(recipe, {"serving": {"port": 8123}}), PREPARED) is not None
-    assert found_already(changed(recipe, {"budget": {"min_retention": 0.5}}), PREPARED) is None
+    for other in ({"budget": {"min_retention": 0.5}}, {"budget": {"margin": 0}}, {"search": {"objective": "fastest"}}):
+        assert found_already(changed(recipe, other), PREPARED) is None
+    assert found_already(changed(recipe, {"search": {"trials": 9}}), PREPARED) is not None  # of nothing one is all
     with_metrics(tmp_path / "bundle", {"accuracy": 0.1})
     assert found_already(recipe, PREPARED) is None
+
+
+def test_a_finished_search_is_found_where_no_more_trials_are_asked_for(recipe: Recipe, tmp_path: Path):
+    few, recipe, many = (
+        changed(recipe, {"search": {"trials": trials, "space": {"student.layers": {"choice": [1, 2]}}}})
+        for trials in (3, 4, 5)
+    )
+    write_tiny_bundle(tmp_path / "bundle")
+    found = {"key": search_key(recipe, PREPARED), "judged": judged(recipe), "model_uri": None}
+    commit(tmp_path / "search", MANIFEST, lambda _: found | {"bundle": bundle_digest(tmp_path / "bundle")})
+    assert found_already(few, PREPARED) and found_already(recipe, PREPARED)
+    assert found_already(many, PREPARED) is None
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
@@ -108,7 +143,8 @@ def test_a_search_whose_bundle_is_damaged_is_made_again_with_a_word(
     recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ):
     write_tiny_bundle(tmp_path / "bundle")
-    found = {"key": search_key(recipe, PREPARED), "bundle": bundle_digest(tmp_path / "bundle"), "model_uri": None}
+    found = {"key": search_key(recipe, PREPARED), "judged": judged(recipe), "model_uri": None}
+    found["bundle"] = bundle_digest(tmp_path / "bundle")
     commit(tmp_path / "search", MANIFEST, lambda _: found)
     assert found_already(recipe, PREPARED) is not None
     graph = tmp_path / "bundle" / "model.onnx"
@@ -124,7 +160,7 @@ def test_a_search_without_a_winner_names_the_nearest_and_still_leaves_its_report
 ):
     recipe = changed(recipe, {"budget": {"max_megabytes": 0.001}})
     monkeypatch.setattr("jobs.tune.search", lambda *_: [Trial("a", {}, GOOD)])
-    monkeypatch.setattr("jobs.tune.taught", lambda *_: {"accuracy": 0.9})
+    monkeypatch.setattr("jobs.tune.taught", lambda *_: TEACHER)
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
     with (
         tracking.run("tune", experiment="tune", recipe=recipe.model_dump()) as run,
@@ -158,7 +194,7 @@ class Noise:
         return {name: self.alone[name] for name in bundles}
 
     def judged(self, recipe: Recipe) -> tuple[list[Trial], str | None]:
-        choosing = functools.partial(choose, budget=recipe.budget)
+        choosing = functools.partial(choose, budget=recipe.budget, objective="accurate")
         trials = with_final_times(recipe, self.trials, self.folder, choosing)
         won = choosing(trials).winner
         return trials, won.id if won else None
@@ -210,14 +246,17 @@ def searched(on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[Trial
     """What every search finds; the first one makes it."""
     trials: list[Trial] = []
 
-    def search(_objective: Any, _spec: Any, folder: Path) -> list[Trial]:
+    def search(_objective: Any, _spec: Any, folder: Path, *_: Any) -> list[Trial]:
         if not trials:
-            for name in ("student", "bundle"):
-                write_tiny_bundle(folder.parent / "a" / name)
-            trials.append(Trial("a", {}, GOOD))
+            for trial, seed, megabytes in (("a", 0, 3.0), ("b", 1, 2.0)):
+                for name in ("student", "bundle"):
+                    write_tiny_bundle(folder.parent / trial / name, seed=seed)
+                metric = {"a": 0.995, "b": 0.9}[trial]
+                figures = {"metric": metric, "retention": metric, "megabytes": megabytes}
+                trials.append(Trial(trial, {}, GOOD | figures))
         return trials
 
-    monkeypatch.setattr("jobs.tune.taught", lambda *_: {"accuracy": 0.9})
+    monkeypatch.setattr("jobs.tune.taught", lambda *_: TEACHER)
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
     monkeypatch.setattr("jobs.tune.search", search)
     return trials
@@ -243,6 +282,47 @@ def test_a_winner_that_was_being_put_in_its_place_is_put_there_by_the_next_job(
     assert (found_already(recipe, PREPARED) or {})["model_uri"] == uri
 
 
+def labels_say(folder: Path) -> float:
+    """Of a tiny bundle, whose weights follow its seed."""
+    return load_bundle(folder).predict(["where is my order"])[0]["score"]
+
+
+def test_after_nothing_fits_a_lower_limit_judges_the_trials_that_were_made(
+    recipe: Recipe,
+    tmp_path: Path,
+    searched: list[Trial],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("jobs.tune.time_again", lambda _, bundles: {name: {"p95_ms": 2.0} for name in bundles})
+    kept = trials_of(recipe, PREPARED)
+    strict, mild, other = (
+        changed(recipe, change)
+        for change in (
+            {"budget": {"min_retention": 0.999}},
+            {"budget": {"min_retention": 0.85}},
+            {"budget": {"min_retention": 0.85}, "search": {"objective": "accurate"}},
+        )
+    )
+    with tracking.run("tune", experiment="tune", recipe=recipe.model_dump()) as run:
+        with pytest.raises(JobError, match=r"nothing fits the budget; the nearest is trial a, .*min_retention=0\.999"):
+            tune(strict, PREPARED, tmp_path, run)
+        (kept / "search" / "ray").mkdir(parents=True)
+        found = tune(mild, PREPARED, tmp_path, run)
+        assert (found["winner"] or {})["id"] == "b" and not (kept / "search" / "ray").exists()
+        assert labels_say(tmp_path / "bundle") == labels_say(kept / "b" / "bundle") != labels_say(kept / "a" / "bundle")
+        assert "(asked for: 85.00%)" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+        found = tune(recipe, PREPARED, tmp_path, run)
+        assert (found["winner"] or {})["id"] == "a"
+        assert found_already(mild, PREPARED) is None and found_already(recipe, PREPARED) is not None
+        shutil.rmtree(kept / "b")
+        with pytest.raises(JobError, match=r"/b/student: not there any more; remove .*trials-\w+ to search again$"):
+            tune(mild, PREPARED, tmp_path, run)
+        assert (tune(other, PREPARED, tmp_path, run)["winner"] or {})["id"] == "a"
+    assert f"MB in {kept}, are kept for another budget or objective" in caplog.text
+
+
 def test_a_winner_that_could_not_be_registered_is_registered_by_the_next_job_without_a_search(
     recipe: Recipe, tmp_path: Path, searched: list[Trial], monkeypatch: pytest.MonkeyPatch
 ):
@@ -264,10 +344,41 @@ def test_a_winner_that_could_not_be_registered_is_registered_by_the_next_job_wit
 
 
 def test_a_teacher_that_is_never_right_has_no_students(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("jobs.tune.taught", lambda *_: {"accuracy": 0.0})
+    monkeypatch.setattr("jobs.tune.taught", lambda *_: TEACHER._replace(metric=0.0))
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
     with pytest.raises(JobError, match=r"^the teacher is right on none of the validation rows: "):
         tune(recipe, PREPARED, tmp_path, Any)  # pyright: ignore[reportArgumentType] - no run is begun
+
+
+def test_rows_that_changed_under_a_search_stop_it(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_cluster: Cluster
+):
+    """A trial says so before it trains; one that failed of it is no worse than the others, so nothing is chosen."""
+    file = tmp_path / "validation.jsonl"
+    file.write_text('{"text": "where is it", "label": "track"}\n')
+    recipe = changed(recipe, {"data": {"validation": str(file)}})
+    teacher = TEACHER._replace(sample=sample(list(rows(recipe.data, "validation"))))
+    check_rows(recipe, teacher)
+    file.write_text('{"text": "where is it", "label": "refund"}\n')
+    words = r"^data\.validation: .*validation\.jsonl: changed since its rows were prepared \(1 rows as then, with other"
+    told: dict[str, Any] = {
+        "recipe": recipe.model_dump(),
+        "prepared": "",
+        "teacher_outputs": "",
+        "folder": str(tmp_path),
+    }
+    with pytest.raises(JobError, match=words):
+        trial({}, "01", **told, parent="", teacher=teacher)
+    failed = Trial("b", {}, {}, "JobError: data.validation: changed")
+    monkeypatch.setattr("jobs.tune.search", lambda *_: [Trial("a", {}, GOOD), failed])
+    monkeypatch.setattr("jobs.tune.taught", lambda *_: teacher)
+    monkeypatch.setattr(session, "check_capacity", lambda _: None)
+    with (
+        tracking.run("tune", experiment="tune", recipe=recipe.model_dump()) as run,
+        pytest.raises(JobError, match=words),
+    ):
+        tune(recipe, PREPARED, tmp_path, run)
+    assert not (tmp_path / "search").exists()
 
 
 def winner(*trials: Trial) -> Trial:

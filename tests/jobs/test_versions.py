@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.folder import digest_json
 from jobs import versions
 from jobs.data.prepared import Prepared
 from jobs.distill import student_key
@@ -16,7 +17,7 @@ from jobs.measure import machine
 from jobs.teach import outputs_key
 from jobs.training import loss
 from jobs.training.spec import Wanted
-from jobs.tune import search_key
+from jobs.tune import judged, search_key
 from jobs.versions import STAGES
 from tests.jobs import results
 from tests.jobs.results import RESULTS, differences, kept, main, prepared, recipe_of, write_model
@@ -29,7 +30,8 @@ WHO_DEPENDS = {  # keys, beside those of the stages after them, by what they are
     "distill": {"student", "search"},
     "compress": {"search", "evaluation"},
     "measure": {"search", "evaluation"},
-    "tune": {"search"},
+    "search": {"search"},
+    "choose": {"judged"},
     "evaluate": {"evaluation"},
     "cascade": set[str](),  # which is always made anew
 }
@@ -102,6 +104,7 @@ def keys(tmp_path: Path) -> Callable[[], dict[str, str]]:
                 "outputs": outputs_key(recipe, rows, Wanted()),
                 "student": student_key(recipe, rows),
                 "search": search_key(recipe, rows),
+                "judged": digest_json(judged(recipe)),
                 "evaluation": evaluation_key(recipe, [], ""),
             }
 

@@ -1,14 +1,14 @@
 import asyncio
+import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from serving.app import Loaded, Release, Service, ServiceArgs, Waiting, count_inputs, predict_together
+from serving.app import Loaded, Release, Service, ServiceArgs, Waiting, predict_together
 from serving.bundle import BundleError
 from serving.endpoint import Answer, Question, create_app, create_catalogue
 from serving.runtime import Classifier, load_bundle
@@ -182,6 +182,19 @@ def test_a_request_that_takes_too_long_gets_a_problem_that_says_when_to_come_bac
     assert response.headers["retry-after"] == "1"
 
 
+def test_a_body_that_does_not_end_is_given_up():
+    async def unasked(question: Question) -> Answer:
+        raise AssertionError
+
+    async def never() -> dict:
+        return await asyncio.Future()
+
+    app = create_app("intent", ServingSpec.model_validate({"request_timeout_s": 0.01}), unasked)
+    start, body = ask_asgi(app, [{"type": "http.request", "body": b"{", "more_body": True}], [], then=never)
+    assert start["status"] == 408
+    assert json.loads(body["body"])["detail"] == "the body was not sent within 0.01 s"
+
+
 def test_the_catalogue_lists_models_and_names_the_services_to_who_asks_for_another():
     models = [{"service": "intent", "name": "t", "version": "1", "task": "classify", "labels": LABELS}]
     with TestClient(create_catalogue(lambda: models)) as client:
@@ -226,12 +239,12 @@ def test_requests_that_come_while_a_batch_runs_are_answered_together(monkeypatch
             return [{"label": row, "score": 1.0} for row in rows]
 
     async def ask_all() -> list[Answer]:
-        service = service_of(monkeypatch)
+        service = service_of()
         await service.reconfigure({"bundle": "a", "name": "t", "version": "1"})
         first = asyncio.create_task(service.answer(Question(inputs=["first"])))
         await asyncio.to_thread(began.wait, 10)
         rest = []
-        for index in range(10):  # one by one: Serve by itself would make ten batches of them
+        for index in range(10):  # one by one: Serve's own would make ten batches of them
             rest.append(asyncio.create_task(service.answer(Question(inputs=[str(index)]))))
             await asyncio.sleep(0)
         go_on.set()
@@ -247,7 +260,7 @@ def test_a_bundle_that_does_not_load_leaves_the_loaded_one(tmp_path: Path, monke
     write_tiny_bundle(tmp_path / "good")
 
     async def swap() -> None:
-        service = service_of(monkeypatch)
+        service = service_of()
         with pytest.raises(RuntimeError, match="no model is loaded"):
             service.check_health()
         await service.reconfigure({"bundle": str(tmp_path / "good"), "name": "t", "version": "1"})
@@ -260,18 +273,9 @@ def test_a_bundle_that_does_not_load_leaves_the_loaded_one(tmp_path: Path, monke
     asyncio.run(swap())
 
 
-def service_of(monkeypatch: pytest.MonkeyPatch) -> Service:
+def service_of() -> Service:
     """A service as in a replica, without Ray."""
-    context = SimpleNamespace(_deployment_config=SimpleNamespace(max_ongoing_requests=128))
-    monkeypatch.setattr("ray.serve.get_replica_context", lambda: context)
     return Service(ServiceArgs(service="intent", serving=SPEC, release="r"))
-
-
-def test_a_batch_is_measured_in_inputs_but_one_large_request_is_not_refused(classifier: Classifier):
-    loaded = Loaded(classifier, Release(bundle="a", name="t", version="1"))
-    large, small = Waiting(loaded, ["a"] * 200, False), Waiting(loaded, ["a"], False)
-    assert count_inputs([large]) <= 1
-    assert count_inputs([large, small]) == 201
 
 
 @pytest.mark.parametrize(
@@ -294,8 +298,15 @@ def test_every_serving_field_says_what_it_means():
     assert all(field.description for field in ServingSpec.model_fields.values())
 
 
-def ask_asgi(app, messages: list[dict], headers: list[tuple[bytes, bytes]], root_path: str = "") -> list[dict]:
-    """What the app sends for one POST whose body arrives as `messages` (taken from the list as they are read)."""
+def ask_asgi(
+    app,
+    messages: list[dict],
+    headers: list[tuple[bytes, bytes]],
+    root_path: str = "",
+    then: Callable[[], Awaitable[dict]] | None = None,
+) -> list[dict]:
+    """What the app sends for one POST whose body arrives as `messages` (taken from the list as they are read), and
+    `then`."""
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -313,7 +324,7 @@ def ask_asgi(app, messages: list[dict], headers: list[tuple[bytes, bytes]], root
     sent: list[dict] = []
 
     async def receive() -> dict:
-        return messages.pop(0)
+        return await then() if then and not messages else messages.pop(0)
 
     async def send(message) -> None:
         sent.append(message)

@@ -1,5 +1,6 @@
 import os
 import socket
+import stat
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ import psutil
 import pytest
 import requests
 
+from cluster.processes import listening, members
 from cluster.record import Cluster
 from serving import dashboard as dashboards
+from serving import ingress
 from serving.bundle import BundleError
 from serving.cascade import Cascade, join
 from serving.deployment import DeployError, application, deploy, package_code, undeploy
@@ -39,7 +42,10 @@ class Dashboard:
 def dashboard(cluster: Cluster) -> Iterator[Dashboard]:
     found = Dashboard(cluster.dashboard_url, {"Authorization": f"Bearer {cluster.token_path.read_text()}"})
     found.end_serve()
-    yield found
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (ingress.FOLDER, *ingress.FALLBACK_PORTS):  # a job has these of its cluster
+            patch.setenv(name, cluster.environment()[name])
+        yield found
     found.end_serve()
 
 
@@ -163,8 +169,8 @@ class Stage:
     def __init__(self) -> None:
         self.deployed: dict[str, dict] = {}
 
-    def check(self) -> None:
-        pass
+    def check(self) -> dict[str, dict]:
+        return self.read()
 
     def read(self) -> dict[str, dict]:
         return dict(self.deployed)
@@ -218,6 +224,31 @@ def test_whatever_ends_a_deployment_the_version_before_is_restored(
     with pytest.raises(type(fault)):
         deploy("", {}, spec, second, tmp_path, answering)
     assert stage.read() == before
+
+
+def test_whether_a_version_may_replace_what_runs_is_asked_before_anything_is_written(stage: Stage, tmp_path: Path):
+    first, second = two_versions(tmp_path)
+    spec, asked = ServingSpec.model_validate({}), []
+
+    def allowed(running: dict | None) -> None:
+        asked.append(running and running["version"])
+        with pytest.raises(DeployError, match="another deployment still runs"):
+            deploy("", {}, spec, second, tmp_path, timeout_s=0)
+        if len(asked) > 1:
+            raise ValueError("not this one")
+
+    deploy("", {}, spec, first, tmp_path, allowed=allowed)
+    before = stage.read()
+    with pytest.raises(ValueError, match="not this one"):
+        deploy("", {}, spec, second, tmp_path, allowed=allowed)
+    assert (asked, stage.read()) == ([None, "1"], before)
+
+
+def test_what_a_deployment_accepts_is_no_matter_of_the_replicas(tmp_path: Path):
+    write_tiny_bundle(tmp_path / "bundle")
+    spec = ServingSpec.model_validate({"accept": ["outside"]})
+    made = application(spec, "intent", tmp_path / "bundle", "tiny", "1", "file:///code.zip")
+    assert "accept" not in made["args"]["serving"]
 
 
 def test_what_a_service_has_to_be_true_with_is_done_while_no_other_deploys(stage: Stage, tmp_path: Path):
@@ -334,11 +365,33 @@ def test_a_replica_runs_without_torch_from_the_packed_code(shop: Shop, endpoint:
     ]
 
 
-def test_serve_listens_on_loopback_only(shop: Shop, endpoint: str):
-    connections = psutil.net_connections("tcp")
-    listening = [each.laddr for each in connections if each.status == psutil.CONN_LISTEN]
-    listening = [address[0] for address in listening if address and address[1] == shop.spec.port]
-    assert set(listening) == {"127.0.0.1"}
+def haproxies(cluster: Cluster) -> list[psutil.Process]:
+    """Those of the cluster."""
+    assert cluster.ray
+    return [each for each in members(cluster.ray) if each.name() == "haproxy"]
+
+
+def test_requests_come_in_through_haproxy_and_all_of_serve_listens_on_loopback_only(
+    shop: Shop, endpoint: str, cluster: Cluster
+):
+    assert ("127.0.0.1", shop.spec.port) in listening(haproxies(cluster))
+    assert cluster.ray
+    sockets = listening(members(cluster.ray))
+    assert {address.removeprefix("::ffff:") for address, _ in sockets} <= {"127.0.0.1", "::1"}
+    assert cluster.ports.serve_http in {port for _, port in sockets}
+
+
+def test_nobody_but_its_owner_may_enter_where_haproxy_takes_commands(endpoint: str, cluster: Cluster):
+    folder = Path(cluster.environment()["SLIMCART_INGRESS"])
+    (commands,) = folder.glob("*/admin")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (commands, commands.parent, folder)] == [0o600, 0o700, 0o700]
+
+
+def test_headers_that_are_too_large_are_refused_and_the_next_request_is_answered(endpoint: str):
+    large = requests.post(endpoint, json={"inputs": ["a"]}, headers={"X-Long": "4111" * 5000}, timeout=10)
+    assert large.status_code == 400
+    assert "4111" not in large.text
+    assert ask(endpoint, ["refund"])["predictions"]
 
 
 def test_another_port_is_refused_while_serve_runs(shop: Shop, endpoint: str):
@@ -386,7 +439,8 @@ def test_a_second_service_is_deployed_beside_the_first_and_taken_away_again(shop
     assert [each["pid"] for each in shop.replicas("intent")] == [pid]
     models = requests.get(endpoint.replace("/v1/intent", "/v1/models"), timeout=10).json()["models"]
     assert [each["service"] for each in models] == ["intent", "review"]
-    undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "review", shop.folder)
+    # Serve would let its replica stay for 30 s.
+    undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "review", shop.folder, timeout_s=25)
     assert "review" not in shop.applications()
     assert requests.post(second, json={"inputs": TEXTS}, timeout=10).status_code == 404
     models = requests.get(endpoint.replace("/v1/intent", "/v1/models"), timeout=10).json()["models"]
@@ -407,3 +461,14 @@ def test_a_cascade_answers_over_http_as_it_does_alone(shop: Shop, endpoint: str)
     assert answer["model"] == {"name": "tiny", "version": "4"}
     assert_answers_are_those_of(answer, shop.folder / "cascade")
     undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "triage", shop.folder)
+
+
+def test_a_serve_that_somebody_else_started_goes_on_with_its_own_proxy(shop: Shop, endpoint: str, cluster: Cluster):
+    shop.dashboard.end_serve()
+    elsewhere = shop.spec.model_copy(update={"port": free_port(9750)})
+    theirs = dashboards.Dashboard(shop.dashboard.url, shop.dashboard.headers, elsewhere)
+    theirs.write(theirs.read())
+    made = application(elsewhere, "intent", shop.bundle("one", seed=1), "tiny", "1", shop.code_uri)
+    answering = deploy(shop.dashboard.url, shop.dashboard.headers, elsewhere, made, shop.folder, timeout_s=90)
+    assert ask(answering, TEXTS)["model"]["version"] == "1"
+    assert not haproxies(cluster)

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.session import JobError
 from tests.faults import fault
-from tuning.journal import Journal, Progress, leave
+from tuning.journal import STOPPED, Journal, Progress, leave
 
 GOOD = {"metrics": {"score": 0.5}}
 
@@ -95,6 +95,43 @@ def test_failed_trials_stay_failed_until_all_have_ended(tmp_path: Path):
     progress.end(progress.begin({}), GOOD)
     again = Progress(tmp_path, 2)
     assert again.begun == [0] and again.left == 1
+
+
+def test_failed_trials_are_not_tried_again_only_to_be_judged_otherwise(tmp_path: Path):
+    progress = Progress(tmp_path, 2, "strict")
+    progress.end(progress.begin({}), {"error": "ValueError: no"})
+    progress.end(progress.begin({}), GOOD)
+    assert Progress(tmp_path, 2, "mild").left == 0
+    assert Progress(tmp_path, 2, "mild").begun == [0]  # asked again in the same way: as ever
+    all_failed = Progress(tmp_path / "failed", 1, "strict")
+    all_failed.end(all_failed.begin({}), {"error": "ValueError: no"})
+    assert Progress(tmp_path / "failed", 1, "mild").begun == [0]
+
+
+def test_a_trial_that_was_stopped_for_want_of_time_is_begun_again_where_there_is_more(tmp_path: Path):
+    progress = Progress(tmp_path, 2)
+    progress.end(progress.begin({}), {"error": STOPPED})
+    again = Progress(tmp_path, 2)
+    assert (again.begun, again.left, again.first) == ([0], 2, {})
+
+
+def test_what_was_begun_in_another_way_is_known_whatever_was_begun_since(tmp_path: Path):
+    first = Progress(tmp_path, 2, "strict")
+    assert first.before == []
+    first.begin({}), first.begin({})
+    assert Progress(tmp_path, 2, "strict").before == []
+    second = Progress(tmp_path, 4, "mild")
+    assert second.before == [0, 1]
+    second.begin({})
+    assert Progress(tmp_path, 4, "mild").before == [0, 1]
+    assert Progress(tmp_path, 4, "strict").before == [0, 1, 2]
+
+
+def test_fewer_trials_than_there_are_leave_nothing_to_do(tmp_path: Path):
+    progress = Progress(tmp_path, 2)
+    for _ in range(2):
+        progress.end(progress.begin({}), GOOD)
+    assert Progress(tmp_path, 1, "mild").left == 0
 
 
 def test_the_time_of_a_search_is_that_of_all_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import math
 import random
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster.session import JobError
@@ -21,10 +23,13 @@ SPEC = SearchSpec.model_validate(
 )
 
 
-def started(folder: Path, spec: SearchSpec = SPEC) -> tuple[Progress, Replay]:
-    """A process of the search."""
-    progress = Progress(folder, spec.trials)
-    replay = Replay(_algorithm(spec, spec.trials), progress, _blind(spec, spec.trials), spec.concurrent)
+def started(folder: Path, spec: SearchSpec = SPEC, least: float | None = None) -> tuple[Progress, Replay]:
+    """A process of the search; with `least` what it looks for is a rate just above that."""
+    progress = Progress(folder, spec.trials, [least, spec.trials])
+    points = [progress.values[number] for number in progress.before]
+    blind, inner = _blind(spec, spec.trials), _algorithm(spec, spec.trials, points)
+    score = itemgetter("score") if least is None else lambda metrics: -abs(metrics["score"] - math.log10(least))
+    replay = Replay(inner, progress, blind, spec.concurrent, score)
     replay.set_search_properties("score", "max", param_space(spec.space))
     return progress, replay
 
@@ -35,9 +40,9 @@ def found(values: dict[str, Any]) -> dict[str, Any]:
     return {"metrics": {"score": -abs(math.log10(values["rate"]) + 3)}}
 
 
-def finish(folder: Path) -> list[dict[str, Any]]:
+def finish(folder: Path, spec: SearchSpec = SPEC, least: float | None = None) -> list[dict[str, Any]]:
     """What is left of the search, one trial after the other; all its trials."""
-    progress, replay = started(folder)
+    progress, replay = started(folder, spec, least)
     while progress.left > 0 and (values := replay.suggest("")):
         number = values.pop(NUMBER)
         progress.end(number, found(values))
@@ -119,6 +124,48 @@ def test_what_a_failed_trial_came_to_when_it_was_tried_again_changes_no_earlier_
     progress.end(failed[0], {"metrics": {"score": 0.1}})
     again, _ = started(tmp_path)
     assert again.values == progress.values
+
+
+def rates(trials: list[dict[str, Any]]) -> list[float]:
+    return [each["rate"] for each in trials]
+
+
+MORE = SPEC.model_copy(update={"trials": 2 * TRIALS})
+
+
+@pytest.mark.parametrize("algorithm", ["hyperopt", "random"])
+def test_a_search_for_more_trials_keeps_those_that_were_made_and_tries_other_values(tmp_path: Path, algorithm: str):
+    spec, more = (each.model_copy(update={"algorithm": algorithm}) for each in (SPEC, MORE))
+    before = finish(tmp_path, spec)
+    after = finish(tmp_path, more)
+    assert after[:TRIALS] == before
+    assert len(set(rates(after))) == 2 * TRIALS
+    assert finish(tmp_path, more) == after
+
+
+def test_a_search_that_is_judged_otherwise_learns_from_what_the_trials_are_worth_then(tmp_path: Path):
+    """Before, the best rate is 1e-3; afterwards it is one that is a hundred times larger or smaller."""
+    off: dict[str, list[float]] = {"before": [], "afterwards": []}
+    for seed in range(4):
+        finish(tmp_path / str(seed), SPEC.model_copy(update={"seed": seed}))
+        whole = rates(finish(tmp_path / str(seed), MORE.model_copy(update={"seed": seed}), least=1e-2))
+        for name, part in (("before", whole[:TRIALS]), ("afterwards", whole[TRIALS:])):
+            off[name] += [abs(abs(math.log10(rate) + 3) - 2) for rate in part]
+    assert np.median(off["afterwards"]) < np.median(off["before"])
+
+
+@fault("search, its driver killed at random")
+def test_a_search_judged_otherwise_and_killed_after_any_entry_ends_as_an_unkilled_one(tmp_path: Path):
+    finish(tmp_path / "whole")
+    before = (tmp_path / "whole" / "journal").read_bytes()
+    whole = finish(tmp_path / "whole", MORE, least=1e-2)
+    lines = (tmp_path / "whole" / "journal").read_bytes().removeprefix(before).splitlines(keepends=True)
+    assert len(lines) == 1 + 2 * TRIALS
+    for count in range(0, len(lines), 5):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        (folder / "journal").write_bytes(before + b"".join(lines[:count]))
+        assert finish(folder, MORE, least=1e-2) == whole
 
 
 def test_a_random_search_waits_for_no_trial(tmp_path: Path):

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tuning import report
-from tuning.chart import BOTTOM, LEFT, RIGHT, TOP, Axis, draw
+from tuning.chart import BOTTOM, DASH, LEFT, RIGHT, TOP, Axis, draw
 from tuning.pareto import Trial, choose, timed_again
-from tuning.spec import BudgetSpec
+from tuning.spec import BudgetSpec, Objective, Weights
 
 BUDGET = BudgetSpec(min_retention=0.99, max_p95_ms=2.0, max_megabytes=20.0)
 TEACHER = 0.95
@@ -34,9 +34,9 @@ TRIALS = [
 ]
 
 
-def manifest(trials: list[Trial], budget: BudgetSpec) -> dict[str, Any]:
+def manifest(trials: list[Trial], budget: BudgetSpec, objective: Objective = "accurate") -> dict[str, Any]:
     """As <output>/search holds it, after its way through a file."""
-    choice = choose(trials, budget)
+    choice = choose(trials, budget, objective)
     found = {
         "key": "0" * 64,
         "run_id": "5c0de0e0aa5f",
@@ -54,8 +54,10 @@ def page(
     budget: BudgetSpec = BUDGET,
     evaluation: Mapping[str, Any] | None = None,
     name: str = "intent",
+    objective: Objective = "accurate",
+    rows: Mapping[str, Any] | None = None,
 ) -> Page:
-    return Page(report.render(name, manifest(trials, budget), budget, evaluation))
+    return Page(report.render(name, manifest(trials, budget, objective), budget, objective, evaluation, rows))
 
 
 class Page(HTMLParser):
@@ -106,12 +108,24 @@ class Page(HTMLParser):
 def test_the_page_names_the_winner_why_it_won_and_its_values():
     words = page().words()
     assert "intent 5 trials: 2 inside the budget, 2 outside, 1 failed." in words
-    assert "Winner: trial d_winner Won: best of 2 inside the budget, metric 0.9475" in words
+    assert "Winner: trial d_winner Won: most accurate of 2 inside the budget by metric: metric 0.9475" in words
     assert page().tables[0] == [
         ["student.layers", "2"],
         ["prune.sparsity", "0.3"],
         ["distillation.learning_rate", "8.2e-05"],
     ]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_test_rows_say_of_the_budget_is_said_first(inside: bool):
+    judged = {"inside": inside, "shown": True, "words": "outside the budget on 1,000 test rows: retention 0.8433"}
+    found = page(evaluation={**EVALUATION, "judged": judged})
+    assert "Winner: trial d_winner Outside the budget on 1,000 test rows: retention 0.8433. Won:" in found.words()
+    assert ("broken" in found.classes("p")) == (not inside)
+
+
+def test_a_winner_that_no_unseen_row_was_asked_of_is_said_to_be():
+    assert "Winner: trial d_winner No unseen row was asked: all figures here are of validation rows" in page().words()
 
 
 def test_the_winners_figures_stand_against_the_limits():
@@ -120,6 +134,51 @@ def test_the_winners_figures_stand_against_the_limits():
     assert "p95 latency 1.50 ms at most 2.00 ms, 25.0% to spare" in words
     assert "size 15.0 MB at most 20.0 MB, 25.0% to spare" in words
     assert "size 15.0 MB no limit" in page(budget=BudgetSpec(min_retention=0.9, max_p95_ms=2.0)).words()
+
+
+@pytest.mark.parametrize(
+    ("objective", "tiles"),
+    [
+        ("cheapest", "p95_ms x megabytes 10 what was minimised metric 0.9440 on the validation rows"),
+        ("accurate", "metric 0.9475 what was maximised retention 99.74% at least 99.00%"),
+        ("fastest", "p95 latency 1.00 ms what was minimised; at most 2.00 ms, 50.0% to spare"),
+        ("smallest", "size 10.0 MB what was minimised; at most 20.0 MB, 50.0% to spare"),
+        (Weights(metric=2, p95_ms=1), "metric^2 / p95_ms 0.891 what was maximised metric 0.9440"),
+    ],
+    ids=str,
+)
+def test_the_first_figures_say_what_was_looked_for(objective: Objective, tiles: str):
+    assert tiles in page(objective=objective).words()
+
+
+def test_the_winner_stands_first_and_the_picture_says_what_it_is_the_best_of():
+    """The other is as cheap up to noise."""
+    found = page([trial("lucky", 0.943), trial("better", 0.945, p95=1.01)], objective="cheapest")
+    assert [row[0] for row in found.tables[-1][1:]] == ["better", "lucky"]
+    assert "Filled: inside the budget, ringed: the winner, the cheapest of them." in found.words()
+
+
+def test_the_margin_stands_beside_what_is_kept():
+    safe = Trial("safe", {}, {**trial("", 0.9475).metrics, "retention_se": 0.004})
+    assert (
+        "retention 99.74% at least 99.00%, 0.3% to spare after 1 standard error (0.40%)"
+        in page([safe], BUDGET.model_copy(update={"min_retention": 0.99, "margin": 1.0})).words()
+    )
+
+
+def test_trials_of_an_earlier_run_name_it():
+    found = manifest(TRIALS, BUDGET)
+    for each, by in zip(found["trials"], ["before", "5c0de0e0aa5f", "before", "", "earlier"], strict=True):
+        each["by"] = by
+    words = Page(report.render("intent", found, BUDGET, "accurate")).words()
+    assert "MLflow run5c0de0e0aa5f MLflow runs of trialsbefore, earlier modelmodels:/intent/7" in words
+    assert "MLflow runs of trials" not in page().words()
+
+
+def test_the_metric_has_its_name():
+    found = Page(report.render("intent", manifest(TRIALS, BUDGET) | {"metric": "macro_f1"}, BUDGET, "accurate"))
+    assert found.tables[-1][0][:2] == ["trial", "macro_f1"]
+    assert "macro_f1 0.9475 what was maximised" in found.words() and "All trials: macro_f1 over" in found.words()
 
 
 def test_the_table_holds_every_trial_best_first_with_its_figures_values_and_reason():
@@ -151,7 +210,7 @@ def test_a_circles_area_is_its_megabytes():
 
 def drawn(trials: list[Trial], budget: BudgetSpec = BUDGET) -> dict[str, Any]:
     found = manifest(trials, budget)
-    picture = draw(found["trials"], (found["winner"] or {}).get("id"), budget, TEACHER)
+    picture = draw(found["trials"], (found["winner"] or {}).get("id"), budget, TEACHER, "most accurate")
     assert picture is not None
     return picture
 
@@ -256,6 +315,7 @@ EVALUATION = {
         | {"joules_per_1000": 12.5, "batch1_tokens32_int8_peak_share": 0.318},
     },
     "notes": ["Energy: an estimate of <what>."],
+    "budgeted": {"winner": {"metric": 0.944, "retention": 0.9321, "p95_ms": 1.77, "megabytes": 15.0}},
     "verdict": VERDICT,
     "behind": [
         {"slice": "class", "value": "card_<b>arrival</b>", "rows": 40, "teacher": 0.95, "winner": 0.875},
@@ -295,9 +355,16 @@ def test_the_final_evaluation_does_without_a_teacher():
     assert "compare with the teacher" not in found.text and "its teacher" not in found.text
 
 
-def test_what_the_baselines_say_stands_above_the_figures():
+def test_what_the_baselines_say_is_the_first_sentence():
     words = page(evaluation=EVALUATION).words()
-    assert words.index("Final evaluation on the test file") < words.index(VERDICT) < words.index("macro-F1")
+    assert words.index(VERDICT) < words.index("inside the budget,") < words.index("Winner: trial")
+
+
+def test_what_the_winner_holds_is_said_of_the_figures_taken_beside_the_baselines():
+    words = page(evaluation=EVALUATION).words()
+    tiles = words[words.index("these figures are of the test rows") : words.index("Its values")]
+    assert "retention 93.21% at least 99.00%, not held" in tiles and "p95 latency 1.77 ms at most 2.00 ms" in tiles
+    assert "these figures are of the test rows" not in page().words()
 
 
 def test_classes_and_slices_where_the_winner_is_behind_are_a_table():
@@ -362,10 +429,10 @@ def test_where_the_search_is_recorded_is_named():
 def test_the_file_is_written_whole_and_written_again(tmp_path: Path):
     path = tmp_path / "report.html"
     found = manifest(TRIALS, BUDGET)
-    report.write(path, "intent", found, BUDGET)
+    report.write(path, "intent", found, BUDGET, "cheapest")
     first = path.read_text(encoding="utf-8")
-    assert first == report.render("intent", found, BUDGET)
-    report.write(path, "intent", found, BUDGET, EVALUATION)
+    assert first == report.render("intent", found, BUDGET, "cheapest")
+    report.write(path, "intent", found, BUDGET, "cheapest", EVALUATION)
     assert "Final evaluation on the test file" in path.read_text(encoding="utf-8")
     assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
 
@@ -374,5 +441,24 @@ def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path: Path):
     path = tmp_path / "report.html"
     path.write_text("old")
     with pytest.raises(KeyError):
-        report.write(path, "intent", {"trials": [{"metrics": {}, "error": None}], "winner": None}, BUDGET)
+        report.write(path, "intent", {"trials": [{"metrics": {}, "error": None}], "winner": None}, BUDGET, "cheapest")
     assert path.read_text() == "old"
+
+
+def test_what_is_wrong_with_the_rows_stands_in_a_section_of_its_own():
+    train = {"rows": 1200, "repeated": 3, "contradicting": 2, "unknown_share": 0.126, "cut_share": 0.0}
+    test = {"rows": 80, "repeated": 0, "contradicting": 0, "unknown_share": 0.5, "cut_share": 0.25}
+    rows = {"splits": {"train": train, "unlabelled": {"rows": 9, "repeated": 1, "contradicting": 0}}, "words": []}
+    said = {"splits": {"test": test}, "words": ["7 of 80 rows of data.test have the text of a row of data.train"]}
+    found = page(evaluation=EVALUATION | {"rows": said}, rows=rows)
+    table = next(table for table in found.tables if table[0][0] == "rows of")
+    assert [row[:4] for row in table[1:]] == [
+        ["training", "1,200", "12.6%", "0.0%"],
+        ["unlabelled", "9", DASH, DASH],
+        ["test", "80", "50.0%", "25.0%"],
+    ]
+    assert [row[4:] for row in table[1:]] == [["3", "2"], ["1", "0"], ["0", "0"]]
+    assert "7 of 80 rows of data.test have the text of a row of data.train." in found.text
+    assert "No validation or test row has the text" not in found.text
+    assert "No validation or test row has the text" in page(rows=rows).text
+    assert all(table[0][0] != "rows of" for table in page().tables)

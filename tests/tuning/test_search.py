@@ -25,7 +25,7 @@ from tests.tuning.searching import SPACE as SEARCHED
 from tuning.journal import Progress
 from tuning.pareto import Trial
 from tuning.replay import Replay
-from tuning.search import _algorithm, _blind, _first_cause, search
+from tuning.search import Judge, _algorithm, _blind, _first_cause, search
 from tuning.space import param_space, plain
 from tuning.spec import SearchSpec
 
@@ -161,6 +161,26 @@ def test_a_trial_that_ends_before_an_earlier_one_changes_no_suggestion(joined: N
     ends = [json.loads(line.partition(" ")[2]).get("ended") for line in lines(tmp_path / "searched" / "journal")]
     assert ends.index(1) < ends.index(0)
     assert [trial.values for trial in found] == list(progress.values.values())
+
+
+def test_a_search_that_is_judged_otherwise_begins_no_trial_and_one_for_more_begins_those(joined: None, tmp_path: Path):
+    calls = tmp_path / "calls"
+
+    def counted(values: dict[str, Any], trial_id: str) -> dict[str, float]:
+        with calls.open("a", encoding="utf-8") as file:
+            file.write(f"{trial_id}\n")
+        return {"sparsity": values["sparsity"]}
+
+    low = Judge(lambda metrics: -metrics["sparsity"], "low")
+    high = Judge(lambda metrics: metrics["sparsity"], "high")
+    before = search(counted, spec(trials=2), tmp_path / "search", low, by="first")
+    assert [each.by for each in before] == ["first"] * 2
+    assert search(counted, spec(trials=2), tmp_path / "search", high, by="second") == before
+    assert lines(calls) == ["01", "02"]
+    after = search(counted, spec(trials=3), tmp_path / "search", high, by="third")
+    assert lines(calls) == ["01", "02", "03"]
+    assert after[:2] == before and after[2].by == "third"
+    assert len({each.values["sparsity"] for each in after}) == 3
 
 
 def test_a_trial_that_fails_is_tried_once_more(joined: None, tmp_path: Path):

@@ -53,6 +53,16 @@ def test_exactly_the_layer_that_8_bits_ruin_is_left_in_float(case: Callable[[str
     assert given.converted[-1] == [layer for layer in LAYERS if layer != ruined]  # the file that is left
 
 
+def test_what_is_guarded_is_the_metric_that_is_asked_for(case: Callable[[str | None], Case]):
+    """Where one label is rare, accuracy hardly sees that it is lost."""
+    given = case(None)
+    rows = Rows(given.rows.feeds, given.rows.labels.copy())
+    rows.labels[:30] = (rows.labels[:30] + 1) % (rows.labels.max() + 1)
+    named = {name: of_labels(rows, lambda: rows, name) for name in ("accuracy", "macro_f1")}
+    assert {name: each.name for name, each in named.items()} == {"accuracy": "accuracy", "macro_f1": "macro_f1"}
+    assert named["accuracy"].metric(given.whole) != named["macro_f1"].metric(given.whole) > 0
+
+
 def test_nothing_is_left_in_float_and_no_layer_measured_where_the_loss_is_inside(case: Callable[[str | None], Case]):
     given = case(None)
     found = guarded(given.whole, LAYERS, given.convert, given.gauge, 0.1)

@@ -220,3 +220,18 @@ def test_a_completion_that_is_too_long_is_cut():
     )
     assert cut["input_ids"][0].as_py() == whole["input_ids"][0].as_py()[:-2]
     assert cut["type_ids"][0].as_py()[-1] == 1
+
+
+def test_of_each_row_the_unknown_tokens_and_whether_it_was_cut_are_counted(words: Tokenizer):
+    words.enable_truncation(5)
+    made = tokenise_classes(table(["refund", "refund 快递", "refund it please now"], ["a"] * 3), words.to_str(), ["a"])
+    words.no_truncation()
+    assert made["cut"].to_pylist() == [False, False, True]
+    assert made["text_tokens"].to_pylist() == [size - 2 for size in made["length"].to_pylist()]
+    assert made["unknown"].to_pylist() == [0, made["text_tokens"][1].as_py() - 1, 0]
+
+
+def test_bytes_leave_nothing_unknown():
+    words = train_tokenizer(TEXTS, 320)
+    made = tokenise_completions(table(["快递"], ["refund it please"]), words.to_str(), 0, 8)
+    assert (made["unknown"].to_pylist(), made["cut"].to_pylist(), made["text_tokens"].to_pylist()) == ([0], [True], [8])

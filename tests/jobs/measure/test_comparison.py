@@ -17,7 +17,7 @@ from jobs.recipe import Recipe
 from jobs.tasks import classify
 
 LABELS = ["refund"] * 20 + ["track"] * 20
-TEST = UnseenRows("0" * 64, LABELS, {"channel": ["phone", "mail"] * 20})
+TEST = UnseenRows("0" * 64, "1" * 64, LABELS, {"channel": ["phone", "mail"] * 20})
 
 
 def measured(p50: float, wrong: list[int], score: float | None = 0.9, size: float = 1e6) -> Measured:
@@ -34,6 +34,11 @@ FIVE = {
     "student": measured(5.0, [0, 1, 2]),
     "winner": measured(1.0, [0, 2, 4, 6]),
 }
+
+
+def drawn(wrong: list[int]) -> Measured:
+    right = [(row not in wrong, 1) for row in range(40)]
+    return measured(1.0, wrong)._replace(resampled=resampled(np.array(right), classify.value))
 
 
 def compared(contenders: dict[str, Measured], **budget: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -124,15 +129,53 @@ def test_decoders_are_compared_by_their_metrics_and_by_rows_as_they_come():
 def test_the_winner_less_its_teacher_has_an_interval_of_the_same_rows():
     """Both are wrong on rows 0 and 1, the winner on 2 more of 40: behind in almost every sample, ahead in none."""
 
-    def drawn(wrong: list[int]) -> Measured:
-        right = [(row not in wrong, 1) for row in range(40)]
-        return measured(1.0, wrong)._replace(resampled=resampled(np.array(right), classify.value))
-
     fields, _ = compared({"teacher": drawn([0, 1]), "winner": drawn([0, 1, 2, 3])})
     metrics = fields["metrics"]
+    assert metrics["retention"] == pytest.approx(36 / 38)
+    assert 0.8 < metrics["retention_low"] < 36 / 38 < metrics["retention_high"] <= 1
     assert metrics["difference"] == pytest.approx(-0.05)
     assert -0.15 < metrics["difference_low"] < -0.05 < metrics["difference_high"] <= 0
     assert "The winner's accuracy less the teacher's is -0.0500 (95 % interval over the same rows: " in fields["table"]
+
+
+def test_the_final_evaluation_goes_by_the_budgets_metric():
+    """By accuracy the winner keeps 94.7 %, by macro-F1 all."""
+    fields, _ = compared(FIVE, metric="macro_f1", min_retention=0.99)
+    assert fields["metric"] == "macro_f1" and fields["metrics"]["retention"] == 1
+    assert fields["verdict"].startswith("The baseline tfidf_svm is inside the budget and 2.0x faster than the winner")
+    assert "it keeps 100.0% of the teacher's macro_f1" in fields["verdict"]
+    assert "\n| model | macro-F1 | accuracy | as the teacher |" in fields["table"]
+
+
+def test_a_baseline_that_is_better_than_the_teacher_or_the_winner_is_the_first_sentence(
+    caplog: pytest.LogCaptureFixture,
+):
+    contenders = {"tfidf_svm": drawn([0]), "teacher": drawn(list(range(10))), "winner": drawn(list(range(12)))}
+    fields, files = compared(contenders, min_retention=0.1)
+    first = (
+        "The baseline tfidf_svm is better than the teacher and the winner: its accuracy is 0.9750, "
+        "+0.2250 on the teacher's 0.7500 (95 % interval over the same rows: "
+    )
+    for text in (fields["verdict"], fields["table"], files["table.md"]):
+        assert text.startswith(first)
+    assert "is inside the budget" in fields["verdict"]
+    assert caplog.records[0].levelname == "WARNING" and caplog.records[0].getMessage().startswith(first)
+    alone = compared({"tfidf_svm": drawn([0]), "winner": drawn(list(range(12)))})[0]["verdict"]
+    assert alone.startswith("The baseline tfidf_svm is better than the winner: its accuracy")
+
+
+def test_a_baseline_that_is_better_by_chance_is_not_said_to_be():
+    contenders = {"tfidf_svm": drawn([0, 1]), "teacher": drawn([2, 3, 4]), "winner": drawn([2, 3, 4])}
+    assert "is better than" not in compared(contenders)[0]["verdict"]
+
+
+def test_winner_and_baselines_are_judged_by_figures_of_the_same_turns():
+    fields, _ = compared(FIVE)
+    assert fields["budgeted"].keys() == FIVE.keys()
+    for name, held in fields["budgeted"].items():
+        assert held["p95_ms"] == FIVE[name].metrics[key(BUDGET_SHAPE, "p95_ms")]
+        assert held["retention"] == FIVE[name].metrics["accuracy"] / FIVE["teacher"].metrics["accuracy"]
+    assert fields["budgeted"]["teacher"]["megabytes"] == 90
 
 
 def test_the_files_hold_more_than_the_table_that_is_printed():
@@ -164,3 +207,26 @@ def test_the_table_shows_the_shape_of_the_budget_and_the_largest_batch_of_its_le
     assert shown_shapes([(1, 16), (32, 64), (1, 32), (8, 32), (32, 32)]) == [(1, 32), (32, 32)]
     assert shown_shapes([(1, 16), (1, 32)]) == [(1, 32)]
     assert shown_shapes([]) == []
+
+
+def test_what_test_rows_say_of_the_budget_comes_first(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    fields, files = compared(FIVE, min_retention=0.99, max_p95_ms=0.5)
+    words = "outside the budget on 40 test rows: retention 0.9474 misses min_retention=0.99 by 4.3%, p95_ms 1 misses"
+    assert fields["judged"]["words"].startswith(words)
+    for text in (fields["table"], files["table.md"]):
+        assert text.startswith(f"The winner is {words}")
+    assert fields["metrics"]["inside"] == 0
+    assert [each.levelname for each in caplog.records if "outside the budget on" in each.getMessage()] == ["WARNING"]
+    fields, _ = compared(FIVE, min_retention=0.9)
+    assert fields["metrics"]["inside"] == 1 and fields["table"].startswith("The winner is inside the budget on 40 ")
+
+
+def test_the_evidence_of_a_winner_is_its_figures_on_the_rows():
+    found = compared(FIVE)[0]["tested"]
+    wanted = {"asked": TEST.asked, "rows": 40, "metric": "accuracy", "value": 0.9, "p95_ms": 1.0, "megabytes": 1.0}
+    assert found.items() >= wanted.items()
+    assert found["retention"] == pytest.approx(0.9 / 0.95)
+    assert compared({"winner": FIVE["winner"]})[0]["tested"]["retention"] is None
+    wrong = FIVE["teacher"]._replace(metrics={**FIVE["teacher"].metrics, "accuracy": 0.0})
+    assert compared({**FIVE, "teacher": wrong})[0]["tested"]["retention"] is None

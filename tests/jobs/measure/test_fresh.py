@@ -14,9 +14,11 @@ import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 
 from cluster.session import JobError
+from jobs.data.source import rows, sample
 from jobs.measure import fresh
 from jobs.measure.contenders import Answer, Contender, Predictor
 from jobs.measure.fresh import Question, answer, key, measure_candidate, run_fresh, time_again
+from jobs.measure.retention import Teacher
 from jobs.measure.timing import BLOCKS
 from jobs.recipe import Recipe
 from serving.inputs import Input
@@ -30,8 +32,8 @@ WORDS = ["where is my order", "refund please", "cancel it now", "my order"]
 
 @pytest.fixture
 def data(tmp_path: Path) -> dict[str, Any]:
-    rows = [{"text": WORDS[number % 4], "label": LABELS[number % 3]} for number in range(48)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [json.dumps({"text": WORDS[number % 4], "label": LABELS[number % 3]}) for number in range(48)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{line}\n" for line in lines))
     write_tiny_bundle(tmp_path / "bundle", max_length=64)
     return dict.fromkeys(("train", "validation", "test"), str(tmp_path / "rows.jsonl"))
 
@@ -133,6 +135,36 @@ def test_finalists_are_timed_in_turns_each_at_that_many_tokens_of_its_own(
     for figures in found.values():
         assert set(TIMED) <= figures.keys()
         assert figures["p95_ms"] == figures[key((1, 32), "p95_ms")]
+
+
+def test_a_trial_is_measured_on_the_rows_that_its_teacher_answered(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fresh, "ask", answer)
+    recipe = Recipe.model_validate({"name": "x", "data": data, "budget": {"metric": "macro_f1"}})
+    teacher = Teacher(0.5, [0.5] * 1000, sample(list(rows(recipe.data, "validation"))))
+    found = measure_candidate(recipe, tmp_path / "bundle", teacher)
+    assert found["metric"] == found["validation_macro_f1"]
+    assert found["retention"] == found["metric"] / 0.5 and found["retention_se"] > 0
+    assert found["validation_macro_f1_low"] < found["metric"] < found["validation_macro_f1_high"]
+    for text, what in (("my order\n", "48 rows as then, with other texts or labels"), ("", "48 rows then, 47 now")):
+        lines = Path(data["validation"]).read_text().splitlines(keepends=True)
+        lines[-1:] = [json.dumps({"text": text, "label": LABELS[0]}) + "\n"] if text else []
+        Path(data["validation"]).write_text("".join(lines))
+        with pytest.raises(JobError) as refused:
+            measure_candidate(recipe, tmp_path / "bundle", teacher)
+        words = (
+            f"data.validation: {data['validation']}: changed since its rows were prepared ({what}); put it back to go "
+        )
+        assert str(refused.value) == f"{words}on, or run the same command again to begin with what it holds now"
+
+
+def test_rows_that_changed_are_one_line_of_the_process_that_measures(tmp_path: Path, data: dict[str, Any]):
+    asked = question(tmp_path, data, sample=(48, "0"))
+    with pytest.raises(
+        JobError, match=r"^measuring winner failed: data\.test: .*: changed since its rows were prepared"
+    ):
+        run_fresh("jobs.measure.fresh", asked.model_dump_json(), 1, "winner")
 
 
 def test_memory_and_the_time_to_load_are_those_of_a_contender_alone(tmp_path: Path, data: dict[str, Any]):

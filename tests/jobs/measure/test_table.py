@@ -7,6 +7,7 @@ import pytest
 from jobs.measure.differences import Difference
 from jobs.measure.fresh import BUDGET_SHAPE, key
 from jobs.measure.table import (
+    Gap,
     Machine,
     cascade,
     difference_words,
@@ -261,8 +262,7 @@ def test_no_figure_of_energy_or_of_a_peak_stands_without_how_it_was_taken():
 
 
 def test_the_difference_is_a_sentence_with_its_interval():
-    found = {"difference": -0.034, "difference_low": -0.046, "difference_high": -0.022}
-    assert difference_words(found, "accuracy") == (
+    assert difference_words(Gap(-0.034, -0.046, -0.022), "accuracy") == (
         "The winner's accuracy less the teacher's is -0.0340 (95 % interval over the same rows: -0.0460 to -0.0220).\n"
     )
 

@@ -1,0 +1,138 @@
+"""What is wrong with the rows: said in the log, refused where the recipe wants it, and kept in manifests.
+
+Messages hold counts and lines, never a text.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from configs.folder import write_manifest
+from configs.loader import UsageError
+from jobs.data import leaks
+from jobs.data.leaks import Finding, Hashes
+from jobs.data.prepared import MANIFEST, Prepared, Readings
+from jobs.data.source import Split, has_test, hashes, place
+from jobs.data.spec import DataSpec
+
+MUCH_UNKNOWN = 0.05  # share of the tokens beyond which it is told
+
+log = logging.getLogger(__name__)
+
+
+def tell_leaks(data: DataSpec, seen: Mapping[Split, Hashes], labelled: bool) -> dict[str, list[Finding]]:
+    """What the rows of each split but the test have in common, by split, after it was said.
+
+    `labelled`: labels are classes. Raises `UsageError` for texts in two splits where `data.on_leak` refuses them.
+    """
+    found = {split: leaks.findings(seen, split, labelled) for split in leaks.ORDER[:-1] if split in seen}
+    every = [each for some in found.values() for each in some]
+    if data.on_leak == "refuse":
+        tested = {**seen, "test": hashes(data, "test")} if has_test(data) else None
+        leaked = [each for each in [*every, *(leaks.findings(tested, "test", False) if tested else ())] if each.is_leak]
+        if leaked:
+            said = "; ".join(each.same_words for each in leaked)
+            raise UsageError(f"data.on_leak: refuse: {said}; remove them, or use drop")
+    warn(every)
+    for split, each in seen.items():
+        if each.left_out:
+            log.warning("left out by data.on_leak=drop: %d rows of %s", len(each.left_out), place(data, split))
+    return found
+
+
+def look_at_test(data: DataSpec, prepared: Prepared) -> None:
+    """Say which test rows have the text of a prepared row; with `data.on_leak` = drop or refuse there are none."""
+    if data.on_leak == "warn" and has_test(data):
+        tested = {**prepared.hashes(), "test": hashes(data, "test")}
+        warn([each for each in leaks.findings(tested, "test", labelled=False) if each.is_leak])
+
+
+def warn(found: Sequence[Finding]) -> None:
+    """Say what was found; what customers often write alike is no warning."""
+    for each in found:
+        if each.same:
+            log.log(logging.WARNING if each.is_leak else logging.INFO, "%s", each.same_words)
+        if each.contradicting:
+            log.warning("%s", each.contradicting_words)
+    if any(each.is_leak for each in found):
+        log.warning("a model that learned such a row proves nothing by its answer; data.on_leak=drop leaves it out")
+
+
+def about(
+    seen: Mapping[Split, Hashes], found: Mapping[str, Sequence[Finding]], splits: Sequence[Split]
+) -> dict[str, Any]:
+    """What the manifest of some splits says of their texts."""
+    return {
+        "findings": [each._asdict() for split in splits for each in found[split]],
+        "left_out": {split: len(seen[split].left_out) for split in splits},
+    }
+
+
+def note(prepared: Prepared, said: Mapping[str, Any]) -> Prepared:
+    """The same rows, with `said` in their manifest: what was left out beside them may have changed since."""
+    if all(prepared.manifest.get(name) == value for name, value in said.items()):
+        return prepared
+    write_manifest(prepared.folder / MANIFEST, prepared.manifest | said)
+    return Prepared.open(prepared.folder)
+
+
+def check_readings(data: DataSpec, prepared: Prepared, model: str) -> None:
+    """Say which share of tokens the tokenizer of `model`, 'teacher.model: name', does not know, and of texts is cut.
+
+    Raises `UsageError` where more is unknown than `data.max_unknown`.
+    """
+    for split in ("train", "validation"):
+        read, at = prepared.readings(split), place(data, split)
+        if read.unknown_share > data.max_unknown:
+            raise UsageError(
+                f"{model}: its tokenizer does not know {read.unknown_share:.1%} of the tokens of {at}, more than "
+                f"data.max_unknown={data.max_unknown:g}: it cannot read these texts; give a model that was trained in "
+                "their language, such as a multilingual encoder, or raise data.max_unknown"
+            )
+        warn_of_readings(read, at, model, prepared.manifest["max_length"])
+
+
+def warn_of_readings(read: Readings, at: str, model: str, max_length: int) -> None:
+    """Say what a tokenizer made of some rows; `at` and `model` name them."""
+    if read.unknown_share > MUCH_UNKNOWN:
+        log.warning(
+            "%s: %.1f %% of the tokens are unknown to %s; a model that was trained in their language knows them",
+            at,
+            100 * read.unknown_share,
+            model,
+        )
+    if read.cut:
+        log.info("%s: %.1f %% of the texts are longer than %d tokens and cut", at, 100 * read.cut_share, max_length)
+
+
+def record(
+    found: Sequence[Finding], readings: Mapping[str, Readings], left_out: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """What a report says of the rows: figures of each split that was looked at, and sentences."""
+    splits: dict[str, dict[str, float]] = {}
+    for each in found:
+        if each.split == each.other:
+            splits[each.split] = {"rows": each.rows, "repeated": each.same, "contradicting": each.contradicting}
+            if read := readings.get(each.split):
+                splits[each.split] |= {"unknown_share": read.unknown_share, "cut_share": read.cut_share}
+    words = [each.same_words for each in found if each.is_leak]
+    words += [each.contradicting_words for each in found if each.contradicting]
+    for split, count in (left_out or {}).items():
+        if count:
+            words.append(f"left out by data.on_leak=drop: {count} rows of data.{split}")
+    return {"splits": splits, "words": words}
+
+
+def record_of(prepared: Prepared) -> dict[str, Any]:
+    """`record` of prepared rows."""
+    readings = {split: prepared.readings(split) for split in ("train", "validation")}
+    pool = {} if prepared.pool is None else prepared.pool.manifest.get("left_out", {})
+    return record(prepared.findings, readings, {**prepared.manifest["left_out"], **pool})
+
+
+def faults(prepared: Prepared) -> dict[str, float]:
+    """What is wrong with the rows, as metrics; shares are those of training and validation rows together."""
+    both = prepared.readings("train", "validation")
+    return {"unknown_share": both.unknown_share, "cut_share": both.cut_share, **leaks.totals(prepared.findings)}

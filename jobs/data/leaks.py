@@ -1,0 +1,214 @@
+"""Texts that stand in the rows more than once: in two splits, or with two labels.
+
+Rows are compared by hashes, and named by their lines. Two texts are the same where their letters and digits are
+(Unicode NFKC, lower case, all else left out); of pairs, both texts. Of a text without any its signs count.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import unicodedata
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ORDER = ("train", "validation", "unlabelled", "test")  # what is learned from stands before what is held against it
+HASHES = "hashes.parquet"
+SHOWN = 5  # lines that a message names
+SELECTORS = range(0xFE00, 0xFE10)  # variation selectors: how a sign is drawn
+NOTHING = 0  # hash of no label
+
+
+@dataclass
+class Hashes:
+    """64 bits of SHA-256 for each row of a split, in order.
+
+    That any two of 10^6 different texts share a hash has a chance of 3 in 10^8. `left_out` are the lines of rows that
+    `data.on_leak` took away, which have no hashes here.
+    """
+
+    texts: Sequence[int] = field(default_factory=lambda: array("Q"))  # of the letters and digits
+    written: Sequence[int] = field(default_factory=lambda: array("Q"))  # of the texts letter for letter
+    labels: Sequence[int] = field(default_factory=lambda: array("Q"))  # `NOTHING` where there is none
+    lines: Sequence[int] = field(default_factory=lambda: array("q"))
+    left_out: Sequence[int] = field(default_factory=lambda: array("q"))
+    unit: str = "rows"  # what `lines` count
+
+    def add(self, text: str, pair: str | None, label: str, unit: str, line: int) -> None:
+        """Append one row; an empty label is none."""
+        texts, written, labels, lines = cast(list[array], [self.texts, self.written, self.labels, self.lines])
+        texts.append(same_text(text, pair))
+        written.append(_hash(text, pair))
+        labels.append(_label_hash(label))
+        lines.append(line)
+        self.unit = unit
+
+    def leave_out(self, unit: str, line: int) -> None:
+        """Note a row that is not learned from."""
+        cast(array, self.left_out).append(line)
+        self.unit = unit
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+class Finding(NamedTuple):
+    """What the rows of one split have in common with those of another, or with earlier ones of their own."""
+
+    split: str
+    other: str  # the same where rows of one split are compared
+    rows: int  # of `split`
+    same: int  # of these, rows whose text is also a row's of `other`; where that is the same split: an earlier row's
+    written_alike: int  # of those, letter for letter
+    contradicting: int  # rows whose text has another label in `other`
+    unit: str  # what the lines count: lines or rows
+    same_lines: list[int]  # the first `SHOWN` of each
+    contradicting_lines: list[int]
+
+    @property
+    def is_leak(self) -> bool:
+        """Whether what is held against the model was learned from; unlabelled rows may repeat training rows."""
+        return self.same > 0 and self.split != self.other and (self.split, self.other) != ("unlabelled", "train")
+
+    @property
+    def same_words(self) -> str:
+        """'2 of 9 rows of data.validation have the text of a row of data.train (1 letter for letter): lines 4, 7'."""
+        whose = "an earlier row" if self.split == self.other else f"a row of data.{self.other}"
+        lines = _lines(self.unit, self.same_lines, self.same)
+        counts = f"{self.same} of {self.rows} rows of data.{self.split}"
+        return f"{counts} have the text of {whose} ({self.written_alike} letter for letter): {lines}"
+
+    @property
+    def contradicting_words(self) -> str:
+        """The like of `same_words` for texts with two labels."""
+        lines = _lines(self.unit, self.contradicting_lines, self.contradicting)
+        counts = f"{self.contradicting} of {self.rows} rows of data.{self.split}"
+        return f"{counts} have a text that has another label in data.{self.other}: {lines}"
+
+
+def normal(text: str) -> str:
+    """The letters and digits of a text in lower case; its signs where it has none."""
+    if text.isascii():  # several times as fast as what follows
+        return text.lower().encode().translate(None, _ASCII_SIGNS).decode() or "".join(text.split())
+    whole = unicodedata.normalize("NFKC", text).lower()
+    return whole.translate(_LETTERS) or "".join(whole.split())
+
+
+def same_text(text: str, pair: str | None) -> int:
+    """The hash that two rows share where their letters and digits are the same."""
+    return _hash(normal(text), None if pair is None else normal(pair))
+
+
+def findings(seen: Mapping[str, Hashes], split: str, labelled: bool) -> list[Finding]:
+    """What the rows of `split` have in common, with one another and with those of every split before it in `ORDER`.
+
+    `labelled`: labels are classes, so that one text with two of them is a contradiction.
+    """
+    import numpy as np
+
+    mine, found = seen[split], []
+    for other in ORDER[: ORDER.index(split) + 1]:
+        if (theirs := seen.get(other)) is None:
+            continue
+        texts, written = (np.asarray(each, np.uint64) for each in (mine.texts, mine.written))
+        if other == split:
+            same, alike = _repeats(texts), _repeats(written)
+        else:
+            same, alike = np.isin(texts, np.asarray(theirs.texts, np.uint64)), np.isin(written, theirs.written)
+        against = _contradicting(mine, theirs) if labelled else np.zeros(len(mine), bool)
+        lines = np.asarray(mine.lines, np.int64)
+        first = [lines[mask][:SHOWN].tolist() for mask in (same, against)]
+        counts = [int(mask.sum()) for mask in (same, same & alike, against)]
+        found.append(Finding(split, other, len(mine), *counts, mine.unit, *first))
+    return found
+
+
+def totals(found: Sequence[Finding]) -> dict[str, float]:
+    """`leaked_rows` and `contradicting_rows` of what was found, as metrics."""
+    return {
+        "leaked_rows": sum(each.same for each in found if each.is_leak),
+        "contradicting_rows": sum(each.contradicting for each in found),
+    }
+
+
+def write(file: Path, seen: Mapping[str, Hashes]) -> None:
+    """Keep the hashes of some splits, without their lines."""
+    import numpy as np
+    import pyarrow
+    import pyarrow.parquet
+
+    columns: dict[str, Any] = {"split": [name for name, each in seen.items() for _ in range(len(each))]}
+    for name in ("texts", "written", "labels"):
+        parts = [np.asarray(getattr(each, name), np.uint64) for each in seen.values()]
+        columns[name] = np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+    columns["split"] = pyarrow.array(columns["split"], pyarrow.string()).dictionary_encode()
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+
+
+def read(file: Path) -> dict[str, Hashes]:
+    """The hashes of each split that `write` kept."""
+    import pyarrow.compute
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(file)
+    found = {}
+    for split in table["split"].unique().to_pylist():
+        rows = table.filter(pyarrow.compute.equal(table["split"].cast("string"), split))
+        found[split] = Hashes(*(rows[name].to_numpy() for name in ("texts", "written", "labels")))
+    return found
+
+
+def _repeats(values: np.ndarray) -> np.ndarray:
+    """Which values [N] stood there before."""
+    import numpy as np
+
+    again = np.ones(len(values), bool)
+    again[np.unique(values, return_index=True)[1]] = False
+    return again
+
+
+def _contradicting(rows: Hashes, others: Hashes) -> np.ndarray:
+    """Which `rows` have a text that has, among `others`, a label which is not theirs; [N] bool."""
+    import numpy as np
+
+    count = len(rows)
+    texts, text = np.unique(np.concatenate([rows.texts, others.texts]).astype(np.uint64), return_inverse=True)
+    labels, label = np.unique(np.concatenate([rows.labels, others.labels]).astype(np.uint64), return_inverse=True)
+    known = labels[label] != NOTHING
+    pairs = text * len(labels) + label
+    said = np.unique(pairs[count:][known[count:]])  # each label that a text has among the others
+    kinds = np.bincount(said // max(1, len(labels)), minlength=len(texts))[text[:count]]
+    return known[:count] & (kinds > np.isin(pairs[:count], said))
+
+
+def _hash(text: str, pair: str | None) -> int:
+    parts = f"{len(text)} {text}{pair or ''}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.sha256(parts).digest()[:8], "little")
+
+
+@functools.lru_cache(maxsize=1000)
+def _label_hash(label: str) -> int:
+    return _hash(label, None) if label else NOTHING
+
+
+def _lines(unit: str, lines: Sequence[int], count: int) -> str:
+    return f"{unit} {', '.join(map(str, lines))}{', ...' if count > len(lines) else ''}"
+
+
+class _Letters(dict[int, int | None]):
+    """For `str.translate`: letters, digits and the marks that belong to them stay; filled as characters are met."""
+
+    def __missing__(self, code: int) -> int | None:
+        kept = chr(code).isalnum() or (unicodedata.category(chr(code))[0] in "NM" and code not in SELECTORS)
+        self[code] = code if kept else None
+        return self[code]
+
+
+_LETTERS = _Letters()
+_ASCII_SIGNS = bytes(code for code in range(128) if not chr(code).isalnum())

@@ -1,0 +1,90 @@
+"""Requests that are answered together: what came while the thread was at work makes the next batch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Batches(Generic[Item, Answer]):
+    """One thread that works on batches, of one event loop.
+
+    Not Serve's: that one cuts a batch as soon as its wait is over, even while the last one still runs, and so makes
+    batches of one under load.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[list[Item]], Sequence[Answer]],
+        size: Callable[[Item], int],
+        largest: int,
+        wait_s: float = 0,
+    ) -> None:
+        """`work` answers each item of a batch in turn; a batch's sizes add up to `largest`, unless it is one item.
+
+        It begins `wait_s` seconds after the first item came, at the earliest.
+        """
+        self._work, self._size, self._largest, self._wait_s = work, size, largest, wait_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._began: float | None = None
+
+    async def answer(self, item: Item) -> Answer:
+        """What `work` says of the item; raises what it raises, for all that are answered together."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._run())
+        return await future
+
+    def running_s(self) -> float:
+        """Seconds since the batch began that the thread is at work on; 0 while there is none."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
+
+    async def _run(self) -> None:
+        """Until nobody waits."""
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                if self._wait_s:
+                    await asyncio.sleep(self._wait_s)
+                batch = self._cut()
+                if not batch:
+                    continue
+                self._began = time.monotonic()
+                try:
+                    found = await loop.run_in_executor(self._thread, self._work, [item for item, _ in batch])
+                except Exception as error:  # noqa: BLE001 - it is theirs who asked
+                    for _, future in batch:
+                        if not future.done():
+                            future.set_exception(error)
+                else:
+                    for (_, future), answer in zip(batch, found, strict=True):
+                        if not future.done():
+                            future.set_result(answer)
+                finally:
+                    self._began = None
+        finally:
+            self._worker = None
+
+    def _cut(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+        """The next batch; who has given up is left out."""
+        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+        size = 0
+        while self._waiting:
+            item, future = self._waiting[0]
+            if not future.done():
+                size += self._size(item)
+                if batch and size > self._largest:
+                    break
+                batch.append((item, future))
+            self._waiting.popleft()
+        return batch

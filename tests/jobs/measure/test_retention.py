@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.data.prepared import Examples, Prepared
+from jobs.data.source import Row, Sample
+from jobs.measure.bootstrap import resampled
+from jobs.measure.retention import Teacher, kept, taught
+from jobs.tasks import classify
+from jobs.tasks.table import TASKS
+
+ROWS = 400
+LABELS = ["track", "refund", "cancel"]
+NOBODY = Sample(ROWS, "0")
+
+
+def drawn(right_N: np.ndarray) -> tuple[float, list[float]]:
+    """Accuracy, and that of resampled rows."""
+    statistics = np.stack([right_N, np.ones(len(right_N))], axis=1).astype(np.int64)
+    return float(right_N.mean()), resampled(statistics, classify.accuracy)
+
+
+def test_the_error_of_retention_is_that_of_paired_rows():
+    """Both err on their own rows: the share moves as the mean of s - R t over the rows does (the delta method)."""
+    chance = np.random.default_rng(0)
+    theirs_N = chance.random(ROWS) < 0.9
+    ours_N = np.where(chance.random(ROWS) < 0.06, ~theirs_N, theirs_N)
+    teacher, (ours, values) = Teacher(*drawn(theirs_N), NOBODY), drawn(ours_N)
+    found = kept(ours, values, teacher)
+    share = ours / teacher.metric
+    exact = (ours_N - share * theirs_N).std(ddof=1) / np.sqrt(ROWS) / teacher.metric
+    assert (found["metric"], found["retention"]) == (ours, share)
+    assert found["retention_se"] == pytest.approx(exact, rel=0.08)
+    apart = np.sqrt(2 * 0.9 * 0.1 / ROWS)
+    assert found["retention_se"] < 0.75 * apart  # of two models that know nothing of one another
+
+
+def test_a_student_that_answers_as_its_teacher_keeps_all_of_it_whatever_the_rows():
+    teacher = Teacher(*drawn(np.arange(ROWS) % 9 > 0), NOBODY)
+    assert kept(teacher.metric, teacher.resampled, teacher)["retention_se"] == 0
+    assert kept(teacher.metric, teacher.resampled, teacher)["retention"] == 1
+
+
+@pytest.mark.parametrize("name", TASKS["classify"].metrics)
+def test_a_teacher_is_what_it_said_of_the_prepared_rows(monkeypatch: pytest.MonkeyPatch, name: str):
+    chance = np.random.default_rng(1)
+    labels_N = chance.integers(3, size=ROWS)
+    logits_NC = chance.normal(size=(ROWS, 3)) + 1.5 * np.eye(3)[labels_N]
+    empty = np.zeros(0)
+    examples = Examples(empty, empty, np.zeros(ROWS + 1), labels_N)
+    manifest = {"labels": LABELS, "rows": {"validation": ROWS}, "fingerprints": {"validation": "abc"}}
+    monkeypatch.setattr("jobs.training.outputs.read_logits", lambda *_: logits_NC)
+    monkeypatch.setattr(Prepared, "examples", lambda *_: examples)
+    found = taught(Prepared(Path("prepared"), manifest), Path("outputs"), TASKS["classify"].by(name))
+    said = [LABELS[number] for number in logits_NC.argmax(1)]
+    assert found.metric == classify.score(said, [Row("", None, LABELS[number]) for number in labels_N])[name]
+    assert np.mean(found.resampled) == pytest.approx(found.metric, abs=0.005)
+    assert found.sample == Sample(ROWS, "abc")
