@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from cluster import settings
 from cluster.session import JobError
+from cluster.settings import Settings
 from cluster.spec import EngineSpec
 from configs.folder import FolderError
 from configs.loader import UsageError
@@ -41,7 +43,7 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
     `train_loop` is named "module:function", so that only the workers spend the seconds that its imports take.
     `folder` is for Ray's own notes. The group waits for cores that other jobs hold; what the cluster could never hold
     `session.check_capacity` refuses before. Raises `JobError` with the first worker's reason, or the `UsageError` that
-    a worker met.
+    a worker met. The workers have the driver's `cluster.settings`, and meet its MLflow server or end with a `JobError`.
     """
     import ray
     from ray.exceptions import OutOfMemoryError, RayError
@@ -81,9 +83,13 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
     environment = dict(WORKER_ENVIRONMENT)
     if not spec.use_gpu:
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    told = settings.of_this_process(ray.util.get_node_ip_address())
+
+    def on_worker() -> Any:
+        return _on_worker(train_loop, config, told)
+
     trainer = TorchTrainer(
-        _on_worker,
-        train_loop_config={"train_loop": train_loop, "config": config},
+        on_worker,  # with all it is told: Ray shows a `train_loop_config` in the dashboard and its logs
         torch_config=Torch(),
         scaling_config=ScalingConfig(
             num_workers=spec.workers,
@@ -105,9 +111,12 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
         raise _cause(error) from error
 
 
-def _on_worker(told: dict[str, Any]) -> Any:
-    module, _, name = told["train_loop"].partition(":")
-    return getattr(importlib.import_module(module), name)(told["config"])
+def _on_worker(train_loop: str, config: dict[str, Any], told: Settings) -> Any:
+    import ray
+
+    told.enter(ray.util.get_node_ip_address())  # before libraries that read it when they are imported
+    module, _, name = train_loop.partition(":")
+    return getattr(importlib.import_module(module), name)(config)
 
 
 def _cause(error: Exception) -> Exception:

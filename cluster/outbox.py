@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster import spool
+from cluster import settings, spool
 from cluster.delivery import LOCAL, Delivery, Entry
 from cluster.patience import NotOpened, in_a_line, may_pass
 
@@ -34,6 +34,8 @@ class Outbox:
     """
 
     def __init__(self, run: str, output: Path) -> None:
+        """Raises `JobError` where this process meets another server than its job."""
+        settings.check()
         self.trouble: str | None = None  # why the last try failed
         self.refusal: str | None = None  # why MLflow will never take one of the entries
         self._delivery = Delivery(run)

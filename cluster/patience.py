@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from cluster import session
+from cluster.public import public
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,6 +60,6 @@ def may_pass(error: BaseException) -> bool:
 
 
 def in_a_line(error: BaseException) -> str:
-    """The first line of an error, shortened."""
-    lines = str(error).splitlines()
+    """The first line of an error, shortened; MLflow's name the address with its user."""
+    lines = public(str(error)).splitlines()
     return lines[0][:300] if lines else repr(error)

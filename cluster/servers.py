@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from cluster import settings
 from cluster.ports import LOOPBACK
 from cluster.processes import MARKER, process_of
 from cluster.record import Cluster, ClusterError, Name, Part, private_folder, write_private
@@ -157,8 +158,7 @@ def prepare_ray(cluster: Cluster) -> tuple[list[str], dict[str, str]]:
         "RAY_JOB_STOP_WAIT_TIME_S": "30",  # a stopped job ends its MLflow runs; by default it is killed after 3 s
         "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),  # else 44227 and 44217 for every cluster
         "AUTOSCALER_METRIC_PORT": str(ports.autoscaler_metrics),
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # it is the client that would unpickle
-        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **settings.GUARDED,
     }
     # -P: the folder that `up` runs in must not shadow what Ray imports.
     return [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block", *flags], environment
@@ -182,11 +182,7 @@ def prepare_mlflow(cluster: Cluster) -> tuple[list[str], dict[str, str]]:
     flags = [f"--{name}={value}" for name, value in options.items()]
     # None of the caller's MLflow settings: one of them turns the Host check off.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    environment |= {
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
+    environment |= {**settings.GUARDED, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return [sys.executable, "-P", "-m", "mlflow", "server", "--serve-artifacts", *flags], environment
 
 

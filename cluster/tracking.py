@@ -17,7 +17,7 @@ from cluster import session, spool, underway
 from cluster.delivery import LOCAL
 from cluster.outbox import HANDOVER_SECONDS, Outbox, replay
 from cluster.patience import NotOpened
-from cluster.public import public_tree
+from cluster.public import public, public_tree
 from cluster.session import JobError
 from configs.folder import digest_json
 
@@ -82,7 +82,7 @@ def run(
     A job that was killed is gone on with: the next one with its output and recipe takes up its run. A job without
     `parent` has the output to itself; one that touches nothing there may name another `place` for its record. Raises
     `JobError` where another job holds it, or MLflow does not open the run; a run below a `parent` begins without
-    MLflow, too.
+    MLflow, too. Raises `JobError`, too, where this process meets another server than its job.
     """
     import yaml
 
@@ -128,7 +128,7 @@ def _open(
     elif not outbox.opened(OPEN_SECONDS, OPEN_TRIES):
         reason = outbox.refusal or outbox.trouble or f"no answer after {OPEN_SECONDS:.0f} s"
         outbox.discard()
-        raise JobError(f"MLflow at {session.tracking_uri()} does not take runs: {reason}")
+        raise JobError(public(f"MLflow at {session.tracking_uri()} does not take runs: {reason}"))
     return Run(outbox)
 
 

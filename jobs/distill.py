@@ -21,6 +21,7 @@ from jobs.models.reference import read_reference
 from jobs.prepare import output, prepare, prepare_student
 from jobs.recipe import Recipe
 from jobs.teach import lessons, pool_outputs, taught_by, teach
+from jobs.versions import behaviour
 
 
 class GoingOn(NamedTuple):
@@ -93,6 +94,7 @@ def student_key(recipe: Recipe, prepared: Prepared) -> str:
             "engine": recipe.engine.model_dump(exclude=RECOVERY),
             "seed": recipe.seed,
             **weights_key(recipe.student.model, "student.model"),
+            **behaviour("teach", "distill"),
         }
     )
 

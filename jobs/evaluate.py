@@ -33,12 +33,14 @@ from jobs.measure.contenders import FITTED, Contender
 from jobs.measure.differences import grouped
 from jobs.measure.fresh import BUDGET_SHAPE, Measured, Question, ask, key
 from jobs.measure.gate import Evidence
+from jobs.measure.machine import machine_kind
 from jobs.measure.spec import BASELINES, baselines_of
 from jobs.measure.steps import after_each_step
 from jobs.measure.table import Machine
 from jobs.models.reference import check_given
 from jobs.prepare import output
 from jobs.recipe import Recipe
+from jobs.versions import behaviour
 from serving.bundle import MANIFEST as BUNDLE
 from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle, read_description
 
@@ -177,7 +179,8 @@ def evaluation_key(recipe: Recipe, contenders: list[Contender], fingerprint: str
     parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("export", "evaluation")}
     parts["budget"] = recipe.budget.limits
     parts["bundles"] = {each.name: bundle_digest(Path(each.folder)) for each in contenders if each.folder}
-    return digest_json(parts | {"test": fingerprint, "slices": recipe.data.slices})
+    parts |= {"test": fingerprint, "slices": recipe.data.slices, "machine": machine_kind()}
+    return digest_json(parts | behaviour("compress", "measure", "evaluate"))
 
 
 def _measure(

@@ -19,6 +19,7 @@ from jobs.data.prepared import Prepared
 from jobs.models.spec import NEW
 from jobs.prepare import output, prepare
 from jobs.recipe import Recipe
+from jobs.versions import behaviour
 from serving.bundle import read_description
 
 TRAIN_LOOP = "jobs.training.loop:train_loop"
@@ -73,7 +74,7 @@ def teacher_key(recipe: Recipe, prepared: Prepared) -> str:
     engine = recipe.engine.model_dump(exclude=RECOVERY)
     teacher = recipe.teacher.model_dump(exclude={"bundle"})
     parts = {"prepared": prepared.key, "teacher": teacher, "engine": engine, "seed": recipe.seed}
-    return digest_json(parts | weights_key(recipe.teacher.model, "teacher.model"))
+    return digest_json(parts | weights_key(recipe.teacher.model, "teacher.model") | behaviour("finetune"))
 
 
 def weights_key(model: str | None, field: str) -> dict[str, str]:

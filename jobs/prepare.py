@@ -31,13 +31,12 @@ from jobs.data.spec import DataSpec
 from jobs.models.reference import check_given, read_reference, read_tokenizer
 from jobs.models.spec import NEW
 from jobs.recipe import Recipe
+from jobs.versions import behaviour
 from serving.inputs import prompt
 
 if TYPE_CHECKING:
     import pyarrow
     from tokenizers import Tokenizer
-
-FORMAT = 3  # of the shards; raised with their columns, so that older folders are made anew
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +141,7 @@ def _prepared(recipe: Recipe, tables: _Tables, plan: Plan, name: str, said: Mapp
     from jobs.data.tokenise import write_shards
 
     folder, (train, validation, fingerprints, seen) = Path(output(recipe), name), tables
-    key = digest_json({"format": FORMAT, "fingerprints": fingerprints, **plan.key})
+    key = digest_json({"fingerprints": fingerprints, **plan.key, **behaviour("prepare")})
 
     def fill(aside: Path) -> dict[str, Any]:
         tokenizer, tokenise = plan.make()

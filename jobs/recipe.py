@@ -54,6 +54,7 @@ WHOLE = {  # what a model can be trained with that is known neither as layers no
     "activation_checkpointing": (False,),
     "zero_stage": (0, 1, 2),
     "precision": ("fp32", "bf16_autocast"),
+    "accumulation": (1,),  # those of a whole batch are not known to its first part
 }
 
 MOST_PAIRS = 100  # of searched choices that are tried together when a recipe is read: some milliseconds each

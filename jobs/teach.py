@@ -27,6 +27,7 @@ from jobs.models.spec import NEW, StudentSpec
 from jobs.prepare import output, pool_folder, prepare
 from jobs.recipe import Recipe, SearchRecipe
 from jobs.training.spec import INSIDE, Taught, Wanted
+from jobs.versions import behaviour
 from serving.bundle import bundle_digest
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def outputs_key(recipe: Recipe, prepared: Prepared, wanted: Wanted) -> str:
     """Digest of what the stored outputs depend on."""
     precision = None if wanted.completions else recipe.engine.precision  # completions are always in float32
     told = {"teachers": taught_by(recipe), "prepared": prepared.key, "wanted": wanted.model_dump()}
-    return digest_json(told | {"precision": precision})
+    return digest_json(told | {"precision": precision} | behaviour("teach"))
 
 
 def teachers(recipe: Recipe) -> list[Taught]:

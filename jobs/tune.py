@@ -30,10 +30,12 @@ from jobs.data.source import check_unchanged, rows
 from jobs.distill import distill, student_key
 from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate, time_again
+from jobs.measure.machine import machine_kind
 from jobs.measure.retention import Teacher, taught
 from jobs.prepare import output, pool_folder, prepare, prepare_student
 from jobs.recipe import Recipe, SearchRecipe
 from jobs.teach import check_possible, teach
+from jobs.versions import behaviour
 from serving.bundle import bundle_digest, read_bundle, with_metrics
 from tuning import report
 from tuning.journal import SCORE
@@ -269,13 +271,14 @@ def search_key(recipe: Recipe, prepared: Prepared) -> str:
     parts["search"] = recipe.search.model_dump(include={"algorithm", "scheduler", "seed", "space"})
     parts["name"] = recipe.name  # of the model it is registered as
     parts["compression"] = [spec.model_dump() for spec in recipe.compression]
-    return digest_json(parts | {"student": student_key(recipe, prepared)})
+    parts |= {"student": student_key(recipe, prepared), "machine": machine_kind()}
+    return digest_json(parts | behaviour("compress", "measure", "search"))
 
 
 def judged(recipe: Recipe) -> dict[str, Any]:
     """What decides between the trials of a search, and how many there were to be."""
     trials = recipe.search.trials if recipe.search.space else 1
-    return terms(recipe.budget, recipe.search.objective) | {"trials": trials}
+    return terms(recipe.budget, recipe.search.objective) | {"trials": trials} | behaviour("choose")
 
 
 def found_already(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:

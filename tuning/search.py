@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from cluster import settings
+from cluster.settings import Settings
 from tuning.journal import BY, ERROR, METRICS, SCORE, Progress, Score, leave
 from tuning.pareto import Trial
 from tuning.space import param_space, plain
@@ -43,8 +45,10 @@ def search(objective: Objective, spec: SearchSpec, folder: Path, judge: Judge = 
     names who asks; a trial bears the name of who made it.
 
     The objective runs in processes of its own without a CPU to itself: what it starts (training workers) asks Ray
-    for cores, so the trials side by side are limited by `spec.concurrent`.
+    for cores, so the trials side by side are limited by `spec.concurrent`. Those processes have the driver's
+    `cluster.settings`.
     """
+    import ray
     from ray import tune
 
     from tuning.replay import NUMBER, Notes, Replay, name
@@ -64,10 +68,11 @@ def search(objective: Objective, spec: SearchSpec, folder: Path, judge: Judge = 
     elif progress.values:
         log.info("the search goes on: %d of %d trials have ended", len(progress.ended), trials)
 
-    def trainable(values: dict[str, Any]) -> dict[str, Any]:
+    def trainable(values: dict[str, Any], told: Settings) -> dict[str, Any]:
         number = values.pop(NUMBER)
         leave(folder, number, None)
         try:
+            told.enter(ray.util.get_node_ip_address())
             found = objective(plain(values), name(number))
             measured = {key: float(value) for key, value in found.items()}
             score = judge.score(measured)
@@ -84,8 +89,9 @@ def search(objective: Objective, spec: SearchSpec, folder: Path, judge: Judge = 
     replay = Replay(inner, progress, _blind(spec, trials), spec.concurrent, judge.score)
     seconds = progress.seconds_left(spec.max_seconds)
     if progress.left and seconds != 0:
+        told = settings.of_this_process(ray.util.get_node_ip_address())
         tune.Tuner(
-            tune.with_resources(trainable, {"memory": TRIAL_MEMORY}),
+            tune.with_resources(tune.with_parameters(trainable, told=told), {"memory": TRIAL_MEMORY}),
             param_space=param_space(spec.space),
             tune_config=tune.TuneConfig(
                 metric=SCORE,

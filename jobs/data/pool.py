@@ -18,11 +18,11 @@ from jobs.data.augment import Inputs, augmented, normal
 from jobs.data.leaks import HASHES, Hashes
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key
 from jobs.data.spec import PoolSpec
+from jobs.versions import behaviour
 
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT = 2  # of the rows; raised where the same recipe makes others, so that older folders are made anew
 MASKS = ("[MASK]", "<mask>")  # of the families of BERT and RoBERTa
 UNLABELLED = "unlabelled"
 
@@ -46,8 +46,8 @@ def make_pool(
     came of each operation.
     """
     fingerprint = unlabelled and unlabelled[1]
-    parts = {"format": FORMAT, "prepared": prepared.key, "pool": spec.model_dump(), UNLABELLED: fingerprint}
-    key = digest_json(parts | {"seed": seed})
+    parts = {"prepared": prepared.key, "pool": spec.model_dump(), UNLABELLED: fingerprint}
+    key = digest_json(parts | {"seed": seed} | behaviour("pool"))
     if has_key(folder, MANIFEST, key):
         log.info("the pool is there already, unchanged: %s", folder)
         return Prepared.open(folder)

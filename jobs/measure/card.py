@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs.measure.fresh import BUDGET_SHAPE, SHARE, key
+from jobs.measure.machine import cpu
 from jobs.measure.table import AS_THEY_COME, BLOCKS_WORDS
 from jobs.measure.timing import busy_words
 from jobs.recipe import HUB_ID, Recipe
@@ -208,7 +208,7 @@ def _latency(metrics: Mapping[str, float]) -> str:
             lines.append(f"| {title} | {metrics[f'{prefix}calls']:.0f} | {figures} |")
     if len(lines) == 2:
         return "Not measured."
-    words = f"On one thread, tokenizer included, on {_cpu()}."
+    words = f"On one thread, tokenizer included, on {cpu()}."
     low, high = (metrics.get(key(BUDGET_SHAPE, f"p95_ms_others_{end}")) for end in ("low", "high"))
     if low is not None:
         words += f" {BLOCKS_WORDS} p95 of the other blocks: {low:.2f} to {high:.2f} ms."
@@ -230,13 +230,3 @@ def _public(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_public(each) for each in value]
     return "a local folder" if isinstance(value, str) and Path(value).is_absolute() else value
-
-
-def _cpu() -> str:
-    """Name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.distributed
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -39,39 +39,71 @@ class ConvEncoder(PreTrainedModel):
         )
         self.post_init()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutput:
-        """Token vectors [B, L, H] of token ids [B, L] under a mask [B, L] of ones and zeros."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, weight: Tensor | None = None) -> BaseModelOutput:
+        """Token vectors [B, L, H] of token ids [B, L] under a mask [B, L] of ones and zeros.
+
+        Rows of `weight` [B] 0 fill a worker's share of a batch up: they are no part of its statistics.
+        """
         hidden_BHL = self.dropout(self.embeddings(input_ids)).transpose(1, 2)
+        counted_BL = attention_mask if weight is None else attention_mask * (weight > 0).unsqueeze(1)
         for layer in self.layers:
-            hidden_BHL = layer(hidden_BHL, attention_mask)
+            hidden_BHL = layer(hidden_BHL, attention_mask, counted_BL)
         return BaseModelOutput(last_hidden_state=hidden_BHL.transpose(1, 2))  # pyright: ignore[reportArgumentType]
 
 
 class ConvBlock(nn.Module):
-    """x + ReLU(BatchNorm(Conv1d(x))) of the real tokens: padding neither reaches them nor counts in the statistics."""
+    """x + ReLU(BatchNorm(Conv1d(x))) of the real tokens: no padding reaches them."""
 
     def __init__(self, width: int, kernel: int, folded: bool = False) -> None:
         super().__init__()
         self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, bias=folded)
-        self.norm: Any = nn.Identity() if folded else nn.BatchNorm1d(width)
+        self.norm: Any = nn.Identity() if folded else TokenNorm(width)
 
-    def forward(self, hidden_BHL: Tensor, mask_BL: Tensor) -> Tensor:
-        """Token vectors [B, H, L] of such."""
+    def forward(self, hidden_BHL: Tensor, mask_BL: Tensor, counted_BL: Tensor | None = None) -> Tensor:
+        """Token vectors [B, H, L] of such; `counted_BL`: of which the statistics are, else of all under the mask."""
         convolved_BHL = self.conv(hidden_BHL * mask_BL.unsqueeze(1))
-        return hidden_BHL + torch.relu(self._normed(convolved_BHL, mask_BL.bool()))
+        if self.training and isinstance(self.norm, TokenNorm):
+            normed_BHL = self.norm.of_a_batch(convolved_BHL, mask_BL if counted_BL is None else counted_BL)
+        else:
+            normed_BHL = self.norm(convolved_BHL)
+        return hidden_BHL + torch.relu(normed_BHL)
 
-    def _normed(self, convolved_BHL: Tensor, real_BL: Tensor) -> Tensor:
-        if not self.training:
-            return self.norm(convolved_BHL)
-        convolved_BLH = convolved_BHL.transpose(1, 2)
-        normed_NH = self._of_a_batch(convolved_BLH[real_BL])
-        return normed_NH.new_zeros(convolved_BLH.shape).index_put((real_BL,), normed_NH).transpose(1, 2)
 
-    def _of_a_batch(self, tokens_NH: Tensor) -> Tensor:
-        if len(tokens_NH) > 1:
-            return self.norm(tokens_NH)
-        norm = self.norm  # a worker's share of a last batch: one token varies in nothing
-        return F.batch_norm(tokens_NH, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+class TokenNorm(nn.BatchNorm1d):
+    """BatchNorm (Ioffe and Szegedy 2015, arXiv 1502.03167) over the tokens of a global batch, whoever has them.
+
+    Statistics are of the batch alone, not of its layout: neither padding nor rows that fill it up count, and workers
+    add up theirs, forward and backward. They cannot be those of micro-batches that are yet to come, so a model with
+    such norms is not trained with accumulation.
+    """
+
+    def of_a_batch(self, values_BHL: Tensor, counted_BL: Tensor) -> Tensor:
+        """Normed values [B, H, L], in float32 until the end; one token, which varies in nothing, by what was seen."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        wide_BHL, counted_B1L = values_BHL.float(), counted_BL.unsqueeze(1).float()
+        count = _of_all_workers(counted_B1L.sum().detach())
+        mean_H = _of_all_workers((wide_BHL * counted_B1L).sum((0, 2))) / count
+        var_H = _of_all_workers(((wide_BHL - mean_H[:, None]).square() * counted_B1L).sum((0, 2))) / count
+        mean_H = torch.where(count > 1, mean_H, self.running_mean)
+        var_H = torch.where(count > 1, var_H, self.running_var)
+        with torch.no_grad():
+            unbiased_H = torch.where(count > 1, var_H * count / (count - 1).clamp(min=1), self.running_var)
+            self.running_mean.lerp_(mean_H, self.momentum)
+            self.running_var.lerp_(unbiased_H, self.momentum)
+        scale_H = self.weight.float() * (var_H + self.eps).rsqrt()
+        normed_BHL = (wide_BHL - mean_H[:, None]) * scale_H[:, None] + self.bias.float()[:, None]
+        return normed_BHL.to(values_BHL.dtype)
+
+
+def _of_all_workers(values: Tensor) -> Tensor:
+    """The sum of every worker's; its gradient is the sum of theirs."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return values
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(values)
 
 
 def principal(table_VH: Tensor, width: int) -> Tensor:

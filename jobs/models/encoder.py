@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-import jobs.models.conv  # noqa: F401 - so that AutoConfig and AutoModel know it
 from configs.loader import UsageError
+from jobs.models.conv import ConvEncoder
 from jobs.models.layers import build
 from jobs.models.sharing import first_names, share_layers
 from jobs.models.spec import TeacherSpec
@@ -41,15 +41,29 @@ class EncoderClassifier(nn.Module):
         width = encoder.config.hidden_size
         self.head: Any = nn.Linear(width, classes) if isinstance(classes, int) else GradeHead(width, classes)
         self.has_types = getattr(encoder.config, "type_vocab_size", 0) > 1
+        self.has_statistics = isinstance(encoder, ConvEncoder)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Logits [B, C] of token ids [B, L] under a mask [B, L] of ones and zeros."""
-        return self.answer(self.tokens(input_ids, attention_mask, token_type_ids), attention_mask)
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Logits [B, C] of token ids [B, L] under a mask [B, L] of ones and zeros.
 
-    def tokens(self, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        `weight` [B], for an encoder that `has_statistics` of its batch: 0 of a row that only fills it up.
+        """
+        return self.answer(self.tokens(input_ids, attention_mask, token_type_ids, weight), attention_mask)
+
+    def tokens(
+        self, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None = None, weight: Tensor | None = None
+    ) -> Tensor:
         """Token vectors [B, L, H]; `mask` in any form that the encoder takes."""
-        types = {"token_type_ids": token_type_ids} if self.has_types and token_type_ids is not None else {}
-        return self.encoder(input_ids=input_ids, attention_mask=mask, **types).last_hidden_state
+        further = {"token_type_ids": token_type_ids} if self.has_types else {}
+        further |= {"weight": weight} if self.has_statistics else {}
+        given = {name: tensor for name, tensor in further.items() if tensor is not None}
+        return self.encoder(input_ids=input_ids, attention_mask=mask, **given).last_hidden_state
 
     def answer(self, hidden_BLH: Tensor, mask_BL: Tensor) -> Tensor:
         """Logits [B, C] of token vectors."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cluster import engine
-from cluster.engine import Batch, Layers, Loss
+from cluster.engine import WEIGHT, Batch, Layers, Loss
 from cluster.spec import EngineSpec
 from configs.loader import UsageError
 from jobs.data.batches import collate, global_batches, shard
@@ -34,7 +34,7 @@ from serving.inputs import cut
 class Classify:
     """See `TrainingTask`."""
 
-    inputs = INPUTS
+    inputs: tuple[str, ...] = INPUTS
     ranked = classify.METRIC
 
     def __init__(self, prepared: Prepared, teacher_outputs: Path | None, pool_outputs: Path | None = None) -> None:
@@ -59,6 +59,8 @@ class Classify:
         """Of the kind in `recipe.student`, or from `start`; as `Observed` where more than logits is compared."""
         taught, dropout = encoder.load(teacher), recipe.student.dropout
         student = encoder_student(taught, recipe.student) if start is None else encoder.load(start, dropout)
+        if student.has_statistics:
+            self.inputs = (*INPUTS, WEIGHT)
         ways = recipe.engine.tensor_parallel
         if ways > 1 and has_own_sizes(student.encoder.config):
             raise UsageError(f"engine.tensor_parallel: {ways}: layers of different size cannot be split alike; use 1")

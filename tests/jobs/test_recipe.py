@@ -289,6 +289,7 @@ def test_a_student_that_is_no_decoder_cannot_generate(fields: dict[str, Any], sa
         ({"workers": 2, "tensor_parallel": 2}, "engine.tensor_parallel: 2: a student of kind 'conv' cannot "),
         ({"activation_checkpointing": True}, "engine.activation_checkpointing: True: a student of kind 'conv' cannot"),
         ({"zero_stage": 3}, "engine.zero_stage: 3: a student of kind 'conv' cannot be trained so; use 0 or 1 or 2"),
+        ({"accumulation": 8}, "engine.accumulation: 8: a student of kind 'conv' cannot be trained so; use 1"),
         (
             {"precision": "bf16"},
             "engine.precision: 'bf16': a student of kind 'conv' cannot be trained so; use fp32",

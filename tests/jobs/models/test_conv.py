@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from configs.loader import UsageError
 from jobs.models import encoder
-from jobs.models.conv import ConvBlock, principal
+from jobs.models.conv import ConvBlock, TokenNorm, principal
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
@@ -63,6 +63,36 @@ def test_a_batch_of_one_token_is_normed_by_the_running_statistics():
     hidden_BHL, mask_BL = torch.randn(1, 4, 3), torch.tensor([[1, 0, 0]])
     trained_BH = block(hidden_BHL, mask_BL)[..., 0]
     torch.testing.assert_close(trained_BH, block.eval()(hidden_BHL, mask_BL)[..., 0])
+
+
+def test_rows_that_fill_a_batch_up_are_no_part_of_its_statistics():
+    given, filled = batch(6, 12), batch(8, 12)
+    for name, tensor in given.items():
+        filled[name][:6] = tensor
+    weight_B = torch.tensor([1.0] * 6 + [0.0] * 2)
+    alone, beside, counting = (student().train() for _ in range(3))
+    torch.testing.assert_close(beside(**filled, weight=weight_B)[:6], alone(**given))
+    counting(**filled)
+    own, same, other = (model.state_dict()["encoder.layers.2.norm.running_var"] for model in (alone, beside, counting))
+    torch.testing.assert_close(same, own)
+    assert not torch.allclose(other, own), "control"
+
+
+def test_its_norm_is_that_of_torch_over_the_tokens_of_a_batch():
+    norm, reference = TokenNorm(4), torch.nn.BatchNorm1d(4)
+    with torch.no_grad():
+        for each in (norm, reference):
+            each.weight.copy_(torch.arange(1.0, 5))
+            each.bias.copy_(torch.arange(4.0))
+    values_BHL = torch.randn(3, 4, 5).requires_grad_()
+    counted_BL = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]
+    own_NH = norm.of_a_batch(values_BHL, counted_BL).transpose(1, 2)[counted_BL]
+    expected_NH = reference(values_BHL.transpose(1, 2)[counted_BL])
+    torch.testing.assert_close(own_NH, expected_NH)
+    slopes = [torch.autograd.grad((each**3).sum(), values_BHL)[0] for each in (own_NH, expected_NH)]
+    torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(norm.running_mean, reference.running_mean)
+    torch.testing.assert_close(norm.running_var, reference.running_var)
 
 
 def test_every_weight_learns():

@@ -83,7 +83,7 @@ ONE_WORKER = {
     **dict.fromkeys(FURTHER, CALM),
     "pruned student, rising, interrupted": [*CALM, *OFTEN],
     "pruned student, rising, bf16 weights": ["engine.precision=bf16"],
-    "conv student": ["engine.precision=bf16_autocast"],
+    "conv student": FP32,
     "foreign student": FP32,
     "decoder": FP32,
     "decoder student": FP32,
@@ -115,6 +115,7 @@ PAIR = ["engine.workers=2"]
 TWO_WORKERS = {  # one for each mechanism; the two-worker modes of test_engine beside it
     **{f"encoder, zero {stage}": [*CALM, *PAIR, f"engine.zero_stage={stage}"] for stage in (2, 3)},
     "pruned student, rising": [*CALM, *PAIR, "engine.zero_stage=2"],
+    "conv student": [*FP32, *PAIR],
     "student, pipeline": [*CALM, *PAIR, *PIPELINE],
     "decoder, pipeline": [*FP32, *PAIR, *PIPELINE],
     "decoder, tensor": [*FP32, *PAIR, *TENSOR],  # last: what DeepSpeed keeps of it no other mode can use
@@ -167,12 +168,15 @@ def observe_one(name: str, config: dict[str, Any]) -> Facts:
 
     curve: list[float] = []
     heads: list[list[list[float]]] = []
+    statistics: list[list[list[float]]] = []
     accuracies = list(ACCURACIES.get(name, []))
     steps = [0]  # begun in each epoch, those before and after an interruption together
     evaluate, save, train, load = loop.evaluate, checkpoint.save, engine.Engine.step, engine.Engine.load
 
     def watch(task: TrainingTask, model: torch.nn.Module, *rest: Any) -> dict[str, float]:
         heads.append(engine.gather(head(model)))
+        running = [buffer.flatten() for buffer_name, buffer in model.named_buffers() if "running" in buffer_name]
+        statistics.append(engine.gather(torch.cat(running).tolist() if running else []))
         steps.append(0)
         metrics = evaluate(task, model, *rest)
         return metrics | ({"validation_accuracy": accuracies.pop(0)} if accuracies else {})
@@ -208,7 +212,7 @@ def observe_one(name: str, config: dict[str, Any]) -> Facts:
             best = loop.train_loop(config)
         except ConnectionError:
             best = loop.train_loop(config)
-    return {"best": best, "curve": curve, "heads": heads, "steps": steps[:-1]}
+    return {"best": best, "curve": curve, "heads": heads, "statistics": statistics, "steps": steps[:-1]}
 
 
 def train_and_be_killed_once(config: dict[str, Any]) -> dict[str, float]:
@@ -516,13 +520,15 @@ def test_four_workers_learn_what_one_does(one: dict[str, Facts], four: dict[str,
 
 
 def assert_alike(seen: Facts, reference: Facts) -> None:
-    """Losses by epoch, the choice of the best and the head of that model."""
+    """Losses by epoch, the choice of the best, and of the models the heads and the running statistics of norms."""
     assert seen["curve"] == pytest.approx(reference["curve"], rel=1e-4)
     assert seen["best"]["best_epoch"] == reference["best"]["best_epoch"]
     (metric,) = seen["best"].keys() & {"validation_accuracy", "validation_log_likelihood"}
     assert seen["best"][metric] == pytest.approx(reference["best"][metric], rel=1e-4)
     for heads, (expected, *_) in zip(seen["heads"], reference["heads"], strict=True):
         assert heads[0] == pytest.approx(expected, rel=1e-2, abs=1e-3)
+    for each, (expected, *_) in zip(seen["statistics"], reference["statistics"], strict=True):
+        assert all(own == pytest.approx(expected, rel=1e-3, abs=1e-4) for own in each)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -1,0 +1,78 @@
+"""What the processes of a job are told of the servers that it uses: addresses and credentials of MLflow, the Hub, S3.
+
+Ray starts trials and workers with the environment of their node, which may name other servers than that of the driver.
+So the driver's settings travel in what such a process is handed, through the object store, and take the place of the
+node's. They never travel in a `runtime_env`, in arguments of a command, or in a train loop's config: the dashboard and
+Ray's logs show those.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from cluster.public import public
+from cluster.session import JobError
+
+PREFIXES = ("MLFLOW_", "HF_", "HUGGING_FACE_HUB_", "AWS_")
+ADDRESS = "MLFLOW_TRACKING_URI"
+GUARDED = {  # of every client of MLflow, whatever the driver's environment says of it
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # it is the client that would unpickle
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one driver. What they say is not shown where they are printed."""
+
+    values: Mapping[str, str] = field(repr=False)
+    node: str  # IP address of the driver's node
+
+    @property
+    def address(self) -> str:
+        """Of MLflow; empty where the driver has none."""
+        return self.values.get(ADDRESS, "")
+
+    def enter(self, node: str) -> None:
+        """Make them those of this process, which runs on `node`, in the place of all it had.
+
+        Raises `JobError` where the driver's address would lead elsewhere from here, or another driver's holds here.
+        """
+        if urlsplit(self.address).hostname in LOOPBACK and node != self.node:
+            raise JobError(
+                f"environment: {ADDRESS}: {public(self.address)} is another server on node {node} than on {self.node}, "
+                "where the job runs; give an address that all nodes reach"
+            )
+        if _entered and _entered[0].address != self.address:
+            raise _other(_entered[0].address, self.address)
+        for name in [each for each in os.environ if each.startswith(PREFIXES)]:
+            del os.environ[name]
+        os.environ.update(self.values)
+        _entered[:] = [self]
+
+
+_entered: list[Settings] = []  # by this process, one at most
+
+
+def of_this_process(node: str) -> Settings:
+    """Those of a driver, or of a process that entered its driver's."""
+    found = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES)}
+    return Settings(found | GUARDED, node)
+
+
+def check() -> None:
+    """Raise `JobError` where this process was told of one MLflow server and meets another."""
+    met = os.environ.get(ADDRESS, "")
+    if _entered and met != _entered[0].address:
+        raise _other(met, _entered[0].address)
+
+
+def _other(met: str, told: str) -> JobError:
+    return JobError(
+        f"environment: {ADDRESS}: {public(met) or 'none'} in a process of a job that records at "
+        f"{public(told) or 'none'}; set it in the environment of the job alone"
+    )

@@ -1,0 +1,54 @@
+"""What the result of a stage depends on beside its inputs: the version of its behaviour, and of the libraries that do
+its sums.
+
+A number is raised where the same inputs now give another result; what was made before is then made once more. A tiny
+result of each stage is kept in tests/jobs/results.json, and tests/jobs/test_versions.py fails where one changed and its
+number did not. Code that is moved or worded otherwise raises none.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from typing import Any, NamedTuple
+
+
+class Behaviour(NamedTuple):
+    """Of a stage."""
+
+    version: int
+    libraries: tuple[str, ...]  # by the names that they are installed under
+
+
+RUNTIMES = ("ctranslate2", "onnxruntime", "openvino")
+STAGES = {
+    "prepare": Behaviour(3, ("tokenizers",)),  # the prepared rows
+    "pool": Behaviour(2, ("numpy", "tokenizers")),  # rows without labels, made of others
+    "finetune": Behaviour(1, ("deepspeed", "numpy", "torch", "transformers")),  # the teacher
+    "teach": Behaviour(1, ("numpy", "torch", "transformers")),  # what teachers say of rows
+    "distill": Behaviour(2, ("deepspeed", "numpy", "torch", "transformers")),  # the student
+    "compress": Behaviour(1, (*RUNTIMES, "nncf", "numpy", "onnx", "onnxscript", "torch", "transformers")),  # the bundle
+    "measure": Behaviour(1, (*RUNTIMES, "numpy", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
+    "search": Behaviour(1, ("hyperopt", "ray")),  # what is tried
+    "choose": Behaviour(1, ()),  # which trial wins
+    "evaluate": Behaviour(1, ("numpy", "scikit-learn", "torch", "transformers")),  # the comparison on test rows
+    "cascade": Behaviour(1, ("numpy",)),  # temperatures and threshold
+}
+
+
+def behaviour(*stages: str) -> dict[str, Any]:
+    """The part of a key that says how `stages` behave, as JSON; nothing is imported for it."""
+    return {"behaviour": {stage: [STAGES[stage].version, libraries(stage)] for stage in stages}}
+
+
+def libraries(stage: str) -> dict[str, str | None]:
+    """Installed version of each library of a stage; None of an extra that is not installed."""
+    return {name: _installed(name) for name in STAGES[stage].libraries}
+
+
+@functools.cache
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

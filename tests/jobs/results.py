@@ -1,0 +1,484 @@
+"""A tiny seeded result of each stage, and results.json, which keeps them.
+
+    python -m tests.jobs.results [stage ...]      records those of all stages, or of some, anew
+
+A result that changed is taken only under another version of its stage, or other libraries, than it was recorded with.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+
+from configs.folder import digest_json
+from jobs.compression import steps
+from jobs.compression.rows import logits
+from jobs.compression.spec import StepSpec
+from jobs.compression.workplace import Workplace
+from jobs.data.prepared import Prepared
+from jobs.models import encoder
+from jobs.models.encoder import EncoderClassifier
+from jobs.models.reference import read_reference, write_reference
+from jobs.models.spec import StudentSpec
+from jobs.models.student import encoder_student
+from jobs.recipe import Recipe
+from jobs.training.spec import DistillationSpec, Wanted
+from jobs.versions import STAGES, libraries
+from tests import tiny_models, tiny_texts, tiny_workplace
+from tests.group import in_group
+from tests.tiny_shop import SPECIAL, write_locally
+
+FILE = Path(__file__).with_suffix(".json")
+APART = 2e-3  # by which figures of another CPU may differ, of themselves and at all
+INT8 = 0.03  # the same where int8 computes, whose sums saturate on some CPUs
+WORDS = {"refund": "money back charged twice", "size": "large small fits tight", "track": "parcel where late courier"}
+COMMON = "my the order is i please when again new old"
+ROWS_OF = {"train": 30, "validation": 9, "unlabelled": 12}
+TEACHER = {"epochs": 1, "learning_rate": 5e-3, "head_learning_rate": 2e-2, "dropout": 0.0, "warmup": 0.2}
+
+Figures = dict[str, Any]  # numbers, texts, and lists of them, by name
+
+
+def prepare(folder: Path) -> Figures:
+    """Digests of the prepared rows of both tasks."""
+    completions = {
+        "task": "generate",
+        "data": {"text": "label", "label": "text"},
+        "teacher": {"model": "new:gpt2", "new": {"vocabulary": 300}},
+    }
+    return {
+        "classes": digest_of(prepared(folder / "classes")),
+        "pairs": digest_of(prepared(folder / "pairs", data={"text_pair": "other"})),
+        "completions": digest_of(prepared(folder / "completions", **completions)),
+    }
+
+
+def pool(folder: Path) -> Figures:
+    """A digest of rows that are made of others."""
+    unlabelled = str(folder / "unlabelled.jsonl")
+    made = prepared(folder, data={"unlabelled": unlabelled}, distillation={"pool": {"rows": 40}}).pool
+    assert made is not None
+    return {"rows": digest_of(made), "made by": [*itertools.chain(*sorted(made.manifest["made_by"].items()))]}
+
+
+def finetune(folder: Path) -> Figures:
+    """Losses, and what teachers say after some steps."""
+    from jobs.training.loss import completion_loss, label_loss
+
+    student_BC, _, label_B = seeded_logits()
+    completed_BLC, target_BL = student_BC.reshape(2, 4, -1), label_B.reshape(2, 4)
+    weight_C = torch.tensor([0.5, 1.0, 1.5, 1.0, 1.0])
+    return in_process(folder)["teacher"] | {
+        "loss": rounded(label_loss(student_BC, label_B, 0.1, weight_C)),
+        "loss of grades": rounded(label_loss(-(student_BC**2), label_B, graded=True)),
+        "loss of completions": rounded(completion_loss(completed_BLC, target_BL, 0.1)),
+    }
+
+
+def distill(folder: Path) -> Figures:
+    """Losses, students as they begin, and what they say after some steps."""
+    from jobs.models.inside import Inside
+    from jobs.training.loss import distill_completion_loss, distill_loss, inside_loss
+
+    student_BC, teacher_BC, label_B = seeded_logits()
+    every = dict.fromkeys(("kl", "reverse_kl", "jensen_shannon", "cross_entropy", "hidden", "cosine", "relations"), 0.5)
+    spec = DistillationSpec.model_validate({"weights": every, "temperature": 2, "relation_heads": 2})
+    chance = torch.Generator().manual_seed(1)
+    student_BLH, teacher_BLH = torch.randn(2, 8, 5, 12, generator=chance)
+    mask_BL = (torch.arange(5) < torch.arange(8)[:, None] % 5 + 1).long()
+    seen = Inside(student_BC, [student_BLH, student_BLH], list(student_BLH.chunk(3, -1)))
+    told = {"attention_mask": mask_BL, "teacher_hidden": torch.cat([teacher_BLH, teacher_BLH], -1)}
+    ids_BLK = torch.arange(16).reshape(2, 4, 2) % 5
+    stored_BLK = teacher_BC.log_softmax(-1).reshape(2, 4, -1).gather(2, ids_BLK)
+    found = in_process(folder)["student"] | {
+        "loss": rounded(distill_loss(student_BC, teacher_BC, label_B, spec)),
+        "loss inside": rounded(inside_loss(seen, told | {"teacher_relations": teacher_BLH}, spec)),
+        "loss of completions": rounded(
+            distill_completion_loss(student_BC.reshape(2, 4, -1), label_B.reshape(2, 4), ids_BLK, stored_BLK, spec)
+        ),
+    }
+    taught, sizes = tiny_models.encoder_classifier(layers=3), {"hidden": 16, "heads": 1, "feed_forward": 32}
+    for kind, given in {"layers": {"layers": 2, **sizes}, "new": {"kind": "new", "layers": 1, **sizes}}.items():
+        torch.manual_seed(0)
+        found[f"before, {kind}"] = said(encoder_student(taught, StudentSpec.model_validate(given)))
+    return found
+
+
+def teach(folder: Path) -> Figures:
+    """What teachers say of some rows."""
+    import pyarrow.parquet
+
+    from jobs.training.teaching import PART, Teach
+
+    def asked(name: str, model: Any, **wanted: Any) -> Any:
+        rows = tiny_workplace.completed(model, 12) if name == "tokens" else tiny_workplace.examples(12)
+        place = tiny_workplace.workplace(folder / name, model, rows, rows)
+        told, parts = Wanted.model_validate(wanted).model_dump(), folder / name / "parts"
+        Teach(str(place.prepared.folder), str(parts), [(str(place.student), 1.0)], told, "fp32", 1)(
+            {"id": np.array([0])}
+        )
+        (file,) = parts.rglob(PART)
+        return pyarrow.parquet.read_table(file).sort_by([("split", "ascending"), ("row", "ascending")])
+
+    classes = asked("classes", tiny_models.encoder_classifier(layers=2), hidden_layers=[1], relation_layer=2)
+    tokens = asked("tokens", tiny_models.decoder("gpt2"), tokens=4)
+    sizes = {
+        name: [np.abs(np.array(each, float)).sum() for each in classes[name].to_pylist()]
+        for name in classes.column_names[3:]
+    }
+    return {
+        "logits": rounded(np.array(classes["logits"].to_pylist(), float)),
+        **{name: rounded(values) for name, values in sizes.items()},
+        "likeliest": digest_json([[place[0] for place in each] for each in tokens["ids"].to_pylist()]),
+        "log_probs": rounded([np.array(each, float).sum() for each in tokens["log_probs"].to_pylist()]),
+    }
+
+
+def compress(folder: Path) -> Figures:
+    """What models say after each step, and the files that are exported of them."""
+    bert, conv = tiny_models.encoder_classifier(layers=2), convolutional()
+    found: Figures = {}
+    for name, model, fields in (
+        ("prune", bert, {"sparsity": 0.4}),
+        ("shrink", bert, {"heads": 1, "feed_forward": 0.5, "hidden": 24}),
+        ("cluster", bert, {"bits": 3, "steps": 2}),
+        ("fold", conv, {}),
+    ):
+        given = [{"step": name, **fields}, {"step": "export"}, *([{"step": "code"}] if name == "cluster" else [])]
+        place, (spec, *_) = compressing(folder / name, model, given)
+        found[name] = said(steps._function(steps.STEPS[type(spec)])(model, spec, place))
+    place, (spec, _) = of_texts(folder / "vocabulary", [{"step": "vocabulary"}, {"step": "export"}])
+    steps._function(steps.STEPS[type(spec)])(encoder.load(place.student), spec, place)
+    found["vocabulary"] = [*map(str, itertools.chain(*sorted(place.facts["vocabulary"].items())))]
+    coded = [{"step": "cluster", "bits": 2, "steps": 0}, {"step": "export"}, {"step": "code"}]
+    int8 = [{"step": "export"}, {"step": "quantize"}]
+    for name, model, given in (("exported", bert, coded), ("exported, int8", conv, int8)):
+        place, specs = compressing(folder / name, model, given)
+        file = steps.compress(model, specs, place, ["onnxruntime"]).files["onnxruntime"].last
+        found[name] = rounded(logits(file, place.rows("validation", 10)))
+    return found
+
+
+def measure(folder: Path) -> Figures:
+    """Metrics and their intervals of what was said; latencies by a clock of our own."""
+    from jobs.data.source import Row
+    from jobs.measure import timing
+    from jobs.measure.bootstrap import interval, resampled
+    from jobs.tasks.table import TASKS, named
+
+    texts = {"classify": [*WORDS] * 10, "generate": [f"{each} {COMMON}" for each in WORDS] * 10}
+    found: Figures = {}
+    for task, wanted in texts.items():
+        said = [
+            other if row % 4 == 0 else own
+            for row, (own, other) in enumerate(zip(wanted, wanted[1:] + wanted[:1], strict=True))
+        ]
+        rows = [Row(text=str(row), pair=None, label=label, slots=(), slices=()) for row, label in enumerate(wanted)]
+        metrics = named(TASKS[task].score)(said, rows)
+        values = resampled(named(TASKS[task].statistics)(said, rows), named(TASKS[task].value))
+        found[task] = rounded([*(metrics[name] for name in sorted(metrics)), *interval(values)])
+    clock, calls = 0.0, itertools.count()
+
+    def call(inputs: Any) -> list[Any]:
+        nonlocal clock
+        clock += 1e-3 * (1 + next(calls) % 7)
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "perf_counter", lambda: clock)
+        patch.setattr(time, "process_time", lambda: clock / 2)
+        taken = timing.interleaved({"a": call, "b": call}, [["x"]], 100, blocks=timing.BLOCKS)
+    return found | {f"latency of {name}": rounded([*each.values()]) for name, each in taken.items()}
+
+
+def search(folder: Path) -> Figures:
+    """What is tried."""
+    from tuning.search import _algorithm
+    from tuning.space import param_space, plain
+    from tuning.spec import SearchSpec
+
+    space = {"layers": {"choice": [1, 2, 3]}, "rate": {"loguniform": [1e-5, 1e-1]}, "share": {"uniform": [0, 1]}}
+    spec = SearchSpec.model_validate({"space": space, "trials": 8, "seed": 3})
+    sampler = _algorithm(spec, spec.trials)
+    sampler.set_search_properties("score", "max", param_space(spec.space))
+    tried: list[float] = []
+    for number in range(spec.trials):
+        values = plain(sampler.suggest(str(number)))
+        sampler.on_trial_complete(str(number), {"score": values["layers"] - abs(values["share"] - 0.3)})
+        tried += rounded([values["layers"], np.log10(values["rate"]), values["share"]])
+    return {"tried": tried}
+
+
+def choose(folder: Path) -> Figures:
+    """What trials are worth, and which wins."""
+    from tuning import pareto
+    from tuning.spec import BudgetSpec
+
+    budget = BudgetSpec(min_retention=0.98, max_p95_ms=5)
+    trials = [
+        pareto.Trial(str(number), {}, {"metric": metric, "retention": metric / 0.92, "p95_ms": p95, "megabytes": size})
+        for number, (metric, p95, size) in enumerate([(0.91, 4, 20), (0.912, 4.5, 5), (0.93, 6, 9), (0.88, 1, 2)])
+    ]
+    choice = pareto.choose(trials, budget)
+    scores = rounded([pareto.score(each.metrics, budget) for each in trials])
+    return {"scores": scores, "winner": choice.winner and choice.winner.id}
+
+
+def evaluate(folder: Path) -> Figures:
+    """The comparison of contenders, and baselines."""
+    from jobs.data.source import rows
+    from jobs.measure.baselines import fit_static, fit_tfidf
+    from jobs.measure.comparison import UnseenRows, compare
+    from jobs.measure.contenders import Answer, asked
+    from jobs.measure.fresh import BUDGET_SHAPE, Measured, key
+
+    labels = ["refund"] * 20 + ["track"] * 20
+
+    def measured(wrong: int, p50: float, size: float) -> Measured:
+        answers = [Answer("size" if row % 40 < wrong else label, 0.9) for row, label in enumerate(labels)]
+        figures = {key(BUDGET_SHAPE, name): p50 * more for name, more in (("p50_ms", 1), ("p95_ms", 1.5))}
+        return Measured({"accuracy": 1 - wrong / 40, "macro_f1": 0.9, "bytes": size, **figures}, answers)
+
+    contenders = {"teacher": measured(2, 20, 9e7), "student": measured(3, 5, 4e7), "winner": measured(4, 1, 5e6)}
+    test = UnseenRows("0" * 64, "1" * 64, labels, {"channel": ["phone", "mail"] * 20})
+    recipe = Recipe.model_validate({"name": "tiny", "budget": {"min_retention": 0.9}})
+    fields, _ = compare(recipe, test, contenders, [BUDGET_SHAPE])
+    place, _ = of_texts(folder, [{"step": "export"}])
+    learned = {"tfidf": fit_tfidf(place.recipe.data), "static": fit_static(place.recipe.data, place.student)}
+    texts = [asked(row) for row in rows(place.recipe.data, "validation")]
+    return {
+        **{name: rounded(value) for name, value in sorted(fields["metrics"].items())},
+        **{name: [answer.text for answer in fitted.predict(texts)] for name, fitted in learned.items()},
+    }
+
+
+def cascade(folder: Path) -> Figures:
+    """Temperatures and the threshold."""
+    from jobs.measure.calibration import confidence, fit_temperature, lowest_threshold
+
+    chance = np.random.default_rng(0)
+    label_N = chance.integers(0, 4, 200)
+    first_NC, second_NC = (chance.normal(size=(200, 4)) + gain * np.eye(4)[label_N] for gain in (1.5, 3))
+    temperatures = [fit_temperature(each, label_N) for each in (first_NC, second_NC)]
+    right = [each.argmax(1) == label_N for each in (first_NC, second_NC)]
+    threshold = lowest_threshold(confidence(first_NC, temperatures[0]), *right, wanted=float(right[1].mean()) - 0.01)
+    return {"temperatures": rounded(temperatures), "threshold": rounded(threshold)}
+
+
+RESULTS: Mapping[str, Callable[[Path], Figures]] = {
+    each.__name__: each
+    for each in (prepare, pool, finetune, teach, distill, compress, measure, search, choose, evaluate, cascade)
+}
+
+
+def rounded(values: Any) -> Any:
+    """Plain numbers of six digits, in one list."""
+    if np.ndim(values) == 0:
+        return float(f"{float(values):.6g}")
+    return [float(f"{each:.6g}") for each in np.asarray(values, float).ravel().tolist()]
+
+
+def said(model: nn.Module) -> list[float]:
+    """Logits of six texts."""
+    with torch.inference_mode():
+        return rounded(model.eval()(**tiny_models.batch(6, 12)).numpy())
+
+
+def convolutional() -> EncoderClassifier:
+    """A student whose norms have seen some rows."""
+    torch.manual_seed(0)
+    model = encoder_student(tiny_models.encoder_classifier(), StudentSpec(kind="conv", layers=2, hidden=16)).train()
+    for seed in range(3):
+        model(**tiny_models.batch(6, 12, seed))
+    return model.eval()
+
+
+def seeded_logits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of a student [8, 5], of a teacher, and labels."""
+    chance = torch.Generator().manual_seed(0)
+    student_BC, teacher_BC = 2 * torch.randn(2, 8, 5, generator=chance)
+    return student_BC, teacher_BC, torch.arange(8) % 5
+
+
+def recipe_of(folder: Path, **sections: Any) -> Recipe:
+    """Over made-up rows and a tokenizer of their words, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chance, words = np.random.default_rng(0), COMMON.split()
+    for split, count in ROWS_OF.items():
+        lines = []
+        for row in range(count):
+            label = [*WORDS][row % len(WORDS)]
+            drawn = chance.choice([*words, *WORDS[label].split() * 3], 4 + row % 5).tolist()
+            lines.append(json.dumps({"text": " ".join(drawn), "other": " ".join(reversed(drawn)), "label": label}))
+        (folder / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    data = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
+    given = {"teacher": {"model": str(folder / "model")}} | sections
+    given["data"] = data | {"max_length": 10, "test": None} | sections.get("data", {})
+    return Recipe.model_validate({"name": "tiny", "output": str(folder), **given})
+
+
+def prepared(folder: Path, **sections: Any) -> Prepared:
+    """The rows of `recipe_of`, prepared without Ray."""
+    from jobs.prepare import prepare
+
+    recipe = recipe_of(folder, **sections)
+    write_model(folder / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.data.tokenise.write_shards", write_locally)
+        return prepare(recipe)
+
+
+def write_model(folder: Path) -> None:
+    """An encoder and a tokenizer that knows each word of the rows, as transformers saves them."""
+    from transformers import PreTrainedTokenizerFast
+
+    words = [*SPECIAL, *COMMON.split(), *" ".join(WORDS.values()).split()]
+    made = Tokenizer(models.WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer()  # pyright: ignore[reportAttributeAccessIssue]
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # pyright: ignore[reportAttributeAccessIssue]
+    made.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    named = {f"{name[1:-1].lower()}_token": name for name in SPECIAL}
+    PreTrainedTokenizerFast(tokenizer_object=made, **named).save_pretrained(folder)
+    tiny_models.encoder_classifier(layers=2).encoder.save_pretrained(folder)
+
+
+def digest_of(rows: Prepared) -> str:
+    """Of the tokens, types and labels of prepared rows."""
+    splits = [rows.examples(split) for split in ("train", "validation") if rows.manifest["rows"].get(split)]
+    return digest_json(
+        [[part.tolist() for part in (each.ids, each.types, each.offsets, each.labels)] for each in splits]
+    )
+
+
+def of_texts(folder: Path, given: list[dict[str, Any]]) -> tuple[Workplace, list[StepSpec]]:
+    """A place to compress in, of texts, and the steps."""
+    rows = prepared(folder, compression=given)
+    torch.manual_seed(0)
+    student = encoder.from_pretrained(str(folder / "model"), "mean", len(WORDS), 0.0)
+    write_reference(folder / "student", student, rows, "tiny", {}, {})
+    (folder / "between").mkdir()
+    recipe = recipe_of(folder, compression=given)
+    return Workplace(recipe, folder / "student", read_reference(folder / "student", ""), folder / "between"), [
+        *recipe.compression
+    ]
+
+
+def compressing(
+    folder: Path, model: EncoderClassifier, given: list[dict[str, Any]]
+) -> tuple[Workplace, list[StepSpec]]:
+    """A place to compress in, of tokens, and the steps."""
+    rows = tiny_workplace.labelled(tiny_workplace.examples(40), model)
+    without = {"export": {"parity": 0}, "budget": {"min_retention": 0}, "engine": {"precision": "fp32"}}
+    place = tiny_workplace.workplace(folder, model, rows, rows, compression=given, **without)
+    chance = np.random.default_rng(0)
+    tiny_texts.write_logits(folder / "teacher_outputs", 2 * chance.normal(size=(len(rows), tiny_models.CLASSES)))
+    return place, [*place.recipe.compression]
+
+
+@functools.cache
+def in_process(folder: Path) -> dict[str, Figures]:
+    """What a teacher and students of two kinds have learned, by the loop itself, in a process of its own."""
+    return in_group(learn, {"folder": str(folder)}, 1, folder)
+
+
+def learn(told: dict[str, Any]) -> dict[str, Figures]:
+    """Runs in that process."""
+    from jobs.training.loop import train_loop
+
+    folder, model = Path(told["folder"]), tiny_models.encoder_classifier(layers=3)
+    rows = tiny_workplace.labelled(tiny_workplace.examples(120), model)
+    place = tiny_workplace.workplace(folder, model, rows, rows)
+    model.encoder.save_pretrained(folder / "model")
+    chance = np.random.default_rng(0)
+    tiny_texts.write_logits(folder / "teacher_outputs", 2 * chance.normal(size=(len(rows), tiny_models.CLASSES)))
+    engine = {"precision": "fp32", "tokens_per_batch": 128, "max_failures": 0}
+    teacher = TEACHER | {"model": str(folder / "model")}
+    distillation = {name: TEACHER[name] for name in ("epochs", "learning_rate", "head_learning_rate", "warmup")}
+    found: dict[str, Figures] = {"teacher": {}, "student": {}}
+    for role, name, student in (
+        ("teacher", "after some steps", {}),
+        ("student", "layers, after some steps", {"layers": 2}),
+        ("student", "conv, after some steps", {"kind": "conv", "layers": 1, "hidden": 16}),
+    ):
+        given = {"name": "tiny", "output": str(folder), "engine": engine, "teacher": teacher, "student": student}
+        target = folder / f"{role} {name}"
+        fit = {
+            "recipe": Recipe.model_validate(given | {"distillation": distillation}).model_dump(),
+            "role": role,
+            "prepared": str(place.prepared.folder),
+            "teacher": str(place.student),
+            "teacher_outputs": str(folder / "teacher_outputs") if role == "student" else None,
+            "target": str(target),
+            "work": str(folder / "work"),
+            "key": "k",
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ray.train.report", lambda metrics: None)
+            best = train_loop(fit)
+        found[role] |= {name: said(encoder.load(target)), f"{name}: loss": rounded(best["train_loss"])}
+    return found
+
+
+def kept(stage: str) -> dict[str, Any]:
+    """What the file holds of a stage: {version, libraries, figures}; nothing of a new one."""
+    return json.loads(FILE.read_text(encoding="utf-8")).get(stage, {}) if FILE.exists() else {}
+
+
+def differences(figures: Figures, recorded: Figures) -> list[str]:
+    """Names of recorded figures that are others now, or none."""
+    return [
+        name
+        for name, value in recorded.items()
+        if not same(figures.get(name), value, INT8 if "int8" in name else APART)
+    ]
+
+
+def same(found: Any, recorded: Any, apart: float) -> bool:
+    """Whether two figures are the same but for what another CPU may do."""
+    if isinstance(recorded, list):
+        return (
+            isinstance(found, list)
+            and len(found) == len(recorded)
+            and all(map(functools.partial(same, apart=apart), found, recorded))
+        )
+    if isinstance(recorded, float | int) and isinstance(found, float | int):
+        return found == pytest.approx(recorded, rel=apart, abs=apart)
+    return found == recorded
+
+
+def main(stages: Sequence[str]) -> Iterator[str]:
+    """Record; says what was done about each stage."""
+    for stage in stages or RESULTS:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = RESULTS[stage](Path(folder))
+        before, now = kept(stage), {"version": STAGES[stage].version, "libraries": libraries(stage)}
+        changed = differences(figures, before.get("figures", {}))
+        if changed and all(before[name] == value for name, value in now.items()):
+            yield f"{stage}: not recorded: {', '.join(changed)} changed; raise its version in jobs/versions.py first"
+            continue
+        whole = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+        whole[stage] = now | {"figures": figures}
+        FILE.write_text(
+            json.dumps({name: whole[name] for name in STAGES if name in whole}, indent=1) + "\n", encoding="utf-8"
+        )
+        yield f"{stage}: recorded under version {now['version']}"
+
+
+if __name__ == "__main__":
+    for line in main(sys.argv[1:]):
+        print(line, flush=True)
