@@ -188,7 +188,7 @@ def _measure(
     What is fitted to the rows is fitted once, in the latter; the memory that takes is not what answering takes.
     """
     common: dict[str, Any] = {"task": recipe.task, "data": recipe.data, "split": "test", "resources": True}
-    common |= {"answers": recipe.task == "classify", "metric": recipe.budget.metric}
+    common |= {"answers": recipe.task == "classify", "batches": True, "metric": recipe.budget.metric}
     found: dict[str, Measured] = {}
     for contender in contenders:
         if contender.kind not in FITTED:
