@@ -193,7 +193,7 @@ def _measure(
     that fails is left out with a warning, unless it is the winner or its teacher.
     """
     common: dict[str, Any] = {"task": recipe.task, "data": recipe.data, "split": "test", "resources": True}
-    common |= {"answers": recipe.task == "classify", "metric": recipe.budget.metric}
+    common |= {"answers": recipe.task == "classify", "batches": True, "metric": recipe.budget.metric}
     found: dict[str, Measured] = {}
     for contender in contenders:
         if contender.kind not in FITTED:

@@ -240,12 +240,13 @@ class Recipe(Spec):
                 continue
             if reason := step.refused_by(self.engine):
                 raise ValueError(f"compression[{index}].{reason}")
-            learned = {"mode": "dynamic", "per_channel": True, "reduce_range": False}
+            learned = {"calibration": "minmax", "per_channel": True, "reduce_range": False}
             rounded = [each for each in self.compression[index:] if isinstance(each, QuantizeSpec)]
             if step.quantize_aware and not any(each.model_dump(include=set(learned)) == learned for each in rounded):
                 raise ValueError(
-                    f"compression[{index}].quantize_aware=true: no step quantize with mode=dynamic, per_channel=true "
-                    "and reduce_range=false rounds what learned to be rounded; add one after export, or leave it out"
+                    f"compression[{index}].quantize_aware=true: no step quantize with per_channel=true, reduce_range="
+                    "false and calibration=minmax rounds what learned to be rounded; add one after export, or leave it "
+                    "out"
                 )
         return self
 

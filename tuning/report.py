@@ -247,6 +247,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         row("macro-F1, 95 % interval", "macro_f1_low", ".4f", further=["macro_f1_high"]),
         row("answers as the teacher does", "agreement", ".2%"),
         row("calibration error (ECE)", "ece", ".4f"),
+        row("answers that change with the batch", "batch_changed", ".2%"),
         *(
             row(f"p50 / p95 / p99 ms, {title}", f"{at}p50_ms", ".2f", "faster", further=[f"{at}p95_ms", f"{at}p99_ms"])
             for at, title in latencies.items()

@@ -200,6 +200,7 @@ def test_a_bundle_is_evaluated_on_a_file_the_project_has_never_seen(later: dict[
     assert metrics["retention"] == pytest.approx(metrics["winner_accuracy"] / metrics["teacher_accuracy"])
     assert metrics["winner_rows"] == unseen.read_text().count("\n") - 1
     assert 0 < metrics["winner_agreement"] <= 1
+    assert metrics["winner_batch_changed"] == 0
     assert "tfidf_svm_accuracy" not in metrics
 
 

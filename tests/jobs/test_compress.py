@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cluster import launch, registry, session, tracking
 from cluster.session import JobError
@@ -24,7 +23,7 @@ from jobs.compression.export import TOLERANCE
 from jobs.compression.spec import APART, StepSpec
 from jobs.compression.steps import Compressed
 from jobs.compression.workplace import Workplace
-from jobs.data.prepared import TOKENIZER, Prepared
+from jobs.data.prepared import Prepared
 from jobs.measure.reference import load_reference
 from jobs.models import encoder
 from jobs.models.reference import write_reference
@@ -38,23 +37,18 @@ from serving.bundle import bundle_digest, read_bundle
 from serving.generator import load_generator
 from serving.runtime import load_bundle
 from tests import tiny_texts
-from tests.tiny_models import CLASSES, decoder, encoder_classifier
+from tests.tiny_models import decoder, encoder_classifier
 from tests.tiny_workplace import completed, examples, labelled, workplace
 
-TEXTS = ["a", "b c", "c a b a", "a a a b c c b a b"]
+TEXTS = ["w5", "w6 w7", "w7 w5 w6 w5", "w5 w5 w5 w6 w7 w7 w6 w5 w6"]
 
 
 def test_a_convolutional_student_is_pruned_exported_quantised_and_served(tmp_path: Path):
-    words = Tokenizer(models.WordLevel({"a": 5, "b": 6, "c": 7}, "a"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
-    words.save(str(tmp_path / TOKENIZER))
-    learned = Prepared(tmp_path, {"labels": list("vwxyz"[:CLASSES]), "pairs": False, "max_length": 16})
     student = encoder_student(encoder_classifier(), StudentSpec(kind="conv", layers=2, hidden=16))
-    write_reference(tmp_path / "student", student, learned, "tiny", {}, {})
     steps = [{"step": "prune", "sparsity": 0.05}, {"step": "export"}, {"step": "quantize"}]
-    without = {"export": {"parity": 0}, "budget": {"min_retention": 0}}  # there are no rows to hold it to limits on
-    recipe = Recipe.model_validate({"name": "tiny", "compression": steps, **without})
-    compress(recipe, tmp_path / "student", tmp_path / "bundle", {})
+    told = {"compression": steps, "budget": {"min_retention": 0}}
+    place = workplace(tmp_path, student, examples(60), examples(20, seed=1), **told)
+    compress(place.recipe, tmp_path / "student", tmp_path / "bundle", {})
     expected_NC = load_reference(tmp_path / "student").scores(TEXTS)
     np.testing.assert_allclose(load_bundle(tmp_path / "bundle").scores(TEXTS), expected_NC, atol=0.02)
     assert expected_NC.std(axis=0).max() > 0.1
@@ -100,7 +94,7 @@ PAIRS: dict[str, tuple[str, list[dict[str, Any]]]] = {  # student and steps
     "prune, distill": ("bert", [{"step": "prune", "sparsity": None, "pattern": "2:4"}, DISTILL, EXPORT]),
     "prune, cluster": ("bert", [PRUNE, CLUSTER, EXPORT, CODE]),
     "shrink, distill": ("bert", [{**SHRINK, "importance": "magnitude"}, DISTILL, EXPORT]),
-    "shrink, quantize": ("bert", [SHRINK, EXPORT, {**QUANTIZE, "mode": "static", "calibration_rows": 20}]),
+    "shrink, quantize": ("bert", [SHRINK, EXPORT, {**QUANTIZE, "calibration_rows": 20}]),
     "distill, quantize": ("bert", [{**DISTILL, "quantize_aware": True}, EXPORT, QUANTIZE]),
     "vocabulary, cluster": ("bert", [VOCABULARY, CLUSTER, EXPORT, CODE]),
     "fold, vocabulary": ("conv", [FOLD, VOCABULARY, EXPORT]),

@@ -173,6 +173,19 @@ def test_memory_and_the_time_to_load_are_those_of_a_contender_alone(tmp_path: Pa
     assert found["peak_mb"] > 20 and found["rows_per_second"] > 0 and found["load_s"] > 0
 
 
+def test_a_bundle_whose_answers_depend_on_the_batch_is_found_out(tmp_path: Path, data: dict[str, Any]):
+    contenders = [each for each in question(tmp_path, data).contenders if each.name != "step"]
+    found = answer(question(tmp_path, data, contenders=contenders, batches=True))
+    assert found["winner"].metrics["batch_changed"] == 0
+    assert "batch_changed" not in found["tfidf_svm"].metrics
+
+    def crowded(inputs: Sequence[Input]) -> list[Answer]:
+        """Among others every fourth is answered otherwise."""
+        return [Answer(f"{number % 4 == 3 and len(inputs) > 1}") for number, _ in enumerate(inputs)]
+
+    assert fresh.changed(crowded, WORDS * 16) == 0.25
+
+
 def test_the_last_words_of_a_process_that_failed_are_told(monkeypatch: pytest.MonkeyPatch):
     failed = subprocess.CompletedProcess([], 1, "", "Traceback ...\nBundleError: nowhere: no such file\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
