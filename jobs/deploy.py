@@ -87,7 +87,7 @@ def deploy(recipe: Recipe) -> Deployed:
     name, version = registry.resolve(uri)
     folder = registry.fetch(name, version, MANIFEST)
     bundle = read_bundle(folder)
-    release = _registered(name, version, folder, bundle, recipe.service)
+    release = _registered(name, version, folder, bundle, recipe)
     smoke(uri, folder, bundle)
     dashboard_url, headers = session.dashboard()
     places = session.home() / "serving"
@@ -143,21 +143,21 @@ def _in_one_line() -> Iterator[None]:
         raise JobError(first) from None
 
 
-def _registered(name: str, version: str, folder: Path, bundle: Bundle, service: str) -> Release:
+def _registered(name: str, version: str, folder: Path, bundle: Bundle, recipe: Recipe) -> Release:
     """A version as the gate sees it."""
     tags = registry.tags(name, version)
     return Release(
         name,
         version,
         bundle.labels,
-        gate.evidence(tags, bundle_digest(folder)),
+        gate.evidence(tags, bundle_digest(folder), recipe.judged_by.metric),
         evidence(bundle),
-        served_here=f"{SERVED_TAG}{service}" in tags,
+        served_here=f"{SERVED_TAG}{recipe.service}" in tags,
         served=version in (registry.alias_version(name, alias) for alias in (CHAMPION, PREVIOUS)),
     )
 
 
-def _champion(name: str, running: Mapping[str, Any] | None) -> Release | None:
+def _champion(name: str, running: Mapping[str, Any] | None, metric: str) -> Release | None:
     """What the service runs; where it runs nothing the model's champion, if there is one."""
     version = running["version"] if running else registry.alias_version(name, CHAMPION)
     if version is None:
@@ -169,12 +169,12 @@ def _champion(name: str, running: Mapping[str, Any] | None) -> Release | None:
     except (FolderError, JobError) as error:
         log.warning("models:/%s/%s: not read: %s", name, version, error)
         return Release(name, version, None)
-    return Release(name, version, labels, gate.evidence(registry.tags(name, version), digest))
+    return Release(name, version, labels, gate.evidence(registry.tags(name, version), digest, metric))
 
 
 def _ask_gate(release: Release, running: Mapping[str, Any] | None, recipe: Recipe) -> list[Objected]:
     """What speaks against `release` and was accepted. Raises `JobError` with what was not."""
-    champion = _champion(release.name, running)
+    champion = _champion(release.name, running, recipe.judged_by.metric)
     found = gate.objections(release, champion, recipe.budget)
     if words := gate.refused(found, recipe.serving.accept):
         raise JobError(f"{release.uri}: not deployed: {words}")

@@ -215,12 +215,14 @@ def test_what_test_rows_said_of_a_bundle_stands_with_every_version_of_it(on_mlfl
     found = {"tested": EVIDENCE | {"retention": 0.95}, "bundle": digest, "run_id": "r", "at": "2026-01-01"}
     record(found)
     for name in ("of-evaluate", "of-evaluate-too"):
-        (evidence,) = gate.evidence(registry.tags(name, "1"), digest)
+        (evidence,) = gate.evidence(registry.tags(name, "1"), digest, "accuracy")
         assert (evidence.retention, evidence.run) == (0.95, "r")
     record(found | {"tested": EVIDENCE, "at": "2026-02-01"})
-    assert gate.evidence(registry.tags("of-evaluate", "1"), digest) == [evidence], "with a teacher they said more"
+    assert gate.evidence(registry.tags("of-evaluate", "1"), digest, "accuracy") == [evidence], (
+        "with a teacher they said more"
+    )
     record(found | {"tested": EVIDENCE | {"retention": 0.5}, "at": "2026-03-01"})
-    (newer,) = gate.evidence(registry.tags("of-evaluate", "1"), digest)
+    (newer,) = gate.evidence(registry.tags("of-evaluate", "1"), digest, "accuracy")
     assert newer.retention == 0.5
     record({"tested": None})
 
