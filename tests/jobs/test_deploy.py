@@ -250,7 +250,7 @@ def test_a_model_that_no_unseen_row_meets_the_bar_of_is_not_deployed_unless_that
 
 def test_a_model_that_no_test_rows_were_asked_of_is_not_deployed_unless_that_is_accepted(shop: Shop):
     shop.register(1)
-    assert shop.refused().startswith("no test rows were asked of it")
+    assert shop.refused().startswith("no test rows were asked what it keeps")
     assert [each.kind for each in shop.deploy(accept=["untested"]).accepted] == ["untested"]
 
 
@@ -261,7 +261,7 @@ def test_evidence_is_of_the_bundle_and_not_of_its_number(shop: Shop):
     assert "slimcart.test" not in " ".join(registry.tags(shop.name, "1"))
     evidence = Evidence(**said_of(shop.folder / "other", 0.9, 1.0)["tested"], bundle="0" * 64, run="r", at="2026")
     registry.set_tags(shop.name, "1", dict([evidence.tag()]))
-    assert shop.refused(uri).startswith("no test rows were asked of it")
+    assert shop.refused(uri).startswith("no test rows were asked what it keeps")
 
 
 def test_a_service_keeps_its_name_its_labels_and_its_quality_unless_told_otherwise(shop: Shop):
