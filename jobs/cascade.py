@@ -149,7 +149,7 @@ def teacher_accuracy(recipe: Recipe, bundle: Bundle, examples: Sequence[Row]) ->
     contender = Contender(name="teacher", kind="reference", folder=str(folder))
     question = Question(
         task=recipe.task,
-        data=recipe.data.model_copy(update={"test": None, "slices": []}),
+        data=recipe.data,
         split="validation",
         contenders=[contender],
         sample=sample(examples),
