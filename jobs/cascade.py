@@ -148,7 +148,7 @@ def teacher_metric(recipe: Recipe, bundle: Bundle, examples: Sequence[Row]) -> f
     contender = Contender(name="teacher", kind="reference", folder=str(folder))
     question = Question(
         task=recipe.task,
-        data=recipe.data.model_copy(update={"test": None, "slices": []}),
+        data=recipe.data,
         split="validation",
         contenders=[contender],
         sample=sample(examples),

@@ -122,7 +122,7 @@ def test_what_is_kept_of_a_teacher_is_of_the_same_rows(
     told, second = recipe(folder, tmp_path), load_bundle(folder / "second").bundle
     examples = list(rows(told.data, "validation"))
     assert teacher_metric(told, second, examples) == 0.9
-    assert [each.sample for each in asked] == [sample(examples)]
+    assert [(each.sample, each.data) for each in asked] == [(sample(examples), told.data)]
     manifest = {"rows": {"validation": len(examples)}, "fingerprints": {"validation": sample(examples).fingerprint}}
     monkeypatch.setattr("jobs.cascade.outputs_of", lambda _: tmp_path / "outputs")
     monkeypatch.setattr("jobs.cascade.taught", lambda *_: Teacher(0.8, [], sample(examples)))
