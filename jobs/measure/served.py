@@ -14,7 +14,7 @@ from jobs.measure.contenders import Answer
 from serving.bundle import Bundle
 from serving.inputs import Input
 
-P50, P95 = "served_p50_ms", "served_p95_ms"
+SERVED = P50, P95 = "served_p50_ms", "served_p95_ms"
 CALLS, SECONDS = 300, 10.0  # at most, after a warm-up
 TOKENS = 32
 PATIENCE_S = 10.0  # for one answer
@@ -48,7 +48,7 @@ def served(endpoint: str, folder: Path, bundle: Bundle, text: str) -> dict[str, 
 
 def words(found: Mapping[str, float]) -> dict[str, str]:
     """The figures as tags of a registered version."""
-    return {f"slimcart.{name}": f"{found[name]:.3g}" for name in (P50, P95) if name in found}
+    return {f"slimcart.{name}": f"{found[name]:.3g}" for name in SERVED if name in found}
 
 
 class Client:
