@@ -9,7 +9,7 @@ Takes models:/<name>@challenger unless `bundle` says otherwise. Refused unless `
 test rows say is outside the budget (`outside`), or that none were asked of (`untested`); one that is worse than the
 champion on the same rows (`worse`); one of another name, or with other labels, than the service runs (`name`,
 `labels`). What has served before may come back. The alias `champion` moves after the service answers; where either
-fails, both are put back.
+fails, both are put back. Then the service is asked how fast it answers one client, over HTTP.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.measure import gate
 from jobs.measure.gate import Objected, Release
+from jobs.measure.served import served, words
 from jobs.prepare import output
 from jobs.recipe import Recipe
 from jobs.tune import CHALLENGER
@@ -108,7 +109,12 @@ def deploy(recipe: Recipe) -> Deployed:
             dashboard_url, headers, recipe.serving, application, places, answering, allowed=allowed
         )
     log.info("%s is %s and answers at %s", release.uri, CHAMPION, endpoint)
-    return Deployed(release.uri, endpoint, gate.figures(release, recipe.budget), accepted)
+    seen = served(endpoint, folder, bundle, SMOKE)
+    try:
+        registry.set_tags(name, version, words(seen), registry.ASK_SECONDS)
+    except JobError as error:  # it is deployed all the same
+        log.warning("%s", error)
+    return Deployed(release.uri, endpoint, gate.figures(release, recipe.budget) | seen, accepted)
 
 
 def remove(recipe: Recipe) -> None:

@@ -56,8 +56,18 @@ def page(
     name: str = "intent",
     objective: Objective = "accurate",
     rows: Mapping[str, Any] | None = None,
+    served: Mapping[str, float] | None = None,
 ) -> Page:
-    return Page(report.render(name, manifest(trials, budget, objective), budget, objective, evaluation, rows))
+    return Page(report.render(name, manifest(trials, budget, objective), budget, objective, evaluation, rows, served))
+
+
+def test_what_a_client_sees_stands_beside_what_the_model_takes():
+    seen = {"served_p50_ms": 2.04, "served_p95_ms": 3.1}
+    said = "A client of the service gets an answer in 2.04 ms (p50) and 3.10 ms (p95), "
+    assert said in page(served=seen).words()
+    alone = EVALUATION | {"metrics": {"winner_batch1_tokens32_p50_ms": 1.25}}
+    assert "when it was deployed; the model alone takes 1.25 ms (p50)." in page(served=seen, evaluation=alone).words()
+    assert "A client" not in page().words()
 
 
 class Page(HTMLParser):
