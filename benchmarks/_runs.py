@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from benchmarks._recorded import verb
 from configs.loader import load
-from jobs.measure.comparison import STATIC, TEACHER, TFIDF
+from jobs.measure.baselines import made
+from jobs.measure.comparison import TEACHER
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Question, ask
+from jobs.measure.spec import BASELINES, baselines_of
 from jobs.recipe import Recipe
 
 
@@ -71,8 +73,9 @@ class Runs:
             self.verb("finetune")
             scores = {TEACHER: self.score(TEACHER, "reference", self.teacher)}
             if self.recipe.task == "classify":
-                scores[TFIDF] = self.score(TFIDF, "tfidf")
-                scores[STATIC] = self.score(STATIC, "static", self.teacher)
+                found = made(self.recipe, baselines_of("classify"), self.teacher)
+                names = {BASELINES[name].contender: folder for name, folder in found.items()}
+                scores |= {name: self.score(name, "bundle", folder) for name, folder in names.items()}
             file.write_text(json.dumps(scores), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))
 

@@ -111,8 +111,8 @@ class Recipe(Spec):
     bundle: str | None = Field(
         default=None,
         min_length=1,
-        description="compress: folder of a student; evaluate: folder of a bundle, or models:/<name>@<alias>; deploy: "
-        "models:/<name>@<alias>",
+        description="compress: folder of a student, or baseline:tfidf, baseline:static; evaluate: folder of a bundle, "
+        "or models:/<name>@<alias>; deploy: models:/<name>@<alias>",
     )
     deploy: bool = Field(default=False, description="optimize: also deploy the winner")
     remove: bool = Field(default=False, description="deploy: take the service away; its model keeps its aliases")
@@ -260,6 +260,14 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def a_baseline_that_is_made_a_bundle_classifies(self) -> Self:
+        known = baselines_of(self.task) if self.task == "classify" else []
+        if self.baseline is not None and self.baseline not in known:
+            able = f"classify has baseline:{' and baseline:'.join(baselines_of('classify'))}"
+            raise ValueError(f"bundle: {self.bundle}: task {self.task!r} makes no such baseline a bundle; {able}")
+        return self
+
+    @model_validator(mode="after")
     def service_has_a_name(self) -> Self:
         try:
             service_name(self.service)
@@ -323,6 +331,12 @@ class Recipe(Spec):
                 "bundle": absolute(self.bundle, folder, may_be_id=False),
             }
         )
+
+    @property
+    def baseline(self) -> str | None:
+        """The name of the baseline that `bundle` names; None where it is something else."""
+        kind, _, name = (self.bundle or "").partition(":")
+        return name if kind == "baseline" else None
 
     @property
     def has_pool(self) -> bool:

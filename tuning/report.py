@@ -82,6 +82,7 @@ def render(
     return environment.get_template("report.html.jinja").render(
         name=name,
         counts=_counts(trials, budget),
+        known=found.get("known"),
         winner=winner,
         judged=evaluation.get("judged") if evaluation else None,
         nearest=next((trial for trial in trials if trial["error"] is None), None),

@@ -26,14 +26,14 @@ from configs.loader import Spec, UsageError
 from jobs.data.source import Row, Sample, check_unchanged, rows
 from jobs.data.spec import DataSpec
 from jobs.measure.bootstrap import interval, resampled
-from jobs.measure.contenders import Answer, Contender, Fitted, Labelling, Predictor, asked, joined, load
+from jobs.measure.contenders import Answer, Contender, Fitted, Labelling, Predictor, asked, load
 from jobs.measure.resources import meter, peak_mb
 from jobs.measure.retention import Teacher, kept
 from jobs.measure.timing import BLOCKS, busy_words, interleaved, texts_of_length
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS, named
 from serving.cascade import Cascade
-from serving.inputs import Input
+from serving.inputs import Input, joined
 from tuning.pareto import TIMED
 
 BUDGET_SHAPE = (1, 32)  # batch and tokens at which `budget.max_p95_ms` holds
@@ -248,7 +248,7 @@ def _timed(
 ) -> dict[str, dict[str, float]]:
     """Latencies of all contenders in turns, at every shape, and of the rows one by one."""
     found: dict[str, dict[str, float]] = {name: {} for name in predictors}
-    texts = [joined((row.text, row.pair)) for row in examples[:1000]]
+    texts = [joined(asked(row)) for row in examples[:1000]]
     for shape in question.shapes:
         timed = [each for each in question.contenders if each.shapes is None or shape in each.shapes]
         takers = {each.name: predictors[each.name] for each in timed}

@@ -16,7 +16,7 @@ from cluster import registry, session
 from cluster.record import Cluster
 from cluster.session import JobError
 from configs.loader import UsageError
-from jobs.cascade import cascade, check_accuracy, run, teacher_accuracy
+from jobs.cascade import cascade, check_accuracy, run, teacher_metric
 from jobs.data.prepared import Prepared
 from jobs.data.source import rows, sample
 from jobs.deploy import CHAMPION, deploy, evidence
@@ -121,15 +121,15 @@ def test_what_is_kept_of_a_teacher_is_of_the_same_rows(
     asked = taught_to(monkeypatch, tmp_path, 0.9)
     told, second = recipe(folder, tmp_path), load_bundle(folder / "second").bundle
     examples = list(rows(told.data, "validation"))
-    assert teacher_accuracy(told, second, examples) == 0.9
+    assert teacher_metric(told, second, examples) == 0.9
     assert [each.sample for each in asked] == [sample(examples)]
     manifest = {"rows": {"validation": len(examples)}, "fingerprints": {"validation": sample(examples).fingerprint}}
     monkeypatch.setattr("jobs.cascade.outputs_of", lambda _: tmp_path / "outputs")
     monkeypatch.setattr("jobs.cascade.taught", lambda *_: Teacher(0.8, [], sample(examples)))
     monkeypatch.setattr("jobs.cascade.Prepared.open", lambda _: Prepared(tmp_path, manifest))
-    assert teacher_accuracy(told, second, examples) == 0.8 and len(asked) == 1
+    assert teacher_metric(told, second, examples) == 0.8 and len(asked) == 1
     caplog.set_level(logging.INFO)
-    assert teacher_accuracy(told, second, examples[1:]) == 0.9 and len(asked) == 2
+    assert teacher_metric(told, second, examples[1:]) == 0.9 and len(asked) == 2
     assert (
         f"the teacher answers {len(examples) - 1} validation rows: {tmp_path / 'outputs'} is of other rows"
         in caplog.text
@@ -152,7 +152,7 @@ def test_a_teacher_of_other_labels_is_none_and_its_absence_is_said(folder: Path,
     with pytest.raises(JobError, match=r"teacher: no teacher of these labels.*give teacher\.bundle, or cascade\.max"):
         made(folder, tmp_path)
     write_tiny_bundle(tmp_path / "teacher", labels=LABELS[::-1], runtime="torch", metrics={"validation_accuracy": 0.9})
-    assert teacher_accuracy(asked, second, []) is None
+    assert teacher_metric(asked, second, []) is None
 
 
 @pytest.mark.parametrize("times", [0.1, 30.0])

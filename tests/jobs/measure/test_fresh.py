@@ -48,7 +48,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def question(tmp_path: Path, data: dict[str, Any], **fields: Any) -> Question:
     contenders = [
-        Contender(name="tfidf_svm", kind="tfidf"),
+        Contender(name="nearest_row", kind="nearest"),
         Contender(name="step", kind="bundle", folder=str(tmp_path / "bundle"), shapes=[(1, 8)]),
         Contender(name="winner", kind="bundle", folder=str(tmp_path / "bundle")),
     ]
@@ -66,10 +66,10 @@ def test_the_final_evaluation_asks_for_latencies_resources_and_resampled_rows(tm
         mix=True,
         watts_per_core=10,
         shapes=[(1, 8), (4, 8)],
-        score=["tfidf_svm", "winner"],
+        score=["nearest_row", "winner"],
     )
     found = answer(asked)
-    winner, step, baseline = (found[name].metrics for name in ("winner", "step", "tfidf_svm"))
+    winner, step, baseline = (found[name].metrics for name in ("winner", "step", "nearest_row"))
     for shape in ((1, 8), (4, 8)):
         assert 0 < winner[key(shape, "p50_ms")] <= winner[key(shape, "p95_ms")] <= winner[key(shape, "p99_ms")]
     assert key((1, 8), "p50_ms") in step and key((4, 8), "p50_ms") not in step
@@ -85,9 +85,9 @@ def test_a_baseline_is_fitted_once(tmp_path: Path, data: dict[str, Any], monkeyp
     loaded: list[str] = []
     load = fresh.load
     monkeypatch.setattr(fresh, "load", lambda each, *rest: loaded.append(each.name) or load(each, *rest))
-    found = answer(question(tmp_path, data, score=["tfidf_svm"], shapes=[(1, 8)]))
-    assert loaded.count("tfidf_svm") == 1
-    assert {"accuracy", key((1, 8), "p50_ms")} <= found["tfidf_svm"].metrics.keys()
+    found = answer(question(tmp_path, data, score=["nearest_row"], shapes=[(1, 8)]))
+    assert loaded.count("nearest_row") == 1
+    assert {"accuracy", key((1, 8), "p50_ms")} <= found["nearest_row"].metrics.keys()
 
 
 def test_a_trial_measures_only_what_the_search_needs(
