@@ -196,8 +196,15 @@ def test_static_is_a_logistic_regression_of_mean_token_embeddings(
     train, texts = list(rows(asked.data, "train")), [row.text for row in rows(asked.data, "validation")]
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     model.fit(np.stack([vectors[row.text] for row in train]), [row.label for row in train])
-    used = {text for row in train for text in row.text.split()}
-    known = [text for text in texts if used.issuperset(text.split())]  # tokens that training never saw are cut smaller
+    tokenizer = load_tokenizer(str(teacher))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+
+    def ids(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    used = {index for row in train for index in ids(row.text)}
+    known = [text for text in texts if used.issuperset(ids(text))]  # what training never saw is cut smaller
     assert known
     expected_NC = model.decision_function(np.stack([vectors[text] for text in known]))
     classifier = baseline("static", asked, teacher)
