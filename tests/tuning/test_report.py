@@ -117,7 +117,7 @@ class Page(HTMLParser):
 
 def test_the_page_names_the_winner_why_it_won_and_its_values():
     words = page().words()
-    assert "intent 5 trials: 2 inside the budget, 2 outside, 1 failed." in words
+    assert "which chose the winner. 5 trials: 2 inside the budget, 2 outside, 1 failed." in words
     assert "Winner: trial d_winner Won: most accurate of 2 inside the budget by metric: metric 0.9475" in words
     assert page().tables[0] == [
         ["student.layers", "2"],
