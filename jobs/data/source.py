@@ -110,7 +110,7 @@ def has_test(data: DataSpec) -> bool:
 
 
 def _held_against(data: DataSpec, split: Split, seen: Mapping[Split, Hashes]) -> set[int]:
-    others = [each for each in HELD_AGAINST[split] if each != "test" or has_test(data)]
+    others: list[Split] = [each for each in HELD_AGAINST[split] if each != "test" or has_test(data)]
     return {text for each in others for text in (seen.get(each) or hashes(data, each)).texts}
 
 

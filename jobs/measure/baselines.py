@@ -172,7 +172,7 @@ def make_tfidf(source: Source) -> Made:
     from sklearn.svm import LinearSVC
 
     texts, labels = [joined(asked(row)) for row in source.train], [row.label for row in source.train]
-    fitted = [_fit_grams(texts, **options) for options in (WORDS, STRINGS)]
+    fitted = [_fit_grams(texts, options) for options in (WORDS, STRINGS)]
     classifier = LinearSVC().fit(hstack([part.features_NG for part in fitted if part]).tocsr(), labels)
     weights_CG, intercept_C = _of_each_class(classifier)
     idf_G = np.concatenate([part.vectorizer.idf_ for part in fitted if part])
@@ -202,7 +202,7 @@ class Grams(NamedTuple):
     features_NG: csr_matrix
 
 
-def _fit_grams(texts: Sequence[str], fewest: int = LEAST_ROWS, **options: Any) -> Grams | None:
+def _fit_grams(texts: Sequence[str], options: Mapping[str, Any], fewest: int = LEAST_ROWS) -> Grams | None:
     """Those in at least `fewest` rows, or, where there are none, all; None where texts have no gram at all."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -254,8 +254,8 @@ def make_static(source: Source) -> Made:
     scaler, classifier = StandardScaler(), LogisticRegression(max_iter=ITERATIONS)
     classifier.fit(scaler.fit_transform(features_NF), labels)
     weights_CF, bias_C = _of_each_class(classifier)
-    weights_CF = weights_CF / scaler.scale_
-    bias_C = bias_C - weights_CF @ scaler.mean_
+    weights_CF = weights_CF / np.asarray(scaler.scale_)
+    bias_C = bias_C - weights_CF @ np.asarray(scaler.mean_)
 
     def fill(aside: Path) -> None:
         import onnx
@@ -346,7 +346,10 @@ def _graph(table_VH: np.ndarray, weights_CF: np.ndarray, bias_C: np.ndarray, pai
         nodes.append(node("Gemm", ["features", "weights", "bias"], ["logits"]))
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if pairs else [])]
     tensors = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()]
-    tensors += [numpy_helper.from_array(np.array([1]), "length"), numpy_helper.from_array(np.float32(1), "one")]
+    tensors += [
+        numpy_helper.from_array(np.array([1]), "length"),
+        numpy_helper.from_array(np.array(1, np.float32), "one"),
+    ]
     graph = helper.make_graph(
         nodes,
         "static",
@@ -397,7 +400,7 @@ def fit_nearest(data: DataSpec) -> Fitted:
 
     train = list(rows(data, "train"))
     prompts = [joined(asked(row)) for row in train]
-    grams = _fit_grams(prompts, 1, **WORDS) or _fit_grams(prompts, 1, **STRINGS)
+    grams = _fit_grams(prompts, WORDS, 1) or _fit_grams(prompts, STRINGS, 1)
     assert grams is not None  # no text is empty
     index = NearestNeighbors(n_neighbors=1, metric="cosine").fit(grams.features_NG)
 

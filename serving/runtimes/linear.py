@@ -66,8 +66,7 @@ class LinearModel:
         """What grams of one kind add: their TF-IDF, of length 1, times the weights."""
         import numpy as np
 
-        counts = Counter(grams)
-        counts.pop(None, None)
+        counts = Counter(gram for gram in grams if gram is not None)
         if not counts:
             return np.zeros_like(zeros_C)
         rows_KK = self._rows_GK[list(counts)]
