@@ -27,6 +27,7 @@ WEIGHTS = {"MatMul": 1, "Gemm": 1, "Gather": 0}  # kind of a layer: which of its
 CONTRIBUTED = "com.microsoft"  # domain of the runtime's own operations
 LARGEST = {False: 127, True: 64}  # of a symmetric weight, in 8 bits and in 7
 LEVELS = 255  # steps of what is asymmetric
+ORIGIN = 128  # what stands for 0 in a table
 SMALLEST = float(np.finfo(np.float32).tiny)  # of a scale
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -83,23 +84,22 @@ class _Rewritten:
 
     def put(self, chosen: Collection[str]) -> None:
         """The graph with the `chosen` layers in 8 bits; what nothing reads any more is gone."""
-        layers = {id(node) for node in _layers(self._graph) if node.name in chosen}
-        added = {node.input[0]: node for node in self._graph.node if node.op_type == "Add"}
-        added |= {node.input[1]: node for node in self._graph.node if node.op_type == "Add"}
-        biases: set[int] = set()
+        layers = {node.output[0] for node in _layers(self._graph) if node.name in chosen}
+        sums = {name: node for node in self._graph.node if node.op_type == "Add" for name in node.input}
+        done: set[str] = set()  # sums with a bias, which the product before them adds
         for node in self._graph.node:
-            if id(node) in biases:
+            output = node.output[0]
+            if output in done:
                 continue
-            if id(node) not in layers:
+            if output not in layers:
                 self._nodes.append(node)
             elif node.op_type == "Gather":
                 self._look_up(node)
             else:
                 bias = node.input[2] if len(node.input) > 2 else ""
-                output, then = node.output[0], added.get(node.output[0])
-                if not bias and then is not None and (bias := self._bias(node, then)):
-                    biases.add(id(then))
-                    output = then.output[0]
+                if not bias and output in sums and (bias := self._bias(node, sums[output])):
+                    output = sums[output].output[0]
+                    done.add(output)
                 self._multiply(node, bias, output)
         kept = {name for node in self._nodes for name in node.input}
         constants = [each for each in self._constants.values() if each.name in kept]
@@ -124,18 +124,18 @@ class _Rewritten:
         self._nodes.append(helper.make_node(kind, inputs, [output], name=node.name, domain=CONTRIBUTED))
 
     def _look_up(self, node: NodeProto) -> None:
-        """Rows of the table in 8 bits, which become float afterwards."""
-        table, row = f"{node.input[0]}_quantized", f"{node.output[0]}_quantized"
-        scale, zero = f"{node.input[0]}_scale", f"{node.input[0]}_zero_point"
-        if table not in self._constants:
-            array = numpy_helper.to_array(self._constants[node.input[0]])
-            step, origin = _asymmetric(float(array.min()), float(array.max()))
-            self._add(table, np.clip(np.rint(array / step) + origin, 0, LEVELS).astype(np.uint8))
-            self._add(scale, step)
-            self._add(zero, origin)
-        axis = {each.name: each.i for each in node.attribute}.get("axis", 0)
-        self._nodes.append(helper.make_node("Gather", [table, node.input[1]], [row], name=node.name, axis=axis))
-        self._nodes.append(helper.make_node("DequantizeLinear", [row, scale, zero], list(node.output), name=row))
+        """Rows of the table in symmetric 8 bits, each with a scale of its own, made float by the look-up."""
+        table_VH = numpy_helper.to_array(self._constants[node.input[0]])
+        names = f"{node.input[0]}_quantized", f"{node.input[0]}_scale"
+        if names[0] not in self._constants:
+            scale_V1 = _scale(np.abs(table_VH).max(1, keepdims=True), LARGEST[False])
+            self._add(names[0], (np.rint(table_VH / scale_V1) + ORIGIN).astype(np.uint8))
+            self._add(names[1], scale_V1)
+        whole = 1 << max(4, (table_VH.shape[1] - 1).bit_length())  # the operation takes powers of two from 16 on
+        inputs, output = [names[0], node.input[1], names[1]], list(node.output)
+        further = {"bits": 8, "block_size": whole, "gather_axis": 0, "quantize_axis": 1}
+        kind = "GatherBlockQuantized"
+        self._nodes.append(helper.make_node(kind, inputs, output, name=node.name, domain=CONTRIBUTED, **further))
 
     def _in_8_bits(self, name: str) -> tuple[str, str, str]:
         """An activation in uint8, once for all products that read it."""
@@ -155,8 +155,7 @@ class _Rewritten:
             if any(each.name == "transB" and each.i for each in node.attribute):
                 weight_KN = weight_KN.T
             largest = LARGEST[self._spec.reduce_range]
-            scale_N = np.abs(weight_KN).max(0 if self._spec.per_channel else None) / np.float32(largest)
-            scale_N = np.where(scale_N < SMALLEST, 1, scale_N).astype(np.float32)
+            scale_N = _scale(np.abs(weight_KN).max(0 if self._spec.per_channel else None), largest)
             self._add(names[0], np.clip(np.rint(weight_KN / scale_N), -largest, largest).astype(np.int8))
             self._add(names[1], scale_N)
         return names
@@ -165,12 +164,17 @@ class _Rewritten:
         self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
 
 
+def _scale(size: np.ndarray, levels: int) -> np.ndarray:
+    """Of numbers that are all 0 it is 1."""
+    scale = np.asarray(size, np.float32) / np.float32(levels)
+    return np.where(scale < SMALLEST, np.float32(1), scale)
+
+
 def _asymmetric(least: float, most: float) -> tuple[np.ndarray, np.ndarray]:
     """(scale, zero point) of uint8 numbers that hold all of a range and 0."""
     least, most = min(least, 0.0), max(most, 0.0)
-    scale = (most - least) / LEVELS
-    scale = scale if scale >= SMALLEST else 1.0
-    return np.array(scale, np.float32), np.array(round(-least / scale), np.uint8)
+    scale = _scale(np.array(most - least), LEVELS)
+    return scale, np.array(round(-least / float(scale)), np.uint8)
 
 
 class _Once(CalibrationDataReader):

@@ -75,7 +75,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     else:
         model = task.student(Path(fit.teacher or ""), recipe, _path(fit.start))
     rounded = fit.step is not None and fit.step.quantize_aware
-    if not rounded:  # by a scale that the whole table has
+    if not rounded:  # the rows that fix its ranges name tokens as the tokenizer does
         task.hold_used_tokens(model)
     choose_attention(model, recipe.engine)
     epochs = [task.epoch(recipe.seed, epoch, recipe.engine) for epoch in range(spec.epochs)]

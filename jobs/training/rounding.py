@@ -96,10 +96,7 @@ class RoundedRows(nn.Module):
         """The nearest weight that int8 can hold."""
         if _calibrating.get():
             return weight
-        scale_O = _scale(weight.detach().float().abs().flatten(1).amax(1), LARGEST)
-        zero_O = torch.zeros_like(scale_O, dtype=torch.int32)
-        rounded = torch.fake_quantize_per_channel_affine(weight.float(), scale_O, zero_O, 0, -LARGEST, LARGEST)
-        return rounded.to(weight.dtype)
+        return rounded_rows(weight.flatten(1)).view_as(weight)
 
     def given(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """What the layer multiplies in the place of its `inputs`."""
@@ -111,10 +108,13 @@ class RoundedRows(nn.Module):
         return inputs
 
 
-def rounded_like(values: Tensor, tensor: Tensor) -> Tensor:
-    """`values` in uint8 with the scale and zero point that hold all of `tensor` and 0."""
-    least, most = tensor.detach().float().aminmax()
-    return rounded_within(values, least.clamp(max=0), most.clamp(min=0))
+def rounded_rows(values: Tensor) -> Tensor:
+    """`values` [..., H] in symmetric int8, each row with a scale of its own."""
+    rows_NH = values.flatten(0, -2).float()
+    scale_N = _scale(rows_NH.detach().abs().amax(1), LARGEST)
+    zero_N = torch.zeros_like(scale_N, dtype=torch.int32)
+    rounded = torch.fake_quantize_per_channel_affine(rows_NH, scale_N, zero_N, 0, -LARGEST, LARGEST)
+    return rounded.view_as(values).to(values.dtype)
 
 
 def rounded_within(values: Tensor, least: Tensor, most: Tensor) -> Tensor:
@@ -135,10 +135,10 @@ def _looked_up(layer: Any, inputs: Any, output: Tensor, joined: tuple[Any, int] 
     if _calibrating.get():
         return output
     if joined is None:
-        return rounded_like(output, layer.weight)
+        return rounded_rows(output)
     types, sign = joined
     first_H = sign * types.weight[0]
-    return rounded_like(output + first_H, layer.weight + first_H) - first_H
+    return rounded_rows(output + first_H) - first_H
 
 
 def _joined_tables(model: nn.Module) -> dict[Any, tuple[Any, int]]:

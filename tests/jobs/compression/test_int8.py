@@ -144,6 +144,15 @@ def test_no_weight_is_further_from_its_own_than_half_a_step_of_its_scale(files: 
         assert (np.abs(back_IO - weight_IO) <= scale / 2 * (1 + 1e-5)).all()
 
 
+def test_a_row_of_a_table_has_a_scale_of_its_own(files: Pair):
+    weights, stored = constants(int8.read(files.whole)), constants(onnx.load(files.small))
+    (name,) = (name for name, each in weights.items() if each.shape == (VOCABULARY, 32))
+    scale_V1 = stored[f"{name}_scale"]
+    np.testing.assert_allclose(scale_V1, np.abs(weights[name]).max(1, keepdims=True) / 127, rtol=1e-5)
+    back_VH = (stored[f"{name}_quantized"].astype(np.float32) - 128) * scale_V1
+    assert (np.abs(back_VH - weights[name]) <= scale_V1 / 2 * (1 + 1e-5)).all()
+
+
 def test_reduced_weights_take_7_bits(whole: Path, tmp_path: Path):
     in_8_bits(whole, tmp_path / "1.onnx", FEEDS, reduce_range=True)
     stored = constants(onnx.load(tmp_path / "1.onnx"))
