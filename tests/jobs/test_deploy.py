@@ -212,7 +212,8 @@ class Shop:
         self, number: int, name: str | None = None, figures: Mapping[str, float] | None = None, **fields: Any
     ) -> str:
         """The next version, with the evidence of test rows where `figures` give some; returns its URI."""
-        name, bundle = name or self.name, self.folder / f"{name}-{number}"
+        name = name or self.name
+        bundle = self.folder / f"{name}-{number}"
         write_tiny_bundle(
             bundle, seed=number, **{"metrics": {"metric": 0.9, "retention": 1.0, "p95_ms": 1.0}, **fields}
         )
