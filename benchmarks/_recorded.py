@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import re
@@ -21,23 +20,33 @@ import torch
 
 from benchmarks._compare import print_row
 from cluster import local, tracking
+from jobs.measure.machine import machine_kind
+from jobs.versions import STAGES, libraries
 
 RESULTS = Path("benchmarks/results")
 USE_GPU = "engine.use_gpu=true"
-VERSIONS = ("torch", "transformers", "deepspeed", "ray")
-
-
 SEEDS = (0, 1, 2)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """What chooses points and seeds, and says where what is made stays."""
-    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--record", action="store_true", help="make the points that are not recorded, or are void")
+    parser.add_argument("--anew", action="store_true", help="with --record: make them all")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, choices=SEEDS)
     parser.add_argument("--only", type=re.compile, default=re.compile(""), metavar="PATTERN")
     parser.add_argument("--state", type=Path, metavar="FOLDER")
     parser.add_argument("--also", nargs="+", default=(), metavar="FIELD=VALUE", help="of every recipe")
     parser.add_argument("--here", action="store_true", help="on the cluster of this shell, not on one of its own")
+
+
+def read_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What was asked for; ends the process with 2 where it cannot be."""
+    asked = parser.parse_args()
+    if asked.record and asked.state is None:
+        parser.error("--record: give --state FOLDER, where points lie until all of them are made")
+    if asked.anew and not asked.record:
+        parser.error("--anew: means nothing without --record")
+    return asked
 
 
 @contextmanager
@@ -55,60 +64,93 @@ def on_cluster(state: Path | None, needed: bool, here: bool) -> Iterator[Path]:
 
 
 class Record:
-    """A file of JSON lines in `benchmarks/results`, one for each row and seed."""
+    """A file of JSON lines in `benchmarks/results`, one for each row and seed.
 
-    def __init__(self, name: str) -> None:
-        self._file = RESULTS / f"{name}.jsonl"
-        self._points: dict[tuple[str, int], dict[str, Any]] = {}
+    A point holds the version of each stage that made it, and is void where one of them was raised since. New points lie
+    in the folder `aside` until `land`: a tree in which results change would call their own code modified.
+    """
+
+    def __init__(self, name: str, aside: Path) -> None:
+        self._file, self._aside = RESULTS / f"{name}.jsonl", aside / "results" / f"{name}.jsonl"
+        self._recorded, self._made = _read(self._file), _read(self._aside)
         self.measured: set[tuple[str, int]] = set()  # by this run
-        if self._file.exists():
-            for line in self._file.read_text(encoding="utf-8").splitlines():
-                point = json.loads(line)
-                self._points[point["row"], point["seed"]] = point
 
     def find(self, row: str, seed: int) -> dict[str, Any] | None:
-        """What was recorded of a point; None where nothing was."""
-        return self._points.get((row, seed))
+        """What was recorded of a point; None where nothing was, and where it is void."""
+        point = self._last(row, seed)
+        return point if point and not changes(point) else None
 
-    def add(self, row: str, seed: int, command: str, found: Mapping[str, float]) -> None:
-        """Write a point, in place of what was recorded of it; the file is sorted."""
-        self._points[row, seed] = {
+    def void(self, row: str, seed: int) -> dict[str, Any] | None:
+        """What was recorded of a point that stages have changed since."""
+        point = self._last(row, seed)
+        return point if point and changes(point) else None
+
+    def add(self, row: str, seed: int, stages: Sequence[str], command: str, found: Mapping[str, float]) -> None:
+        """Write a point, in place of what was recorded of it; `stages` are those that made it."""
+        self._made[row, seed] = {
             "row": row,
             "seed": seed,
             **{name: round(value, 5) for name, value in found.items()},
             "command": command,
             "device": torch.cuda.get_device_name() if USE_GPU in shlex.split(command) else "CPU",
+            "machine": machine_kind(),
             "code": tracking.code_version()[1],
-            "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+            "stages": {stage: STAGES[stage].version for stage in stages},
+            "versions": dict(sorted(pair for stage in stages for pair in libraries(stage).items())),
         }
         self.measured.add((row, seed))
-        RESULTS.mkdir(exist_ok=True)
-        lines = [json.dumps(self._points[key]) for key in sorted(self._points)]
-        aside = self._file.with_suffix(".partial")
-        aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        aside.replace(self._file)
+        _write(self._aside, self._made)
+
+    def land(self) -> None:
+        """Move what was made into the tree, once all that was asked for is."""
+        if self._made:
+            self._recorded |= self._made
+            _write(self._file, self._recorded)
+            self._aside.unlink()
+            self._made = {}
+
+    def _last(self, row: str, seed: int) -> dict[str, Any] | None:
+        return self._made.get((row, seed)) or self._recorded.get((row, seed))
+
+
+def changes(point: Mapping[str, Any]) -> str:
+    """Which stages have changed since a point was made, in words; empty where none has."""
+    if "stages" not in point:
+        return "made before stages had versions"
+    raised = {stage: (made, STAGES[stage].version) for stage, made in point["stages"].items()}
+    return ", ".join(f"{stage} {made} -> {now}" for stage, (made, now) in raised.items() if made != now)
 
 
 def through(
-    rows: Iterable[str],
-    seeds: Sequence[int],
-    record: Record,
-    measure: Callable[[str, int], tuple[str, Mapping[str, float]]] | None,
-    fill: bool,
+    rows: Iterable[str], asked: argparse.Namespace, record: Record, make: Callable[[str, int], None] | None
 ) -> None:
-    """Let `measure` give (command, figures) of points: with `fill` those not recorded, else the first seed anew.
-
-    Without `measure` nothing is measured.
-    """
-    for seed in seeds if fill else seeds[:1]:
-        for row in rows:
-            if measure and not (fill and record.find(row, seed)):
-                record.add(row, seed, *measure(row, seed))
+    """With `--record` let `make` add the points that are not recorded, or with `--anew` all."""
+    if not asked.record or make is None:
+        return
+    begun = {(row, seed) for row in rows for seed in asked.seeds if asked.anew or not record.find(row, seed)}
+    for row, seed in sorted(begun, key=lambda point: point[1]):
+        make(row, seed)
 
 
-def summarise(record: Record, row: str, unit: str, bar: float | None, seeds: Sequence[int]) -> None:
+def apart(record: Record, rows: Iterable[str]) -> None:
+    """Print the void points by themselves: when each was made, and what has changed since. They hold nothing."""
+    for row in rows:
+        for seed in SEEDS:
+            if point := record.void(row, seed):
+                print_row(
+                    name=f"void: {row}, seed {seed}",
+                    ours=point["ours"],
+                    peer=point["peer"],
+                    unit="as it was",
+                    ratio=point["ours"] / point["peer"],
+                    made_at=point["code"],
+                    changed=changes(point),
+                )
+
+
+def summarise(record: Record, row: str, unit: str, bar: float | None) -> None:
     """Print a row over all seeds: means of `ours` and `peer`; the mean, the least and the most of their ratio."""
-    points = {seed: found for seed in seeds if (found := record.find(row, seed))}
+    points = {seed: found for seed in SEEDS if (found := record.find(row, seed))}
     ratios = [each["ours"] / each["peer"] for each in points.values()]
     measured = [seed for seed in points if (row, seed) in record.measured]
     print_row(
@@ -123,6 +165,21 @@ def summarise(record: Record, row: str, unit: str, bar: float | None, seeds: Seq
         seeds_measured=measured,
         seeds_recorded=[seed for seed in points if seed not in measured],
     )
+
+
+def _read(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    if not file.exists():
+        return {}
+    points = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return {(point["row"], point["seed"]): point for point in points}
+
+
+def _write(file: Path, points: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:
+    """Sorted, and whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(".partial")
+    aside.write_text("".join(f"{json.dumps(points[key])}\n" for key in sorted(points)), encoding="utf-8")
+    aside.replace(file)
 
 
 def verb(name: str, recipe: str, overrides: Sequence[str], log: Path) -> dict[str, float]:

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks._recorded import verb
+from configs.folder import digest_json
 from configs.loader import load
-from jobs.measure.comparison import STATIC, TEACHER, TFIDF
+from jobs.measure.baselines import made
+from jobs.measure.comparison import TEACHER
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Question, ask
+from jobs.measure.spec import BASELINES, baselines_of
 from jobs.recipe import Recipe
+from jobs.versions import behaviour
 
 
 class Study(NamedTuple):
@@ -52,28 +56,43 @@ class Runs:
         """What a user would write for it."""
         return shlex.join(["python", "-m", f"jobs.{name}", "--config", self.study.recipe, *self._given, *overrides])
 
-    def score(self, name: str, kind: str, folder: Path | None = None) -> float:
-        """The metric of a contender on the test rows."""
+    def measured(self, name: str, kind: str, folder: Path | None = None) -> dict[str, float]:
+        """The metrics of a contender on the test rows; those of the validation rows begin with `validation_`."""
         contender = Contender.model_validate({"name": name, "kind": kind, "folder": str(folder) if folder else None})
-        asked = Question(task=self.recipe.task, data=self.recipe.data, split="test", contenders=[contender])
-        return ask(asked)[name].metrics[self.study.metric]
+        found: dict[str, float] = {}
+        for split, prefix in (("test", ""), ("validation", "validation_")):
+            asked = Question.model_validate(
+                {"task": self.recipe.task, "data": self.recipe.data, "split": split, "contenders": [contender]}
+            )
+            found |= {f"{prefix}{metric}": value for metric, value in ask(asked)[name].metrics.items()}
+        return found
 
     @property
     def teacher(self) -> Path:
         """The teacher's folder."""
         return self.folder / "teacher"
 
+    def student_stages(self, overrides: Sequence[str]) -> tuple[str, ...]:
+        """The stages that make a student."""
+        recipe = load(Recipe, self.study.recipe, [*self._told, *overrides])
+        return "prepare", *(["pool"] if recipe.has_pool else []), "finetune", "teach", "distill"
+
+    def made_by(self, *stages: str) -> str:
+        """A name for what these stages make: another one once their behaviour has changed."""
+        return digest_json(behaviour(*stages))[:12]
+
     @cached_property
-    def known(self) -> dict[str, float]:
-        """Metrics of the teacher, and of the baselines where it classifies; trains it where it is not there yet."""
-        file = self.folder / "known.json"
+    def known(self) -> dict[str, dict[str, float]]:
+        """Figures of the teacher, and of the baselines where it classifies; trains it where it is not there yet."""
+        file = self.folder / f"known-{self.made_by('prepare', 'finetune', 'measure')}.json"
         if not file.exists():
             self.verb("finetune")
-            scores = {TEACHER: self.score(TEACHER, "reference", self.teacher)}
+            found = {TEACHER: self.measured(TEACHER, "reference", self.teacher)}
             if self.recipe.task == "classify":
-                scores[TFIDF] = self.score(TFIDF, "tfidf")
-                scores[STATIC] = self.score(STATIC, "static", self.teacher)
-            file.write_text(json.dumps(scores), encoding="utf-8")
+                made_of = made(self.recipe, baselines_of("classify"), self.teacher)
+                names = {BASELINES[name].contender: folder for name, folder in made_of.items()}
+                found |= {name: self.measured(name, "bundle", folder) for name, folder in names.items()}
+            file.write_text(json.dumps(found), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks._recorded import SEEDS, Record, summarise, through
+from benchmarks._recorded import Record, apart, summarise, through
 from benchmarks._runs import Runs, Study
 from jobs.measure.comparison import STATIC, TEACHER, TFIDF
 
@@ -75,28 +75,29 @@ STUDIES = {
 
 def quality(scratch: Path, data: str | None, asked: argparse.Namespace) -> None:
     """Print all rows that are `asked` for, see `benchmarks._recorded`."""
-    record = Record("distillation")
+    record = Record("distillation", scratch)
     for name, (study, students) in STUDIES.items():
         rows = {f"{name}: {row}": student for row, student in students.items()}
         chosen = {row: student for row, student in rows.items() if asked.only.search(row)}
-        measure = functools.partial(_measure, scratch, Path(data), name, asked.also) if data else None
-        through(chosen, asked.seeds, record, measure, asked.record)
+        make = functools.partial(_make, scratch, Path(data), name, asked.also, record) if data else None
+        through(chosen, asked, record, make)
         for row, student in chosen.items():
-            summarise(record, row, f"{study.metric} on test rows", student.bar, SEEDS)
+            summarise(record, row, f"{study.metric} on test rows", student.bar)
+        apart(record, chosen)
+    record.land()
 
 
-def _measure(
-    scratch: Path, data: Path, name: str, also: Sequence[str], row: str, seed: int
-) -> tuple[str, dict[str, float]]:
-    """(command, figures) of one student; its teacher is trained with the first one of that seed."""
+def _make(scratch: Path, data: Path, name: str, also: Sequence[str], record: Record, row: str, seed: int) -> None:
+    """Add one student to the record; its teacher is trained with the first one of that seed."""
     study, students = STUDIES[name]
     student = students[row.removeprefix(f"{name}: ")]
     runs = Runs(scratch, data, name, study.with_overrides(also), seed)
-    scores = runs.known
+    scores = {name: figures[study.metric] for name, figures in runs.known.items()}
     trained = runs.verb("distill", *student.overrides)
     found = {
-        "ours": runs.score("student", "reference", runs.folder / "student"),
+        "ours": runs.measured("student", "reference", runs.folder / "student")[study.metric],
         "peer": max(scores[peer] for peer in student.peers),
         **{metric: trained[metric] for metric in (f"validation_{study.metric}", LIKELIHOOD) if metric in trained},
     }
-    return runs.command("distill", student.overrides), found | scores
+    stages = (*runs.student_stages(student.overrides), "measure")
+    record.add(row, seed, stages, runs.command("distill", student.overrides), found | scores)

@@ -1,17 +1,18 @@
 """Distillation: what stored teacher outputs save, and how good students get. Both cores.
 
-    SLIMCART_DATA=<folder> python -m benchmarks.distillation [speed|quality] [--record] [--seeds N ...] [--only PATTERN]
-        [--state FOLDER] [--here] [--also FIELD=VALUE ...]
+    SLIMCART_DATA=<folder> python -m benchmarks.distillation [speed|quality] [--record [--anew]] [--seeds N ...]
+        [--only PATTERN] [--state FOLDER] [--here] [--also FIELD=VALUE ...]
 
 Speed: students of the packaged MiniLM learn from rows of intent_banking77; the peer asks the teacher anew for every
 batch. The figure is epochs per hour. By the law of the store an epoch is (t + s) / s times faster, with t the teacher's
 pass over the rows and s the student's epoch, both measured just before; ours is divided by what the law gives.
 
-Quality: what each student keeps of its teacher, by jobs on a local cluster of their own; three seeds, most of them
-recorded in benchmarks/results/distillation.jsonl. A run measures the first seed anew (hours: --only chooses rows by a
-regular expression) and says which seeds are recorded; --record measures what is not recorded yet, of the chosen seeds,
-so that it goes on where it was interrupted. --state keeps cluster, teachers and logs between runs; --here uses the
-cluster that the shell knows; --also overrides the recipes (`engine.use_gpu=true`), which a point's command tells.
+Quality: what each student keeps of its teacher, by jobs on a local cluster of their own; three seeds, recorded in
+benchmarks/results/distillation.jsonl and replayed. --record makes, of the chosen seeds, the points that are not
+recorded or are void, as a stage that made them has changed since (hours: --only chooses rows by a regular expression),
+and goes on where it was interrupted; with --anew all. --state keeps cluster, teachers, logs and the points until they
+are all made; --here uses the cluster that the shell knows; --also overrides the recipes (`engine.use_gpu=true`), which
+a point's command tells.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from benchmarks._compare import compare, exit_code, missing, seconds
 from benchmarks._process import alone
-from benchmarks._recorded import on_cluster, options
+from benchmarks._recorded import on_cluster, options, read_options
 from benchmarks._students import quality
 from benchmarks.training import MIXED, Rows
 from cluster.engine import Engine
@@ -99,12 +100,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distillation")
     parser.add_argument("kind", nargs="?", choices=("speed", "quality"))
     options(parser)
-    asked = parser.parse_args()
+    asked = read_options(parser)
     folder = os.environ.get("SLIMCART_DATA")
     if asked.kind is None:
         return max(_apart(kind, *sys.argv[1:]) for kind in ("quality", "speed"))
     if asked.kind == "quality":
-        with on_cluster(asked.state, folder is not None, asked.here) as state:
+        with on_cluster(asked.state, asked.record, asked.here) as state:
             quality(state, folder, asked)
     else:
         alone("benchmarks.distillation", "speed")

@@ -1,14 +1,15 @@
 """The frontier: how fast and how small a model gets, and what it keeps of its teacher. Latencies on one thread.
 
-    SLIMCART_DATA=<folder> python -m benchmarks.frontier [--record] [--seeds N ...] [--only PATTERN] [--state FOLDER]
-        [--here] [--also FIELD=VALUE ...]
+    SLIMCART_DATA=<folder> python -m benchmarks.frontier [--record [--anew]] [--seeds N ...] [--only PATTERN]
+        [--state FOLDER] [--here] [--also FIELD=VALUE ...]
 
-A point is a student and the compression after it. What it keeps, on test rows, and its bytes are recorded for three
-seeds in benchmarks/results/frontier.jsonl: a run makes the points of the first seed anew (hours: --only chooses by a
-regular expression), --record makes those not recorded yet, of the chosen seeds.
---state keeps teachers and students. Latencies are measured in every run, on the bundles of the first seed that lie in
---state, in turns with the eager fp32 teacher, tokenizer included; --record writes them to
-benchmarks/results/frontier_times.jsonl.
+A point is a student and the compression after it, with one seed: what its file keeps on validation rows, by which
+points are chosen, and on test rows, which are reported; its bytes; what the baselines reach; of a cascade the share
+that its first model answers. Points are recorded in benchmarks/results/frontier.jsonl and replayed; --record makes,
+point by point, those of the chosen seeds that are not recorded or are void, as a stage that made them has changed since
+(hours: --only chooses by a regular expression). --state keeps teachers, students and bundles. Latencies are measured in
+every run, on the bundles of the first seed that lie in --state, in turns with the eager fp32 teacher, tokenizer
+included; --record writes them to benchmarks/results/frontier_times.jsonl.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ from typing import NamedTuple
 import torch
 
 from benchmarks._compare import exit_code, missing, print_row
-from benchmarks._recorded import SEEDS, Record, on_cluster, options, through
+from benchmarks._recorded import SEEDS, Record, apart, on_cluster, options, read_options, through
 from benchmarks._runs import Runs, Study
 from benchmarks._students import EDGE, NO_POOL, ONE_CORE, POOL
-from jobs.measure.comparison import TEACHER
+from jobs.measure.comparison import STATIC, TEACHER, TFIDF
 from jobs.measure.contenders import Contender
-from jobs.measure.fresh import MIX, Question, ask, key
+from jobs.measure.fresh import MIX, SHARE, Question, ask, key
 from serving.bundle import bundle_bytes, read_bundle
 
 STUDIES = {
     "intent_banking77": Study("configs/intent.yaml", "accuracy", (ONE_CORE, NO_POOL)),
-    "category_pricerunner": Study("configs/category.yaml", "accuracy", (ONE_CORE, "teacher.epochs=1")),
+    "category_pricerunner": Study("configs/category.yaml", "accuracy", (ONE_CORE,)),
     "review_rating_en": Study(
         "configs/review.yaml",
         "accuracy",
         (
-            *(ONE_CORE, "teacher.epochs=1", "distillation.epochs=2", "data.max_length=128"),
+            *(ONE_CORE, "distillation.epochs=2", "data.max_length=128"),
             *("teacher.class_weights=none", "distillation.class_weights=none"),  # the metric here is accuracy
             "engine.tokens_per_batch=2048",
         ),
@@ -79,13 +80,15 @@ FEW_ROWS = ("intent_banking77",)  # the other sets have more rows than a pool wo
 CASCADE = "cascade: edge, then 2 layers"
 PARTS = ("edge", "folded, vocabulary, int8"), ("2 layers", "int8")
 MAX_LOSS = "cascade.max_loss=0.003"  # of the second's validation accuracy: what that leaves of the bar
+METRICS = ("accuracy", "macro_f1")
 SHAPES = (1, 32), (16, 32)
 RUNS = 3
 UNIT = "times as fast as the teacher"
+AS_THEY_COME = "rows as they come, mean"
 MEASURES = {  # a figure of a point: how often the teacher's
     "batch 1, 32 tokens": key(SHAPES[0], "p50_ms"),
     "batch 16, 32 tokens": key(SHAPES[1], "p50_ms"),
-    "length mix, batch 1": f"{MIX}_p50_ms",
+    AS_THEY_COME: f"{MIX}_mean_ms",
     "bytes": "bytes",
 }
 
@@ -104,82 +107,121 @@ BARS = (
     Bar("batch 1, 32 tokens", 0.97, 35),
     Bar("batch 16, 32 tokens", 0.99, 7),
     Bar("bytes", 0.99, 15),
-    Bar("length mix, batch 1", 0.99, 20, cascade=True),
+    Bar(AS_THEY_COME, 0.99, 20, cascade=True),
 )
 
 
 def main() -> int:
-    """Measure all sets, or the points that are chosen."""
+    """All sets, or the points that are chosen."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.frontier")
     options(parser)
-    asked = parser.parse_args()
+    asked = read_options(parser)
     folder = os.environ.get("SLIMCART_DATA")
     if not folder:
         for name in STUDIES:
             for bar in BARS:
                 missing(_title(name, bar), UNIT, "SLIMCART_DATA is not set", bar.times)
         return exit_code()
-    with on_cluster(asked.state, True, asked.here) as state:
+    with on_cluster(asked.state, asked.record, asked.here) as state:
+        points, times = Record("frontier", state), Record("frontier_times", state)
         for name, study in STUDIES.items():
-            measure(name, functools.partial(Runs, state, Path(folder), name, study.with_overrides(asked.also)), asked)
+            runs = functools.partial(Runs, state, Path(folder), name, study.with_overrides(asked.also))
+            measure(name, runs, asked, points, times)
+        points.land()
+        times.land()
     return exit_code()
 
 
-def measure(name: str, runs: functools.partial[Runs], asked: argparse.Namespace) -> None:
+def measure(
+    name: str, runs: functools.partial[Runs], asked: argparse.Namespace, record: Record, recorded_times: Record
+) -> None:
     """All points of a set, then its bars."""
-    record = Record("frontier")
     points = (*POINTS, *WITH_POOL) if name in FEW_ROWS else POINTS
     rows = {f"{name}: {student}, {steps}": (student, steps) for student, steps in points} | {f"{name}: {CASCADE}": None}
     chosen = [row for row in rows if asked.only.search(row)]
     if not chosen:
         return
-
-    def make(row: str, seed: int) -> tuple[str, dict[str, float]]:
-        here = runs(seed=seed)
-        kept = here.known[TEACHER]
-        command = cascade(here) if (point := rows[row]) is None else compress(here, *point)
-        bundle = place(here, row.removeprefix(f"{name}: "))
-        found = {
-            "ours": here.score("bundle", "bundle", bundle),
-            "peer": kept,
-            "bytes": bundle_bytes(read_bundle(bundle)),
-            "teacher_bytes": bundle_bytes(read_bundle(here.teacher)),
-        }
-        return command, found
-
-    through(chosen, asked.seeds, record, make, asked.record)
+    through(chosen, asked, record, lambda row, seed: make(runs(seed=seed), record, row, rows[row], seed))
     here = runs(seed=SEEDS[0])
-    bundles = {row: place(here, row.removeprefix(f"{name}: ")) for row in chosen}
-    times = faster(here, {row: bundle for row, bundle in bundles.items() if bundle.exists()})
+    bundles = {row: place(here, row.removeprefix(f"{name}: ")) for row in chosen if record.find(row, SEEDS[0])}
+    measured = faster(here, {row: bundle for row, bundle in bundles.items() if bundle.exists()})
     if asked.record:
-        record_times(times)
-    kept: dict[str, float] = {}
-    for row in chosen:
-        points = [found for seed in SEEDS if (found := record.find(row, seed))]
-        if not points:
-            continue
-        shares = [each["ours"] / each["peer"] for each in points]
-        smaller = [each["teacher_bytes"] / each["bytes"] for each in points]
-        kept[row] = statistics.fmean(shares)
-        times.setdefault(row, {})["bytes"] = smaller
-        print_row(
-            name=row,
-            ours=round(statistics.fmean(each["ours"] for each in points), 4),
-            peer=round(statistics.fmean(each["peer"] for each in points), 4),
-            unit=f"{here.study.metric} on test rows",
-            ratio=kept[row],
-            spread=[round(min(shares), 4), round(max(shares), 4)],
-            runs=len(points),
-            seeds_measured=[seed for seed in SEEDS if (row, seed) in record.measured],
-            better={measured: round(statistics.median(found), 1) for measured, found in times[row].items()},
-        )
+        record_times(recorded_times, measured, record)
+    kept = {row: share for row in chosen if (share := summarise(name, here, record, row, measured))}
     for bar in BARS:
-        _best(name, bar, kept, times)
+        _best(name, bar, kept, measured)
+    apart(record, chosen)
+
+
+class Kept(NamedTuple):
+    """Shares of the teacher's metric, means of the seeds."""
+
+    validation: float
+    test: float
+
+
+def make(runs: Runs, record: Record, row: str, point: tuple[str, str] | None, seed: int) -> None:
+    """Add a point to the record; `point` is its student and steps, None of the cascade."""
+    known, metric = runs.known, runs.study.metric
+    command = cascade(runs) if point is None else compress(runs, *point)
+    bundle = place(runs, row.partition(": ")[2])
+    figures = runs.measured("bundle", "bundle", bundle)
+    sides = {"": figures, "teacher_": known[TEACHER], "tfidf_": known[TFIDF], "static_": known[STATIC]}
+    found = {
+        "ours": figures[metric],
+        "peer": known[TEACHER][metric],
+        **{
+            f"{side}{split}{each}": metrics[f"{split}{each}"]
+            for side, metrics in sides.items()
+            for split in ("", "validation_")
+            for each in METRICS
+        },
+        **{name: figures[name] for name in (SHARE, f"validation_{SHARE}") if name in figures},
+        "bytes": bundle_bytes(read_bundle(bundle)),
+        "teacher_bytes": bundle_bytes(read_bundle(runs.teacher)),
+    }
+    students = [student for student, _ in (PARTS if point is None else (point,))]
+    stages = dict.fromkeys(stage for student in students for stage in runs.student_stages(STUDENTS[student]))
+    last = ("compress", "measure") if point else ("compress", "cascade", "measure")
+    record.add(row, seed, (*stages, *last), command, found)
+
+
+def summarise(
+    name: str, runs: Runs, record: Record, row: str, times: dict[str, dict[str, Sequence[float]]]
+) -> Kept | None:
+    """Print a row of all seeds; None where no point is recorded."""
+    points = [found for seed in SEEDS if (found := record.find(row, seed))]
+    if not points:
+        missing(row, f"{runs.study.metric} on test rows", "nothing recorded of the code as it is", None)
+        return None
+    metric = runs.study.metric
+    shares = [each["ours"] / each["peer"] for each in points]
+    validation = [each[f"validation_{metric}"] / each[f"teacher_validation_{metric}"] for each in points]
+    times.setdefault(row, {})["bytes"] = [each["teacher_bytes"] / each["bytes"] for each in points]
+    print_row(
+        name=row,
+        ours=round(statistics.fmean(each["ours"] for each in points), 4),
+        peer=round(statistics.fmean(each["peer"] for each in points), 4),
+        unit=f"{metric} on test rows",
+        ratio=statistics.fmean(shares),
+        spread=[round(min(shares), 4), round(max(shares), 4)],
+        runs=len(points),
+        kept_on_validation=round(statistics.fmean(validation), 4),
+        kept_macro_f1=round(statistics.fmean(each["macro_f1"] / each["teacher_macro_f1"] for each in points), 4),
+        baselines={
+            baseline: round(statistics.fmean(each[f"{baseline}_{metric}"] / each["peer"] for each in points), 4)
+            for baseline in ("tfidf", "static")
+        },
+        **({SHARE: round(statistics.fmean(each[SHARE] for each in points), 4)} if SHARE in points[0] else {}),
+        seeds_measured=[seed for seed in SEEDS if (row, seed) in record.measured],
+        better={measured: round(statistics.median(found), 1) for measured, found in times[row].items()},
+    )
+    return Kept(statistics.fmean(validation), statistics.fmean(shares))
 
 
 def compress(runs: Runs, student: str, steps: str) -> str:
     """Make a point's bundle, out of a student that other points share; returns the command."""
-    learned = runs.folder / "students" / student
+    learned = runs.folder / "students" / f"{student} {runs.made_by(*runs.student_stages(STUDENTS[student]))}"
     if not learned.exists():
         runs.verb("distill", *STUDENTS[student])
         learned.parent.mkdir(exist_ok=True)
@@ -193,9 +235,8 @@ def compress(runs: Runs, student: str, steps: str) -> str:
 def cascade(runs: Runs) -> str:
     """Join two points of this seed; returns the command."""
     first, second = (place(runs, f"{student}, {steps}") for student, steps in PARTS)
-    for folder, point in ((first, PARTS[0]), (second, PARTS[1])):
-        if not folder.exists():
-            compress(runs, *point)
+    for point in PARTS:
+        compress(runs, *point)  # what lies there may be of an earlier code
     runs.verb("cascade", f"cascade.first={first}", f"cascade.second={second}", MAX_LOSS)
     _move(runs.folder / "cascade", place(runs, CASCADE))
     return runs.command("cascade", ["cascade.first=<edge bundle>", "cascade.second=<bundle of 2 layers>", MAX_LOSS])
@@ -236,38 +277,42 @@ def faster(runs: Runs, bundles: Mapping[str, Path]) -> dict[str, dict[str, Seque
     return found
 
 
-def record_times(times: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+def record_times(times: Record, measured: Mapping[str, Mapping[str, Sequence[float]]], points: Record) -> None:
     """Write how many times as fast as the teacher each bundle was: of each measure the median, the least, the most."""
-    record = Record("frontier_times")
-    for row, measured in times.items():
-        found = {}
-        for name, ratios in measured.items():
+    for row, ratios_of in measured.items():
+        found: dict[str, float] = {}
+        for name, ratios in ratios_of.items():
             found |= {name: statistics.median(ratios), f"{name}, least": min(ratios), f"{name}, most": max(ratios)}
-        if found:
-            record.add(row, SEEDS[0], "python -m benchmarks.frontier --record --state <folder> --seeds 0", found)
+        point = points.find(row, SEEDS[0])
+        if found and point:
+            times.add(row, SEEDS[0], list(point["stages"]), "python -m benchmarks.frontier --record --seeds 0", found)
 
 
-def _best(name: str, bar: Bar, kept: Mapping[str, float], times: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """Print the best of the points that keep enough."""
+def _best(name: str, bar: Bar, kept: Mapping[str, Kept], times: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Print the best of the points that keep enough on validation rows; it must keep as much on test rows."""
     good = {
         row: times[row][bar.measure]
         for row, share in kept.items()
-        if share >= bar.kept and bar.measure in times[row] and (row.endswith(CASCADE) or not bar.cascade)
+        if share.validation >= bar.kept and bar.measure in times[row] and (row.endswith(CASCADE) or not bar.cascade)
     }
     if not good:
-        reason = f"no point keeps {bar.kept:.0%}"
-        if any(share >= bar.kept for share in kept.values()):
+        reason = f"no point keeps {bar.kept:.0%} on validation rows"
+        if any(share.validation >= bar.kept for share in kept.values()):
             reason += f" and was measured: those of seed {SEEDS[0]} that lie in --state are"
         missing(_title(name, bar), UNIT, reason, bar.times)
         return
     row = max(good, key=lambda each: statistics.median(good[each]))
-    ratio = statistics.median(good[row])
+    point = row.removeprefix(f"{name}: ")
+    if kept[row].test < bar.kept:
+        reason = f"{point}, chosen by validation rows, keeps {kept[row].test:.2%} on test rows"
+        missing(_title(name, bar), UNIT, reason, bar.times)
+        return
     print_row(
-        name=f"{_title(name, bar)}: {row.removeprefix(f'{name}: ')}",
-        ours=f"keeps {kept[row]:.2%}",
+        name=f"{_title(name, bar)}: {point}",
+        ours=f"keeps {kept[row].test:.2%}",
         peer=f"eager fp32 teacher, torch {torch.__version__}",
         unit="times smaller" if bar.measure == "bytes" else UNIT,
-        ratio=ratio,
+        ratio=statistics.median(good[row]),
         spread=[round(min(good[row]), 2), round(max(good[row]), 2)],
         runs=len(good[row]),
         bar=bar.times,

@@ -83,7 +83,7 @@ def measure(place: Path, data: Path) -> None:
             "budget": {"min_retention": 0},
         }
     )
-    prepared = _prepared(recipe)
+    prepared = prepared_of(recipe)
     model = encoder.pretrained(TeacherSpec(), prepared.labels).eval()
     student = place / "student"
     write_reference(student, model, prepared, "runtimes", {}, {})
@@ -164,7 +164,7 @@ def _ctranslate2(model: EncoderClassifier, place: Path) -> dict[str, Call]:
     return found
 
 
-def _prepared(recipe: Recipe) -> Prepared:
+def prepared_of(recipe: Recipe) -> Prepared:
     """The rows as `jobs.prepare` leaves them, made without Ray."""
     tables = {split: checked(recipe.data, split)[0] for split in ("train", "validation")}
     labels = classes(tables["train"], {}, recipe.data)

@@ -1,36 +1,50 @@
 """Compress the student: the recipe's steps in their order, an exported file, and the bundle that is served.
 
     ray job submit --working-dir . -- python -m jobs.compress --config configs/intent.yaml
+    ... bundle=baseline:tfidf | bundle=baseline:static     a baseline as a bundle, instead of a student
 
-Reads <output>/student (or `bundle=<folder>` of safetensors), writes <output>/bundle.
+Reads <output>/student (or `bundle=<folder>` of safetensors), writes <output>/bundle. A baseline is made of the training
+rows, has no steps, is written to <output>/baseline, so that no winner of a search loses its place, and is registered as
+models:/<name>@baseline.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster import session, tracking
+from cluster import registry, session, tracking
 from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.compression.forms import forms
+from jobs.finetune import teacher_folder
 from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate
 from jobs.models.reference import check_given, read_reference
 from jobs.prepare import output
 from jobs.recipe import Recipe
-from serving.bundle import Bundle, bundle_digest, with_metrics
+from serving.bundle import MANIFEST, Bundle, bundle_digest, copy_bundle, with_metrics
+from tuning.pareto import METRIC, RETENTION
+
+ALIAS = "baseline"
+
+log = logging.getLogger(__name__)
 
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run around `compress`, with the bundle measured on the validation rows."""
-    check_given("bundle", recipe.bundle)
+    name = recipe.baseline
+    if name is None:
+        check_given("bundle", recipe.bundle)
     with tracking.run(
         "compress", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
+        if name is not None:
+            return _baseline(recipe, name, run)
         session.connect()
         folder = Path(output(recipe), "bundle")
         student = Path(recipe.bundle or Path(output(recipe), "student"))
@@ -42,6 +56,29 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         run.metrics.log(metrics)
         run.artifact(folder, "bundle")
     return Result("compress", run.id, output(recipe), metrics, bundle=str(folder))
+
+
+def _baseline(recipe: Recipe, name: str, run: tracking.Run) -> Result:
+    """Make the baseline `name` <output>/baseline, measure it, and register it."""
+    from jobs.cascade import teacher_metric
+    from jobs.measure import baselines
+
+    folder, teacher = Path(output(recipe), "baseline"), teacher_folder(recipe)
+    there = teacher if (teacher / MANIFEST).exists() else None
+    baselines.check_possible(name, there, "bundle")
+    source = baselines.Source(recipe.data, there)
+    made = copy_bundle(baselines.find_or_make(recipe, name, source), folder, {"run_id": run.id})
+    metrics = measure_candidate(recipe, folder)
+    metrics[METRIC] = metrics[f"validation_{recipe.judged_by.metric}"]
+    if whole := teacher_metric(recipe, made, source.validation):
+        metrics[RETENTION] = metrics[METRIC] / whole
+    else:
+        log.info("no teacher of these labels: what the baseline keeps of one is not known")
+    with_metrics(folder, metrics, functools.partial(card, recipe=recipe))
+    run.metrics.log(metrics)
+    uri = registry.register(recipe.name, run, folder, {registry.BUNDLE_TAG: bundle_digest(folder)}, ALIAS)
+    log.info("registered %s as %s", uri, ALIAS)
+    return Result("compress", run.id, output(recipe), metrics, bundle=str(folder), model_uri=uri)
 
 
 def compress(

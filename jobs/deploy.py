@@ -9,7 +9,7 @@ Takes models:/<name>@challenger unless `bundle` says otherwise. Refused unless `
 test rows say is outside the budget (`outside`), or that none were asked of (`untested`); one that is worse than the
 champion on the same rows (`worse`); one of another name, or with other labels, than the service runs (`name`,
 `labels`). What has served before may come back. The alias `champion` moves after the service answers; where either
-fails, both are put back.
+fails, both are put back. Then the service is asked how fast it answers one client, over HTTP.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from configs.loader import UsageError
 from jobs.command import Result, main
 from jobs.measure import gate
 from jobs.measure.gate import Objected, Release
+from jobs.measure.served import served, words
 from jobs.prepare import output
 from jobs.recipe import Recipe
 from jobs.tune import CHALLENGER
@@ -87,7 +88,7 @@ def deploy(recipe: Recipe) -> Deployed:
     name, version = registry.resolve(uri)
     folder = registry.fetch(name, version, MANIFEST)
     bundle = read_bundle(folder)
-    release = _registered(name, version, folder, bundle, recipe.service)
+    release = _registered(name, version, folder, bundle, recipe)
     smoke(uri, folder, bundle)
     dashboard_url, headers = session.dashboard()
     places = session.home() / "serving"
@@ -108,7 +109,12 @@ def deploy(recipe: Recipe) -> Deployed:
             dashboard_url, headers, recipe.serving, application, places, answering, allowed=allowed
         )
     log.info("%s is %s and answers at %s", release.uri, CHAMPION, endpoint)
-    return Deployed(release.uri, endpoint, gate.figures(release, recipe.budget), accepted)
+    seen = served(endpoint, folder, bundle, SMOKE)
+    try:
+        registry.set_tags(name, version, words(seen), registry.ASK_SECONDS)
+    except JobError as error:  # it is deployed all the same
+        log.warning("%s", error)
+    return Deployed(release.uri, endpoint, gate.figures(release, recipe.budget) | seen, accepted)
 
 
 def remove(recipe: Recipe) -> None:
@@ -143,21 +149,21 @@ def _in_one_line() -> Iterator[None]:
         raise JobError(first) from None
 
 
-def _registered(name: str, version: str, folder: Path, bundle: Bundle, service: str) -> Release:
+def _registered(name: str, version: str, folder: Path, bundle: Bundle, recipe: Recipe) -> Release:
     """A version as the gate sees it."""
     tags = registry.tags(name, version)
     return Release(
         name,
         version,
         bundle.labels,
-        gate.evidence(tags, bundle_digest(folder)),
+        gate.evidence(tags, bundle_digest(folder), recipe.judged_by.metric),
         evidence(bundle),
-        served_here=f"{SERVED_TAG}{service}" in tags,
+        served_here=f"{SERVED_TAG}{recipe.service}" in tags,
         served=version in (registry.alias_version(name, alias) for alias in (CHAMPION, PREVIOUS)),
     )
 
 
-def _champion(name: str, running: Mapping[str, Any] | None) -> Release | None:
+def _champion(name: str, running: Mapping[str, Any] | None, metric: str) -> Release | None:
     """What the service runs; where it runs nothing the model's champion, if there is one."""
     version = running["version"] if running else registry.alias_version(name, CHAMPION)
     if version is None:
@@ -169,12 +175,12 @@ def _champion(name: str, running: Mapping[str, Any] | None) -> Release | None:
     except (FolderError, JobError) as error:
         log.warning("models:/%s/%s: not read: %s", name, version, error)
         return Release(name, version, None)
-    return Release(name, version, labels, gate.evidence(registry.tags(name, version), digest))
+    return Release(name, version, labels, gate.evidence(registry.tags(name, version), digest, metric))
 
 
 def _ask_gate(release: Release, running: Mapping[str, Any] | None, recipe: Recipe) -> list[Objected]:
     """What speaks against `release` and was accepted. Raises `JobError` with what was not."""
-    champion = _champion(release.name, running)
+    champion = _champion(release.name, running, recipe.judged_by.metric)
     found = gate.objections(release, champion, recipe.budget)
     if words := gate.refused(found, recipe.serving.accept):
         raise JobError(f"{release.uri}: not deployed: {words}")

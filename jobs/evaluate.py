@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from jobs.measure.differences import grouped
 from jobs.measure.fresh import BUDGET_SHAPE, Measured, Question, ask, key
 from jobs.measure.gate import Evidence
 from jobs.measure.machine import machine_kind
-from jobs.measure.spec import BASELINES, baselines_of
+from jobs.measure.spec import BASELINES
 from jobs.measure.steps import after_each_step
 from jobs.measure.table import Machine
 from jobs.models.reference import check_given
@@ -117,7 +117,8 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str) -> dict[str, Any]:
             student = Path(output(recipe), "student")
             steps = after_each_step(recipe, description, student, Path(between)) if (student / BUNDLE).exists() else []
             contenders = [*contenders[:-1], *steps, contenders[-1]]
-        measured = _measure(recipe, bundle / description.tokenizer, contenders, shapes)
+        measured = _measure(recipe, _counted_by(contenders), contenders, shapes)
+        contenders = [each for each in contenders if each.name in measured]
         machine = _compare_with_peak(recipe, contenders, measured, shapes)
     compared, files = compare(recipe, test, measured, shapes, machine)
     audited, faults = audit_test_rows(recipe, bundle, description)
@@ -188,33 +189,50 @@ def _measure(
 ) -> dict[str, Measured]:
     """Score each in a process of its own, then time all of them in turns in one more.
 
-    What is fitted to the rows is fitted once, in the latter; the memory that takes is not what answering takes.
+    What is fitted to the rows is fitted once, in the latter; the memory that takes is not what answering takes. One
+    that fails is left out with a warning, unless it is the winner or its teacher.
     """
     common: dict[str, Any] = {"task": recipe.task, "data": recipe.data, "split": "test", "resources": True}
-    common |= {"answers": recipe.task == "classify", "metric": recipe.budget.metric}
+    common |= {"answers": recipe.task == "classify", "batches": True, "metric": recipe.budget.metric}
     found: dict[str, Measured] = {}
     for contender in contenders:
         if contender.kind not in FITTED:
             log.info("scoring %s on %s", contender.name, place(recipe.data, "test"))
-            found |= ask(Question(contenders=[contender], **common))
-    log.info("timing %s in turns", ", ".join(each.name for each in contenders))
-    timed = ask(
-        Question(
-            contenders=contenders,
-            score=[each.name for each in contenders if each.name not in found],
-            shapes=shapes,
-            mix=True,
-            watts_per_core=recipe.evaluation.watts_per_core,
-            tokenizer=str(tokenizer),
-            **common,
-        )
-    )
+            try:
+                found |= ask(Question(contenders=[contender], **common))
+            except JobError as error:
+                if contender.name in (WINNER, TEACHER):
+                    raise
+                log.warning("%s is left out: %s", contender.name, error)
+    common |= {"mix": True, "watts_per_core": recipe.evaluation.watts_per_core, "tokenizer": str(tokenizer)}
+
+    def in_turns(takers: list[Contender]) -> dict[str, Measured]:
+        log.info("timing %s in turns", ", ".join(each.name for each in takers))
+        fitted = [each.name for each in takers if each.kind in FITTED]
+        return ask(Question(contenders=takers, score=fitted, shapes=shapes, **common))
+
+    scored = [each for each in contenders if each.name in found]
+    contenders = [each for each in contenders if each.name in found or each.kind in FITTED]
+    try:
+        timed = in_turns(contenders)
+    except JobError as error:
+        if len(scored) == len(contenders):
+            raise
+        log.warning("what is fitted to the rows is left out: %s", error)
+        contenders, timed = scored, in_turns(scored)
     for name, each in timed.items():
         found.setdefault(name, each).metrics.update(each.metrics)
     for contender in contenders:
         if contender.folder and contender.kind in ("bundle", "reference"):
             found[contender.name].metrics["bytes"] = bundle_bytes(read_bundle(Path(contender.folder)))
     return {each.name: found[each.name] for each in contenders}
+
+
+def _counted_by(contenders: Sequence[Contender]) -> Path:
+    """The tokenizer whose tokens count at a shape: the winner's, or, where that counts words, its teacher's."""
+    folders = {each.name: Path(each.folder) for each in contenders if each.folder}
+    name = WINNER if read_description(folders[WINNER]).inputs or TEACHER not in folders else TEACHER
+    return folders[name] / read_description(folders[name]).tokenizer
 
 
 def _compare_with_peak(
@@ -264,39 +282,49 @@ def evaluated_already(recipe: Recipe, bundle: Path) -> dict[str, Any] | None:
 
 
 def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Contender]:
-    """Baselines, teacher, student, winner: those that belong to this bundle."""
-    from jobs.measure.baselines import embedding_table
-
-    own, asked = recipe.bundle is None, recipe.evaluation.baselines
-    baselines = (baselines_of(recipe.task) if own else []) if asked is None else asked
-    found = [
-        Contender.model_validate({"name": BASELINES[name].contender, "kind": name})
-        for name in baselines
-        if name != "static"
-    ]
-    teacher = teacher_folder(recipe)
-    if teacher == bundle:
-        pass  # it is under evaluation itself
-    elif recipe.teacher.bundle and (runtime := read_bundle(teacher).runtime) != "torch":
-        raise UsageError(
-            f"teacher.bundle: {teacher}: an exported {runtime} bundle; give a reference (safetensors) bundle, as "
-            "python -m jobs.finetune makes it"
-        )
-    elif (teacher / BUNDLE).exists() and set(read_bundle(teacher).labels) == set(description.labels):
-        if "static" in baselines and embedding_table(teacher):
-            found.append(Contender(name=BASELINES["static"].contender, kind="static", folder=str(teacher)))
-        found.append(Contender(name=TEACHER, kind="reference", folder=str(teacher)))
-    elif recipe.teacher.bundle:
-        raise FolderError(f"{teacher}: no teacher bundle with the labels of {bundle}")
-    if "static" in (asked or []) and BASELINES["static"].contender not in [each.name for each in found]:
-        raise UsageError(
-            "evaluation.baselines: 'static': no teacher here has one table of token embeddings; leave it out"
-        )
+    """Baselines, teacher, student, winner: those that belong to this bundle. Makes the baselines that are missing."""
+    own = recipe.bundle is None
+    teacher = _teacher(recipe, bundle, description)
+    found = [Contender(name=TEACHER, kind="reference", folder=str(teacher))] if teacher else []
+    if own or recipe.evaluation.baselines:
+        found = [*_baselines(recipe, teacher, description), *found]
     student = Path(output(recipe), "student")
     if own and student != bundle and _made_of(description, student):
         found.append(Contender(name="student", kind="reference", folder=str(student)))
     kind = "reference" if description.runtime == "torch" else "bundle"
     return [*found, Contender(name=WINNER, kind=kind, folder=str(bundle))]
+
+
+def _teacher(recipe: Recipe, bundle: Path, description: Bundle) -> Path | None:
+    """The teacher of this bundle; None where there is none, or it is the bundle."""
+    teacher = teacher_folder(recipe)
+    if teacher == bundle:
+        return None
+    if recipe.teacher.bundle and (runtime := read_bundle(teacher).runtime) != "torch":
+        raise UsageError(
+            f"teacher.bundle: {teacher}: an exported {runtime} bundle; give a reference (safetensors) bundle, as "
+            "python -m jobs.finetune makes it"
+        )
+    if (teacher / BUNDLE).exists() and set(read_bundle(teacher).labels) == set(description.labels):
+        return teacher
+    if recipe.teacher.bundle:
+        raise FolderError(f"{teacher}: no teacher bundle with the labels of {bundle}")
+    return None
+
+
+def _baselines(recipe: Recipe, teacher: Path | None, description: Bundle) -> list[Contender]:
+    from jobs.measure import baselines
+
+    for name in recipe.evaluation.baselines or []:
+        baselines.check_possible(name, teacher, "evaluation.baselines")
+    itself = description.provenance.get("baseline")
+    names = [name for name in baselines.possible(recipe, teacher) if name != itself]
+    if recipe.task == "generate":
+        return [Contender(name=BASELINES[each].contender, kind="nearest") for each in names]
+    return [
+        Contender(name=BASELINES[name].contender, kind="bundle", folder=str(folder))
+        for name, folder in baselines.made(recipe, names, teacher).items()
+    ]
 
 
 def _made_of(description: Bundle, student: Path) -> bool:

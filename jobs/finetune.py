@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = None, *, made: bool = False) -> Result:
     """The job: one MLflow run around `finetune`; of a teacher that is `made` it tells what is left to tell."""
+    from jobs.measure import early
     from jobs.teach import check_possible  # which stands on this file
 
     with tracking.run(
@@ -43,6 +44,7 @@ def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = N
         metrics = read_description(folder).metrics if made else finetune(recipe, prepared, run.id)
         run.artifact(folder, "teacher")
         run.metrics.log({f"best_{name}": value for name, value in metrics.items()})
+        early.compare(recipe, folder, metrics.get(f"validation_{recipe.judged_by.metric}"), run)
     return Result("finetune", run.id, output(recipe), metrics, bundle=str(folder))
 
 

@@ -21,6 +21,7 @@ from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import check_source
 from jobs.data.spec import EMBEDDED
+from jobs.measure.served import SERVED
 from jobs.models.reference import check_given, made_from
 from jobs.prepare import output, pool_folder
 from jobs.recipe import Recipe, SearchRecipe
@@ -73,7 +74,15 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     uri, metrics = str(found["model_uri"]), evaluation.get("metrics", {})
     run.metrics.log(metrics)  # also where the gate is shut
     run.tag(slimcart__model=uri)
-    endpoint = deploy.run(recipe.model_copy(update={"bundle": uri}), run.id).endpoint if recipe.deploy else None
+    endpoint = None
+    if recipe.deploy:
+        deployed = deploy.run(recipe.model_copy(update={"bundle": uri}), run.id)
+        endpoint = deployed.endpoint
+        seen = {name: deployed.metrics[name] for name in SERVED if name in deployed.metrics}
+        report.write(page, recipe.name, found, recipe.budget, recipe.search.objective, evaluation, learned_from, seen)
+        run.artifact(page)
+        run.metrics.log(seen)
+        metrics = {**metrics, **seen}
     run.tag(slimcart__endpoint=endpoint or "")
     return Result(
         "optimize",

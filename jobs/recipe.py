@@ -112,8 +112,8 @@ class Recipe(Spec):
     bundle: str | None = Field(
         default=None,
         min_length=1,
-        description="compress: folder of a student; evaluate: folder of a bundle, or models:/<name>@<alias>; deploy: "
-        "models:/<name>@<alias>",
+        description="compress: folder of a student, or baseline:tfidf, baseline:static; evaluate: folder of a bundle, "
+        "or models:/<name>@<alias>; deploy: models:/<name>@<alias>",
     )
     deploy: bool = Field(default=False, description="optimize: also deploy the winner")
     remove: bool = Field(default=False, description="deploy: take the service away; its model keeps its aliases")
@@ -240,12 +240,13 @@ class Recipe(Spec):
                 continue
             if reason := step.refused_by(self.engine):
                 raise ValueError(f"compression[{index}].{reason}")
-            learned = {"mode": "dynamic", "per_channel": True, "reduce_range": False}
+            learned = {"calibration": "minmax", "per_channel": True, "reduce_range": False}
             rounded = [each for each in self.compression[index:] if isinstance(each, QuantizeSpec)]
             if step.quantize_aware and not any(each.model_dump(include=set(learned)) == learned for each in rounded):
                 raise ValueError(
-                    f"compression[{index}].quantize_aware=true: no step quantize with mode=dynamic, per_channel=true "
-                    "and reduce_range=false rounds what learned to be rounded; add one after export, or leave it out"
+                    f"compression[{index}].quantize_aware=true: no step quantize with per_channel=true, reduce_range="
+                    "false and calibration=minmax rounds what learned to be rounded; add one after export, or leave it "
+                    "out"
                 )
         return self
 
@@ -258,6 +259,14 @@ class Recipe(Spec):
                 raise ValueError(f"evaluation.baselines: {name!r}: task {self.task!r} has {able}; [] for none")
             if count > 1:
                 raise ValueError(f"evaluation.baselines: {name!r} stands there {count} times; give it once")
+        return self
+
+    @model_validator(mode="after")
+    def a_baseline_that_is_made_a_bundle_classifies(self) -> Self:
+        known = baselines_of(self.task) if self.task == "classify" else []
+        if self.baseline is not None and self.baseline not in known:
+            able = f"classify has baseline:{' and baseline:'.join(baselines_of('classify'))}"
+            raise ValueError(f"bundle: {self.bundle}: task {self.task!r} makes no such baseline a bundle; {able}")
         return self
 
     @model_validator(mode="after")
@@ -324,6 +333,12 @@ class Recipe(Spec):
                 "bundle": absolute(self.bundle, folder, may_be_id=False),
             }
         )
+
+    @property
+    def baseline(self) -> str | None:
+        """The name of the baseline that `bundle` names; None where it is something else."""
+        kind, _, name = (self.bundle or "").partition(":")
+        return name if kind == "baseline" else None
 
     @property
     def has_pool(self) -> bool:

@@ -28,6 +28,8 @@ from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import check_unchanged, rows
 from jobs.distill import distill, student_key
+from jobs.finetune import teacher_folder
+from jobs.measure import early
 from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate, time_again
 from jobs.measure.machine import machine_kind
@@ -86,6 +88,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     teacher = taught(prepared, teacher_outputs, recipe.judged_by)
     if not teacher.metric:
         raise JobError("the teacher is right on none of the validation rows: its students would have nothing to keep")
+    known = early.compare(recipe, teacher_folder(recipe), teacher.metric, run)
     trials_folder = trials_of(recipe, prepared)
     for other in trials_folder.parent.glob("trials-*"):
         if other != trials_folder:  # of a search that nobody goes on with
@@ -117,6 +120,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         "run_id": run.id,
         "metric": recipe.judged_by.metric,
         "teacher_metric": teacher.metric,
+        "known": early.said(known, teacher.metric, recipe.judged_by.metric)[0] if known else None,
         "winner": None,
         "trials": [asdict(each) | {"reason": choice.reasons[each.id]} for each in trials],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,10 +12,11 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+SHORT_S = 0.003  # for so long the event loop may stand still, rather than hop to the thread and back
 
 
 class Batches(Generic[Item, Answer]):
-    """One thread that works on batches, of one event loop.
+    """One thread that works on batches, of one event loop; what is short and alone is worked on in the loop itself.
 
     Not Serve's: that one cuts a batch as soon as its wait is over, even while the last one still runs, and so makes
     batches of one under load.
@@ -36,6 +38,7 @@ class Batches(Generic[Item, Answer]):
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._began: float | None = None
+        self._single_s = math.inf  # that the last batch of size 1 took
 
     async def answer(self, item: Item) -> Answer:
         """What `work` says of the item; raises what it raises, for all that are answered together."""
@@ -59,9 +62,14 @@ class Batches(Generic[Item, Answer]):
                 batch = self._cut()
                 if not batch:
                     continue
-                self._began = time.monotonic()
+                items = [item for item, _ in batch]
+                single = sum(map(self._size, items)) == 1
+                self._began = began = time.monotonic()
                 try:
-                    found = await loop.run_in_executor(self._thread, self._work, [item for item, _ in batch])
+                    if single and self._single_s < SHORT_S:
+                        found = self._work(items)
+                    else:
+                        found = await loop.run_in_executor(self._thread, self._work, items)
                 except Exception as error:  # noqa: BLE001 - it is theirs who asked
                     for _, future in batch:
                         if not future.done():
@@ -72,6 +80,8 @@ class Batches(Generic[Item, Answer]):
                             future.set_result(answer)
                 finally:
                     self._began = None
+                    if single:
+                        self._single_s = time.monotonic() - began
         finally:
             self._worker = None
 

@@ -19,9 +19,10 @@ from serving.pickles import pickle_reason
 
 MANIFEST = "bundle.json"
 CARD = "README.md"
+VOCABULARY = "vocabulary.json"  # of the runtimes that have one beside the tokenizer
 FORMAT_VERSION = 1
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
-RUNTIMES = {"classify": ("onnxruntime", "openvino", "torch"), "generate": ("ctranslate2", "torch")}  # by task
+RUNTIMES = {"classify": ("onnxruntime", "openvino", "linear", "torch"), "generate": ("ctranslate2", "torch")}  # by task
 
 
 class BundleError(folders.FolderError):
@@ -42,11 +43,11 @@ class FileEntry(_Frozen):
 class Stage(_Frozen):
     """One model and how it is run."""
 
-    runtime: Literal["onnxruntime", "openvino", "ctranslate2", "torch"]
+    runtime: Literal["onnxruntime", "openvino", "ctranslate2", "linear", "torch"]
     precision: Literal["f32", "bf16", "f16"] = Field(default="f32", description="of what is not computed in int8")
     model: str = Field(min_length=1, description="file of the graph, or of the weights where there is none")
-    inputs: list[str] = Field(min_length=1, description="names of the graph's inputs, int64 [batch, length]")
-    max_length: int = Field(ge=1, description="tokens; longer inputs are cut")
+    inputs: list[str] = Field(description="names of the graph's inputs, int64 [batch, length]; linear reads texts")
+    max_length: int = Field(ge=1, description="tokens, of runtime linear words; longer inputs are cut")
     tokenizer: str = "tokenizer.json"
     temperature: float = Field(default=1.0, gt=0, description="logits are divided by it before the softmax")
 
@@ -54,6 +55,8 @@ class Stage(_Frozen):
     def can_be_fed(self) -> Self:
         if unknown := sorted(set(self.inputs) - set(INPUT_NAMES)):
             raise ValueError(f"inputs {unknown} are unknown; known are {list(INPUT_NAMES)}")
+        if bool(self.inputs) == (self.runtime == "linear"):
+            raise ValueError(f"{len(self.inputs)} inputs for runtime {self.runtime!r}; linear has none, others some")
         _stay_inside(*self.needed)
         return self
 
@@ -62,7 +65,8 @@ class Stage(_Frozen):
         """Files without which the model cannot be opened."""
         beside = {
             "openvino": [str(PurePosixPath(self.model).with_suffix(".bin"))],
-            "ctranslate2": ["config.json", "vocabulary.json"],
+            "ctranslate2": ["config.json", VOCABULARY],
+            "linear": [str(PurePosixPath(self.model).with_name(VOCABULARY))],
         }
         return [self.model, self.tokenizer, *beside.get(self.runtime, [])]
 
@@ -181,13 +185,24 @@ def with_metrics(folder: Path, metrics: Mapping[str, float], card: Callable[[Bun
     fields = old.model_dump(exclude={"files"}) | {"metrics": {**old.metrics, **metrics}}
 
     def fill(aside: Path) -> None:
-        for name in old.files:
-            (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, aside / name)
+        _copy_files(old, folder, aside)
         if card:
             (aside / CARD).write_text(card(old.model_copy(update={"metrics": fields["metrics"]})), encoding="utf-8")
 
     return write_bundle(folder, fields, fill)
+
+
+def copy_bundle(source: Path, folder: Path, provenance: Mapping[str, Any]) -> Bundle:
+    """Make `folder` a copy of the bundle in `source`, with more `provenance`. Raises `BundleError`."""
+    old = read_bundle(source)
+    fields = old.model_dump(exclude={"files"}) | {"provenance": {**old.provenance, **provenance}}
+    return write_bundle(folder, fields, lambda aside: _copy_files(old, source, aside))
+
+
+def _copy_files(bundle: Bundle, folder: Path, target: Path) -> None:
+    for name in bundle.files:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, target / name)
 
 
 def bundle_digest(folder: Path) -> str:

@@ -26,8 +26,8 @@ class DeployError(Exception):
 class Dashboard:
     """Serve as its REST API shows it: applications by name, each as it was last written.
 
-    `settings` gives the environment of Serve's processes, for requests that may take so many seconds; it is asked where
-    Serve does not run yet, which alone can be told.
+    `settings` gives the environment of Serve's processes, for requests that may take so many seconds, where one machine
+    is the whole cluster; it is asked where Serve does not run yet, which alone can be told.
     """
 
     def __init__(
@@ -37,7 +37,8 @@ class Dashboard:
         spec: ServingSpec,
         settings: Callable[[float], Mapping[str, str]] = lambda _: {},
     ) -> None:
-        self._url = f"{dashboard_url.rstrip('/')}/api/serve/applications/"
+        self._dashboard = dashboard_url.rstrip("/")
+        self._url = f"{self._dashboard}/api/serve/applications/"
         self._spec = spec
         self._http = requests.Session()
         self._http.trust_env = False  # a company proxy cannot reach a loopback address
@@ -92,13 +93,21 @@ class Dashboard:
 
     def _start(self, body: Mapping[str, Any]) -> None:
         """Start Serve without an application; where that takes long, the one that follows is waited for in its turn."""
-        environment = dict(self._settings(self._options["request_timeout_s"]))
+        environment = dict(self._settings(self._options["request_timeout_s"])) if self._is_one_machine() else {}
         options = {"controller_options": {"runtime_env": {"env_vars": environment}}} if environment else {}
         try:
             self._ask("PUT", json={**body, **options, "applications": []}, timeout=START_S)
         except DeployError as error:
             log.warning("Serve is slow to start: %s", str(error).splitlines()[0])
         self._runs = True
+
+    def _is_one_machine(self) -> bool:
+        """Whether all replicas will be on the machine of the proxy: they take requests at the loopback address."""
+        hosts = f"{self._dashboard}/nodes?view=hostNameList&at={time.monotonic_ns()}"  # a new query passes by a cache
+        try:
+            return len(self._http.get(hosts, timeout=10).json()["data"]["hostNameList"]) == 1
+        except (requests.RequestException, ValueError, KeyError):
+            return False
 
     def wait(self, name: str, deadline: float) -> None:
         """Return once the application runs. Raises `DeployError` with Ray's reason once it failed, or in the end."""

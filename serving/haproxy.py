@@ -44,7 +44,8 @@ def mended(configuration: str) -> str:
     sections = [each for each in SECTION.split(configuration) if not each.startswith(CLOSED)]
     for index, section in enumerate(sections):
         if section.startswith("global"):
-            sections[index] = _sub(r"^( *stats socket \S+).*$", r"\1 mode 600 level admin expose-fd listeners", section)
+            kept = re.sub(r"^ *log .*\n", "", section, flags=re.MULTILINE)  # a line for each request, to port 514
+            sections[index] = _sub(r"^( *stats socket \S+).*$", r"\1 mode 600 level admin expose-fd listeners", kept)
         elif section.startswith("defaults"):
             sections[index] = _errors(section)
         elif section.startswith("frontend http_frontend"):

@@ -56,6 +56,7 @@ def settings(folder: Path, request_timeout_s: float, environment: Mapping[str, s
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(place / "metrics"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(place),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(place / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # replicas count requests themselves; else HAProxy writes of each
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, max(1, (os.cpu_count() or 1) // 2))),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(SILENT_S),
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(longest + 5),  # Serve itself gives up before

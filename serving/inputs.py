@@ -76,6 +76,11 @@ def prompt(text: str, pair: str | None) -> str:
     return f"{text}\n" if pair is None else f"{text}\n{pair}\n"
 
 
+def joined(row: Input) -> str:
+    """One text, or both texts of a pair, for a model that knows words only."""
+    return row if isinstance(row, str) else " ".join(part for part in row if part)
+
+
 def cut(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
     """Indices in batches of like length, each at most `tokens_per_batch` tokens with its padding (or one input)."""
     batch: list[int] = []

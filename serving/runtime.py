@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NotRequired, TextIO, TypedDict
 from serving.bundle import Bundle, BundleError, read_description
 from serving.generator import load_generator
 from serving.inputs import TOKENS_PER_BATCH, Input, Reading, Row, checked, cut, reading, unknown_id
-from serving.runtimes import ClassifierModel, one_line, open_bundle, open_verified
+from serving.runtimes import ClassifierModel, TextModel, one_line, open_bundle, open_verified
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,11 @@ class Classifier:
     """A loaded bundle: inputs -> probabilities or predictions. One thread at a time gives the best latency."""
 
     def __init__(
-        self, bundle: Bundle, model: ClassifierModel, tokenizer: Tokenizer, tokens_per_batch: int = TOKENS_PER_BATCH
+        self,
+        bundle: Bundle,
+        model: ClassifierModel | TextModel,
+        tokenizer: Tokenizer,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> None:
         self.bundle = bundle
         self._model = model
@@ -74,11 +78,14 @@ class Classifier:
         """What the bundle's own model says, in a cascade the second, divided by the temperature, likewise."""
         import numpy as np
 
-        encodings: list[Encoding] = self._tokenizer.encode_batch(self.rows(inputs))
+        rows = self.rows(inputs)
+        if isinstance(self._model, TextModel):
+            return self._finite(self._model.of_texts(rows)) / self.bundle.temperature
+        encodings: list[Encoding] = self._tokenizer.encode_batch(rows)
         logits_NC = np.empty((len(encodings), len(self.bundle.labels)), dtype=np.float32)
         lengths = [len(each) for each in encodings]
         for chosen in cut(lengths, self._tokens_per_batch):
-            logits_NC[chosen] = self._logits([encodings[index] for index in chosen])
+            logits_NC[chosen] = self._logits(self._model, [encodings[index] for index in chosen])
         return logits_NC / self.bundle.temperature
 
     def readings(self, inputs: Sequence[Input]) -> list[Reading]:
@@ -106,7 +113,7 @@ class Classifier:
                 prediction["unknown"], prediction["cut"], prediction["ms"] = read.unknown_share, read.cut, ms
         return predictions
 
-    def _logits(self, encodings: list[Encoding]) -> np.ndarray:
+    def _logits(self, model: ClassifierModel, encodings: list[Encoding]) -> np.ndarray:
         """float32 [B, C] of B encodings, padded on the right to the longest of them."""
         import numpy as np
 
@@ -121,7 +128,11 @@ class Classifier:
                 feed["attention_mask"][row, : max(1, length)] = 1
             if "token_type_ids" in feed:
                 feed["token_type_ids"][row, :length] = encoding.type_ids
-        logits_BC = np.asarray(self._model.logits(feed), dtype=np.float32)
+        return self._finite(np.asarray(model.logits(feed), dtype=np.float32))
+
+    def _finite(self, logits_BC: np.ndarray) -> np.ndarray:
+        import numpy as np
+
         if not np.isfinite(logits_BC).all():
             raise RuntimeError(f"the model of bundle {self.bundle.name!r} answered NaN or infinity")
         return logits_BC

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from jobs.compression import int8
 from jobs.compression.spec import QuantizeSpec
-from tests.tiny_models import CLASSES, VOCABULARY
+from tests.tiny_models import CLASSES, VOCABULARY, batch
 
 WIDTH = 16
 LAYERS = ["words", "first", "second", "head"]
@@ -73,7 +75,11 @@ def write_graph(file: Path, ruined: str | None = None, seed: int = 0) -> Path:
     return file
 
 
-def in_8_bits(file: Path, made: Path, **fields: Any) -> None:
-    """Write `made`, all layers of `file` in 8 bits, without a guard."""
-    graph = int8.read(file)
-    int8.dynamic(graph, int8.layers(graph), QuantizeSpec.model_validate({"step": "quantize", **fields}), made)
+def in_8_bits(file: Path, made: Path, feeds: Iterable[Mapping[str, np.ndarray]] | None = None, **fields: Any) -> None:
+    """Write `made`, all layers of `file` in 8 bits, without a guard; ranges are those of `feeds`, or of random rows."""
+    graph, spec = int8.read(file), QuantizeSpec.model_validate({"step": "quantize", **fields})
+    if feeds is None:
+        feeds = ({name: each.numpy() for name, each in batch(50, length, length).items()} for length in (8, 16))
+    with tempfile.TemporaryDirectory() as folder:
+        ranges = int8.calibrate(graph, map(dict, feeds), spec, Path(folder))
+    int8.quantize(graph, ranges, int8.layers(graph), spec, made)

@@ -174,26 +174,41 @@ def choose(trials: Sequence[Trial], budget: BudgetSpec, objective: Objective = "
 def finalists(trials: Sequence[Trial], budget: BudgetSpec, choose: Callable[[Sequence[Trial]], Choice]) -> list[Trial]:
     """Those whose times decide the choice, so that they have to be taken again, together.
 
-    They are the winner and the next best, by `choose`; and whoever is inside all limits but perhaps that of time, where
-    `max_p95_ms` is near its p95 or between its blocks, or where it is outside and was measured on a busy machine. Empty
-    where one trial alone is far from that limit.
+    They are the winner and the next best, by `choose`; who would be among them had nothing disturbed its calls; and who
+    is inside all limits but perhaps that of time, where `max_p95_ms` is near its p95 or between its blocks. Empty where
+    one trial alone is far from that limit.
     """
-    left, best = list(trials), list[Trial]()
-    while len(best) <= RIVALS and (winner := choose(left).winner):
-        best.append(winner)
-        left = [trial for trial in left if trial.id != winner.id]
+    best = _best(trials, choose) | _best([_undisturbed(trial) for trial in trials], choose)
     unsure = {trial.id for trial in trials if trial.error is None and _time_decides(trial.metrics, budget)}
     if not unsure and len(best) < 2:
         return []
-    return [trial for trial in trials if trial.id in unsure or trial in best]
+    return [trial for trial in trials if trial.id in best | unsure]
+
+
+def _best(trials: Sequence[Trial], choose: Callable[[Sequence[Trial]], Choice]) -> set[str]:
+    """The winner, and the next ones that win without those before."""
+    left, found = list(trials), set[str]()
+    while len(found) <= RIVALS and (winner := choose(left).winner):
+        found.add(winner.id)
+        left = [trial for trial in left if trial.id != winner.id]
+    return found
+
+
+def _undisturbed(trial: Trial) -> Trial:
+    """With the p95 that it might have had: where it was measured in noise, its median call's time on the CPU."""
+    p95, high = trial.metrics.get("p95_ms", math.nan), trial.metrics.get("p95_ms_others_high", math.nan)
+    busy = trial.metrics.get("busy", 0.0)
+    if busy <= BUSY and not high > (1 + NEAR) * p95:
+        return trial
+    median = trial.metrics.get("p50_ms", p95) * (1 - busy)
+    return replace(trial, metrics={**trial.metrics, "p95_ms": min(p95, median)})
 
 
 def _time_decides(metrics: Mapping[str, float], budget: BudgetSpec) -> bool:
     limit, p95 = budget.max_p95_ms, metrics.get("p95_ms", math.nan)
     if limit is None or not math.isfinite(p95) or broken(metrics, budget).keys() - {"max_p95_ms"}:
         return False
-    near = abs(p95 - limit) <= NEAR * limit or p95 <= limit < metrics.get("p95_ms_others_high", p95)
-    return near or (p95 > limit and metrics.get("busy", 0.0) > BUSY)
+    return abs(p95 - limit) <= NEAR * limit or p95 <= limit < metrics.get("p95_ms_others_high", p95)
 
 
 def timed_again(trial: Trial, figures: Mapping[str, float]) -> Trial:

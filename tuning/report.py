@@ -52,13 +52,15 @@ def write(
     objective: Objective,
     evaluation: Mapping[str, Any] | None = None,
     rows: Mapping[str, Any] | None = None,
+    served: Metrics | None = None,
 ) -> None:
     """Write the page of a search, whole or not at all.
 
     `found` is the manifest of <output>/search; `evaluation`, that of <output>/evaluation, adds what the test file said;
-    `rows` says what is wrong with the rows that were learned from: figures of each of its `splits`, and `words`.
+    `rows` says what is wrong with the rows that were learned from: figures of each of its `splits`, and `words`;
+    `served` is what a client of the deployed winner saw: `served_p50_ms` and `served_p95_ms`.
     """
-    write_synced(path, render(name, found, budget, objective, evaluation, rows))
+    write_synced(path, render(name, found, budget, objective, evaluation, rows, served))
 
 
 def render(
@@ -68,6 +70,7 @@ def render(
     objective: Objective,
     evaluation: Mapping[str, Any] | None = None,
     rows: Mapping[str, Any] | None = None,
+    served: Metrics | None = None,
 ) -> str:
     """The page as HTML."""
     environment = templates()
@@ -82,11 +85,12 @@ def render(
     return environment.get_template("report.html.jinja").render(
         name=name,
         counts=_counts(trials, budget),
+        known=found.get("known"),
         winner=winner,
-        judged=evaluation.get("judged") if evaluation else None,
         nearest=next((trial for trial in trials if trial["error"] is None), None),
         limits=_tiles(unseen or winner["metrics"], budget, objective, label, unseen is not None) if winner else [],
         unseen=unseen is not None,
+        client=_client(served, (evaluation or {}).get("metrics", {}), winner["metrics"]) if served and winner else None,
         budget_words=", ".join(f"{field}={getattr(budget, field):g}" for field, _ in _set_limits(budget)),
         evaluation=_comparison(evaluation) if evaluation else None,
         data=_data(rows, (evaluation or {}).get("rows")),
@@ -106,6 +110,16 @@ def render(
             )
             if told.get(field)
         ],
+    )
+
+
+def _client(served: Metrics, evaluated: Metrics, searched: Metrics) -> str:
+    """What a client sees beside what the model takes, which the evaluation says better than the search."""
+    alone = evaluated.get(f"winner_{TIMED}", searched.get("p50_ms"))
+    beside = f"; the model alone takes {alone:.2f} ms (p50)" if alone is not None else ""
+    return (
+        f"A client of the service gets an answer in {served['served_p50_ms']:.2f} ms (p50) and "
+        f"{served['served_p95_ms']:.2f} ms (p95), of 32 tokens each over HTTP, when it was deployed{beside}"
     )
 
 
@@ -247,6 +261,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         row("macro-F1, 95 % interval", "macro_f1_low", ".4f", further=["macro_f1_high"]),
         row("answers as the teacher does", "agreement", ".2%"),
         row("calibration error (ECE)", "ece", ".4f"),
+        row("answers that change with the batch", "batch_changed", ".2%"),
         *(
             row(f"p50 / p95 / p99 ms, {title}", f"{at}p50_ms", ".2f", "faster", further=[f"{at}p95_ms", f"{at}p99_ms"])
             for at, title in latencies.items()
@@ -266,7 +281,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "names": names,
         "rows": measured,
         "against_teacher": teacher is not None,
-        "verdict": evaluation["verdict"],
+        "first": evaluation["first"],
         "behind": evaluation["behind"],
         "chart": svg(answers, evaluation.get("metric", "accuracy"), TIMED, alone=False),
         "notes": evaluation.get("notes", []),

@@ -38,15 +38,14 @@ def forms(export: ExportSpec, task: str, steps: Sequence[Step]) -> list[Form]:
 
 
 def _reason_against(runtime: str, steps: Sequence[Step]) -> str | None:
-    """Why the steps after export cannot work on files of a runtime; `StepSpec.ignored_by` names the fields that mean
-    nothing there."""
+    """Why the steps after export cannot work on files of a runtime."""
     for index, step in enumerate(steps):
         if not step.after_export:
             continue
         if runtime not in step.runtimes:
             able = " or ".join(step.runtimes)
             return f"compression[{index}]: {step.step!r} works on files of {able}, not of {runtime}; leave one out"
-        for field in step.ignored_by(runtime):
+        for field in step.runtimes[runtime]:
             if (value := getattr(step, field)) != type(step).model_fields[field].default:
                 return f"compression[{index}].{field}: {value!r}: means nothing to {runtime}; leave it out"
     return None

@@ -1,7 +1,8 @@
-"""ONNX graphs in 8 bits by ONNX Runtime's quantiser: which layers a graph has, and chosen ones converted.
+"""ONNX graphs in 8 bits: which layers a graph has, and chosen ones converted, for ONNX Runtime.
 
-A layer is a product with a constant matrix (MatMul, Gemm, Conv) or a look-up in a constant table (Gather). Products of
-two activations, those inside attention, stay in float: a few per cent of the work.
+A layer is a product with a constant matrix (MatMul, Gemm) or a look-up in a constant table (Gather). Products of two
+activations, those inside attention, stay in float: a few per cent of the work. Numbers between layers are float; each
+product rounds its input to a range that calibration rows fixed, so that an answer depends on its own text alone.
 """
 
 from __future__ import annotations
@@ -9,18 +10,25 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
-from onnxruntime.quantization.calibrate import CalibrationDataReader, create_calibrator, save_tensors_data
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationMethod
+from onnxruntime.quantization.calibrate import CalibrationDataReader, create_calibrator
 
 from jobs.compression.spec import QuantizeSpec
 
-WEIGHTS = {"MatMul": 1, "Gemm": 1, "Conv": 1, "Gather": 0}  # kind of a layer: which of its inputs holds its weights
+Ranges = Mapping[str, tuple[float, float]]  # least and most of an activation, by name
+WEIGHTS = {"MatMul": 1, "Gemm": 1, "Gather": 0}  # kind of a layer: which of its inputs holds its weights
+CONTRIBUTED = "com.microsoft"  # domain of the runtime's own operations
+LARGEST = {False: 127, True: 64}  # of a symmetric weight, in 8 bits and in 7
+LEVELS = 255  # steps of what is asymmetric
+ORIGIN = 128  # what stands for 0 in a table
+SMALLEST = float(np.finfo(np.float32).tiny)  # of a scale
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
@@ -40,56 +48,133 @@ def layers(model: ModelProto) -> list[str]:
     return [node.name for node in _layers(model.graph)]
 
 
-def dynamic(model: ModelProto, chosen: Collection[str], spec: QuantizeSpec, made: Path) -> None:
-    """Write `made` with the chosen layers in 8 bits; activations are scaled in each batch."""
-    with _hushed():
-        quantize_dynamic(
-            model,
-            str(made),
-            op_types_to_quantize=list(WEIGHTS),
-            nodes_to_quantize=[*chosen, *(f"{layer}_MatMul" for layer in chosen)],  # what it makes of a Gemm
-            per_channel=spec.per_channel,
-            reduce_range=spec.reduce_range,
-            weight_type=QuantType.QInt8,
-        )
-    _drop_shapes(made)
-
-
-def calibrate(model: ModelProto, feeds: Iterable[dict[str, np.ndarray]], spec: QuantizeSpec, folder: Path) -> None:
-    """Leave in `folder` what `static` needs: the graph, and the range of every activation over the feeds."""
-    file, ranges = _calibrated(folder)
-    separate = ModelProto()
-    separate.CopyFrom(model)
-    _separate_inputs(separate.graph)
-    onnx.save(separate, str(file))
+def calibrate(model: ModelProto, feeds: Iterable[dict[str, np.ndarray]], spec: QuantizeSpec, folder: Path) -> Ranges:
+    """The range of every activation over the feeds; `folder` is for files in between."""
+    file = folder / "calibrated.onnx"
+    onnx.save(model, str(file))
     with _hushed():
         calibrator = create_calibrator(
             file, list(WEIGHTS), str(folder / "observed.onnx"), calibrate_method=METHODS[spec.calibration]
         )
         for feed in feeds:  # one by one: batches of different lengths make no common array
             calibrator.collect_data(_Once(feed))
-        save_tensors_data(calibrator.compute_data(), ranges)
+        found = calibrator.compute_data()
+    ends = {name: each.range_value for name, each in found.data.items()}
+    return {name: (np.asarray(least).item(), np.asarray(most).item()) for name, (least, most) in ends.items()}
 
 
-def static(folder: Path, chosen: Collection[str], spec: QuantizeSpec, made: Path) -> None:
-    """Write `made` with the chosen layers between QuantizeLinear and DequantizeLinear (QDQ), as `calibrate` found."""
-    file, ranges = _calibrated(folder)
-    with _hushed():
-        quantize_static(
-            file,
-            str(made),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(WEIGHTS),
-            nodes_to_quantize=list(chosen),
-            per_channel=spec.per_channel,
-            reduce_range=spec.reduce_range,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=METHODS[spec.calibration],
-            calibration_cache_path=ranges,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},  # sums go on in float
-        )
-    _drop_shapes(made)
+def quantize(model: ModelProto, ranges: Ranges, chosen: Collection[str], spec: QuantizeSpec, made: Path) -> None:
+    """Write `made` with the chosen layers in 8 bits, weights and tables by what they hold, inputs by their `ranges`."""
+    small = ModelProto()
+    small.CopyFrom(model)
+    _Rewritten(small.graph, ranges, spec).put(chosen)
+    small.opset_import.append(helper.make_opsetid(CONTRIBUTED, 1))
+    onnx.save(small, str(made))
+
+
+class _Rewritten:
+    """A graph whose layers become operations on integers, in place."""
+
+    def __init__(self, graph: GraphProto, ranges: Ranges, spec: QuantizeSpec) -> None:
+        self._graph, self._ranges, self._spec = graph, ranges, spec
+        self._constants = {each.name: each for each in graph.initializer}
+        self._readers = Counter(name for node in graph.node for name in node.input)
+        self._nodes: list[NodeProto] = []
+        self._inputs: dict[str, tuple[str, str, str]] = {}  # activation: itself in 8 bits, its scale, its zero point
+
+    def put(self, chosen: Collection[str]) -> None:
+        """The graph with the `chosen` layers in 8 bits; what nothing reads any more is gone."""
+        layers = {node.output[0] for node in _layers(self._graph) if node.name in chosen}
+        sums = {name: node for node in self._graph.node if node.op_type == "Add" for name in node.input}
+        done: set[str] = set()  # sums with a bias, which the product before them adds
+        for node in self._graph.node:
+            output = node.output[0]
+            if output in done:
+                continue
+            if output not in layers:
+                self._nodes.append(node)
+            elif node.op_type == "Gather":
+                self._look_up(node)
+            else:
+                bias = node.input[2] if len(node.input) > 2 else ""
+                if not bias and output in sums and (bias := self._bias(node, sums[output])):
+                    output = sums[output].output[0]
+                    done.add(output)
+                self._multiply(node, bias, output)
+        kept = {name for node in self._nodes for name in node.input}
+        constants = [each for each in self._constants.values() if each.name in kept]
+        del self._graph.node[:], self._graph.initializer[:]
+        self._graph.node.extend(self._nodes)
+        self._graph.initializer.extend(constants)
+
+    def _bias(self, product: NodeProto, add: NodeProto) -> str:
+        """The vector that `add` adds to the outputs of a product, and to nothing else."""
+        (other,) = (name for name in add.input if name != product.output[0])
+        constant = self._constants.get(other)
+        width = self._constants[product.input[1]].dims[-1]
+        alone = self._readers[product.output[0]] == 1
+        return other if alone and constant is not None and list(constant.dims) == [width] else ""
+
+    def _multiply(self, node: NodeProto, bias: str, output: str) -> None:
+        """The runtime's own operation: the bias and both scales are applied while the sums are still in registers."""
+        given, scale, zero = self._in_8_bits(node.input[0])
+        weight, weight_scale = self._weight(node)
+        inputs = [given, weight, scale, weight_scale, zero, "", bias]
+        kind = "MatMulIntegerToFloat"
+        self._nodes.append(helper.make_node(kind, inputs, [output], name=node.name, domain=CONTRIBUTED))
+
+    def _look_up(self, node: NodeProto) -> None:
+        """Rows of the table in symmetric 8 bits, each with a scale of its own, made float by the look-up."""
+        table_VH = numpy_helper.to_array(self._constants[node.input[0]])
+        names = f"{node.input[0]}_quantized", f"{node.input[0]}_scale"
+        if names[0] not in self._constants:
+            scale_V1 = _scale(np.abs(table_VH).max(1, keepdims=True), LARGEST[False])
+            self._add(names[0], (np.rint(table_VH / scale_V1) + ORIGIN).astype(np.uint8))
+            self._add(names[1], scale_V1)
+        whole = 1 << max(4, (table_VH.shape[1] - 1).bit_length())  # the operation takes powers of two from 16 on
+        inputs, output = [names[0], node.input[1], names[1]], list(node.output)
+        further = {"bits": 8, "block_size": whole, "gather_axis": 0, "quantize_axis": 1}
+        kind = "GatherBlockQuantized"
+        self._nodes.append(helper.make_node(kind, inputs, output, name=node.name, domain=CONTRIBUTED, **further))
+
+    def _in_8_bits(self, name: str) -> tuple[str, str, str]:
+        """An activation in uint8, once for all products that read it."""
+        if name not in self._inputs:
+            step, origin = _asymmetric(*self._ranges[name])
+            self._inputs[name] = names = (f"{name}_in_8_bits", f"{name}_scale", f"{name}_zero_point")
+            self._add(names[1], step)
+            self._add(names[2], origin)
+            self._nodes.append(helper.make_node("QuantizeLinear", [name, *names[1:]], names[:1], name=names[0]))
+        return self._inputs[name]
+
+    def _weight(self, node: NodeProto) -> tuple[str, str]:
+        """A matrix [K, N] in symmetric int8, and its scales."""
+        names = f"{node.input[1]}_quantized", f"{node.input[1]}_scale"
+        if names[0] not in self._constants:
+            weight_KN = numpy_helper.to_array(self._constants[node.input[1]])
+            if any(each.name == "transB" and each.i for each in node.attribute):
+                weight_KN = weight_KN.T
+            largest = LARGEST[self._spec.reduce_range]
+            scale_N = _scale(np.abs(weight_KN).max(0 if self._spec.per_channel else None), largest)
+            self._add(names[0], np.clip(np.rint(weight_KN / scale_N), -largest, largest).astype(np.int8))
+            self._add(names[1], scale_N)
+        return names
+
+    def _add(self, name: str, array: np.ndarray) -> None:
+        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+
+
+def _scale(size: np.ndarray, levels: int) -> np.ndarray:
+    """Of numbers that are all 0 it is 1."""
+    scale = np.asarray(size, np.float32) / np.float32(levels)
+    return np.where(scale < SMALLEST, np.float32(1), scale)
+
+
+def _asymmetric(least: float, most: float) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, zero point) of uint8 numbers that hold all of a range and 0."""
+    least, most = min(least, 0.0), max(most, 0.0)
+    scale = _scale(np.array(most - least), LEVELS)
+    return scale, np.array(round(-least / float(scale)), np.uint8)
 
 
 class _Once(CalibrationDataReader):
@@ -98,10 +183,6 @@ class _Once(CalibrationDataReader):
 
     def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._left.pop() if self._left else None
-
-
-def _calibrated(folder: Path) -> tuple[Path, Path]:
-    return folder / "calibrated.onnx", folder / "ranges.json"
 
 
 def _layers(graph: GraphProto) -> Iterator[NodeProto]:
@@ -129,33 +210,6 @@ def _name(graph: GraphProto) -> None:
         name = (name or node.name or node.output[0]).removeprefix("model.")
         node.name = name if name not in taken else f"{name}.{len(taken)}"
         taken.add(node.name)
-
-
-def _drop_shapes(made: Path) -> None:
-    """Those that the quantiser inferred, for the reason in `jobs.compression.export`."""
-    model = onnx.load(str(made))
-    del model.graph.value_info[:]
-    onnx.save(model, str(made))
-
-
-def _separate_inputs(graph: GraphProto) -> None:
-    """Products read a copy of their input: the quantiser puts a tensor in 8 bits for all who read it, residuals too.
-
-    The runtime drops the copies when it loads the graph.
-    """
-    copies: dict[str, str] = {}
-    nodes: list[NodeProto] = []
-    products = {node.name for node in _layers(graph) if node.op_type != "Gather"}
-    for node in graph.node:
-        if node.name in products:
-            source = node.input[0]
-            if source not in copies:
-                copies[source] = f"{source}.in_8_bits"
-                nodes.append(onnx.helper.make_node("Identity", [source], [copies[source]], name=copies[source]))
-            node.input[0] = copies[source]
-        nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,7 @@
-"""Int8 with ONNX Runtime: weights and embedding tables in 8 bits, activations scaled while it runs or beforehand."""
+"""Int8 with ONNX Runtime: weights and embedding tables in 8 bits, activations in ranges that training rows fix."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection
 from pathlib import Path
 
@@ -15,17 +14,13 @@ from jobs.compression.workplace import Workplace
 def quantize(file: Path, spec: QuantizeSpec, made: Path, workplace: Workplace) -> None:
     """Write `made`, the int8 form of the ONNX `file`.
 
-    Raises `JobError` where `mode: static` finds no training rows, or where the guard cannot keep the loss in its limit.
+    Raises `JobError` where there are no prepared training rows, or where the guard cannot keep the loss in its limit.
     """
     model = int8.read(file)
-    layers = int8.layers(model)
-    put = functools.partial(int8.dynamic, model)
-    if spec.mode == "static":
-        int8.calibrate(model, workplace.rows("train", spec.calibration_rows).feeds, spec, workplace.folder)
-        put = functools.partial(int8.static, workplace.folder)
+    ranges = int8.calibrate(model, workplace.rows("train", spec.calibration_rows).feeds, spec, workplace.folder)
 
     def convert(chosen: Collection[str]) -> Path:
-        put(chosen, spec, made)
+        int8.quantize(model, ranges, chosen, spec, made)
         return made
 
-    quantize_guarded(file, layers, convert, spec, workplace)
+    quantize_guarded(file, int8.layers(model), convert, spec, workplace)

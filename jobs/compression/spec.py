@@ -18,7 +18,7 @@ class StepSpec(Spec):
     after_export: ClassVar[bool] = False  # works on the exported file, not on the model
     trains: ClassVar[bool] = False  # the model learns: what the steps before it lost is judged after it
     tasks: ClassVar[tuple[str, ...]] = ("classify",)
-    runtimes: ClassVar[Mapping[str, tuple[str, ...]]] = {"onnxruntime": ()}  # see `jobs.compression.forms`
+    runtimes: ClassVar[Mapping[str, tuple[str, ...]]] = {"onnxruntime": ()}  # and the fields that mean nothing to them
     asks_for_quiet: ClassVar[bool] = False  # waits for measurements itself, or takes one (`cluster.quiet`)
 
     name: str | None = Field(
@@ -34,10 +34,6 @@ class StepSpec(Spec):
         description="share of the validation metric that it may lose; more fails the job. "
         "Default: 1 - budget.min_retention; 1 = anything goes",
     )
-
-    def ignored_by(self, runtime: str) -> tuple[str, ...]:
-        """Fields that mean nothing to a runtime."""
-        return self.runtimes[runtime]
 
     @property
     def title(self) -> str:
@@ -285,29 +281,24 @@ class QuantizeSpec(StepSpec):
     tasks: ClassVar[tuple[str, ...]] = ("classify", "generate")
     runtimes: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "onnxruntime": ("bits", "group"),
-        "openvino": ("bits", "group", "mode", "per_channel", "reduce_range", "calibration"),
-        "ctranslate2": ("mode", "per_channel", "reduce_range", "calibration_rows", "calibration"),
+        "openvino": ("bits", "group", "per_channel", "reduce_range", "calibration"),
+        "ctranslate2": ("per_channel", "reduce_range", "calibration_rows", "calibration"),
     }
     step: Literal["quantize"]
     bits: Literal[8, 4] = Field(
         default=8, description="of a weight; ctranslate2: 4 makes the file smaller, answers take as long as in float"
     )
     group: int = Field(default=32, ge=2, multiple_of=2, description="inputs that share a scale, with bits: 4")
-    mode: Literal["dynamic", "static"] = Field(
-        default="dynamic",
-        description="onnxruntime: scales of activations are found in each batch, or fixed by calibration rows; "
-        "openvino always fixes them",
-    )
     per_channel: bool = Field(default=True, description="one scale per output channel instead of one per matrix")
     reduce_range: bool = Field(
         default=False, description="weights in 7 bits, for CPUs without VNNI, where sums of 8-bit products saturate"
     )
     calibration_rows: int = Field(
-        default=256, ge=1, description="training rows that fix the scales; static, and openvino"
+        default=256, ge=1, description="training rows that fix the ranges of activations, which no other row changes"
     )
     calibration: Literal["minmax", "entropy", "percentile"] = Field(
         default="minmax",
-        description="range of an activation: all of it, the one of least KL divergence, or 99.999 % of it; static only",
+        description="range of an activation: all of it, the one of least KL divergence, or 99.999 % of it; onnxruntime",
     )
     guard: bool = Field(
         default=True,
@@ -319,11 +310,6 @@ class QuantizeSpec(StepSpec):
         if self.bits == 8 and self.group != type(self).model_fields["group"].default:
             raise ValueError(f"group={self.group}: means nothing with bits=8, which have a scale a row; leave it out")
         return self
-
-    def ignored_by(self, runtime: str) -> tuple[str, ...]:
-        """A mode that fixes no scales asks no rows for them."""
-        dynamic = (runtime, self.mode) == ("onnxruntime", "dynamic")
-        return (*self.runtimes[runtime], *(("calibration_rows", "calibration") if dynamic else ()))
 
 
 class CodeSpec(StepSpec):

@@ -74,7 +74,7 @@ def note(prepared: Prepared, said: Mapping[str, Any]) -> Prepared:
     """The same rows, with `said` in their manifest: what was left out beside them may have changed since."""
     if all(prepared.manifest.get(name) == value for name, value in said.items()):
         return prepared
-    write_manifest(prepared.folder / MANIFEST, prepared.manifest | said)
+    write_manifest(prepared.folder / MANIFEST, {**prepared.manifest, **said})
     return Prepared.open(prepared.folder)
 
 

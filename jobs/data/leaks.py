@@ -105,7 +105,7 @@ def same_text(text: str, pair: str | None) -> int:
     return _hash(normal(text), None if pair is None else normal(pair))
 
 
-def findings(seen: Mapping[str, Hashes], split: str, labelled: bool) -> list[Finding]:
+def findings(seen: Mapping[Any, Hashes], split: str, labelled: bool) -> list[Finding]:
     """What the rows of `split` have in common, with one another and with those of every split before it in `ORDER`.
 
     `labelled`: labels are classes, so that one text with two of them is a contradiction.
@@ -123,9 +123,9 @@ def findings(seen: Mapping[str, Hashes], split: str, labelled: bool) -> list[Fin
             same, alike = np.isin(texts, np.asarray(theirs.texts, np.uint64)), np.isin(written, theirs.written)
         against = _contradicting(mine, theirs) if labelled else np.zeros(len(mine), bool)
         lines = np.asarray(mine.lines, np.int64)
-        first = [lines[mask][:SHOWN].tolist() for mask in (same, against)]
-        counts = [int(mask.sum()) for mask in (same, same & alike, against)]
-        found.append(Finding(split, other, len(mine), *counts, mine.unit, *first))
+        first, first_against = (lines[mask][:SHOWN].tolist() for mask in (same, against))
+        count, letters, contradicting = (int(mask.sum()) for mask in (same, same & alike, against))
+        found.append(Finding(split, other, len(mine), count, letters, contradicting, mine.unit, first, first_against))
     return found
 
 
@@ -153,13 +153,14 @@ def write(file: Path, seen: Mapping[str, Hashes]) -> None:
 
 def read(file: Path) -> dict[str, Hashes]:
     """The hashes of each split that `write` kept."""
-    import pyarrow.compute
+    import numpy as np
+    import pyarrow
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(file)
-    found = {}
-    for split in table["split"].unique().to_pylist():
-        rows = table.filter(pyarrow.compute.equal(table["split"].cast("string"), split))
+    names_N, found = np.array(table["split"].to_pylist()), {}
+    for split in dict.fromkeys(names_N.tolist()):
+        rows = table.filter(pyarrow.array(names_N == split))
         found[split] = Hashes(*(rows[name].to_numpy() for name in ("texts", "written", "labels")))
     return found
 

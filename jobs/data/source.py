@@ -110,7 +110,7 @@ def has_test(data: DataSpec) -> bool:
 
 
 def _held_against(data: DataSpec, split: Split, seen: Mapping[Split, Hashes]) -> set[int]:
-    others = [each for each in HELD_AGAINST[split] if each != "test" or has_test(data)]
+    others: list[Split] = [each for each in HELD_AGAINST[split] if each != "test" or has_test(data)]
     return {text for each in others for text in (seen.get(each) or hashes(data, each)).texts}
 
 
@@ -131,7 +131,7 @@ def _inputs(data: DataSpec, split: Split) -> Iterator[_Asked]:
 class Sample(NamedTuple):
     """Which rows a figure is of."""
 
-    count: int
+    rows: int
     fingerprint: str  # SHA-256 of their texts and labels
 
 
@@ -149,8 +149,8 @@ def check_unchanged(found: Sequence[Row], expected: Sample, data: DataSpec, spli
     """Raises `JobError` where the rows of a split are not those that were prepared: figures of both go not together."""
     if sample(found) == expected:
         return
-    what = f"{expected.count} rows then, {len(found)} now"
-    if len(found) == expected.count:
+    what = f"{expected.rows} rows then, {len(found)} now"
+    if len(found) == expected.rows:
         what = f"{len(found)} rows as then, with other texts or labels"
     raise JobError(
         f"{place(data, split)}: changed since its rows were prepared ({what}); put it back to go on, or run the same "

@@ -1,86 +1,377 @@
-"""Baselines made of the training rows in seconds: what any student must beat to be worth its training."""
+"""Baselines made of the training rows in seconds: what any student must beat to be worth its training.
+
+Those of a classifier are bundles, so that what is measured beside a winner is what would be served in its place. A new
+one is a function here and a line in `jobs.measure.spec.BASELINES`.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Sequence
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jobs.data.source import rows
+from cluster import quiet, tracking
+from configs.folder import digest_json
+from configs.loader import UsageError
+from jobs.data.source import Row, rows
 from jobs.data.spec import DataSpec
-from jobs.measure.contenders import Answer, Fitted, joined
-from jobs.models.reference import read_reference, read_tokenizer
-from serving.bundle import read_description
-from serving.inputs import Input
+from jobs.data.vocabulary import reduced
+from jobs.measure.bootstrap import interval, resampled
+from jobs.measure.calibration import fit_temperature
+from jobs.measure.contenders import Answer, Fitted, asked
+from jobs.measure.spec import BASELINES, baselines_of
+from jobs.models.reference import made_from, read_reference, read_tokenizer
+from jobs.prepare import output
+from jobs.recipe import Recipe
+from jobs.tasks.table import Task, named
+from serving.bundle import VOCABULARY, bundle_digest, read_description, write_bundle
+from serving.inputs import Input, joined
+from serving.runtime import load_bundle
+from serving.runtimes.linear import CHARACTERS, WORD_PAIRS
 
-ITERATIONS = 1000  # at most; scikit-learn's 100 end before they converge
-
-
-def fit_tfidf(data: DataSpec) -> Fitted:
-    """TF-IDF of words and word pairs under a linear SVM, scikit-learn's defaults."""
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
+    from tokenizers import Tokenizer
+
+VERSION = 1  # of what the functions below make: raised where the same rows give another bundle
+ITERATIONS = 1000  # at most; scikit-learn's 100 end before they converge
+LONGEST = 8192  # words or tokens of a text; more is cut
+WORDS = {"ngram_range": (1, 2)}
+STRINGS = {"analyzer": "char_wb", "ngram_range": (1, 4)}  # of languages without spaces these are all there is
+LEAST_ROWS = 2  # that a gram must be in: those of one row are most of the bytes, and say little
+OPSET, IR_VERSION = 17, 9
+
+log = logging.getLogger(__name__)
+
+
+class Made(NamedTuple):
+    """A classifier that was fitted: what its manifest says, and what writes its files."""
+
+    fields: Mapping[str, Any]
+    fill: Callable[[Path], None]
+
+
+class Source:
+    """What baselines are made of; read once for all of them."""
+
+    def __init__(self, data: DataSpec, teacher: Path | None) -> None:
+        """`teacher`: a reference bundle, where there is one."""
+        self.data, self.teacher = data, teacher
+
+    @cached_property
+    def train(self) -> list[Row]:
+        """The training rows."""
+        return list(rows(self.data, "train"))
+
+    @cached_property
+    def validation(self) -> list[Row]:
+        """The validation rows."""
+        return list(rows(self.data, "validation"))
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a row has two texts."""
+        return self.data.text_pair is not None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the rows."""
+        return digest_json([self.train, self.validation])
+
+
+def made(recipe: Recipe, names: Sequence[str], teacher: Path | None) -> dict[str, Path]:
+    """Bundles of the baselines `names` of a classifier, by name; see `find_or_make`.
+
+    `teacher`: a reference bundle, where there is one. One that cannot be made is left out with a warning; the others
+    stand.
+    """
+    source, found = Source(recipe.data, teacher), {}
+    for name in names:
+        try:
+            found[name] = find_or_make(recipe, name, source)
+        except Exception as error:  # noqa: BLE001 - whatever a library says of odd rows; no other contender waits for it
+            log.warning("the baseline %s is left out: %s", name, " ".join(str(error).split()) or type(error).__name__)
+    return found
+
+
+def possible(recipe: Recipe, teacher: Path | None) -> list[str]:
+    """The baselines that a recipe asks for, all of the task where it names none, that can be made with `teacher`."""
+    asked = recipe.evaluation.baselines
+    return [name for name in (baselines_of(recipe.task) if asked is None else asked) if _possible(name, teacher)]
+
+
+def check_possible(name: str, teacher: Path | None, field: str) -> None:
+    """Raise `UsageError` where `field` names a baseline that cannot be made with this `teacher`."""
+    if not _possible(name, teacher):
+        raise UsageError(
+            f"{field}: {name!r}: no teacher here has one table of token embeddings; finetune or give one, or do without"
+        )
+
+
+def _possible(name: str, teacher: Path | None) -> bool:
+    return not BASELINES[name].of_teacher or (teacher is not None and embedding_table(teacher) is not None)
+
+
+def find_or_make(recipe: Recipe, name: str, source: Source) -> Path:
+    """The bundle of a classifier's baseline, found below the output where rows and teacher are the same, else made."""
+    folder = Path(output(recipe), ".work", "baselines", name)
+    given = bundle_digest(source.teacher) if BASELINES[name].of_teacher and source.teacher else None
+    key = digest_json([name, VERSION, recipe.name, recipe.judged_by.metric, source.digest, given])
+    if made_from(folder, key):
+        return folder
+    log.info("making the baseline %s of %d training rows", name, len(source.train))
+    with quiet.at_work():
+        module, _, function = BASELINES[name].make.partition(":")
+        fitted: Made = getattr(importlib.import_module(module), function)(source)
+        fields = {
+            "name": recipe.name,
+            "task": "classify",
+            "max_length": LONGEST,
+            "pairs": source.pairs,
+            "attributes": any(row.slots for row in source.train),
+            **fitted.fields,
+            "provenance": {"baseline": name, "key": key, "teacher": given, "code": tracking.code_version()[1]},
+        }
+        with tempfile.TemporaryDirectory(prefix="slimcart-baseline-") as between:
+            write_bundle(Path(between, "bundle"), fields, fitted.fill)
+            fields |= _calibrated(Path(between, "bundle"), source.validation, recipe.judged_by)
+        write_bundle(folder, fields, fitted.fill)
+    return folder
+
+
+def _calibrated(bundle: Path, validation: Sequence[Row], task: Task) -> dict[str, Any]:
+    """The temperature and the metrics of a bundle by the validation rows, as the service would answer them."""
+    classifier = load_bundle(bundle)
+    logits_NC = classifier.logits([asked(row) for row in validation])
+    number = {label: index for index, label in enumerate(classifier.bundle.labels)}
+    known = [index for index, row in enumerate(validation) if row.label in number]
+    label_N = np.array([number[validation[index].label] for index in known], dtype=np.int64)
+    said = [classifier.bundle.labels[best] for best in logits_NC.argmax(axis=1)]
+    low, high = interval(resampled(named(task.summed.statistics)(said, validation), named(task.summed.value)))
+    metrics = named(task.score)(said, validation) | {f"{task.metric}_low": low, f"{task.metric}_high": high}
+    return {
+        "temperature": fit_temperature(logits_NC[known], label_N) if known else 1.0,
+        "metrics": {f"validation_{each}": float(value) for each, value in metrics.items()}
+        | {"validation_rows": float(len(validation))},
+    }
+
+
+def make_tfidf(source: Source) -> Made:
+    """TF-IDF of words, word pairs and strings of characters under a linear SVM, scikit-learn's defaults but for grams
+    of one row, which are left out. Both texts of a pair are read as one.
+    """
+    from scipy.sparse import hstack
     from sklearn.svm import LinearSVC
 
-    train = list(rows(data, "train"))
-    vectorizer, classifier = TfidfVectorizer(ngram_range=(1, 2)), LinearSVC()
-    features_NV = vectorizer.fit_transform([joined((row.text, row.pair)) for row in train])
-    classifier.fit(features_NV, [row.label for row in train])
+    texts, labels = [joined(asked(row)) for row in source.train], [row.label for row in source.train]
+    fitted = [_fit_grams(texts, options) for options in (WORDS, STRINGS)]
+    classifier = LinearSVC().fit(hstack([part.features_NG for part in fitted if part]).tocsr(), labels)
+    weights_CG, intercept_C = _of_each_class(classifier)
+    idf_G = np.concatenate([part.vectorizer.idf_ for part in fitted if part])
+    rows_GK = np.concatenate([idf_G[:, None], weights_CG.T], axis=1)
+    named_by = [part.vectorizer.get_feature_names_out().tolist() if part else [] for part in fitted]
+    alone, pairs = ([place for place, gram in enumerate(named_by[0]) if (" " in gram) == two] for two in (False, True))
+    strings = range(len(named_by[0]), len(rows_GK))
+    ends_1K = np.append(0.0, intercept_C)[None]
+    rows_GK = np.concatenate([rows_GK[[*alone, *pairs, *strings]], ends_1K]).astype(np.float32)
+    words, word_pairs = ([named_by[0][place] for place in places] for places in (alone, pairs))
 
-    def predict(inputs: Sequence[Input]) -> list[Answer]:
-        labels = classifier.predict(vectorizer.transform([joined(each) for each in inputs]))
-        return [Answer(str(label)) for label in labels]
+    def fill(aside: Path) -> None:
+        _of_words(words).save(str(aside / "tokenizer.json"), pretty=False)
+        known = {WORD_PAIRS: word_pairs, CHARACTERS: named_by[1]}
+        text = json.dumps(known, ensure_ascii=False, separators=(",", ":"))
+        (aside / VOCABULARY).write_text(text, encoding="utf-8")
+        np.save(aside / "model.npy", rows_GK, allow_pickle=False)
 
-    words = sum(len(word.encode()) for word in vectorizer.vocabulary_)
-    return Fitted(predict, words + _bytes(vectorizer.idf_, classifier.coef_, classifier.intercept_))
+    fields = {"runtime": "linear", "model": "model.npy", "inputs": [], "labels": classifier.classes_.tolist()}
+    return Made(fields, fill)
 
 
-def fit_static(data: DataSpec, teacher: Path) -> Fitted:
+class Grams(NamedTuple):
+    """A fitted vectorizer, and what it makes of the rows that it was fitted to."""
+
+    vectorizer: TfidfVectorizer
+    features_NG: csr_matrix
+
+
+def _fit_grams(texts: Sequence[str], options: Mapping[str, Any], fewest: int = LEAST_ROWS) -> Grams | None:
+    """Those in at least `fewest` rows, or, where there are none, all; None where texts have no gram at all."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    for least in (fewest, 1):
+        vectorizer = TfidfVectorizer(min_df=least, **options)
+        try:
+            return Grams(vectorizer, vectorizer.fit_transform(texts))
+        except ValueError:  # an empty vocabulary: words of one character are none, as all are in some languages
+            continue
+    return None
+
+
+def _of_words(words: Sequence[str]) -> Tokenizer:
+    """Counts a text by the words that the runtime knows; it itself looks them up in there."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    number = {word: index for index, word in enumerate([*words, "[UNK]"])}
+    made = Tokenizer(models.WordLevel(number, unk_token="[UNK]"))  # noqa: S106 - no password
+    counted = r"\w\w+" if words else r"\S+"  # where no word is known, whatever stands between spaces
+    made.normalizer = normalizers.Lowercase()  # type: ignore[assignment]
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(counted), "removed", invert=True)  # type: ignore[assignment]
+    return made
+
+
+def _of_each_class(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(weights [C, F], intercepts [C]); of two classes scikit-learn has those of the second against the first."""
+    weights_CF, intercept_C = classifier.coef_, classifier.intercept_
+    if len(weights_CF) == 1:
+        weights_CF = np.concatenate([np.zeros_like(weights_CF), weights_CF])
+        intercept_C = np.append(0.0, intercept_C)
+    return weights_CF, intercept_C
+
+
+def make_static(source: Source) -> Made:
     """The mean of a text's token embeddings under a logistic regression of standardised features.
 
-    The embeddings are the input table of the reference bundle `teacher`, as it is: a static model in the manner of
-    github.com/MinishLab/model2vec. Weights by frequency (Arora et al. 2017) made it worse on banking77. A pair of
-    means u, v becomes [|u - v|, u * v] (Tai et al. 2015, arXiv 1503.00075, section 4.2).
+    The embeddings are the input table of the teacher, as it is, of the tokens that the training rows use: a static
+    model in the manner of github.com/MinishLab/model2vec. Weights by frequency (Arora et al. 2017) made it worse on
+    banking77. A pair of means u, v becomes [|u - v|, u * v] (Tai et al. 2015, arXiv 1503.00075, section 4.2). Of single
+    texts the file holds what each token adds to every class, where that is less than its vector: the mean is linear.
     """
-    from safetensors import safe_open
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    bundle, name = read_reference(teacher, "python -m jobs.finetune"), embedding_table(teacher)
-    assert name is not None
-    with safe_open(teacher / bundle.model, framework="numpy") as file:
-        table_VH: np.ndarray = file.get_tensor(name)
-    tokenizer = read_tokenizer(teacher / bundle.tokenizer)
-    tokenizer.no_padding()
-
-    def means(texts: list[str]) -> np.ndarray:
-        found_NH = np.zeros((len(texts), table_VH.shape[1]), dtype=np.float32)  # a text without tokens stays 0
-        for row, encoding in enumerate(tokenizer.encode_batch(texts, add_special_tokens=False)):
-            if encoding.ids:
-                found_NH[row] = table_VH[encoding.ids].mean(axis=0)
-        return found_NH
-
-    def features(inputs: Sequence[Any]) -> np.ndarray:
-        if data.text_pair is None:
-            return means(list(inputs))
-        first_NH, second_NH = means([first for first, _ in inputs]), means([second for _, second in inputs])
-        return np.concatenate([np.abs(first_NH - second_NH), first_NH * second_NH], axis=1)
-
-    train = list(rows(data, "train"))
+    table_VH, tokenizer = _used(source)
+    labels = [row.label for row in source.train]
+    means = [_means(table_VH, tokenizer, texts) for texts in zip(*(_texts(row) for row in source.train), strict=True)]
+    features_NF = means[0] if len(means) == 1 else np.concatenate([abs(means[0] - means[1]), means[0] * means[1]], 1)
     scaler, classifier = StandardScaler(), LogisticRegression(max_iter=ITERATIONS)
-    features_NF = features([row.text if row.pair is None else (row.text, row.pair) for row in train])
-    classifier.fit(scaler.fit_transform(features_NF), [row.label for row in train])
-    labels = classifier.classes_.tolist()
+    classifier.fit(scaler.fit_transform(features_NF), labels)
+    weights_CF, bias_C = _of_each_class(classifier)
+    weights_CF = weights_CF / np.asarray(scaler.scale_)
+    bias_C = bias_C - weights_CF @ np.asarray(scaler.mean_)
 
-    def predict(inputs: Sequence[Input]) -> list[Answer]:
-        scores_NC = classifier.predict_proba(scaler.transform(features(inputs)))
-        best_N = scores_NC.argmax(axis=1)
-        return [Answer(labels[best], float(scores_C[best])) for best, scores_C in zip(best_N, scores_NC, strict=True)]
+    def fill(aside: Path) -> None:
+        import onnx
+        from tokenizers import processors
 
-    arrays = (table_VH, scaler.mean_, scaler.scale_, classifier.coef_, classifier.intercept_)
-    return Fitted(predict, len(tokenizer.to_str().encode()) + _bytes(*arrays))
+        onnx.save(_graph(table_VH, weights_CF, bias_C, source.pairs), str(aside / "model.onnx"))
+        alone = processors.TemplateProcessing(single="$A", pair="$A:0 $B:1", special_tokens=[])
+        tokenizer.post_processor = alone  # type: ignore[assignment] - no tokens around a text
+        tokenizer.enable_padding(pad_id=len(table_VH) - 1, pad_token="[PAD]")  # noqa: S106 - no password
+        tokenizer.save(str(aside / "tokenizer.json"), pretty=False)
+
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if source.pairs else [])]
+    fields = {"runtime": "onnxruntime", "model": "model.onnx", "inputs": inputs, "labels": classifier.classes_.tolist()}
+    return Made(fields, fill)
+
+
+def _texts(row: Row) -> tuple[str, ...]:
+    return (row.text,) if row.pair is None else (row.text, row.pair)
+
+
+def _used(source: Source) -> tuple[np.ndarray, Tokenizer]:
+    """The teacher's table [V, H] and its tokenizer, of the tokens that the training rows use; a last row of 0 pads."""
+    from safetensors import safe_open
+
+    assert source.teacher is not None
+    bundle, name = read_reference(source.teacher, "python -m jobs.finetune"), embedding_table(source.teacher)
+    assert name is not None
+    with safe_open(source.teacher / bundle.model, framework="numpy") as file:
+        table_VH: np.ndarray = file.get_tensor(name).astype(np.float32)
+    whole = read_tokenizer(source.teacher / bundle.tokenizer)
+    whole.no_padding()
+    texts = [text for row in source.train for text in _texts(row)]
+    used = {index for each in whole.encode_batch(texts, add_special_tokens=False) for index in each.ids}
+    tokenizer, kept = _cut(whole, used)
+    return np.concatenate([table_VH[kept], np.zeros_like(table_VH[:1])]), tokenizer
+
+
+def _cut(tokenizer: Tokenizer, used: set[int]) -> tuple[Tokenizer, list[int]]:
+    """`reduced` as far as this kind of tokenizer can be."""
+    for characters in ("seen", "all"):
+        try:
+            return reduced(tokenizer, used, characters)
+        except UsageError:
+            continue
+    return tokenizer, list(range(tokenizer.get_vocab_size()))
+
+
+def _means(table_VH: np.ndarray, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
+    """The mean vector [N, H] of the tokens of each text; of one without tokens it is 0."""
+    found_NH = np.zeros((len(texts), table_VH.shape[1]), dtype=np.float32)
+    for row, encoding in enumerate(tokenizer.encode_batch(list(texts), add_special_tokens=False)):
+        if encoding.ids:
+            found_NH[row] = table_VH[encoding.ids].mean(axis=0)
+    return found_NH
+
+
+def _graph(table_VH: np.ndarray, weights_CF: np.ndarray, bias_C: np.ndarray, pairs: bool) -> Any:
+    """The ONNX graph of `make_static`: int64 inputs [batch, length], `logits` [batch, C]."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = helper.make_node
+    constants: dict[str, np.ndarray] = {"bias": bias_C, "weights": weights_CF.T}
+    if fold := not pairs and len(weights_CF) <= table_VH.shape[1]:
+        table_VH = table_VH @ weights_CF.T
+    constants["table"] = table_VH
+    nodes = [
+        node("Gather", ["table", "input_ids"], ["tokens"]),
+        node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+    ]
+    if not pairs:
+        nodes += [*_mean("mask", "mean"), node("Identity", ["mean"], ["features"])]
+    else:
+        nodes += [
+            node("Cast", ["token_type_ids"], ["types"], to=TensorProto.FLOAT),
+            node("Mul", ["mask", "types"], ["second"]),
+            node("Sub", ["mask", "second"], ["first"]),
+            *_mean("first", "u"),
+            *_mean("second", "v"),
+            node("Sub", ["u", "v"], ["less"]),
+            node("Abs", ["less"], ["apart"]),
+            node("Mul", ["u", "v"], ["alike"]),
+            node("Concat", ["apart", "alike"], ["features"], axis=1),
+        ]
+    if fold:
+        del constants["weights"]
+        nodes.append(node("Add", ["features", "bias"], ["logits"]))
+    else:
+        nodes.append(node("Gemm", ["features", "weights", "bias"], ["logits"]))
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if pairs else [])]
+    tensors = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()]
+    tensors += [
+        numpy_helper.from_array(np.array([1]), "length"),
+        numpy_helper.from_array(np.array(1, np.float32), "one"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "static",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"]) for name in names],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(bias_C)])],
+        tensors,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+def _mean(mask: str, name: str) -> list[Any]:
+    """Nodes of the mean [B, H] of those `tokens` [B, L, H] that `mask` [B, L] counts; 0 where it counts none."""
+    from onnx import helper
+
+    return [
+        helper.make_node("ReduceSum", [mask, "length"], [f"{name}_sum"], keepdims=1),
+        helper.make_node("Max", [f"{name}_sum", "one"], [f"{name}_count"]),
+        helper.make_node("Div", [mask, f"{name}_count"], [f"{name}_share"]),
+        helper.make_node("Unsqueeze", [f"{name}_share", "length"], [f"{name}_row"]),
+        helper.make_node("MatMul", [f"{name}_row", "tokens"], [f"{name}_product"]),
+        helper.make_node("Squeeze", [f"{name}_product", "length"], [name]),
+    ]
 
 
 def embedding_table(folder: Path) -> str | None:
@@ -101,22 +392,26 @@ def embedding_table(folder: Path) -> str | None:
 
 
 def fit_nearest(data: DataSpec) -> Fitted:
-    """The completion of the training row whose prompt is nearest by TF-IDF: what any generator must beat."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    """The completion of the training row whose prompt is nearest by TF-IDF: what any generator must beat.
+
+    Of prompts without words it goes by their characters.
+    """
     from sklearn.neighbors import NearestNeighbors
 
     train = list(rows(data, "train"))
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2))
-    known = vectorizer.fit_transform([joined((row.text, row.pair)) for row in train])
-    index = NearestNeighbors(n_neighbors=1, metric="cosine").fit(known)
+    prompts = [joined(asked(row)) for row in train]
+    grams = _fit_grams(prompts, WORDS, 1) or _fit_grams(prompts, STRINGS, 1)
+    assert grams is not None  # no text is empty
+    index = NearestNeighbors(n_neighbors=1, metric="cosine").fit(grams.features_NG)
 
     def predict(inputs: Sequence[Input]) -> list[Answer]:
-        asked = vectorizer.transform([joined(each) for each in inputs])
-        nearest: list[list[int]] = index.kneighbors(asked, return_distance=False).tolist()
+        features = grams.vectorizer.transform([joined(each) for each in inputs])
+        nearest: list[list[int]] = index.kneighbors(features, return_distance=False).tolist()
         return [Answer(train[row].label) for (row,) in nearest]
 
-    texts = sum(len(text.encode()) for text in [*vectorizer.vocabulary_, *(row.label for row in train)])
-    return Fitted(predict, texts + _bytes(vectorizer.idf_, known.data, known.indices, known.indptr))
+    known: Any = grams.features_NG
+    texts = sum(len(text.encode()) for text in [*grams.vectorizer.vocabulary_, *(row.label for row in train)])
+    return Fitted(predict, texts + _bytes(grams.vectorizer.idf_, known.data, known.indices, known.indptr))
 
 
 def _bytes(*arrays: Any) -> int:

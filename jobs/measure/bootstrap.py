@@ -23,7 +23,7 @@ def resampled(
     """
     import numpy as np
 
-    rows, random = statistics_NS.shape[0], np.random.default_rng(seed)
+    (rows, _), random = statistics_NS.shape or (0, 0), np.random.default_rng(seed)
     counts = (np.bincount(random.integers(rows, size=rows), minlength=rows) for _ in range(draws))
     return [value(counts_N @ statistics_NS) for counts_N in counts]
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from jobs.measure.fresh import BUDGET_SHAPE, SHARE, key
 from jobs.measure.machine import cpu
+from jobs.measure.spec import BASELINES
 from jobs.measure.table import AS_THEY_COME, BLOCKS_WORDS
 from jobs.measure.timing import busy_words
 from jobs.recipe import HUB_ID, Recipe
@@ -60,6 +61,8 @@ STUDENT = "A student of {teacher}, distilled, compressed and exported by slimcar
 CASCADE = """\
 Two students of {teacher}, joined by slimcart: the first answers
 what it is sure of, with a probability of {threshold:.4f} or more, the second the rest."""
+BASELINE = "A baseline made of the training rows by slimcart: {what}."
+NEEDS = {"linear": "numpy"}  # what a runtime is to its user, where its name does not say
 DOES = {  # by task
     "classify": "Says to which of {classes} classes {inputs} belongs.",
     "generate": "Writes a text that follows from {inputs}.",
@@ -88,15 +91,21 @@ def card(bundle: Bundle, recipe: Recipe) -> str:
         head=_head(bundle, parts),
         name=bundle.name,
         does=DOES[bundle.task].format(classes=len(bundle.labels), inputs=inputs),
-        made=(CASCADE if bundle.first else STUDENT).format(teacher=_teacher(parts), threshold=threshold),
-        runtime=" and ".join(dict.fromkeys(each.form.partition(" ")[0] for each in parts)),
+        made=_made(bundle).format(teacher=_teacher(parts), threshold=threshold),
+        runtime=" and ".join(dict.fromkeys(NEEDS.get(each.runtime, each.runtime) for each in bundle.stages)),
         labels=_labels(bundle.labels),
         origin=_table(_origin(bundle, parts)),
-        steps="\n\n".join(_steps(each) for each in parts),
+        steps="\n\n".join(_steps(each) for each in parts) or "None.",
         figures=_table(_figures(bundle, recipe)),
         latency=_latency(bundle.metrics),
         limits=LIMITS[bundle.task].format(max_length=bundle.max_length),
     )
+
+
+def _made(bundle: Bundle) -> str:
+    if name := bundle.provenance.get("baseline"):
+        return BASELINE.format(what=BASELINES[name].what)
+    return CASCADE if bundle.first else STUDENT
 
 
 class Part(NamedTuple):
@@ -117,7 +126,8 @@ def _parts(bundle: Bundle) -> list[Part]:
 
 def _head(bundle: Bundle, parts: Sequence[Part]) -> str:
     steps = [each["step"] for part in parts for each in part.provenance.get("steps", [])]
-    tags = ["slimcart", "distillation", *(["cascade"] if bundle.first else []), *steps]
+    kind = "baseline" if "baseline" in bundle.provenance else "distillation"
+    tags = ["slimcart", kind, *(["cascade"] if bundle.first else []), *steps]
     lines = [f"pipeline_tag: {PIPELINES[bundle.task]}", f"library_name: {bundle.runtime}"]
     models = dict.fromkeys(part.provenance.get("teacher_model") for part in parts)
     lines += [f"base_model: {model.partition('@')[0]}" for model in models if model and HUB_ID.match(model)][:1]
@@ -139,7 +149,8 @@ def _labels(labels: list[str]) -> str:
 
 
 def _origin(bundle: Bundle, parts: Sequence[Part]) -> Iterable[tuple[str, str]]:
-    yield "teacher", _teacher(parts)
+    if "baseline" not in bundle.provenance:
+        yield "teacher", _teacher(parts)
     for part in parts:
         if spec := part.provenance.get("student_spec"):
             yield f"{part.title} student".strip(), _fields(spec)
@@ -148,6 +159,7 @@ def _origin(bundle: Bundle, parts: Sequence[Part]) -> Iterable[tuple[str, str]]:
         *((f"{name} bundle, SHA-256", each.get("bundle")) for name, each in made.items()),
         ("training and validation rows, SHA-256", bundle.provenance.get("data")),
         ("student bundle, SHA-256", bundle.provenance.get("student")),
+        ("teacher bundle, SHA-256", bundle.provenance.get("teacher")),
         ("code", bundle.provenance.get("code")),
         ("MLflow run", bundle.provenance.get("run_id")),
     ):

@@ -49,7 +49,7 @@ def compare(
     teacher = TEACHER if TEACHER in answers else None
     baselines = [each.contender for each in BASELINES.values() if each.contender in answers]
     fields: dict[str, Any] = {"answers": answers, "metric": task.metric, "tested": None, "judged": None}
-    fields |= {"verdict": None, "behind": [], "budgeted": {}}
+    fields |= {"first": [], "verdict": None, "behind": [], "budgeted": {}}
     files: dict[str, str] = {}
     words: list[str] = []
     verdicts: list[str] = []
@@ -97,10 +97,11 @@ def compare(
         fields["metrics"]["inside"] = float(judgement.inside)
     shown = shown_shapes(shapes)
     fields["verdict"] = " ".join(verdicts) or None
-    said_first = [f"{each}\n" for each in verdicts]
+    fields["first"] = list(verdicts)
     if judgement:
-        said_first.insert(1 if beaten else 0, f"The winner is {judgement.words}.\n")
-    fields["table"] = "\n".join([*said_first, table.markdown(answers, teacher, shown, task), *words])
+        fields["first"].insert(1 if beaten else 0, f"The winner is {judgement.words}.")
+    first = [f"{each}\n" for each in fields["first"]]
+    fields["table"] = "\n".join([*first, table.markdown(answers, teacher, shown, task), *words])
     further = []
     if machine:
         fields["metrics"] |= machine.peaks

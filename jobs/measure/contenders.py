@@ -14,16 +14,15 @@ from serving.bundle import read_description
 from serving.inputs import Input
 from serving.runtime import Classifier
 
-Text = tuple[str, str | None]
-FITTED = ("tfidf", "static", "nearest")  # kinds that are made of the training rows when they are loaded
+FITTED = ("nearest",)  # kinds that are made of the training rows when they are loaded
 
 
 class Contender(Spec):
     """One system under measurement."""
 
     name: str
-    kind: Literal["bundle", "reference", "tfidf", "static", "nearest"]
-    folder: str | None = None  # the bundle; static: the one whose embedding table is averaged
+    kind: Literal["bundle", "reference", "nearest"]
+    folder: str | None = None  # the bundle
     shapes: list[tuple[int, int]] | None = None  # those it is timed at, of all that are; None: all
     tokenizer: str | None = None  # file whose tokens count at a shape; None: the same one for all
 
@@ -66,16 +65,12 @@ class Labelling:
 
 def load(contender: Contender, data: DataSpec, threads: int) -> Predictor:
     """A ready predictor that uses `threads` threads."""
-    from jobs.measure import baselines
-
-    if contender.kind == "tfidf":
-        return baselines.fit_tfidf(data)
     if contender.kind == "nearest":
-        return baselines.fit_nearest(data)
+        from jobs.measure.baselines import fit_nearest
+
+        return fit_nearest(data)
     assert contender.folder is not None
     folder = Path(contender.folder)
-    if contender.kind == "static":
-        return baselines.fit_static(data, folder)
     if contender.kind == "bundle":
         from serving.generator import load_generator
         from serving.runtime import load_bundle
@@ -92,8 +87,3 @@ def load(contender: Contender, data: DataSpec, threads: int) -> Predictor:
 def asked(row: Row) -> Input:
     """What a bundle is asked about a row: its text, or both of its texts."""
     return row.text if row.pair is None else (row.text, row.pair)
-
-
-def joined(text: Input | Text) -> str:
-    """One text, or both texts of a pair, for a model that knows words only."""
-    return text if isinstance(text, str) else " ".join(part for part in text if part)

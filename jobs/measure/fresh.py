@@ -26,19 +26,22 @@ from configs.loader import Spec, UsageError
 from jobs.data.source import Row, Sample, check_unchanged, rows
 from jobs.data.spec import DataSpec
 from jobs.measure.bootstrap import interval, resampled
-from jobs.measure.contenders import Answer, Contender, Fitted, Labelling, Predictor, asked, joined, load
+from jobs.measure.contenders import Answer, Contender, Fitted, Labelling, Predictor, asked, load
 from jobs.measure.resources import meter, peak_mb
 from jobs.measure.retention import Teacher, kept
 from jobs.measure.timing import BLOCKS, busy_words, interleaved, texts_of_length
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS, named
 from serving.cascade import Cascade
-from serving.inputs import Input
+from serving.inputs import Input, joined
 from tuning.pareto import TIMED
 
 BUDGET_SHAPE = (1, 32)  # batch and tokens at which `budget.max_p95_ms` holds
 MIX = "mix"  # names latencies over single rows as they come, of whatever length
 SHARE = "first_share"  # of the rows, that a cascade's first model answers
+CHANGED = "batch_changed"  # share of the rows that are answered otherwise among others than alone
+AMONG = 32  # rows, the others with it, that such an answer is given in
+ASKED_TWICE = {"classify": 10_000, "generate": 200}  # rows at most, by task: one by one they take their time
 CALLS = 300
 SECONDS_OF_A_SHAPE = 2.0  # for each contender, at other shapes than that of the budget
 TEXTS = 50  # different inputs that a latency is measured over, and calls that a decoder's is
@@ -63,6 +66,7 @@ class Question(Spec):
     resampled: bool = False  # give back the metric over resampled rows, as with `resources`
     metric: str | None = None  # that is resampled, of those of the task; none: its own
     sample: Sample | None = None  # the rows to measure on: any others are an error
+    batches: bool = False  # of exported bundles also say whether answers depend on the batch, see `changed`
     shapes: list[tuple[int, int]] = Field(default_factory=list)
     mix: bool = False  # also time single rows as they come
     watts_per_core: float | None = None  # with it, also the energy of the latter: see `jobs.measure.resources`
@@ -211,6 +215,10 @@ def answer(question: Question) -> dict[str, Measured]:
             seconds = time.perf_counter() - started
         scored = question.score if isinstance(question.score, bool) else name in question.score
         found[name] = _score(question, predictors[name], examples, inputs) if scored else Measured({}, [])
+        if scored and question.batches and contender.kind == "bundle":
+            every = -(-len(inputs) // ASKED_TWICE[question.task])
+            with quiet.at_work():
+                found[name].metrics[CHANGED] = changed(predictors[name], inputs[::every])
         if isinstance(fitted := predictors[name], Fitted):
             found[name].metrics["bytes"] = fitted.bytes
         elif scored and question.resources:
@@ -243,12 +251,25 @@ def _score(question: Question, predict: Predictor, examples: list[Row], inputs: 
     return Measured(metrics, answers if question.answers else [], values if told else [])
 
 
+def changed(predict: Predictor, inputs: Sequence[Input], seed: int = 0) -> float:
+    """Share of `inputs`, at least one, that are answered otherwise among `AMONG` in random order than alone."""
+    import numpy as np
+
+    order = np.random.default_rng(seed).permutation(len(inputs))
+    differ = 0
+    for start in range(0, len(order), AMONG):
+        batch = [inputs[index] for index in order[start : start + AMONG]]
+        alone = [predict([each])[0].text for each in batch]
+        differ += sum(ours != each.text for ours, each in zip(alone, predict(batch), strict=True))
+    return differ / len(inputs)
+
+
 def _timed(
     question: Question, predictors: dict[str, Predictor], examples: list[Row], inputs: list[Input]
 ) -> dict[str, dict[str, float]]:
     """Latencies of all contenders in turns, at every shape, and of the rows one by one."""
     found: dict[str, dict[str, float]] = {name: {} for name in predictors}
-    texts = [joined((row.text, row.pair)) for row in examples[:1000]]
+    texts = [joined(asked(row)) for row in examples[:1000]]
     for shape in question.shapes:
         timed = [each for each in question.contenders if each.shapes is None or shape in each.shapes]
         takers = {each.name: predictors[each.name] for each in timed}

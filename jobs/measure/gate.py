@@ -16,7 +16,7 @@ from serving.spec import Objection
 from tuning.pareto import LIMITS, METRIC, broken, missed
 from tuning.spec import BudgetSpec
 
-TEST_TAG = "slimcart.test."  # begins the tag of a version that holds its evidence; the first digits of `asked` follow
+TEST_TAG = "slimcart.test."  # begins the tags of a version that hold its evidence
 MOST_LABELS = 3  # that are named
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ class Evidence(Tested):
     at: str = Field(description="ISO 8601, UTC")
 
     def tag(self) -> tuple[str, str]:
-        """(key, value): one for each file of test rows, the newest of it."""
-        return f"{TEST_TAG}{self.asked[:12]}", self.model_dump_json()
+        """(key, value): the newest of each metric on each file of test rows."""
+        return f"{TEST_TAG}{self.metric}.{self.asked[:12]}", self.model_dump_json()
 
 
 class Judgement(NamedTuple):
@@ -77,7 +77,7 @@ class Release:
     name: str
     version: str
     labels: Sequence[str] | None  # None where its bundle cannot be read any more
-    tested: Sequence[Evidence] = ()  # the newest last
+    tested: Sequence[Evidence] = ()  # by what the budget goes by; the newest last
     measured: Mapping[str, float] = field(default_factory=dict)  # on validation rows, as its manifest says
     served: bool = False  # it is, or was, the champion of its name
     served_here: bool = False  # it was the one of this very service
@@ -88,8 +88,8 @@ class Release:
         return f"models:/{self.name}/{self.version}"
 
 
-def evidence(tags: Mapping[str, str], bundle: str) -> list[Evidence]:
-    """What the tags of a version say of the bundle with this digest, the newest last."""
+def evidence(tags: Mapping[str, str], bundle: str, metric: str) -> list[Evidence]:
+    """What the tags of a version say of the bundle with this digest, by this metric, the newest last."""
     found = []
     for key, text in tags.items():
         if key.startswith(TEST_TAG):
@@ -97,7 +97,8 @@ def evidence(tags: Mapping[str, str], bundle: str) -> list[Evidence]:
                 found.append(Evidence.model_validate_json(text))
             except ValidationError:
                 log.warning("tag %s: not read: no test evidence of this version of the program", key)
-    return sorted((each for each in found if each.bundle == bundle), key=lambda each: each.at)
+    its = (each for each in found if (each.bundle, each.metric) == (bundle, metric))
+    return sorted(its, key=lambda each: each.at)
 
 
 def judged(release: Release) -> Evidence | None:
@@ -188,7 +189,7 @@ def refused(found: Sequence[Objected], accepted: Sequence[Objection]) -> str | N
 def _by_test_rows(release: Release, budget: BudgetSpec) -> Objected | None:
     if (tested := judged(release)) is None:
         command = f"python -m jobs.evaluate bundle={release.uri} data.test=<file>"
-        return Objected("untested", f"no test rows were asked of it, with a teacher to compare with ({command} does)")
+        return Objected("untested", f"no test rows were asked what it keeps of its teacher ({command} does)")
     judgement = judge(tested, budget)
     if not judgement.inside:
         return Objected("outside", judgement.words)
@@ -213,8 +214,8 @@ def _worse(release: Release, champion: Release, budget: BudgetSpec) -> Objected 
 
 def _on_the_same_rows(release: Release, champion: Release) -> tuple[Evidence, Evidence] | None:
     """The newest evidence of the one, and that of the other on the same rows."""
-    theirs = {(each.asked, each.metric): each for each in champion.tested}
-    pairs = ((each, theirs.get((each.asked, each.metric))) for each in reversed(release.tested))
+    theirs = {each.asked: each for each in champion.tested}
+    pairs = ((each, theirs.get(each.asked)) for each in reversed(release.tested))
     return next(((ours, other) for ours, other in pairs if other is not None), None)
 
 

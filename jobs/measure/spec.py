@@ -14,12 +14,31 @@ class Baseline(NamedTuple):
 
     task: str
     contender: str  # its name in tables and metrics
+    make: str  # the function; of a classifier it gives what a bundle is written of
+    what: str  # for readers
+    of_teacher: bool = False  # whether it is made of the teacher's token embeddings, too
 
 
 BASELINES = {  # by the name in a recipe
-    "tfidf": Baseline("classify", "tfidf_svm"),
-    "static": Baseline("classify", "static_logreg"),
-    "nearest": Baseline("generate", "nearest_row"),
+    "tfidf": Baseline(
+        "classify",
+        "tfidf_svm",
+        "jobs.measure.baselines:make_tfidf",
+        "TF-IDF of words, word pairs and strings of characters under a linear SVM",
+    ),
+    "static": Baseline(
+        "classify",
+        "static_logreg",
+        "jobs.measure.baselines:make_static",
+        "the mean of the teacher's token embeddings under a logistic regression",
+        of_teacher=True,
+    ),
+    "nearest": Baseline(
+        "generate",
+        "nearest_row",
+        "jobs.measure.baselines:fit_nearest",
+        "the completion of the most similar training row",
+    ),
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jobs.measure.differences import LEAST_ROWS, Difference
-from jobs.measure.fresh import BUDGET_SHAPE, CALLS, MIX, SECONDS_OF_A_SHAPE, SHARE, TEXTS, key
+from jobs.measure.fresh import BUDGET_SHAPE, CALLS, CHANGED, MIX, SECONDS_OF_A_SHAPE, SHARE, TEXTS, key
 from jobs.measure.timing import BLOCKS, LEAST_CALLS, PERCENTILES
 from jobs.tasks.table import Task
 from tuning.pareto import METRIC, broken, missed
@@ -199,6 +199,7 @@ def resources_markdown(answers: Figures, shapes: Sequence[tuple[int, int]], mach
         "rows_per_second": ("rows a second, whole file", ",.0f"),
         "load_s": ("seconds to load", ".2f"),
         "peak_mb": ("peak memory, MB", ",.0f"),
+        CHANGED: ("answers that change with the batch", ".2%"),
         "joules_per_1000": ("J per 1,000 requests", ".1f"),
     }
     for batch, tokens in shapes:

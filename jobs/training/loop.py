@@ -32,7 +32,7 @@ from jobs.models.reference import write_reference
 from jobs.models.spec import OptimizerSpec
 from jobs.recipe import Recipe
 from jobs.tasks.table import TASKS, named
-from jobs.training.rounding import learn_rounded
+from jobs.training.rounding import Calibration, learn_rounded
 from jobs.training.task import TrainingTask
 from jobs.training.zeros import Zeros, release
 
@@ -75,12 +75,13 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     else:
         model = task.student(Path(fit.teacher or ""), recipe, _path(fit.start))
     rounded = fit.step is not None and fit.step.quantize_aware
-    if not rounded:  # by a scale that the whole table has
+    if not rounded:  # the rows that fix its ranges name tokens as the tokenizer does
         task.hold_used_tokens(model)
     choose_attention(model, recipe.engine)
     epochs = [task.epoch(recipe.seed, epoch, recipe.engine) for epoch in range(spec.epochs)]
     steps = list(itertools.accumulate(map(len, epochs), initial=0))  # before each epoch, and in all
     zeros = Zeros(task.result(model), fit.step, steps[-1]) if fit.step and fit.step.keep_zeros else None
+    calibration = Calibration(prepared, recipe) if rounded else None
     if rounded:
         learn_rounded(task.result(model))
     training = Engine(
@@ -98,6 +99,8 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     if recipe.engine.max_failures:
         progress |= checkpoint.restore(training, work) or {}
     done = steps[progress["epoch"]] + progress["batch"]
+    if calibration and not done:  # later than that a checkpoint has them
+        calibration.fix_ranges(task.result(training.module), training.device)
     if zeros:
         zeros.done = done
     record = Outbox(fit.run_id, Path(recipe.output or "")) if first and fit.run_id else None
@@ -114,6 +117,8 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
             training.minimise(task.loss(model, spec.during(epoch)))
             loss = _epoch(training, task, epochs[epoch], recipe.engine.accumulation, pace, zeros, saves, progress)
             with quiet.at_work() if first else quiet.aside():
+                if calibration:  # as the file will be, so that it is judged by its own ranges
+                    calibration.fix_ranges(task.result(training.module), training.device)
                 trained = task.result(training.whole())
                 metrics = evaluate(task, trained, training.device)
             metrics |= {"train_loss": loss, "tokens_per_second": pace.tokens_per_second, **training.facts()}

@@ -1,8 +1,10 @@
-"""Rounding to int8 while a model learns, as ONNX Runtime's dynamic quantisation will round it."""
+"""Rounding to int8 while a model learns, as ONNX Runtime's file of the step `quantize` will round it."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -10,46 +12,113 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from jobs.compression.rewrite import COUNTED
-from jobs.models.encoder import EncoderClassifier
+from jobs.compression.rows import take
+from jobs.compression.spec import QuantizeSpec
+from jobs.data.prepared import TOKENIZER, Prepared
+from jobs.models.encoder import INPUTS, EncoderClassifier
+from jobs.models.reference import read_tokenizer
+from jobs.recipe import Recipe
+from serving.runtime import pad_id
 
 LARGEST = 127  # of a symmetric int8 weight
 LEVELS = 255  # steps of an uint8 tensor
 SMALLEST = torch.finfo(torch.float32).tiny  # of a scale
+
+_calibrating: ContextVar[bool] = ContextVar("calibrating", default=False)  # nothing is rounded, ranges are looked at
 
 
 def learn_rounded(model: nn.Module) -> None:
     """Round, in place, weights and inputs of Linear and Conv1d layers, and what embeddings look up.
 
     Quantisation-aware training with a straight-through gradient (Jacob et al. 2018, arXiv 1712.05877; Bengio et al.
-    2013, arXiv 1308.3432): the stored weights stay float, `zeros.release` gives them back.
+    2013, arXiv 1308.3432): the stored weights stay float, `zeros.release` gives them back. Inputs have the ranges that
+    `calibrate` finds, which is to be called before; those of weights and tables follow the weights.
     """
     joined = _joined_tables(model)
     for layer in model.modules():
         if isinstance(layer, nn.Embedding):
             layer.register_forward_hook(functools.partial(_looked_up, joined=joined.get(layer)))
         elif isinstance(layer, nn.Linear | nn.Conv1d):
-            layer.register_forward_pre_hook(_given)
-            parametrize.register_parametrization(layer, "weight", RoundedRows())
+            rows = RoundedRows(layer.weight)
+            layer.register_forward_pre_hook(rows.given)
+            parametrize.register_parametrization(layer, "weight", rows)
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, feeds: Iterable[Mapping[str, Tensor]]) -> None:
+    """Fix the ranges of the inputs of all layers by what they are in float over the rows of `feeds`.
+
+    They are the same for all rows that are computed later, so that an answer does not depend on the others in its
+    batch. The gradient of what is beyond its range is zero.
+    """
+    was_training, token = model.training, _calibrating.set(True)
+    model.eval()
+    for each in model.modules():
+        if isinstance(each, RoundedRows):
+            each.range.zero_()
+    try:
+        for feed in feeds:
+            model(**feed)
+    finally:
+        _calibrating.reset(token)
+        model.train(was_training)
+
+
+class Calibration:
+    """The training rows by which the step `quantize` of a recipe fixes the ranges of inputs."""
+
+    def __init__(self, prepared: Prepared, recipe: Recipe) -> None:
+        spec = next(
+            (each for each in recipe.compression if isinstance(each, QuantizeSpec)), QuantizeSpec(step="quantize")
+        )
+        filler = pad_id(read_tokenizer(prepared.folder / TOKENIZER))
+        rows = take(prepared.examples("train"), INPUTS, filler, spec.calibration_rows)
+        self._feeds = [{name: torch.from_numpy(each) for name, each in feed.items()} for feed in rows.feeds]
+
+    def fix_ranges(self, model: nn.Module, device: torch.device) -> None:
+        """See `calibrate`."""
+        calibrate(model, ({name: each.to(device) for name, each in feed.items()} for feed in self._feeds))
 
 
 class RoundedRows(nn.Module):
     """The weight of a Linear, or of a Conv1d, which is exported as one, in symmetric int8 with a scale for each output.
 
     A norm that the exporter folds into it multiplies an output's weights and its scale alike, and changes no rounding.
+    It also holds, for checkpoints, the range of the layer's input, least and most, 0 among them.
     """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.range: Tensor
+        self.register_buffer("range", torch.zeros(2, device=weight.device))
 
     def forward(self, weight: Tensor) -> Tensor:
         """The nearest weight that int8 can hold."""
-        scale_O = _scale(weight.detach().float().abs().flatten(1).amax(1), LARGEST)
-        zero_O = torch.zeros_like(scale_O, dtype=torch.int32)
-        rounded = torch.fake_quantize_per_channel_affine(weight.float(), scale_O, zero_O, 0, -LARGEST, LARGEST)
-        return rounded.to(weight.dtype)
+        if _calibrating.get():
+            return weight
+        return rounded_rows(weight.flatten(1)).view_as(weight)
+
+    def given(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What the layer multiplies in the place of its `inputs`."""
+        first, *rest = inputs
+        if not _calibrating.get():
+            return (rounded_within(first, *self.range.float()), *rest)
+        least, most = first.float().aminmax()
+        self.range.copy_(torch.stack([torch.minimum(self.range[0], least), torch.maximum(self.range[1], most)]))
+        return inputs
 
 
-def rounded_like(values: Tensor, tensor: Tensor) -> Tensor:
-    """`values` in uint8 with the scale and zero point that hold all of `tensor` and 0: ONNX's DynamicQuantizeLinear."""
-    least, most = tensor.detach().float().aminmax()
-    least, most = least.clamp(max=0), most.clamp(min=0)
+def rounded_rows(values: Tensor) -> Tensor:
+    """`values` [..., H] in symmetric int8, each row with a scale of its own."""
+    rows_NH = values.flatten(0, -2).float()
+    scale_N = _scale(rows_NH.detach().abs().amax(1), LARGEST)
+    zero_N = torch.zeros_like(scale_N, dtype=torch.int32)
+    rounded = torch.fake_quantize_per_channel_affine(rows_NH, scale_N, zero_N, 0, -LARGEST, LARGEST)
+    return rounded.view_as(values).to(values.dtype)
+
+
+def rounded_within(values: Tensor, least: Tensor, most: Tensor) -> Tensor:
+    """`values` in uint8 with the scale and zero point that hold what lies between `least` and `most`, 0 among it."""
     scale = _scale(most - least, LEVELS)
     zero = (-least / scale).round().to(torch.int32)
     return torch.fake_quantize_per_tensor_affine(values.float(), scale, zero, 0, LEVELS).to(values.dtype)
@@ -61,18 +130,15 @@ def _scale(size: Tensor, levels: int) -> Tensor:
     return torch.where(scale < SMALLEST, torch.ones_like(scale), scale)
 
 
-def _given(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    first, *rest = inputs
-    return (rounded_like(first, first), *rest)
-
-
 def _looked_up(layer: Any, inputs: Any, output: Tensor, joined: tuple[Any, int] | None) -> Tensor:
     """The rows as the rounded table holds them, without rounding the whole table."""
+    if _calibrating.get():
+        return output
     if joined is None:
-        return rounded_like(output, layer.weight)
+        return rounded_rows(output)
     types, sign = joined
     first_H = sign * types.weight[0]
-    return rounded_like(output + first_H, layer.weight + first_H) - first_H
+    return rounded_rows(output + first_H) - first_H
 
 
 def _joined_tables(model: nn.Module) -> dict[Any, tuple[Any, int]]:

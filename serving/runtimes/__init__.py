@@ -1,7 +1,7 @@
 """The runtimes that a bundle can ask for: one file each, imported when a bundle is opened.
 
 A new one is a file with `open_model(folder, bundle, threads)` and a line in `RUNTIMES`; what it is asked for is
-`ClassifierModel` or `GeneratorModel`.
+`ClassifierModel`, `TextModel` or `GeneratorModel`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from serving.bundle import Bundle, BundleError, read_bundle
+from serving.inputs import Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,7 @@ RUNTIMES = {  # by the name in `bundle.json`
     "onnxruntime": "serving.runtimes.onnxruntime:open_model",
     "openvino": "serving.runtimes.openvino:open_model",
     "ctranslate2": "serving.runtimes.ctranslate2:open_model",
+    "linear": "serving.runtimes.linear:open_model",
 }
 
 
@@ -31,6 +33,15 @@ class ClassifierModel(Protocol):
 
     def logits(self, feed: Mapping[str, np.ndarray]) -> np.ndarray:
         """float [B, C] of int64 inputs [B, L] by name."""
+        ...
+
+
+@runtime_checkable
+class TextModel(Protocol):
+    """Scores texts, without tokens."""
+
+    def of_texts(self, rows: Sequence[Row]) -> np.ndarray:
+        """float32 [N, C] of texts, or of pairs of them."""
         ...
 
 
@@ -50,7 +61,7 @@ class Opened(NamedTuple):
 
     bundle: Bundle
     tokenizer: Tokenizer
-    model: Any  # of the task: ClassifierModel or GeneratorModel
+    model: Any  # of the task: ClassifierModel, TextModel or GeneratorModel
 
 
 def open_bundle(folder: Path, task: str, threads: int) -> Opened:

@@ -13,6 +13,8 @@ import pytest
 from cluster import quiet
 from tests.processes import ROOT
 
+PATIENCE_SECONDS = 60
+
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
@@ -127,6 +129,7 @@ class Entering:
     def cores(self) -> list[int]:
         """Waits until it is inside."""
         assert self.process.stdout
+        assert select.select([self.process.stdout], [], [], PATIENCE_SECONDS)[0], "it is not let in"
         return [int(core) for core in self.process.stdout.readline().split()]
 
     def waits(self) -> bool:

@@ -128,6 +128,8 @@ def test_the_result_line_names_everything_that_was_made(done: Done, cluster: Clu
     assert done.result["model_uri"] == "models:/tiny-shop/1"
     assert Path(done.result["output"]) == cluster.home / "way"
     assert done.result["metrics"]["winner_rows"] == done.result["metrics"]["teacher_rows"] > 0
+    assert 0 < done.result["metrics"]["served_p50_ms"] <= done.result["metrics"]["served_p95_ms"]
+    assert "A client of the service gets an answer in " in Path(done.result["report"]).read_text()
 
 
 def test_every_folder_of_the_output_has_a_manifest(done: Done, cluster: Cluster):
@@ -191,7 +193,10 @@ def test_the_same_output_again_runs_no_finished_stage(done: Done, later: dict[st
         assert f"{stage}: not run again" in later["again"].output
     assert done.result is not None
     assert later["again"].result is not None
-    assert later["again"].result["metrics"] == done.result["metrics"]
+    deployed = {"served_p50_ms", "served_p95_ms"}  # of the first alone
+    assert later["again"].result["metrics"].items() == {
+        each for each in done.result["metrics"].items() if each[0] not in deployed
+    }
 
 
 def test_a_bundle_is_evaluated_on_a_file_the_project_has_never_seen(later: dict[str, Done], unseen: Path):
@@ -200,6 +205,7 @@ def test_a_bundle_is_evaluated_on_a_file_the_project_has_never_seen(later: dict[
     assert metrics["retention"] == pytest.approx(metrics["winner_accuracy"] / metrics["teacher_accuracy"])
     assert metrics["winner_rows"] == unseen.read_text().count("\n") - 1
     assert 0 < metrics["winner_agreement"] <= 1
+    assert metrics["winner_batch_changed"] == 0
     assert "tfidf_svm_accuracy" not in metrics
 
 

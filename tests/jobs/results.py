@@ -188,7 +188,7 @@ def measure(folder: Path) -> Figures:
         ]
         rows = [Row(text=str(row), pair=None, label=label, slots=(), slices=()) for row, label in enumerate(wanted)]
         metrics = named(TASKS[task].score)(said, rows)
-        values = resampled(named(TASKS[task].statistics)(said, rows), named(TASKS[task].value))
+        values = resampled(named(TASKS[task].summed.statistics)(said, rows), named(TASKS[task].summed.value))
         found[task] = rounded([*(metrics[name] for name in sorted(metrics)), *interval(values)])
     clock, calls = 0.0, itertools.count()
 

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 
-from cluster import launch, session
+from cluster import launch, registry, session, tracking
 from cluster.session import JobError
 from cluster.spec import EngineSpec
 from configs.folder import digest_file
@@ -22,7 +23,7 @@ from jobs.compression.export import TOLERANCE
 from jobs.compression.spec import APART, StepSpec
 from jobs.compression.steps import Compressed
 from jobs.compression.workplace import Workplace
-from jobs.data.prepared import TOKENIZER, Prepared
+from jobs.data.prepared import Prepared
 from jobs.measure.reference import load_reference
 from jobs.models import encoder
 from jobs.models.reference import write_reference
@@ -32,26 +33,22 @@ from jobs.recipe import Recipe
 from jobs.teach import outputs_key
 from jobs.training.loop import Fit
 from jobs.training.spec import Wanted
+from serving.bundle import bundle_digest, read_bundle
 from serving.generator import load_generator
 from serving.runtime import load_bundle
 from tests import tiny_texts
-from tests.tiny_models import CLASSES, decoder, encoder_classifier
+from tests.tiny_models import decoder, encoder_classifier
 from tests.tiny_workplace import completed, examples, labelled, workplace
 
-TEXTS = ["a", "b c", "c a b a", "a a a b c c b a b"]
+TEXTS = ["w5", "w6 w7", "w7 w5 w6 w5", "w5 w5 w5 w6 w7 w7 w6 w5 w6"]
 
 
 def test_a_convolutional_student_is_pruned_exported_quantised_and_served(tmp_path: Path):
-    words = Tokenizer(models.WordLevel({"a": 5, "b": 6, "c": 7}, "a"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
-    words.save(str(tmp_path / TOKENIZER))
-    learned = Prepared(tmp_path, {"labels": list("vwxyz"[:CLASSES]), "pairs": False, "max_length": 16})
     student = encoder_student(encoder_classifier(), StudentSpec(kind="conv", layers=2, hidden=16))
-    write_reference(tmp_path / "student", student, learned, "tiny", {}, {})
     steps = [{"step": "prune", "sparsity": 0.05}, {"step": "export"}, {"step": "quantize"}]
-    without = {"export": {"parity": 0}, "budget": {"min_retention": 0}}  # there are no rows to hold it to limits on
-    recipe = Recipe.model_validate({"name": "tiny", "compression": steps, **without})
-    compress(recipe, tmp_path / "student", tmp_path / "bundle", {})
+    told = {"compression": steps, "budget": {"min_retention": 0}}
+    place = workplace(tmp_path, student, examples(60), examples(20, seed=1), **told)
+    compress(place.recipe, tmp_path / "student", tmp_path / "bundle", {})
     expected_NC = load_reference(tmp_path / "student").scores(TEXTS)
     np.testing.assert_allclose(load_bundle(tmp_path / "bundle").scores(TEXTS), expected_NC, atol=0.02)
     assert expected_NC.std(axis=0).max() > 0.1
@@ -97,7 +94,7 @@ PAIRS: dict[str, tuple[str, list[dict[str, Any]]]] = {  # student and steps
     "prune, distill": ("bert", [{"step": "prune", "sparsity": None, "pattern": "2:4"}, DISTILL, EXPORT]),
     "prune, cluster": ("bert", [PRUNE, CLUSTER, EXPORT, CODE]),
     "shrink, distill": ("bert", [{**SHRINK, "importance": "magnitude"}, DISTILL, EXPORT]),
-    "shrink, quantize": ("bert", [SHRINK, EXPORT, {**QUANTIZE, "mode": "static", "calibration_rows": 20}]),
+    "shrink, quantize": ("bert", [SHRINK, EXPORT, {**QUANTIZE, "calibration_rows": 20}]),
     "distill, quantize": ("bert", [{**DISTILL, "quantize_aware": True}, EXPORT, QUANTIZE]),
     "vocabulary, cluster": ("bert", [VOCABULARY, CLUSTER, EXPORT, CODE]),
     "fold, vocabulary": ("conv", [FOLD, VOCABULARY, EXPORT]),
@@ -176,3 +173,35 @@ def test_two_steps_that_cannot_be_combined_are_refused_with_the_reason_of_the_ta
     before = [each for each in given if each not in after]
     with pytest.raises(ValueError, match=rf"compression\[\d\]: '{pair[1]}' after .*: {APART[pair]}; leave one out"):
         Recipe.model_validate({"name": "tiny", "compression": [*before, EXPORT, *after]})
+
+
+def test_a_baseline_is_a_bundle_of_its_own_and_takes_no_winners_place(
+    shop_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its figures are there for the gate; what MLflow would be told is kept here."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # someone else may be measuring on this machine
+    told = SimpleNamespace(id="run", metrics=SimpleNamespace(log=lambda _: None))
+    monkeypatch.setattr(tracking, "run", lambda *_, **__: contextlib.nullcontext(told))
+    registered: list[Any] = []
+    monkeypatch.setattr(registry, "register", lambda *given: registered.append(given) or "models:/tiny/1")
+    timed = {"validation_accuracy": 0.75, "p95_ms": 0.5, "megabytes": 0.1}
+    monkeypatch.setattr("jobs.compress.measure_candidate", lambda *_: dict(timed))
+    data = {split: str(shop_folder / f"{split}.jsonl") for split in ("train", "validation")}
+    given = {"name": "tiny", "output": str(tmp_path), "data": data, "bundle": "baseline:tfidf"}
+    result = run(Recipe.model_validate(given).on_driver(tmp_path.parent, tmp_path))
+    folder = Path(str(result.bundle))
+    assert folder == tmp_path / "baseline" and not (tmp_path / "bundle").exists()
+    bundle = read_bundle(folder)
+    assert bundle.runtime == "linear" and bundle.provenance["run_id"] == "run"
+    assert bundle.metrics.items() >= {**timed, "metric": 0.75}.items() and "retention" not in bundle.metrics
+    assert "TF-IDF of words, word pairs and strings of characters" in (folder / "README.md").read_text()
+    ((name, _, registered_folder, tags, alias),) = registered
+    assert (name, registered_folder, alias) == ("tiny", folder, "baseline")
+    assert tags == {"slimcart.bundle": bundle_digest(folder)}
+
+
+def test_a_baseline_that_is_none_is_refused_before_anything_starts():
+    with pytest.raises(ValueError, match=r"bundle: baseline:svm: .*classify has baseline:tfidf and baseline:static"):
+        Recipe.model_validate({"name": "tiny", "bundle": "baseline:svm"})
+    with pytest.raises(ValueError, match=r"bundle: baseline:tfidf: task 'generate' makes no such baseline"):
+        Recipe.model_validate({"name": "tiny", "task": "generate", "bundle": "baseline:tfidf"})

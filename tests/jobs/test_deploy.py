@@ -70,6 +70,9 @@ def test_a_service_that_is_not_there_is_not_removed_and_those_that_are_get_named
         deploy.remove(Recipe(name="tiny", remove=True, serving=ServingSpec(service="review")))
 
 
+CLIENT = {"served_p50_ms": 2.0, "served_p95_ms": 3.0}
+
+
 class Serve:
     """Stands in for Ray Serve; remembers which versions it was given, and says what runs."""
 
@@ -94,6 +97,7 @@ class Serve:
 def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     stand_in = Serve()
     monkeypatch.setattr(deployment, "deploy", stand_in.deploy)
+    monkeypatch.setattr(deploy, "served", lambda *_: dict(CLIENT))
     return stand_in
 
 
@@ -250,8 +254,15 @@ def test_a_model_that_no_unseen_row_meets_the_bar_of_is_not_deployed_unless_that
 
 def test_a_model_that_no_test_rows_were_asked_of_is_not_deployed_unless_that_is_accepted(shop: Shop):
     shop.register(1)
-    assert shop.refused().startswith("no test rows were asked of it")
+    assert shop.refused().startswith("no test rows were asked what it keeps")
     assert [each.kind for each in shop.deploy(accept=["untested"]).accepted] == ["untested"]
+
+
+def test_what_a_client_of_the_service_sees_is_said_and_stands_in_the_versions_tags(shop: Shop):
+    shop.register(1, figures={"value": 0.9, "retention": 1.0})
+    assert shop.deploy().metrics.items() >= CLIENT.items()
+    tags = registry.tags(shop.name, "1")
+    assert [tags[f"slimcart.{name}"] for name in CLIENT] == ["2", "3"]
 
 
 def test_evidence_is_of_the_bundle_and_not_of_its_number(shop: Shop):
@@ -261,7 +272,7 @@ def test_evidence_is_of_the_bundle_and_not_of_its_number(shop: Shop):
     assert "slimcart.test" not in " ".join(registry.tags(shop.name, "1"))
     evidence = Evidence(**said_of(shop.folder / "other", 0.9, 1.0)["tested"], bundle="0" * 64, run="r", at="2026")
     registry.set_tags(shop.name, "1", dict([evidence.tag()]))
-    assert shop.refused(uri).startswith("no test rows were asked of it")
+    assert shop.refused(uri).startswith("no test rows were asked what it keeps")
 
 
 def test_a_service_keeps_its_name_its_labels_and_its_quality_unless_told_otherwise(shop: Shop):

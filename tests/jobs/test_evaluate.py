@@ -15,6 +15,7 @@ from jobs.data.prepared import MANIFEST
 from jobs.evaluate import (
     _compare_with_peak,
     _contenders,
+    _counted_by,
     _measure,
     _shapes,
     check_test_rows,
@@ -23,11 +24,11 @@ from jobs.evaluate import (
     record,
     run,
 )
-from jobs.measure import gate
+from jobs.measure import baselines, gate
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Measured, Question
 from jobs.recipe import Recipe
-from serving.bundle import bundle_digest, read_bundle
+from serving.bundle import Bundle, bundle_digest, read_bundle
 from tests.serving.tiny import LABELS, write_tiny_bundle
 
 
@@ -112,19 +113,38 @@ def test_a_student_that_the_bundle_was_not_made_of_is_no_contender(tmp_path: Pat
     assert "student" not in [each.name for each in _contenders(asked, output / "bundle", description)]
 
 
-def test_baselines_are_those_that_were_asked_for_and_of_a_given_bundle_none_unless_asked_for(tmp_path: Path):
+def test_baselines_are_those_that_were_asked_for_and_of_a_given_bundle_none_unless_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(baselines, "made", lambda recipe, names, teacher: {name: tmp_path / name for name in names})
     output = tmp_path / "out"
     description = write_tiny_bundle(output / "bundle")
 
-    def names(asked: list[str] | None, bundle: str | None = None) -> list[str]:
+    def names(asked: list[str] | None, bundle: str | None = None, described: Bundle = description) -> list[str]:
         asking = recipe(tmp_path, [], output=str(output), bundle=bundle, evaluation={"baselines": asked})
-        return [each.name for each in _contenders(asking, output / "bundle", description)]
+        return [each.name for each in _contenders(asking, output / "bundle", described)]
 
     assert names(None) == ["tfidf_svm", "winner"] == names(["tfidf"])
     assert names([]) == ["winner"] == names(None, bundle=str(output / "bundle"))
     assert names(["tfidf"], bundle=str(output / "bundle")) == ["tfidf_svm", "winner"]
     with pytest.raises(UsageError, match=r"^evaluation\.baselines: 'static': no teacher here"):
         names(["static"])
+    itself = description.model_copy(update={"provenance": {"baseline": "tfidf"}})
+    assert names(None, described=itself) == ["winner"]
+
+
+def test_tokens_of_a_winner_that_reads_words_are_counted_as_its_teacher_does(tmp_path: Path):
+    write_tiny_bundle(tmp_path / "teacher", runtime="torch")
+    write_tiny_bundle(tmp_path / "winner")
+    found = [
+        Contender(name="teacher", kind="reference", folder=str(tmp_path / "teacher")),
+        Contender(name="winner", kind="bundle", folder=str(tmp_path / "winner")),
+    ]
+    assert _counted_by(found) == tmp_path / "winner" / "tokenizer.json"
+    manifest = json.loads((tmp_path / "winner" / "bundle.json").read_text())
+    (tmp_path / "winner" / "bundle.json").write_text(json.dumps(manifest | {"runtime": "linear", "inputs": []}))
+    assert _counted_by(found) == tmp_path / "teacher" / "tokenizer.json"
+    assert _counted_by(found[1:]) == tmp_path / "winner" / "tokenizer.json"
 
 
 def test_lengths_beyond_what_the_models_see_are_left_out_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -133,7 +153,7 @@ def test_lengths_beyond_what_the_models_see_are_left_out_with_a_word(tmp_path: P
     found = [Contender(name=name, kind="bundle", folder=str(tmp_path / name)) for name in ("long", "longer")]
     caplog.set_level("INFO")
     asked = recipe(tmp_path, [])
-    assert _shapes(asked, [Contender(name="tfidf_svm", kind="tfidf"), *found]) == [
+    assert _shapes(asked, [Contender(name="nearest_row", kind="nearest"), *found]) == [
         (batch, tokens) for tokens in (16, 32, 64) for batch in (1, 8, 32)
     ]
     assert "not timed at [128] tokens: the models cut a text after 64" in caplog.text
@@ -145,7 +165,7 @@ def test_lengths_beyond_what_the_models_see_are_left_out_with_a_word(tmp_path: P
     assert "texts of 32 tokens are timed as the models see them: cut after 16" in caplog.text
 
 
-def test_baselines_are_scored_where_they_are_timed_and_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_fitted_is_scored_where_it_is_timed_and_bundles_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """So no baseline is fitted twice, and the first figures of a contender stand: those of its own process."""
     write_tiny_bundle(tmp_path / "tiny")
     asked: list[tuple[list[str], bool | list[str]]] = []
@@ -158,13 +178,42 @@ def test_baselines_are_scored_where_they_are_timed_and_others_alone(tmp_path: Pa
 
     monkeypatch.setattr("jobs.evaluate.ask", answer)
     contenders = [
-        Contender(name="tfidf_svm", kind="tfidf"),
+        Contender(name="nearest_row", kind="nearest"),
         Contender(name="winner", kind="bundle", folder=str(tmp_path / "tiny")),
     ]
     found = _measure(recipe(tmp_path, []), tmp_path / "tokenizer.json", contenders, [(1, 32)])
-    assert asked == [(["winner"], True), (["tfidf_svm", "winner"], ["tfidf_svm"])]
-    assert list(found) == ["tfidf_svm", "winner"]
+    assert asked == [(["winner"], True), (["nearest_row", "winner"], ["nearest_row"])]
+    assert list(found) == ["nearest_row", "winner"]
     assert found["winner"].metrics.keys() == {"accuracy", "p50_ms", "bytes"}
+
+
+def test_a_contender_that_fails_does_not_end_the_evaluation_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    write_tiny_bundle(tmp_path / "tiny")
+    bad: list[str] = []
+
+    def answer(question: Question) -> dict[str, Measured]:
+        for each in question.contenders:
+            if each.name in bad:
+                raise JobError(f"measuring {each.name} failed: empty vocabulary")
+        return {each.name: Measured({"accuracy": 0.5, "p50_ms": 1.0}, []) for each in question.contenders}
+
+    monkeypatch.setattr("jobs.evaluate.ask", answer)
+    kinds = {"nearest_row": "nearest", "static_logreg": "bundle", "winner": "bundle"}
+    contenders = [
+        Contender.model_validate({"name": name, "kind": kind, "folder": str(tmp_path / "tiny")})
+        for name, kind in kinds.items()
+    ]
+    told, file = recipe(tmp_path, []), tmp_path / "tokenizer.json"
+    bad += ["static_logreg"]
+    assert list(_measure(told, file, contenders, [(1, 32)])) == ["nearest_row", "winner"]
+    assert "static_logreg is left out: measuring static_logreg failed: empty vocabulary" in caplog.text
+    bad += ["nearest_row"]
+    assert list(_measure(told, file, contenders, [(1, 32)])) == ["winner"]
+    bad += ["winner"]
+    with pytest.raises(JobError, match="measuring winner failed"):
+        _measure(told, file, contenders, [(1, 32)])
 
 
 def test_a_decoder_is_timed_on_rows_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -215,12 +264,14 @@ def test_what_test_rows_said_of_a_bundle_stands_with_every_version_of_it(on_mlfl
     found = {"tested": EVIDENCE | {"retention": 0.95}, "bundle": digest, "run_id": "r", "at": "2026-01-01"}
     record(found)
     for name in ("of-evaluate", "of-evaluate-too"):
-        (evidence,) = gate.evidence(registry.tags(name, "1"), digest)
+        (evidence,) = gate.evidence(registry.tags(name, "1"), digest, "accuracy")
         assert (evidence.retention, evidence.run) == (0.95, "r")
     record(found | {"tested": EVIDENCE, "at": "2026-02-01"})
-    assert gate.evidence(registry.tags("of-evaluate", "1"), digest) == [evidence], "with a teacher they said more"
+    assert gate.evidence(registry.tags("of-evaluate", "1"), digest, "accuracy") == [evidence], (
+        "with a teacher they said more"
+    )
     record(found | {"tested": EVIDENCE | {"retention": 0.5}, "at": "2026-03-01"})
-    (newer,) = gate.evidence(registry.tags("of-evaluate", "1"), digest)
+    (newer,) = gate.evidence(registry.tags("of-evaluate", "1"), digest, "accuracy")
     assert newer.retention == 0.5
     record({"tested": None})
 

@@ -19,6 +19,7 @@ from cluster.session import JobError
 from configs.folder import commit
 from configs.loader import UsageError
 from jobs import deploy, evaluate, finetune, optimize, prepare, teach, tune
+from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.optimize import check
 from jobs.recipe import Recipe, SearchRecipe
@@ -150,9 +151,11 @@ def all_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     found = {"model_uri": "models:/x/1", "trials": [], "winner": None, "teacher_metric": 0.9}
     commit(tmp_path / "search", MANIFEST, lambda _: found)
     evaluation: dict[str, Any] = {"table": "the table", "metrics": {"inside": 0.0}, "tested": None}
-    evaluation |= {"answers": {}, "verdict": None, "behind": [], "judged": None}
+    evaluation |= {"answers": {}, "first": [], "verdict": None, "behind": [], "judged": None}
     monkeypatch.setattr(prepare, "run", lambda *_: None)
     monkeypatch.setattr(Prepared, "open", lambda *_: SimpleNamespace(key="k"))
+    for name, said in (("look_at_test", None), ("record_of", None), ("faults", {})):
+        monkeypatch.setattr(audit, name, lambda *_, said=said: said)
     monkeypatch.setattr(teach, "check_possible", lambda _: None)
     monkeypatch.setattr(optimize, "made_from", lambda *_: True)
     monkeypatch.setattr(finetune, "teacher_key", lambda *_: "k")

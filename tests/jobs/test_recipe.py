@@ -51,11 +51,11 @@ def test_steps_on_their_side_of_export_are_taken_in_order(steps: list[dict[str, 
         ),
         (
             [{**DISTILL, "quantize_aware": True}, EXPORT],
-            "compression[0].quantize_aware=true: no step quantize with mode",
+            "compression[0].quantize_aware=true: no step quantize with per_channel",
         ),
         (
             [{**DISTILL, "quantize_aware": True}, EXPORT, {**QUANTIZE, "per_channel": False}],
-            "compression[0].quantize_aware=true: no step quantize with mode=dynamic, per_channel=true",
+            "compression[0].quantize_aware=true: no step quantize with per_channel=true",
         ),
         ([{"step": "cluster"}, {"step": "fold"}, EXPORT, {"step": "code"}], "out of their codebooks; fold before it"),
         ([{"step": "cluster"}, PRUNE, EXPORT, {"step": "code"}], "zeros are a weight more than its codebooks have"),

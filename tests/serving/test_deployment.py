@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 import stat
@@ -6,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -285,6 +287,31 @@ def check_beside(monkeypatch: pytest.MonkeyPatch, limit: float | None, own: floa
     running = {"host": "127.0.0.1", "port": 8000, "request_timeout_s": limit}
     monkeypatch.setattr(dashboards.Dashboard, "_details", lambda _: {"http_options": running, "applications": {}})
     dashboards.Dashboard("", {}, ServingSpec.model_validate({"request_timeout_s": own})).check()
+
+
+@pytest.mark.parametrize(("hosts", "given"), [(["a"], {"RAY_A": "1"}), (["a", "b"], None)])
+def test_only_a_serve_of_one_machine_is_given_settings_when_it_starts(
+    monkeypatch: pytest.MonkeyPatch, hosts: list[str], given: dict[str, str] | None
+):
+    written: list[dict] = []
+
+    def answer(_: object, method: str, url: str, **options: Any) -> requests.Response:
+        made = requests.Response()
+        body = {"data": {"hostNameList": hosts}} if "/nodes?" in url else {"applications": {}}
+        made.status_code, made._content = 200, json.dumps(body).encode()
+        if method == "PUT":
+            written.append(options["json"])
+        return made
+
+    monkeypatch.setattr("requests.Session.request", answer)
+    spec = ServingSpec.model_validate({"port": free_port(9700)})
+    serve = dashboards.Dashboard("http://here", {}, spec, lambda _: {"RAY_A": "1"})
+    serve.read()
+    for _ in range(2):
+        serve.write({"intent": {"name": "intent"}})
+    told = [each.get("controller_options", {}).get("runtime_env", {}).get("env_vars") for each in written]
+    assert told == [given, None, None]
+    assert [len(each["applications"]) for each in written] == [0, 1, 1]
 
 
 def test_a_dashboard_that_answers_no_json_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch):

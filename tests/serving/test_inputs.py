@@ -8,7 +8,7 @@ import pytest
 
 from jobs.data.source import rows
 from jobs.data.spec import DataSpec
-from serving.inputs import InputError, checked
+from serving.inputs import InputError, checked, joined
 
 ATTRIBUTES = {"name": "Apollo", "inch": 40}
 WORDS = "name: Apollo; inch: 40"
@@ -46,3 +46,9 @@ def test_what_is_no_attribute_is_refused_and_not_repeated(wrong: Any):
 def test_other_things_are_still_refused(wrong: Any):
     with pytest.raises(InputError, match=r"input 0 is not a text \(or attributes in place of a text\)"):
         checked([wrong], pairs=False, attributes=True)
+
+
+def test_joined_is_one_text_of_what_there_is():
+    assert joined("one") == "one"
+    assert joined(("one", "")) == "one"
+    assert joined(("one", "two")) == "one two"

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_openvino_answers_pairs(tmp_path: Path):
 
 
 def test_an_answer_stays_when_the_next_one_is_asked_for(whole: Path):
-    model = load_bundle(whole)._model
+    model: Any = load_bundle(whole)._model
     feed = {"input_ids": np.array([[2, 5, 3]]), "attention_mask": np.ones((1, 3), dtype=np.int64)}
     first = model.logits(feed)
     kept = first.copy()

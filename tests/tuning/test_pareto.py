@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tuning.pareto import (
     ALIKE,
     RIVALS,
+    Choice,
     Trial,
     broken,
     choose,
@@ -200,10 +202,25 @@ def test_a_trial_that_another_limit_keeps_out_is_not_timed_again():
 def test_a_trial_that_was_too_slow_on_a_busy_machine_or_between_its_blocks_is_timed_again():
     """Two trials of one architecture measured 7.3 and 58 ms; the better one was thrown out."""
     good, slow = trial("good", 0.941, p95=0.1), trial("slow", 0.946, p95=16.0)
+    slow = noisy(slow, p50_ms=2.5)
     assert finals(good, slow) == set()
-    assert finals(good, noisy(slow, busy=0.05)) == set()
-    assert finals(good, noisy(slow, busy=0.8)) == {"good", "slow"}
+    assert finals(good, noisy(slow, busy=0.05)) == set(), "its calls had the CPU"
+    assert finals(good, noisy(slow, busy=0.1)) == set(), "its median call was too slow, too"
+    assert finals(good, noisy(slow, busy=0.3)) == {"good", "slow"}
+    assert finals(good, noisy(slow, p50_ms=1.9, p95_ms_others_high=19.0)) == {"good", "slow"}
     assert finals(noisy(good, p95_ms_others_high=2.5)) == {"good"}
+
+
+def test_a_trial_that_would_be_among_the_best_without_noise_is_timed_again_whatever_is_best():
+    def fastest(trials: Sequence[Trial]) -> Choice:
+        return Choice(min(trials, key=lambda each: each.metrics["p95_ms"], default=None), None, {})
+
+    fast = [trial(f"fast{number}", 0.945, p95=1.1 + number / 100) for number in range(1 + RIVALS)]
+    slow = noisy(trial("slow", 0.945, p95=1.9), p50_ms=1.7, busy=0.01, p95_ms_others_high=1.95)
+    unlucky = noisy(trial("unlucky", 0.945, p95=1.9), p50_ms=1.1, busy=0.28, p95_ms_others_high=1.95)
+    found = finalists([*fast, slow, unlucky], BudgetSpec(), fastest)
+    assert [each.id for each in found] == [*(each.id for each in fast), "unlucky"]
+    assert found[-1] is unlucky, "with what was measured"
 
 
 def test_the_figures_of_the_search_stay_beside_the_final_ones():

@@ -29,10 +29,11 @@ class Case:
         rows = take(examples(300), INPUTS, 0, 300)
         self.rows = Rows(rows.feeds, logits(self.whole, rows).argmax(1))
         self.gauge = of_labels(self.rows, lambda: self.rows)
+        self.ranges = int8.calibrate(self.graph, rows.feeds, SPEC, folder)
 
     def convert(self, chosen: Collection[str]) -> Path:
         self.converted.append(list(chosen))
-        int8.dynamic(self.graph, chosen, SPEC, self.made)
+        int8.quantize(self.graph, self.ranges, chosen, SPEC, self.made)
         return self.made
 
 

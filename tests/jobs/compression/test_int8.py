@@ -15,11 +15,14 @@ from onnx import TensorProto, numpy_helper
 from jobs.compression import int8
 from jobs.compression.export import export_onnx
 from jobs.compression.spec import QuantizeSpec
-from jobs.training.rounding import learn_rounded
+from jobs.training.rounding import calibrate, learn_rounded
+from tests.tiny_graph import in_8_bits
 from tests.tiny_models import VOCABULARY, batch, encoder_classifier
 
 LAYERS = 2
 INPUTS = ("input_ids", "attention_mask")
+SEEN = [batch(50, tokens, seed=tokens) for tokens in (8, 16)]  # rows that fix the ranges
+FEEDS = [{name: tensor.numpy() for name, tensor in each.items()} for each in SEEN]
 
 
 class Pair(NamedTuple):
@@ -42,8 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def files(request: pytest.FixtureRequest, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     pair = Pair(whole, tmp_path_factory.mktemp("quantize") / "1.onnx", request.param)
     before = whole.read_bytes()
-    graph = int8.read(whole)
-    int8.dynamic(graph, int8.layers(graph), QuantizeSpec(step="quantize", per_channel=request.param), pair.small)
+    in_8_bits(whole, pair.small, FEEDS, per_channel=request.param)
     assert whole.read_bytes() == before
     return pair
 
@@ -88,13 +90,13 @@ def test_the_int8_file_answers_nearly_like_the_float_file(files: Pair):
 
 
 def test_learning_rounded_sees_what_the_int8_file_answers(files: Pair):
-    """Batch by batch, as scales are taken over what is computed together."""
     if not files.per_channel:
         return  # a recipe that learns rounded needs scales by channel
     given, model = batch(50, 16), encoder_classifier(layers=LAYERS)
     with torch.inference_mode():
         whole_BC = model(**given).numpy()
         learn_rounded(model)
+        calibrate(model, SEEN)
         rounded_BC = model(**given).numpy()
     small_BC = logits(files.small, 50, 16)
     assert np.abs(rounded_BC - small_BC).mean() < 0.1 * np.abs(whole_BC - small_BC).mean()
@@ -108,13 +110,11 @@ def test_the_int8_file_takes_any_batch_and_length(files: Pair):
 def test_weights_of_products_and_embeddings_are_stored_in_8_bits(files: Pair):
     graph = onnx.load(files.small).graph
     stored = {each.name: each for each in graph.initializer}
-    kinds = [node.op_type for node in graph.node]
-    weighted = [node for node in graph.node if node.op_type in ("MatMul", "Gemm") and set(node.input) & stored.keys()]
+    weighted = [node for node in graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in stored]
     assert not weighted
-    assert kinds.count("MatMulInteger") == 4 * LAYERS + 1  # one for queries, keys and values; the head
-    for node in graph.node:
-        if node.op_type == "MatMulInteger":
-            assert stored[node.input[1]].data_type == TensorProto.INT8
+    matrices = [each for name, each in stored.items() if name.endswith("_quantized") and len(each.dims) == 2]
+    kinds = Counter(each.data_type for each in matrices)
+    assert kinds == {TensorProto.INT8: 4 * LAYERS + 1, TensorProto.UINT8: 2}  # the head; words and positions
     words = [each for each in graph.initializer if list(each.dims) == [VOCABULARY, 32]]
     assert [each.data_type for each in words] == [TensorProto.UINT8]
     large = [each for each in graph.initializer if each.data_type == TensorProto.FLOAT and np.prod(each.dims) > 96]
@@ -124,12 +124,9 @@ def test_weights_of_products_and_embeddings_are_stored_in_8_bits(files: Pair):
 def test_a_matrix_has_a_scale_per_channel_or_one(files: Pair):
     graph = onnx.load(files.small).graph
     sizes = {each.name: int(np.prod(each.dims)) for each in graph.initializer}
-    scales = [
-        sizes[node.input[1].removesuffix("_quantized") + "_scale"]
-        for node in graph.node
-        if node.op_type == "MatMulInteger"
-    ]
-    assert set(scales) == ({5, 32, 64, 96} if files.per_channel else {1})
+    matrices = [each for each in graph.initializer if each.data_type == TensorProto.INT8 and len(each.dims) == 2]
+    scales = {sizes[each.name.removesuffix("_quantized") + "_scale"] for each in matrices}
+    assert scales == ({5, 32, 64, 96} if files.per_channel else {1})
 
 
 def test_no_weight_is_further_from_its_own_than_half_a_step_of_its_scale(files: Pair):
@@ -147,9 +144,17 @@ def test_no_weight_is_further_from_its_own_than_half_a_step_of_its_scale(files: 
         assert (np.abs(back_IO - weight_IO) <= scale / 2 * (1 + 1e-5)).all()
 
 
+def test_a_row_of_a_table_has_a_scale_of_its_own(files: Pair):
+    weights, stored = constants(int8.read(files.whole)), constants(onnx.load(files.small))
+    (name,) = (name for name, each in weights.items() if each.shape == (VOCABULARY, 32))
+    scale_V1 = stored[f"{name}_scale"]
+    np.testing.assert_allclose(scale_V1, np.abs(weights[name]).max(1, keepdims=True) / 127, rtol=1e-5)
+    back_VH = (stored[f"{name}_quantized"].astype(np.float32) - 128) * scale_V1
+    assert (np.abs(back_VH - weights[name]) <= scale_V1 / 2 * (1 + 1e-5)).all()
+
+
 def test_reduced_weights_take_7_bits(whole: Path, tmp_path: Path):
-    graph = int8.read(whole)
-    int8.dynamic(graph, int8.layers(graph), QuantizeSpec(step="quantize", reduce_range=True), tmp_path / "1.onnx")
+    in_8_bits(whole, tmp_path / "1.onnx", FEEDS, reduce_range=True)
     stored = constants(onnx.load(tmp_path / "1.onnx"))
     products = [each for name, each in stored.items() if name.endswith("_quantized") and each.dtype == np.int8]
     assert max(np.abs(each).max() for each in products) == 64
@@ -157,55 +162,25 @@ def test_reduced_weights_take_7_bits(whole: Path, tmp_path: Path):
     assert np.abs(logits(tmp_path / "1.onnx", 100, 16) - logits(whole, 100, 16)).mean() < 0.1 * spread
 
 
-class Static(NamedTuple):
-    """A statically quantised file and the folder with its ranges."""
-
-    file: Path
-    folder: Path
-
-
-@pytest.fixture(scope="module", params=["minmax", "entropy", "percentile"])
-def fixed(request: pytest.FixtureRequest, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Static:
-    folder = tmp_path_factory.mktemp("static")
-    spec = QuantizeSpec.model_validate({"step": "quantize", "mode": "static", "calibration": request.param})
-    graph = int8.read(whole)
-    feeds = [feed(50, tokens, seed=tokens) for tokens in (8, 16)]
-    int8.calibrate(graph, feeds, spec, folder)
-    int8.static(folder, int8.layers(graph), spec, folder / "1.onnx")
-    return Static(folder / "1.onnx", folder)
+@pytest.mark.parametrize("calibration", ["entropy", "percentile"])
+def test_ranges_may_leave_out_what_is_rare(whole: Path, tmp_path: Path, calibration: str):
+    in_8_bits(whole, tmp_path / "1.onnx", FEEDS, calibration=calibration)
+    whole_BC, small_BC = (logits(file, 400, 16) for file in (whole, tmp_path / "1.onnx"))
+    assert np.abs(small_BC - whole_BC).mean() < 0.08 * whole_BC.std()
+    assert (small_BC.argmax(1) == whole_BC.argmax(1)).mean() >= 0.93
 
 
-def test_fixed_scales_answer_like_scales_of_each_batch(fixed: Static, whole: Path, tmp_path: Path):
-    graph = int8.read(whole)
-    int8.dynamic(graph, int8.layers(graph), QuantizeSpec(step="quantize"), tmp_path / "1.onnx")
-    whole_BC, dynamic_BC, static_BC = (logits(file, 400, 16) for file in (whole, tmp_path / "1.onnx", fixed.file))
-    spread = whole_BC.std()
-    assert np.abs(static_BC - dynamic_BC).mean() < 0.08 * spread
-    assert np.abs(static_BC - whole_BC).mean() < 0.08 * spread
-    assert (static_BC.argmax(1) == whole_BC.argmax(1)).mean() >= 0.93
-    assert not np.array_equal(static_BC, dynamic_BC)
-
-
-def test_a_static_file_stores_tables_and_weights_in_8_bits(fixed: Static):
-    large = [each for each in constants(onnx.load(fixed.file)).values() if each.dtype == np.float32 and each.size > 96]
-    assert not large
-
-
-def test_the_runtime_multiplies_in_8_bits_and_adds_in_float(fixed: Static, tmp_path: Path):
-    kinds = Counter(node.op_type for node in loaded(fixed.file, tmp_path).node)
-    assert kinds["MatMulIntegerToFloat"] == 4 * LAYERS
-    assert kinds["QGemm"] == 1  # the head
+def test_the_runtime_multiplies_in_8_bits_and_adds_in_float(files: Pair, tmp_path: Path):
+    graph = loaded(files.small, tmp_path)
+    kinds = Counter(node.op_type for node in graph.node)
+    products = [node for node in graph.node if node.op_type == "MatMulIntegerToFloat"]
+    assert len(products) == 4 * LAYERS + 1  # one for queries, keys and values; the head
+    assert all(node.input[6] for node in products)  # the bias is added by the product
+    assert kinds["Gelu"] == LAYERS
     assert kinds["MatMul"] + kinds["FusedMatMul"] == 2 * LAYERS + 1  # inside attention, and the mean over tokens
     assert kinds["QuantizeLinear"] == 4 * LAYERS + 1  # one in front of each product; what is added is not rounded
     assert not kinds["SkipLayerNormalization"]  # slower than its parts
     assert not kinds["Identity"]
-
-
-def test_the_runtime_scales_and_multiplies_in_one_operation(files: Pair, tmp_path: Path):
-    kinds = Counter(node.op_type for node in loaded(files.small, tmp_path).node)
-    assert kinds["DynamicQuantizeMatMul"] + kinds["MatMulIntegerToFloat"] == 4 * LAYERS + 1
-    assert not kinds["MatMulInteger"]
-    assert not kinds["SkipLayerNormalization"]  # slower than its parts
 
 
 def test_layers_are_named_after_their_weights(whole: Path):
@@ -218,11 +193,12 @@ def test_layers_are_named_after_their_weights(whole: Path):
 
 def test_only_chosen_layers_are_converted(whole: Path, tmp_path: Path):
     graph = int8.read(whole)
-    names = int8.layers(graph)
-    int8.dynamic(graph, ["head"], QuantizeSpec(step="quantize"), tmp_path / "1.onnx")
+    names, spec = int8.layers(graph), QuantizeSpec(step="quantize")
+    ranges = int8.calibrate(graph, FEEDS, spec, tmp_path)
+    int8.quantize(graph, ranges, ["head"], spec, tmp_path / "1.onnx")
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "1.onnx").graph.node)
-    assert kinds["MatMulInteger"] == 1
-    int8.dynamic(graph, names[:-1], QuantizeSpec(step="quantize"), tmp_path / "2.onnx")
+    assert kinds["QuantizeLinear"] == 1
+    int8.quantize(graph, ranges, names[:-1], spec, tmp_path / "2.onnx")
     left = int8.layers(int8.read(tmp_path / "2.onnx"))
     assert left == ["head"]
 
@@ -231,10 +207,7 @@ def test_quantizing_leaves_logging_as_it_was(
     whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ):
     before = logging.root.level
-    graph, spec = int8.read(whole), QuantizeSpec(step="quantize", mode="static", calibration="percentile")
-    int8.dynamic(graph, int8.layers(graph), spec, tmp_path / "1.onnx")
-    int8.calibrate(graph, [feed(4, 8)], spec, tmp_path)
-    int8.static(tmp_path, int8.layers(graph), spec, tmp_path / "2.onnx")
+    in_8_bits(whole, tmp_path / "1.onnx", FEEDS, calibration="percentile")
     assert logging.root.level == before
     assert not caplog.records
     assert capfd.readouterr() == ("", "")

@@ -34,18 +34,16 @@ def made(place: Workplace, **fields: Any) -> float:
     return metric(file, place.rows("validation", 200))
 
 
-@pytest.mark.parametrize("mode", ["dynamic", "static"])
-def test_the_guard_leaves_the_layer_that_8_bits_ruin_in_float_and_says_so(place: Workplace, mode: str):
-    assert made(place, mode=mode) >= 0.9
+def test_the_guard_leaves_the_layer_that_8_bits_ruin_in_float_and_says_so(place: Workplace):
+    assert made(place) >= 0.9
     facts = place.facts["quantize"]
     assert facts["in_float"] == [RUINED]
     assert facts["sensitivity"].keys() == set(LAYERS)
     assert facts["layers"] == len(LAYERS)
 
 
-@pytest.mark.parametrize("mode", ["dynamic", "static"])
-def test_without_the_guard_the_layer_is_ruined(place: Workplace, mode: str):
-    assert made(place, mode=mode, guard=False) < 0.7
+def test_without_the_guard_the_layer_is_ruined(place: Workplace):
+    assert made(place, guard=False) < 0.7
     assert place.facts["quantize"] == {"guard": "off"}
 
 
@@ -54,25 +52,19 @@ def test_a_wider_limit_leaves_nothing_in_float(place: Workplace):
     assert place.facts["quantize"]["in_float"] == []
 
 
-def test_without_rows_the_guard_can_keep_no_limit_and_without_one_says_that_it_measured_nothing(place: Workplace):
+def test_without_rows_no_range_is_known(place: Workplace):
     place.recipe = place.recipe.model_copy(update={"output": str(place.folder)})
-    whole, file = place.folder.parent / "0.onnx", place.folder / "1.onnx"
-    with pytest.raises(JobError, match=r"needs the rows .* or set no limit"):
-        quantize(whole, QuantizeSpec(step="quantize"), file, place)
-    quantize(whole, QuantizeSpec(step="quantize", max_loss=1), file, place)
-    assert place.facts["quantize"] == {"guard": "no rows to measure on"}
-    with pytest.raises(JobError, match="needs the rows"):
-        made(place, mode="static")
+    with pytest.raises(JobError, match="compression needs the rows that the student learned from"):
+        made(place, max_loss=1)
 
 
 def test_the_layers_of_the_graph_are_named_after_their_weights(tmp_path: Path):
     assert int8.layers(int8.read(write_graph(tmp_path / "0.onnx"))) == LAYERS
 
 
-@pytest.mark.parametrize("field", [{"calibration_rows": 9}, {"calibration": "entropy"}])
-def test_calibration_is_refused_where_it_would_be_ignored(field: dict[str, Any]):
-    (name,) = field
-    steps = [{"step": "export"}, {"step": "quantize", **field}]
-    with pytest.raises(ValueError, match=rf"compression\[1\]\.{name}: .*: means nothing to onnxruntime"):
-        Recipe.model_validate({"name": "tiny", "compression": steps})
-    Recipe.model_validate({"name": "tiny", "compression": [steps[0], {**steps[1], "mode": "static"}]})
+def test_calibration_is_refused_where_it_would_be_ignored():
+    steps = [{"step": "export"}, {"step": "quantize", "calibration": "entropy"}]
+    tree = {"name": "tiny", "compression": steps}
+    with pytest.raises(ValueError, match=r"compression\[1\]\.calibration: .*: means nothing to openvino"):
+        Recipe.model_validate({**tree, "export": {"runtime": "openvino"}})
+    Recipe.model_validate(tree)

@@ -76,7 +76,7 @@ def test_leaks_are_told_with_counts_and_lines_and_without_texts(shop: Shop, capl
         "repeated": 1,
         "contradicting": 2,
         "unknown_share": prepared.readings("train").unknown_share,
-        "cut_share": 0,
+        "cut_share": prepared.readings("train").cut_share,
     }
     assert record["words"] == [said[1], said[0]]
 

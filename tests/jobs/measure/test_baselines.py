@@ -1,56 +1,145 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import hstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from configs.loader import UsageError
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.data.source import rows
 from jobs.data.spec import DataSpec
-from jobs.measure.baselines import embedding_table, fit_static, fit_tfidf
+from jobs.measure import baselines
+from jobs.measure.baselines import Source, check_possible, embedding_table, find_or_make, made, possible
 from jobs.measure.contenders import Answer, Contender, Fitted, load
 from jobs.models.encoder import load_tokenizer, pretrained
 from jobs.models.reference import write_reference
 from jobs.models.spec import TeacherSpec
-from serving.inputs import Input
+from jobs.recipe import Recipe
+from serving.bundle import bundle_bytes, bundle_digest, read_bundle
+from serving.runtime import Classifier, load_bundle
 from tests.serving.tiny import write_tiny_bundle
 
 
-def data(folder: Path, **fields: str) -> DataSpec:
-    files = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")}
-    return DataSpec.model_validate(files | fields)
+@pytest.fixture(autouse=True)
+def locks_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Someone else may be measuring on this machine."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
-def test_tfidf_is_scikit_learns_pipeline(shop_folder: Path):
-    spec = data(shop_folder)
-    train, validation = list(rows(spec, "train")), list(rows(spec, "validation"))
-    pipeline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LinearSVC())
-    pipeline.fit([row.text for row in train], [row.label for row in train])
-    texts = [row.text for row in validation]
-    predicted = load(Contender(name="tfidf_svm", kind="tfidf"), spec, threads=1)(texts)
-    assert predicted == [Answer(label) for label in pipeline.predict(texts).tolist()]
-    assert all(type(each.text) is str for each in predicted)
+def recipe(folder: Path, output: Path, **fields: Any) -> Recipe:
+    data = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")} | fields
+    return Recipe.model_validate({"name": "tiny", "output": str(output), "data": data})
+
+
+def write_rows(folder: Path, found: Sequence[dict[str, str]]) -> None:
+    for split in ("train", "validation"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in found))
+
+
+def baseline(name: str, asked: Recipe, teacher: Path | None = None) -> Classifier:
+    return load_bundle(find_or_make(asked, name, Source(asked.data, teacher)))
+
+
+ODD = ["", "a", "?!", "unheard-of wörds only", "WHERE is\tmy  order   now, where?", "İstanbul ORDER", "x" * 300]
+
+
+def test_tfidf_answers_as_scikit_learn_does(shop_folder: Path, tmp_path: Path):
+    """The runtime counts grams itself, in float32; words and characters are each a vector of length 1."""
+    asked = recipe(shop_folder, tmp_path)
+    train, validation = (list(rows(asked.data, split)) for split in ("train", "validation"))
+    texts = [row.text for row in train]
+    grams = [
+        TfidfVectorizer(ngram_range=(1, 2), min_df=2).fit(texts),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), min_df=2).fit(texts),
+    ]
+
+    def features(texts: Sequence[str]) -> Any:
+        return hstack([each.transform(texts) for each in grams]).tocsr()
+
+    model = LinearSVC().fit(features(texts), [row.label for row in train])
+    classifier = baseline("tfidf", asked)
+    questions = [*(row.text for row in validation), *ODD]
+    logits_NC = classifier.logits(questions) * classifier.bundle.temperature
+    np.testing.assert_allclose(logits_NC, model.decision_function(features(questions)), atol=1e-4)
+    assert classifier.bundle.labels == model.classes_.tolist()
+    assert [each["label"] for each in classifier.predict(questions)] == list(model.predict(features(questions)))
+    assert classifier.bundle.runtime == "linear" and classifier.bundle.provenance["baseline"] == "tfidf"
+
+
+def test_of_two_classes_the_second_is_scored_against_the_first(shop_folder: Path, tmp_path: Path):
+    found = [
+        {"text": f"{word} {n % 7}", "label": label} for n in range(20) for word, label in (("ice", "a"), ("hot", "b"))
+    ]
+    write_rows(tmp_path, found)
+    classifier = baseline("tfidf", recipe(tmp_path, tmp_path / "out"))
+    assert [each["label"] for each in classifier.predict(["some ice", "so hot"])] == ["a", "b"]
+    assert not classifier.logits(["hot"])[0, 0] and classifier.logits(["hot"])[0, 1] > 0
 
 
 def test_tfidf_reads_both_texts_of_a_pair(tmp_path: Path):
     """The first text says nothing about the label; the second says all."""
-    for split in ("train", "validation"):
-        with (tmp_path / f"{split}.jsonl").open("w") as file:
-            for index in range(20):
-                label = ["cold", "hot"][index % 2]
-                word = {"cold": "ice", "hot": "fire"}[label]
-                file.write(json.dumps({"query": "what is it", "title": f"some {word}", "label": label}) + "\n")
-    predict = fit_tfidf(data(tmp_path, text="query", text_pair="title"))
-    asked: list[Input] = [("what is it", "much fire"), ("what is it", "much ice")]
-    assert [each.text for each in predict(asked)] == ["hot", "cold"]
+    words = {"cold": "ice", "hot": "fire"}
+    pairs = [("what is it", f"some {words[label]}", label) for label in ("cold", "hot") for _ in range(10)]
+    write_rows(tmp_path, [{"query": query, "title": title, "label": label} for query, title, label in pairs])
+    classifier = baseline("tfidf", recipe(tmp_path, tmp_path / "out", text="query", text_pair="title"))
+    answers = classifier.predict([("what is it", "much fire"), ("what is it", "much ice")])
+    assert [each["label"] for each in answers] == ["hot", "cold"]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"), [("很好用", "太差了"), ("とても良い", "最悪です"), ("ดีมาก", "แย่มาก"), ("好", "坏")]
+)
+def test_tfidf_reads_languages_without_spaces_by_their_characters(tmp_path: Path, good: str, bad: str):
+    frames, said = ["{}", "{}。", "我觉得{}"], [(good, "+"), (bad, "-")]
+    write_rows(tmp_path, [{"text": each.format(text), "label": label} for each in frames for text, label in said] * 3)
+    classifier = baseline("tfidf", recipe(tmp_path, tmp_path / "out"))
+    answers = classifier.predict([f"这个{good}", f"这个{bad}"])
+    assert [each["label"] for each in answers] == ["+", "-"]
+
+
+def test_a_baseline_that_cannot_be_made_is_left_out_and_the_others_stand(
+    shop_folder: Path, tmp_path: Path, teacher: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    def fails(_: Source) -> None:
+        raise ValueError("one class\nonly")
+
+    monkeypatch.setattr(baselines, "make_tfidf", fails)
+    found = made(recipe(shop_folder, tmp_path), ["tfidf", "static"], teacher)
+    assert list(found) == ["static"]
+    assert "the baseline tfidf is left out: one class only" in caplog.text
+
+
+def test_a_baseline_is_made_once_and_again_where_rows_or_teacher_change(
+    shop_folder: Path, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked, fits = recipe(shop_folder, tmp_path), []
+    make = baselines.make_static
+    monkeypatch.setattr(baselines, "make_static", lambda source: fits.append(1) or make(source))
+    digests = [bundle_digest(made(asked, ["static"], teacher)["static"]) for _ in range(2)]
+    assert len(fits) == 1 and digests[0] == digests[1]
+    found = [{"text": row.text, "label": row.label} for row in rows(asked.data, "train")][:40]
+    write_rows(tmp_path, found)
+    made(recipe(tmp_path, tmp_path), ["static"], teacher)
+    assert len(fits) == 2
+
+
+def test_of_a_teacher_without_one_table_no_static_baseline_is_made(tmp_path: Path, teacher: Path):
+    asked = recipe(tmp_path, tmp_path)
+    assert possible(asked, None) == ["tfidf"]
+    assert possible(asked, teacher) == ["tfidf", "static"]
+    with pytest.raises(UsageError, match=r"^bundle: 'static': no teacher here has one table"):
+        check_possible("static", None, "bundle")
 
 
 def test_the_nearest_row_answers_with_its_own_text(tmp_path: Path):
@@ -61,6 +150,12 @@ def test_the_nearest_row_answers_with_its_own_text(tmp_path: Path):
     answers = predict(["name: Hermes; type: radio", "name: Apollo; type: tv"])
     assert answers == [Answer("Hermes is a tv"), Answer("Apollo is a tv")]
     assert isinstance(predict, Fitted) and predict.bytes > sum(len(str(row["label"])) for row in rows)
+
+
+def test_the_nearest_row_of_prompts_without_words_is_found_by_characters(tmp_path: Path):
+    write_rows(tmp_path, [{"text": text, "label": f"it is {text}"} for text in ("a b", "c d")])
+    answers = load(Contender(name="n", kind="nearest"), DataSpec(train=str(tmp_path / "train.jsonl")), 1)(["d c"])
+    assert answers == [Answer("it is c d")]
 
 
 @pytest.fixture(scope="module")
@@ -94,46 +189,59 @@ def vectors(tiny_teacher: Path) -> dict[str, np.ndarray]:
 
 
 def test_static_is_a_logistic_regression_of_mean_token_embeddings(
-    shop_folder: Path, teacher: Path, vectors: dict[str, np.ndarray]
+    shop_folder: Path, tmp_path: Path, teacher: Path, vectors: dict[str, np.ndarray]
 ):
-    spec = data(shop_folder)
-    train, texts = list(rows(spec, "train")), [row.text for row in rows(spec, "validation")]
+    """What the file holds of each token is what its vector adds to every class."""
+    asked = recipe(shop_folder, tmp_path)
+    train, texts = list(rows(asked.data, "train")), [row.text for row in rows(asked.data, "validation")]
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     model.fit(np.stack([vectors[row.text] for row in train]), [row.label for row in train])
-    expected_NC = model.predict_proba(np.stack([vectors[text] for text in texts]))
-    answers = load(Contender(name="static", kind="static", folder=str(teacher)), spec, 1)(texts)
-    assert [each.text for each in answers] == model.classes_[expected_NC.argmax(1)].tolist()
-    assert [each.score for each in answers] == pytest.approx(expected_NC.max(1).tolist(), abs=1e-3)
+    tokenizer = load_tokenizer(str(teacher))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+
+    def ids(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    used = {index for row in train for index in ids(row.text)}
+    known = [text for text in texts if used.issuperset(ids(text))]  # what training never saw is cut smaller
+    assert known
+    expected_NC = model.decision_function(np.stack([vectors[text] for text in known]))
+    classifier = baseline("static", asked, teacher)
+    logits_NC = classifier.logits(known) * classifier.bundle.temperature
+    np.testing.assert_allclose(logits_NC, expected_NC, atol=1e-2, rtol=1e-3)
+    assert [each["label"] for each in classifier.predict(known)] == model.predict(
+        np.stack([vectors[text] for text in known])
+    ).tolist()
 
 
 def test_static_compares_the_texts_of_a_pair(tmp_path: Path, teacher: Path):
     """Only whether both texts say the same tells the label."""
     words = ["order", "refund", "cancel", "delivery", "card", "account"]
-    for split in ("train", "validation"):
-        pairs = [(a, b) for a in words for b in words for _ in range(6 if a == b else 1)]
-        lines = [{"query": a, "title": b, "label": "same" if a == b else "other"} for a, b in pairs]
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
-    predict = fit_static(data(tmp_path, text="query", text_pair="title"), teacher)
-    asked: list[Input] = [("order", "order"), ("order", "refund"), ("card", "card"), ("cancel", "account")]
-    assert [each.text for each in predict(asked)] == ["same", "other", "same", "other"]
+    pairs = [(a, b) for a in words for b in words for _ in range(6 if a == b else 1)]
+    write_rows(tmp_path, [{"query": a, "title": b, "label": "same" if a == b else "other"} for a, b in pairs])
+    classifier = baseline("static", recipe(tmp_path, tmp_path / "out", text="query", text_pair="title"), teacher)
+    answers = classifier.predict([("order", "order"), ("order", "refund"), ("card", "card"), ("cancel", "account")])
+    assert [each["label"] for each in answers] == ["same", "other", "same", "other"]
+    assert classifier.predict([("order", ""), ("", "")])  # a text without tokens
 
 
-def test_a_text_without_tokens_is_answered(shop_folder: Path, teacher: Path):
-    (answer,) = fit_static(data(shop_folder), teacher)([" "])
-    assert answer.score is not None and 0 < answer.score <= 1
+def test_a_text_without_tokens_is_answered_by_the_intercepts(shop_folder: Path, tmp_path: Path, teacher: Path):
+    classifier = baseline("static", recipe(shop_folder, tmp_path), teacher)
+    alone_NC, among_NC = classifier.logits([" "]), classifier.logits([" ", "where is my order"])
+    np.testing.assert_allclose(alone_NC[0], among_NC[0], atol=1e-6)
 
 
-def test_sizes_count_words_tables_and_weights(shop_folder: Path, teacher: Path):
-    spec = data(shop_folder)
-    static, tfidf = fit_static(spec, teacher), fit_tfidf(spec)
-    assert isinstance(static, Fitted)
-    classes, width = 5, 32
+def test_a_bundle_holds_the_tokens_and_grams_that_training_rows_use(shop_folder: Path, tmp_path: Path, teacher: Path):
+    found = made(recipe(shop_folder, tmp_path), ["tfidf", "static"], teacher)
+    bundles = {name: read_bundle(folder) for name, folder in found.items()}
     tokens = load_tokenizer(str(teacher)).get_vocab_size()
-    numbers = 4 * tokens * width  # the table; the rest is small
-    assert numbers < static.bytes < numbers + 8 * (2 * width + classes * (width + 1)) + 200_000
-    texts = [row.text for row in rows(spec, "train")]
-    grams = TfidfVectorizer(ngram_range=(1, 2)).fit(texts).vocabulary_
-    assert tfidf.bytes == sum(len(each.encode()) for each in grams) + 8 * (len(grams) * (1 + classes) + classes)
+    assert bundle_bytes(bundles["static"]) < 4 * tokens * 32 / 2  # of the teacher's table, of width 32
+    files = {name: each.size for name, each in bundles["tfidf"].files.items()}
+    grams = np.load(found["tfidf"] / "model.npy").shape[0] - 1
+    assert files["model.npy"] == pytest.approx(4 * (grams + 1) * (1 + len(bundles["tfidf"].labels)), abs=200)
+    for bundle in bundles.values():
+        assert 0 < bundle.metrics["validation_accuracy_low"] <= bundle.metrics["validation_accuracy"]
 
 
 def test_the_table_is_the_one_tensor_with_a_row_for_each_token(teacher: Path, tmp_path: Path):

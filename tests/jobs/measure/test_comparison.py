@@ -38,7 +38,7 @@ FIVE = {
 
 def drawn(wrong: list[int]) -> Measured:
     right = [(row not in wrong, 1) for row in range(40)]
-    return measured(1.0, wrong)._replace(resampled=resampled(np.array(right), classify.value))
+    return measured(1.0, wrong)._replace(resampled=resampled(np.array(right), classify.accuracy))
 
 
 def compared(contenders: dict[str, Measured], **budget: Any) -> tuple[dict[str, Any], dict[str, str]]:

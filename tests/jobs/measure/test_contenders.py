@@ -5,14 +5,8 @@ from pathlib import Path
 import pytest
 
 from jobs.data.spec import DataSpec
-from jobs.measure.contenders import Contender, joined, load
+from jobs.measure.contenders import Contender, load
 from tests.serving.tiny import LABELS, write_tiny_bundle
-
-
-def test_joined_is_one_text_of_what_there_is():
-    assert joined("one") == "one"
-    assert joined(("one", None)) == "one"
-    assert joined(("one", "two")) == "one two"
 
 
 def test_a_bundle_answers_with_label_names_and_probabilities_in_order(tmp_path: Path):
@@ -28,5 +22,5 @@ def test_a_bundle_answers_with_label_names_and_probabilities_in_order(tmp_path: 
 
 
 def test_a_contender_of_another_kind_is_refused():
-    with pytest.raises(ValueError, match="tfidf"):
+    with pytest.raises(ValueError, match="reference"):
         Contender.model_validate({"name": "x", "kind": "magic"})

@@ -48,7 +48,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def question(tmp_path: Path, data: dict[str, Any], **fields: Any) -> Question:
     contenders = [
-        Contender(name="tfidf_svm", kind="tfidf"),
+        Contender(name="nearest_row", kind="nearest"),
         Contender(name="step", kind="bundle", folder=str(tmp_path / "bundle"), shapes=[(1, 8)]),
         Contender(name="winner", kind="bundle", folder=str(tmp_path / "bundle")),
     ]
@@ -66,10 +66,10 @@ def test_the_final_evaluation_asks_for_latencies_resources_and_resampled_rows(tm
         mix=True,
         watts_per_core=10,
         shapes=[(1, 8), (4, 8)],
-        score=["tfidf_svm", "winner"],
+        score=["nearest_row", "winner"],
     )
     found = answer(asked)
-    winner, step, baseline = (found[name].metrics for name in ("winner", "step", "tfidf_svm"))
+    winner, step, baseline = (found[name].metrics for name in ("winner", "step", "nearest_row"))
     for shape in ((1, 8), (4, 8)):
         assert 0 < winner[key(shape, "p50_ms")] <= winner[key(shape, "p95_ms")] <= winner[key(shape, "p99_ms")]
     assert key((1, 8), "p50_ms") in step and key((4, 8), "p50_ms") not in step
@@ -85,9 +85,9 @@ def test_a_baseline_is_fitted_once(tmp_path: Path, data: dict[str, Any], monkeyp
     loaded: list[str] = []
     load = fresh.load
     monkeypatch.setattr(fresh, "load", lambda each, *rest: loaded.append(each.name) or load(each, *rest))
-    found = answer(question(tmp_path, data, score=["tfidf_svm"], shapes=[(1, 8)]))
-    assert loaded.count("tfidf_svm") == 1
-    assert {"accuracy", key((1, 8), "p50_ms")} <= found["tfidf_svm"].metrics.keys()
+    found = answer(question(tmp_path, data, score=["nearest_row"], shapes=[(1, 8)]))
+    assert loaded.count("nearest_row") == 1
+    assert {"accuracy", key((1, 8), "p50_ms")} <= found["nearest_row"].metrics.keys()
 
 
 def test_a_trial_measures_only_what_the_search_needs(
@@ -171,6 +171,19 @@ def test_memory_and_the_time_to_load_are_those_of_a_contender_alone(tmp_path: Pa
     winner = question(tmp_path, data).contenders[-1]
     found = answer(question(tmp_path, data, contenders=[winner], resources=True))["winner"].metrics
     assert found["peak_mb"] > 20 and found["rows_per_second"] > 0 and found["load_s"] > 0
+
+
+def test_a_bundle_whose_answers_depend_on_the_batch_is_found_out(tmp_path: Path, data: dict[str, Any]):
+    contenders = [each for each in question(tmp_path, data).contenders if each.name != "step"]
+    found = answer(question(tmp_path, data, contenders=contenders, batches=True))
+    assert found["winner"].metrics["batch_changed"] == 0
+    assert "batch_changed" not in found["tfidf_svm"].metrics
+
+    def crowded(inputs: Sequence[Input]) -> list[Answer]:
+        """Among others every fourth is answered otherwise."""
+        return [Answer(f"{number % 4 == 3 and len(inputs) > 1}") for number, _ in enumerate(inputs)]
+
+    assert fresh.changed(crowded, WORDS * 16) == 0.25
 
 
 def test_the_last_words_of_a_process_that_failed_are_told(monkeypatch: pytest.MonkeyPatch):

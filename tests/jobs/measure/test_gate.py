@@ -121,8 +121,8 @@ def test_with_intervals_worse_is_what_lies_below_the_champions_interval():
     assert list(against(release(said(value=0.6)), other, strict)) == ["worse"]
 
 
-@pytest.mark.parametrize("theirs", [[], [said(value=0.99, asked="c" * 64)], [said(value=0.99, metric="macro_f1")]])
-def test_other_rows_and_other_metrics_are_not_compared_and_that_is_said(theirs: Sequence[Evidence]):
+@pytest.mark.parametrize("theirs", [[], [said(value=0.99, asked="c" * 64)]])
+def test_other_rows_are_not_compared_and_that_is_said(theirs: Sequence[Evidence]):
     one, other = release(said()), champion(*theirs)
     assert against(one, other) == {}
     reason = not_compared(one, other)
@@ -175,14 +175,15 @@ def test_what_is_left_is_said_with_a_remedy_that_holds_what_was_accepted_before(
     assert refusal([], []) is None
 
 
-def test_evidence_goes_through_a_tag_and_is_of_one_bundle_alone(caplog: pytest.LogCaptureFixture):
+def test_evidence_goes_through_a_tag_and_is_of_one_bundle_and_one_metric(caplog: pytest.LogCaptureFixture):
     first, second = said(), said(asked="c" * 64, at="2025-01-01T00:00:00+00:00")
-    other = said(asked="d" * 64, bundle="e" * 64)
-    tags = dict(each.tag() for each in (first, second, other)) | {"slimcart.bundle": "b" * 64}
-    assert evidence(tags, "b" * 64) == [second, first], "the newest last"
+    other, by_class = said(asked="d" * 64, bundle="e" * 64), said(metric="macro_f1")
+    tags = dict(each.tag() for each in (first, second, other, by_class)) | {"slimcart.bundle": "b" * 64}
+    assert evidence(tags, "b" * 64, "accuracy") == [second, first], "the newest last"
+    assert evidence(tags, "b" * 64, "macro_f1") == [by_class]
     assert all(len(value) < 5000 for value in tags.values()), "MLflow's limit"
     damaged = {f"{TEST_TAG}x": "{}", f"{TEST_TAG}y": json.dumps({"later": 1})}
-    assert evidence(damaged, "b" * 64) == []
+    assert evidence(damaged, "b" * 64, "accuracy") == []
     assert caplog.text.count("no test evidence of this version of the program") == 2
 
 

@@ -241,6 +241,7 @@ def test_beside_a_p95_of_the_quietest_block_stands_that_of_the_others():
 
 def test_no_figure_of_energy_or_of_a_peak_stands_without_how_it_was_taken():
     metrics = {"rows_per_second": 1234.5, "load_s": 0.25, "peak_mb": 99.4, "joules_per_1000": 4.44}
+    metrics |= {"batch_changed": 0.0}
     metrics |= {key(BUDGET_SHAPE, "fp32_peak_share"): 0.5, key(BUDGET_SHAPE, "int8_peak_share"): 0.125}
     machine = Machine({"fp32_peak": 90.4, "int8_peak": 361.6}, "an estimate")
     text = resources_markdown({"winner": metrics, "tfidf_svm": {}}, [BUDGET_SHAPE], machine)
@@ -250,11 +251,12 @@ def test_no_figure_of_energy_or_of_a_peak_stands_without_how_it_was_taken():
         "rows a second, whole file": "1,234",
         "seconds to load": "0.25",
         "peak memory, MB": "99",
+        "answers that change with the batch": "0.00%",
         "J per 1,000 requests": "4.4",
         "of the fp32 peak, batch 1, 32 tokens": "50.0%",
         "of the int8 peak, batch 1, 32 tokens": "12.5%",
     }
-    assert cells(baseline)[1:] == [""] * 6
+    assert cells(baseline)[1:] == [""] * 7
     said = " ".join(notes)
     assert "one request each: an estimate." in said and "fp32 90, int8 362" in said
     assert "2 x the multiply-adds of the model's matrix products / p50 / peak" in said

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from configs.loader import UsageError
 from jobs.compression.prune import multiplied, zeroed, zeros
 from jobs.compression.spec import DistillStep, PruneSpec
-from jobs.training.rounding import learn_rounded
+from jobs.training.rounding import calibrate, learn_rounded
 from jobs.training.zeros import CHOICES, Zeros, cubic, release
 from tests.tiny_models import batch, encoder_classifier
 
@@ -77,6 +77,7 @@ def test_zeros_stay_zero_under_rounding():
     before = weights(model)
     Zeros(model, spec(), STEPS)
     learn_rounded(model)
+    calibrate(model, [batch(4, 9)])
     learn(model, None)
     release(model)
     assert all(torch.equal(after == 0, before[name] == 0) for name, after in weights(model).items())

@@ -1,0 +1,56 @@
+"""What the baselines say of a teacher, on validation rows, before a search for its students spends hours."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from cluster import tracking
+from jobs.measure.spec import BASELINES
+from jobs.recipe import Recipe
+from serving.bundle import MANIFEST, read_description
+
+log = logging.getLogger(__name__)
+
+
+def compare(recipe: Recipe, teacher: Path, whole: float | None, run: tracking.Run) -> dict[str, dict[str, float]]:
+    """{contender: its metric on the validation rows, with the ends of its interval} of the baselines that the recipe
+    asks for; logged, and told to `run` as `baseline_*`.
+
+    `whole`: the teacher's metric there, where it is known. What was made before is found; of a task without bundles of
+    baselines it is empty.
+    """
+    from jobs.measure import baselines
+
+    if recipe.task != "classify":
+        return {}
+    metric, found = recipe.judged_by.metric, {}
+    there = teacher if (teacher / MANIFEST).exists() else None
+    for name, folder in baselines.made(recipe, baselines.possible(recipe, there), there).items():
+        measured, contender = read_description(folder).metrics, BASELINES[name].contender
+        found[contender] = {
+            each.removeprefix("validation_"): value
+            for each, value in measured.items()
+            if each.startswith(f"validation_{metric}")
+        }
+        run.metrics.log({f"baseline_{name}_{each}": value for each, value in found[contender].items()})
+    if found:
+        words, ahead = said(found, whole, metric)
+        log.log(logging.WARNING if ahead else logging.INFO, words)
+    return found
+
+
+def said(found: dict[str, dict[str, float]], whole: float | None, metric: str) -> tuple[str, bool]:
+    """A sentence about baselines and teacher, and whether one is better: the low end of its interval is above it."""
+    figures = ", ".join(
+        f"{name} {each[metric]:.4f} ({each[f'{metric}_low']:.4f} to {each[f'{metric}_high']:.4f})"
+        for name, each in found.items()
+    )
+    if whole is None:
+        return f"On the validation rows, {metric} with its 95 % interval: {figures}.", False
+    best = max(found, key=lambda name: found[name][metric])
+    ahead = found[best][f"{metric}_low"] > whole
+    words = f"On the validation rows, {metric} with its 95 % interval: {figures}; the teacher {whole:.4f}."
+    if ahead:
+        return f"The baseline {best} is better than the teacher, of which students are to be made. {words}", True
+    return words, False

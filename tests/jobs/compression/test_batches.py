@@ -1,0 +1,85 @@
+"""An answer is a function of its own text, in every form that a file is exported in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.session import JobError
+from jobs.compression.choice import installed, write
+from jobs.compression.forms import PRECISIONS, RUNTIMES, Form
+from jobs.compression.steps import compress
+from jobs.models.encoder import EncoderClassifier
+from jobs.models.spec import StudentSpec
+from jobs.models.student import encoder_student
+from jobs.recipe import Recipe
+from serving.cascade import join
+from serving.runtime import load_bundle
+from tests.tiny_models import VOCABULARY, encoder_classifier
+from tests.tiny_workplace import examples, workplace
+
+STEPS: Mapping[str, list[dict[str, Any]]] = {
+    "float": [{"step": "export"}],
+    "int8": [{"step": "export"}, {"step": "quantize"}],
+}
+FORMS = [Form(runtime, precision) for runtime in RUNTIMES["classify"] for precision in PRECISIONS[runtime]]
+BUNDLES = [f"{steps} {' '.join(form)}" for steps in STEPS for form in FORMS]
+CASCADES = ["cascade of float", "cascade of int8"]
+ATOL = {"f32": 1e-3, "bf16": 1e-2, "f16": 1e-2}  # of a score
+
+
+def export(folder: Path, model: EncoderClassifier, forms: Sequence[Form]) -> None:
+    """Bundles of a model in float and in int8, by one export."""
+    place = workplace(folder, model, examples(100), examples(20, seed=1), budget={"min_retention": 0})
+    fields = place.reference.model_dump(exclude={"files", "metrics", "provenance"})
+    for name, steps in STEPS.items():
+        place.recipe = Recipe.model_validate(place.recipe.model_dump() | {"compression": steps})
+        made = compress(model, place.recipe.compression, place, list({form.runtime: None for form in forms}))
+        for form in forms:
+            write(folder / f"{name} {' '.join(form)}", form, made.files[form.runtime].last, place, fields)
+        for runtime in made.files:
+            (place.folder / runtime).rename(place.folder / f"{name} {runtime}")
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("batches")
+    model = encoder_classifier(layers=2)
+    export(folder / "second", model, FORMS)
+    small = encoder_student(model, StudentSpec(kind="conv", layers=2, hidden=16)).eval()
+    export(folder / "first", small, FORMS[:1])
+    for name in STEPS:
+        file = f"{name} onnxruntime f32"
+        join(folder / "second" / f"cascade of {name}", folder / "first" / file, folder / "second" / file, 0.4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(bundles: Path) -> list[str]:
+    """Of one word to more than the models see."""
+    chance = np.random.default_rng(0)
+    return [" ".join(f"w{word}" for word in chance.integers(5, VOCABULARY, 1 + number % 44)) for number in range(120)]
+
+
+@pytest.mark.parametrize("name", [*(f"second/{each}" for each in (*BUNDLES, *CASCADES)), "first/int8 onnxruntime f32"])
+def test_a_text_is_answered_alike_alone_and_among_any_others(name: str, bundles: Path, texts: list[str]):
+    runtime, precision = name.split()[-2:] if name.endswith(tuple(ATOL)) else ("onnxruntime", "f32")
+    try:
+        installed([Form(runtime, precision)])
+    except JobError as error:
+        pytest.skip(str(error))
+    classifier = load_bundle(bundles / name)
+    alone_NC = np.concatenate([classifier.scores([text]) for text in texts])
+    assert alone_NC.std(0).max() > 0.05
+    chance = np.random.default_rng(1)
+    for size in (2, 5, 32, len(texts)):
+        order = chance.permutation(len(texts))
+        for rows in np.split(order, range(size, len(order), size)):
+            found_NC = classifier.scores([texts[row] for row in rows])
+            np.testing.assert_allclose(found_NC, alone_NC[rows], atol=ATOL[precision], rtol=0)
+            if precision == "f32":
+                assert (found_NC.argmax(1) == alone_NC[rows].argmax(1)).all()
