@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import secrets
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from tuning.search import search
 from tuning.spec import SearchSpec
 
 EXPERIMENT = "tests of settings"
-MARK = "f3b1c7"  # of every secret here
+MARK = secrets.token_hex(8)  # of every secret here; no text of this file, which Ray keeps too
 SECRETS = {
     name: f"{name.lower()}-{MARK}"
     for name in ("MLFLOW_TRACKING_PASSWORD", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -146,7 +147,8 @@ def trial(values: dict[str, Any], trial_id: str, *, recipe: dict[str, Any], pare
 
 
 def planted() -> None:
-    """Runs in a process of Ray."""
+    """In a process of Ray, of whose `runtime_env` and log it shows a secret."""
+    print(os.environ["HF_TOKEN"], flush=True)
 
 
 def test_a_search_records_at_the_servers_of_its_driver_and_shows_no_secret(
@@ -175,10 +177,10 @@ def test_a_search_records_at_the_servers_of_its_driver_and_shows_no_secret(
 
     folders = [on_cluster.temp, on_cluster.state, mlflow_alone.state, tmp_path]
     assert shown(MARK, on_cluster, folders) == []
-    control = f"control-{MARK[::-1]}"
+    control = f"control-{secrets.token_hex(8)}"
     ray.get(ray.remote(planted).options(runtime_env={"env_vars": {"HF_TOKEN": control}}).remote())
     places = shown(control, on_cluster, folders)
-    assert "runtime_envs" in places and any(place.startswith(str(on_cluster.temp)) for place in places)
+    assert "runtime_envs" in places and any(place.startswith(str(on_cluster.temp)) for place in places), "control"
 
 
 def shown(secret: str, cluster: Cluster, folders: list[Path]) -> list[str]:
