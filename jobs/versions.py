@@ -31,6 +31,7 @@ STAGES = {
     "measure": Behaviour(1, (*RUNTIMES, "numpy", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
     "search": Behaviour(1, ("hyperopt", "ray")),  # what is tried
     "choose": Behaviour(1, ()),  # which trial wins
+    "baselines": Behaviour(1, ("numpy", "onnxruntime", "scikit-learn", "tokenizers")),  # their bundles
     "evaluate": Behaviour(1, ("numpy", "scikit-learn", "torch", "transformers")),  # the comparison on test rows
     "cascade": Behaviour(1, ("numpy",)),  # temperatures and threshold
 }

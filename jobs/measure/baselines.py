@@ -31,6 +31,7 @@ from jobs.models.reference import made_from, read_reference, read_tokenizer
 from jobs.prepare import output
 from jobs.recipe import Recipe
 from jobs.tasks.table import Task, named
+from jobs.versions import behaviour
 from serving.bundle import VOCABULARY, bundle_digest, read_description, write_bundle
 from serving.inputs import Input, joined
 from serving.runtime import load_bundle
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from tokenizers import Tokenizer
 
-VERSION = 1  # of what the functions below make: raised where the same rows give another bundle
 ITERATIONS = 1000  # at most; scikit-learn's 100 end before they converge
 LONGEST = 8192  # words or tokens of a text; more is cut
 WORDS = {"ngram_range": (1, 2)}
@@ -122,9 +122,7 @@ def _possible(name: str, teacher: Path | None) -> bool:
 
 def find_or_make(recipe: Recipe, name: str, source: Source) -> Path:
     """The bundle of a classifier's baseline, found below the output where rows and teacher are the same, else made."""
-    folder = Path(output(recipe), ".work", "baselines", name)
-    given = bundle_digest(source.teacher) if BASELINES[name].of_teacher and source.teacher else None
-    key = digest_json([name, VERSION, recipe.name, recipe.judged_by.metric, source.digest, given])
+    folder, key = Path(output(recipe), ".work", "baselines", name), baseline_key(recipe, name, source)
     if made_from(folder, key):
         return folder
     log.info("making the baseline %s of %d training rows", name, len(source.train))
@@ -138,13 +136,29 @@ def find_or_make(recipe: Recipe, name: str, source: Source) -> Path:
             "pairs": source.pairs,
             "attributes": any(row.slots for row in source.train),
             **fitted.fields,
-            "provenance": {"baseline": name, "key": key, "teacher": given, "code": tracking.code_version()[1]},
+            "provenance": {
+                "baseline": name,
+                "key": key,
+                "teacher": _teacher(name, source),
+                "code": tracking.code_version()[1],
+            },
         }
         with tempfile.TemporaryDirectory(prefix="slimcart-baseline-") as between:
             write_bundle(Path(between, "bundle"), fields, fitted.fill)
             fields |= _calibrated(Path(between, "bundle"), source.validation, recipe.judged_by)
         write_bundle(folder, fields, fitted.fill)
     return folder
+
+
+def baseline_key(recipe: Recipe, name: str, source: Source) -> str:
+    """Digest of what a classifier's baseline depends on."""
+    parts = {"baseline": name, "name": recipe.name, "metric": recipe.judged_by.metric, "rows": source.digest}
+    return digest_json(parts | {"teacher": _teacher(name, source)} | behaviour("baselines"))
+
+
+def _teacher(name: str, source: Source) -> str | None:
+    """The digest of the teacher that a baseline is made of; None of one that is made of rows alone."""
+    return bundle_digest(source.teacher) if BASELINES[name].of_teacher and source.teacher else None
 
 
 def _calibrated(bundle: Path, validation: Sequence[Row], task: Task) -> dict[str, Any]:
@@ -173,7 +187,7 @@ def make_tfidf(source: Source) -> Made:
 
     texts, labels = [joined(asked(row)) for row in source.train], [row.label for row in source.train]
     fitted = [_fit_grams(texts, options) for options in (WORDS, STRINGS)]
-    classifier = LinearSVC().fit(hstack([part.features_NG for part in fitted if part]).tocsr(), labels)
+    classifier = LinearSVC(random_state=0).fit(hstack([part.features_NG for part in fitted if part]).tocsr(), labels)
     weights_CG, intercept_C = _of_each_class(classifier)
     idf_G = np.concatenate([part.vectorizer.idf_ for part in fitted if part])
     rows_GK = np.concatenate([idf_G[:, None], weights_CG.T], axis=1)

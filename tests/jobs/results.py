@@ -238,11 +238,9 @@ def choose(folder: Path) -> Figures:
 
 
 def evaluate(folder: Path) -> Figures:
-    """The comparison of contenders, and baselines."""
-    from jobs.data.source import rows
-    from jobs.measure.baselines import fit_static, fit_tfidf
+    """The comparison of contenders."""
     from jobs.measure.comparison import UnseenRows, compare
-    from jobs.measure.contenders import Answer, asked
+    from jobs.measure.contenders import Answer
     from jobs.measure.fresh import BUDGET_SHAPE, Measured, key
 
     labels = ["refund"] * 20 + ["track"] * 20
@@ -256,12 +254,22 @@ def evaluate(folder: Path) -> Figures:
     test = UnseenRows("0" * 64, "1" * 64, labels, {"channel": ["phone", "mail"] * 20})
     recipe = Recipe.model_validate({"name": "tiny", "budget": {"min_retention": 0.9}})
     fields, _ = compare(recipe, test, contenders, [BUDGET_SHAPE])
+    return {name: rounded(value) for name, value in sorted(fields["metrics"].items())}
+
+
+def baselines(folder: Path) -> Figures:
+    """What they say, calibrated."""
+    from jobs.data.source import rows
+    from jobs.measure.baselines import Source, find_or_make
+    from jobs.measure.contenders import asked
+    from serving.runtime import load_bundle
+
     place, _ = of_texts(folder, [{"step": "export"}])
-    learned = {"tfidf": fit_tfidf(place.recipe.data), "static": fit_static(place.recipe.data, place.student)}
+    source = Source(place.recipe.data, place.student)
     texts = [asked(row) for row in rows(place.recipe.data, "validation")]
     return {
-        **{name: rounded(value) for name, value in sorted(fields["metrics"].items())},
-        **{name: [answer.text for answer in fitted.predict(texts)] for name, fitted in learned.items()},
+        name: rounded(load_bundle(find_or_make(place.recipe, name, source)).logits(texts))
+        for name in ("tfidf", "static")
     }
 
 
@@ -280,7 +288,20 @@ def cascade(folder: Path) -> Figures:
 
 RESULTS: Mapping[str, Callable[[Path], Figures]] = {
     each.__name__: each
-    for each in (prepare, pool, finetune, teach, distill, compress, measure, search, choose, evaluate, cascade)
+    for each in (
+        prepare,
+        pool,
+        finetune,
+        teach,
+        distill,
+        compress,
+        measure,
+        search,
+        choose,
+        baselines,
+        evaluate,
+        cascade,
+    )
 }
 
 

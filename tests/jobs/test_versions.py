@@ -14,6 +14,7 @@ from jobs.distill import student_key
 from jobs.evaluate import evaluation_key
 from jobs.finetune import teacher_key
 from jobs.measure import machine
+from jobs.measure.baselines import Source, baseline_key
 from jobs.teach import outputs_key
 from jobs.training import loss
 from jobs.training.spec import Wanted
@@ -32,6 +33,7 @@ WHO_DEPENDS = {  # keys, beside those of the stages after them, by what they are
     "measure": {"search", "evaluation"},
     "search": {"search"},
     "choose": {"judged"},
+    "baselines": {"baseline"},  # an evaluation depends on the digests of their bundles
     "evaluate": {"evaluation"},
     "cascade": set[str](),  # which is always made anew
 }
@@ -105,6 +107,7 @@ def keys(tmp_path: Path) -> Callable[[], dict[str, str]]:
                 "student": student_key(recipe, rows),
                 "search": search_key(recipe, rows),
                 "judged": digest_json(judged(recipe)),
+                "baseline": baseline_key(recipe, "tfidf", Source(recipe.data, None)),
                 "evaluation": evaluation_key(recipe, [], ""),
             }
 
