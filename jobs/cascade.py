@@ -5,7 +5,8 @@
     ... cascade.max_loss=0.002      of the second's accuracy, instead of budget.min_retention of the teacher's
 
 Both are exported classifiers of the same labels. On the validation rows their probabilities are calibrated, and the
-threshold is chosen: the lowest one with which the cascade is accurate enough. Writes <output>/cascade, a bundle like
+threshold is chosen: the lowest one with which the cascade is accurate enough, with `budget.margin` standard errors of
+what it loses against the second to spare, as other rows are lost by chance. Writes <output>/cascade, a bundle like
 any other, and registers it as models:/<name>@cascade.
 """
 
@@ -98,12 +99,15 @@ def cascade(recipe: Recipe, first: Path, second: Path, folder: Path, provenance:
     first_alone, second_alone = float(first_right_N.mean()), float(second_right_N.mean())
     teacher = teacher_metric(recipe, large, examples)
     wanted = wanted_accuracy(recipe, teacher, second_alone)
-    threshold = lowest_threshold(confidence(logits[0], temperatures[0]), first_right_N, second_right_N, wanted)
+    confidence_N, margin = confidence(logits[0], temperatures[0]), recipe.budget.margin
+    threshold = lowest_threshold(confidence_N, first_right_N, second_right_N, wanted, margin)
     words = f"an accuracy of {wanted:.4f} on the validation rows ({first_alone:.4f} and {second_alone:.4f} alone)"
+    if margin:
+        words += f" with budget.margin={margin:g} standard errors to spare"
     if threshold is None:
         raise JobError(f"no threshold at which the first of two models answers anything keeps {words}")
     if threshold == 0:
-        log.warning("the first model alone keeps %s: the second is never asked", words)
+        log.warning("the first model alone keeps %s: the second is never asked, and this is its first model", words)
     origins = {
         name: {"bundle": bundle_digest(place), "provenance": part.provenance}
         for name, place, part in (("first", first, small), ("second", second, large))

@@ -267,6 +267,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
             for at, title in latencies.items()
         ),
         row("p95 of the other blocks, ms, batch 1, 32 tokens", f"{OTHERS}low", ".2f", further=[f"{OTHERS}high"]),
+        row("mean ms, a row as it comes", "mix_mean_ms", ".2f", "faster"),
         row("answered by the first model of a cascade", "first_share", ".1%"),
         row("rows per second, whole file", "rows_per_second", ",.0f"),
         row("size, MB", "bytes", ".1f", "smaller", scale=1e-6),

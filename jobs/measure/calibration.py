@@ -40,9 +40,14 @@ def confidence(logits_NC: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def lowest_threshold(
-    confidence_N: np.ndarray, first_right_N: np.ndarray, second_right_N: np.ndarray, wanted: float
+    confidence_N: np.ndarray, first_right_N: np.ndarray, second_right_N: np.ndarray, wanted: float, margin: float = 0.0
 ) -> float | None:
     """The lowest threshold with which a cascade has an accuracy of `wanted`, at the smallest share of the second.
+
+    With a `margin` of so many standard errors of the paired difference to the second alone to spare, there and at every
+    higher threshold: thresholds are tried from the highest on, up to the first that fails, so that the lowest is not
+    one of many that chance let through (fixed sequence testing, Angelopoulos et al. 2021, arXiv 2110.01052). One row
+    that differs is counted more than there is, as none of few rows proves little.
 
     Rows whose `confidence_N` reaches it are answered by the first model, the rest by the second; `*_right_N` says which
     rows each would answer rightly. It lies midway between two confidences, so that rounding moves no row across; 0
@@ -56,7 +61,13 @@ def lowest_threshold(
     right_N = second_right_N.sum() + gained_N  # rows of the cascade that are right if the first answers up to here
     next_N = np.append(sorted_N[1:], 0.0)
     apart_N = sorted_N - next_N > np.finfo(np.float32).eps  # closer ones change places with the batch they are in
-    possible = ((right_N / len(right_N) >= wanted) & apart_N).nonzero()[0]
+    enough_N = right_N / len(right_N) >= wanted
+    if margin:
+        differ_N = (first_right_N != second_right_N)[surest_first].cumsum()
+        error_N = np.sqrt(differ_N + 1 - gained_N**2 / len(gained_N)) / len(gained_N)
+        held_N = right_N / len(right_N) - margin * error_N >= wanted
+        enough_N &= np.logical_and.accumulate(held_N | ~apart_N)
+    possible = (enough_N & apart_N).nonzero()[0]
     if not len(possible):
         return None
     last = possible[-1]

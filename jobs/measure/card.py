@@ -61,6 +61,9 @@ STUDENT = "A student of {teacher}, distilled, compressed and exported by slimcar
 CASCADE = """\
 Two students of {teacher}, joined by slimcart: the first answers
 what it is sure of, with a probability of {threshold:.4f} or more, the second the rest."""
+FIRST_ALONE = """\
+Two students of {teacher}, joined by slimcart, of which the first answers
+everything: it is sure enough of all validation rows, so the second is never asked."""
 BASELINE = "A baseline made of the training rows by slimcart: {what}."
 NEEDS = {"linear": "numpy"}  # what a runtime is to its user, where its name does not say
 DOES = {  # by task
@@ -105,7 +108,9 @@ def card(bundle: Bundle, recipe: Recipe) -> str:
 def _made(bundle: Bundle) -> str:
     if name := bundle.provenance.get("baseline"):
         return BASELINE.format(what=BASELINES[name].what)
-    return CASCADE if bundle.first else STUDENT
+    if bundle.first is None:
+        return STUDENT
+    return CASCADE if bundle.first.threshold > 0 else FIRST_ALONE
 
 
 class Part(NamedTuple):
@@ -213,11 +218,12 @@ def _figures(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
 
 def _latency(metrics: Mapping[str, float]) -> str:
     batch, tokens = BUDGET_SHAPE
-    lines = ["| | calls | p50, ms | p95, ms | p99, ms |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| | calls | p50, ms | p95, ms | p99, ms | mean, ms |", "| --- | --- | --- | --- | --- | --- |"]
     for title, prefix in ((f"batch {batch}, {tokens} tokens", key(BUDGET_SHAPE, "")), AS_THEY_COME):
         if f"{prefix}p50_ms" in metrics:
             figures = " | ".join(f"{metrics[f'{prefix}p{each}_ms']:.2f}" for each in (50, 95, 99))
-            lines.append(f"| {title} | {metrics[f'{prefix}calls']:.0f} | {figures} |")
+            mean = f"{value:.2f}" if (value := metrics.get(f"{prefix}mean_ms")) is not None else ""
+            lines.append(f"| {title} | {metrics[f'{prefix}calls']:.0f} | {figures} | {mean} |")
     if len(lines) == 2:
         return "Not measured."
     words = f"On one thread, tokenizer included, on {cpu()}."

@@ -35,6 +35,7 @@ class Timed(NamedTuple):
 
 
 AS_THEY_COME = Timed("a row as it comes", f"{MIX}_")
+MEAN = f"{MIX}_mean_ms"
 
 
 class Machine(NamedTuple):
@@ -62,7 +63,8 @@ class Gap(NamedTuple):
 def ratios(
     answers: Figures, winner: str, teacher: str, shapes: Sequence[tuple[int, int]], task: Task
 ) -> dict[str, float]:
-    """How the winner compares with the teacher: retention, times faster at each shape (p50), times smaller.
+    """How the winner compares with the teacher: retention, times faster at each shape (p50) and by the mean row as it
+    comes, times smaller.
 
     There is no retention of a metric that is 0.
     """
@@ -71,6 +73,8 @@ def ratios(
     for name in (*(key(shape, "p50_ms") for shape in shapes), f"{MIX}_p50_ms"):
         if name in ours and name in theirs:
             found[f"speedup_{name.removesuffix('_p50_ms')}"] = theirs[name] / ours[name]
+    if MEAN in ours and MEAN in theirs:
+        found[f"speedup_{MEAN.removesuffix('_ms')}"] = theirs[MEAN] / ours[MEAN]
     if ours.get("bytes") and theirs.get("bytes"):
         found["times_smaller"] = theirs["bytes"] / ours["bytes"]
     return found
@@ -141,16 +145,22 @@ def verdict(
 
 
 def cascade(ours: Mapping[str, float], theirs: Mapping[str, float] | None) -> str | None:
-    """What the first model of a cascade answers, and what a row as it comes takes; None of any other winner."""
+    """What the first model of a cascade answers, and what a row as it comes takes; None of any other winner.
+
+    The mean stands first: as soon as the first model answers over half of the rows, p50 is its time alone.
+    """
     if SHARE not in ours:
         return None
-    p50, p95 = f"{MIX}_p50_ms", f"{MIX}_p95_ms"
+    names = (MEAN, f"{MIX}_p50_ms", f"{MIX}_p95_ms")
     words = f"The winner is a cascade: its first model answers {ours[SHARE]:.1%} of the test rows. "
-    words += f"A row as it comes, batch 1, takes p50 / p95 {ours[p50]:.2f} / {ours[p95]:.2f} ms"
+    if ours[SHARE] == 1:
+        words = "The winner is the first model of a cascade: it answers all test rows, and the second none. "
+    taken = " / ".join(f"{ours[name]:.2f}" for name in names)
+    words += f"A row as it comes, batch 1, takes mean / p50 / p95 {taken} ms"
     if theirs is None:
         return words + "."
-    times = f"{_times(theirs[p50], ours[p50])} / {_times(theirs[p95], ours[p95])}"
-    return f"{words}, {times} faster than the teacher's {theirs[p50]:.2f} / {theirs[p95]:.2f} ms."
+    times = " / ".join(_times(theirs[name], ours[name]) for name in names)
+    return f"{words}, {times} faster than the teacher's {' / '.join(f'{theirs[name]:.2f}' for name in names)} ms."
 
 
 def markdown(answers: Figures, teacher: str | None, shapes: Sequence[tuple[int, int]], task: Task) -> str:
@@ -186,6 +196,9 @@ def latencies_markdown(answers: Figures, shapes: Sequence[tuple[int, int]]) -> s
         lines.append(_row([title, *(_latency(metrics, prefix, PERCENTILES) for metrics in answers.values())]))
         if any(others := [_others(metrics, prefix) for metrics in answers.values()]):
             lines.append(_row([f"p95 of the other blocks, {title}", *others]))
+    if any(MEAN in metrics for metrics in answers.values()):
+        means = (f"{metrics[MEAN]:.2f}" if MEAN in metrics else "" for metrics in answers.values())
+        lines.append(_row([f"mean, {AS_THEY_COME.title}", *means]))
     calls, within = f"{LEAST_CALLS} to {CALLS}", f", by what fits in {SECONDS_OF_A_SHAPE:g} s"
     if not shapes:
         calls, within = f"{TEXTS}", ""

@@ -29,7 +29,7 @@ def interleaved(
     joules: Callable[[], float] | None = None,
     blocks: int = 1,
 ) -> dict[str, dict[str, float]]:
-    """{name: {p50_ms, p95_ms, p99_ms, calls, busy}} of one call on one of `batches`, over at least `calls` calls each.
+    """{name: {p50_ms, p95_ms, p99_ms, mean_ms, calls, busy}} of one call on one of `batches`, of `calls` calls or more.
 
     Every contender answers the batches, which are the same for all or given by name, in the same order, some at a time,
     before the next has its turn. One that would need more than `seconds` is called less often, but `LEAST_CALLS` times;
@@ -38,7 +38,8 @@ def interleaved(
 
     With several `blocks` of rounds, p50 and p95 are those of the block with the least p95, as a neighbour can only add;
     `p95_ms_others_low` and `p95_ms_others_high` say what p95 was in the others. All blocks hold the same batches, so
-    that no block is quicker by what it was asked. p99 stays that of all calls, and shows pauses of the model's own.
+    that no block is quicker by what it was asked. p99 and the mean stay those of all calls; p99 shows pauses of the
+    model's own.
     """
     asked = batches if isinstance(batches, Mapping) else dict.fromkeys(predictors, batches)
     taken: dict[str, list[list[float]]] = {name: [[] for _ in range(blocks)] for name in predictors}
@@ -73,6 +74,7 @@ def _figures(blocks: Sequence[Sequence[float]]) -> dict[str, float]:
     most = PERCENTILES[-1]
     found = {f"p{each}_ms": float(np.percentile(quietest, each)) * 1e3 for each in PERCENTILES if each != most}
     found |= {f"p{most}_ms": float(np.percentile(every, most)) * 1e3, "calls": len(every)}
+    found["mean_ms"] = float(np.mean(every)) * 1e3
     for end, times in (("low", others[0]), ("high", others[-1])) if others else ():
         found[f"p95_ms_others_{end}"] = float(np.percentile(times, 95)) * 1e3
     return found

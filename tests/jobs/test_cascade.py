@@ -54,8 +54,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(folder: Path, output: Path, **sections: Any) -> Recipe:
-    data = {"validation": str(folder / "validation.jsonl")}
-    return Recipe.model_validate({"name": "x", "output": str(output), "data": data} | sections)
+    """Without a margin unless said: what the threshold does is then known exactly."""
+    fields = {"name": "x", "output": str(output), "data": {"validation": str(folder / "validation.jsonl")}}
+    return Recipe.model_validate(fields | sections | {"budget": {"margin": 0} | sections.get("budget", {})})
 
 
 def made(folder: Path, output: Path, **sections: Any) -> Cascade:
@@ -88,6 +89,19 @@ def test_no_lower_threshold_keeps_the_wanted_accuracy(folder: Path, tmp_path: Pa
     for lower in (each for each in sure_N if each < joined.bundle.first.threshold - 1e-6):
         mixed = np.where(sure_N >= lower, labels_of(first), second)
         assert accuracy(folder, mixed.tolist()) < wanted
+
+
+def test_with_a_margin_less_is_lost_than_was_allowed(folder: Path, tmp_path: Path):
+    thresholds = {}
+    for margin in (0, 1):
+        joined = made(folder, tmp_path / str(margin), cascade={"max_loss": 0.2}, budget={"margin": margin})
+        assert joined.bundle.first is not None
+        thresholds[margin] = joined.bundle.first.threshold
+        lost = joined.bundle.metrics["validation_second_accuracy"] - accuracy(folder, labels_of(joined))
+        assert lost <= 0.2 + 1e-9
+    assert thresholds[1] > thresholds[0]
+    with pytest.raises(JobError, match=r"with budget\.margin=5 standard errors to spare"):
+        made(folder, tmp_path, cascade={"max_loss": 0.01}, budget={"margin": 5})
 
 
 def test_a_cascade_says_what_it_is_made_of_and_what_its_models_do_alone(folder: Path, tmp_path: Path):

@@ -78,3 +78,22 @@ def test_the_first_answers_no_row_that_shares_its_confidence_with_one_too_many()
     confidence_N = np.array([0.9, 0.8, 0.8, 0.7])
     first_N, second_N = np.array([True, True, False, False]), np.array([True, True, True, True])
     assert lowest_threshold(confidence_N, first_N, second_N, 1.0) == pytest.approx(0.85)
+
+
+@pytest.mark.parametrize(("margin", "least", "most"), [(0.0, 0.4, 1.0), (1.0, 0.0, 0.16), (2.0, 0.0, 0.03)])
+def test_rows_that_chose_the_threshold_promise_no_more_than_fresh_rows_keep(margin: float, least: float, most: float):
+    """How often the loss is past its limit on 100,000 other rows. Without a margin in half of the draws or more."""
+    limit = 0.005
+
+    def drawn(rows: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        confidence_N = random.uniform(0.3, 1, rows)
+        return confidence_N, random.random(rows) < confidence_N, random.random(rows) < 0.93
+
+    fresh_N = drawn(100_000, np.random.default_rng(10**6))
+    past = []
+    for seed in range(200):
+        confidence_N, first_N, second_N = drawn(2000, np.random.default_rng(seed))
+        threshold = lowest_threshold(confidence_N, first_N, second_N, second_N.mean() - limit, margin)
+        answered_N = fresh_N[0] >= (2.0 if threshold is None else threshold)
+        past.append((fresh_N[2] - np.where(answered_N, fresh_N[1], fresh_N[2]).astype(float)).mean() > limit)
+    assert least <= np.mean(past) <= most

@@ -162,10 +162,11 @@ def test_many_labels_and_long_facts_are_cut_short(tmp_path: Path):
 @pytest.mark.parametrize(("attributes", "reads"), [(False, "a text"), (True, "attributes")])
 def test_a_card_of_a_decoder_speaks_of_what_it_writes_and_of_no_labels(attributes: bool, reads: str):
     measured = {"validation_bleu": 39.77, "mix_p50_ms": 8, "mix_p95_ms": 9.5, "mix_p99_ms": 10, "mix_calls": 50}
+    measured["mix_mean_ms"] = 8.25
     bundle = decoder_description(max_length=64, attributes=attributes, metrics=measured)
     text = card(bundle, recipe())
     assert f"Writes a text that follows from {reads}." in text and "have 64 tokens together" in text
-    assert "| a row as it comes | 50 | 8.00 | 9.50 | 10.00 |" in text and "32 tokens" not in text
+    assert "| a row as it comes | 50 | 8.00 | 9.50 | 10.00 | 8.25 |" in text and "32 tokens" not in text
     assert "| bleu | 39.7700" in text and "pipeline_tag: text-generation" in text
     assert not [word for word in ("label", "Label", "classes", "score") if word in text]
 

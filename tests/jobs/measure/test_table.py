@@ -198,16 +198,21 @@ def test_where_the_winner_is_never_behind_a_sentence_says_so():
 
 
 def test_a_cascade_says_what_its_first_model_answers_and_what_a_row_takes():
-    ours = {**answer(0.95, 1.0), "first_share": 0.725, "mix_p50_ms": 0.4, "mix_p95_ms": 2.0}
-    theirs = {**answer(0.96, 20.0), "mix_p50_ms": 16.0, "mix_p95_ms": 20.0}
+    ours = {**answer(0.95, 1.0), "first_share": 0.725, "mix_mean_ms": 0.8, "mix_p50_ms": 0.4, "mix_p95_ms": 2.0}
+    theirs = {**answer(0.96, 20.0), "mix_mean_ms": 16.0, "mix_p50_ms": 16.0, "mix_p95_ms": 20.0}
     assert cascade(ours, theirs) == (
         "The winner is a cascade: its first model answers 72.5% of the test rows. A row as it comes, batch 1, takes "
-        "p50 / p95 0.40 / 2.00 ms, 40.0x / 10.0x faster than the teacher's 16.00 / 20.00 ms."
+        "mean / p50 / p95 0.80 / 0.40 / 2.00 ms, 20.0x / 40.0x / 10.0x faster than the teacher's "
+        "16.00 / 16.00 / 20.00 ms."
     )
-    assert (cascade(ours, None) or "").endswith("takes p50 / p95 0.40 / 2.00 ms.")
+    assert (cascade(ours, None) or "").endswith("takes mean / p50 / p95 0.80 / 0.40 / 2.00 ms.")
+    alone = cascade({**ours, "first_share": 1.0}, None) or ""
+    assert alone.startswith(
+        "The winner is the first model of a cascade: it answers all test rows, and the second none."
+    )
     assert cascade(theirs, theirs) is None
     found = ratios({"winner": ours, "teacher": theirs}, "winner", "teacher", [BUDGET_SHAPE], CLASSIFY)
-    assert (found["speedup_mix"], found["speedup_batch1_tokens32"]) == (40.0, 20.0)
+    assert (found["speedup_mix"], found["speedup_mix_mean"], found["speedup_batch1_tokens32"]) == (40.0, 20.0, 20.0)
 
 
 def test_an_interval_stands_beside_its_metric():
@@ -224,11 +229,12 @@ def test_a_contender_that_was_not_timed_at_a_shape_has_an_empty_cell():
 
 def test_latencies_are_a_row_for_each_shape_and_one_for_the_rows_of_the_file():
     winner = {key(BUDGET_SHAPE, f"p{each}_ms"): each / 10 for each in (50, 95, 99)}
-    winner |= {f"mix_p{each}_ms": each / 100 for each in (50, 95, 99)}
+    winner |= {f"mix_p{each}_ms": each / 100 for each in (50, 95, 99)} | {"mix_mean_ms": 0.55}
     head, _, *body = latencies_markdown({"tfidf_svm": {}, "winner": winner}, [BUDGET_SHAPE]).splitlines()
     assert cells(head) == ["p50 / p95 / p99 ms", "tfidf_svm", "winner"]
     assert cells(body[0]) == ["batch 1, 32 tokens", "", "5.00 / 9.50 / 9.90"]
     assert cells(body[1]) == ["a row as it comes", "", "0.50 / 0.95 / 0.99"]
+    assert cells(body[2]) == ["mean, a row as it comes", "", "0.55"]
 
 
 def test_beside_a_p95_of_the_quietest_block_stands_that_of_the_others():
