@@ -33,7 +33,7 @@ STAGES = {
     "choose": Behaviour(1, ()),  # which trial wins
     "baselines": Behaviour(1, ("numpy", "onnxruntime", "scikit-learn", "tokenizers")),  # their bundles
     "evaluate": Behaviour(1, ("numpy", "scikit-learn", "torch", "transformers")),  # the comparison on test rows
-    "cascade": Behaviour(1, ("numpy",)),  # temperatures and threshold
+    "cascade": Behaviour(2, ("numpy",)),  # temperatures and threshold
 }
 
 
