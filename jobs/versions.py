@@ -28,7 +28,7 @@ STAGES = {
     "teach": Behaviour(1, ("numpy", "torch", "transformers")),  # what teachers say of rows
     "distill": Behaviour(2, ("deepspeed", "numpy", "torch", "transformers")),  # the student
     "compress": Behaviour(1, (*RUNTIMES, "nncf", "numpy", "onnx", "onnxscript", "torch", "transformers")),  # the bundle
-    "measure": Behaviour(1, (*RUNTIMES, "numpy", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
+    "measure": Behaviour(2, (*RUNTIMES, "numpy", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
     "search": Behaviour(1, ("hyperopt", "ray")),  # what is tried
     "choose": Behaviour(1, ()),  # which trial wins
     "baselines": Behaviour(1, ("numpy", "onnxruntime", "scikit-learn", "tokenizers")),  # their bundles
