@@ -127,8 +127,9 @@ def through(
     """With `--record` let `make` add the points that are not recorded, or with `--anew` all."""
     if not asked.record or make is None:
         return
-    begun = {(row, seed) for row in rows for seed in asked.seeds if asked.anew or not record.find(row, seed)}
-    for row, seed in sorted(begun, key=lambda point: point[1]):
+    chosen = list(rows)
+    begun = [(row, seed) for seed in asked.seeds for row in chosen if asked.anew or not record.find(row, seed)]
+    for row, seed in begun:
         make(row, seed)
 
 

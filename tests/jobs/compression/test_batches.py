@@ -74,7 +74,7 @@ def test_a_text_is_answered_alike_alone_and_among_any_others(name: str, bundles:
         pytest.skip(str(error))
     classifier = load_bundle(bundles / name)
     alone_NC = np.concatenate([classifier.scores([text]) for text in texts])
-    assert alone_NC.std(0).max() > 0.05
+    assert alone_NC.std(0).max() > 2 * max(ATOL.values())  # so that other rows would show
     chance = np.random.default_rng(1)
     for size in (2, 5, 32, len(texts)):
         order = chance.permutation(len(texts))
