@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psutil
 
 from cluster.ports import is_free
 from cluster.servers import FOREIGN_RAY
@@ -52,6 +55,16 @@ def run(command: list[str], environment: Mapping[str, str], folder: Path = ROOT,
     )
     results = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     return Done(done.returncode, done.stdout, json.loads(results[-1]) if results else None)
+
+
+def named(name: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those of that name; one that ends meanwhile has none."""
+    found = []
+    for each in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if each.name() == name:
+                found.append(each)
+    return found
 
 
 def free_port(start: int) -> int:

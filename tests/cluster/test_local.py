@@ -26,7 +26,7 @@ from cluster.record import ClusterError
 from serving import ingress
 from serving.dashboard import Dashboard
 from serving.spec import ServingSpec
-from tests.processes import free_port
+from tests.processes import free_port, named
 
 RAY = Path(sys.executable).with_name("ray")
 PATIENCE_SECONDS = 60
@@ -185,7 +185,7 @@ def test_down_leaves_no_process_no_port_and_no_temporary_folder(own: local.Clust
     _, orphan = start_busy_job(current, tmp_path)
     start_serve(current, tmp_path)
     processes = processes_of(current)
-    assert "haproxy" in {process.name() for process in processes}
+    assert named("haproxy", processes)
     ports = {port for _, port in listening(processes)}
     assert orphan in {process.pid for process in processes}
     assert current.temp.is_dir()

@@ -22,7 +22,7 @@ from serving.cascade import Cascade, join
 from serving.deployment import DeployError, application, deploy, package_code, undeploy
 from serving.runtime import load_bundle
 from serving.spec import ServingSpec
-from tests.processes import free_port
+from tests.processes import free_port, named
 from tests.serving.tiny import LABELS, write_tiny_bundle
 
 TEXTS = ["where is my order", "", "refund now", "please cancel it", "unheard words"]
@@ -395,7 +395,7 @@ def test_a_replica_runs_without_torch_from_the_packed_code(shop: Shop, endpoint:
 def haproxies(cluster: Cluster) -> list[psutil.Process]:
     """Those of the cluster."""
     assert cluster.ray
-    return [each for each in members(cluster.ray) if each.name() == "haproxy"]
+    return named("haproxy", members(cluster.ray))
 
 
 def test_requests_come_in_through_haproxy_and_all_of_serve_listens_on_loopback_only(
