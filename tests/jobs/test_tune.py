@@ -186,7 +186,8 @@ class Noise:
         self.asked: list[list[str]] = []
         self.folder = folder
         for each in self.trials:
-            write_tiny_bundle(folder / each.id / "bundle", metrics=each.metrics)
+            for made in ("student", "bundle"):
+                write_tiny_bundle(folder / each.id / made, metrics=each.metrics)
         monkeypatch.setattr("jobs.tune.time_again", self.time_again)
 
     def time_again(self, recipe: Recipe, bundles: dict[str, Path]) -> dict[str, dict[str, float]]:
@@ -229,14 +230,14 @@ def test_finalists_are_timed_once_and_again_with_those_that_other_limits_make(re
 
 
 def test_final_times_decide_a_search_and_stand_beside_those_of_its_trials(
-    recipe: Recipe, tmp_path: Path, noise: Noise, on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, tmp_path: Path, noise: Noise, on_mlflow: Cluster, monkeypatch: pytest.MonkeyPatch
 ):
-    def search(_objective: Any, _spec: Any, folder: Path) -> list[Trial]:
+    def search(_objective: Any, _spec: Any, folder: Path, *_: Any) -> list[Trial]:
         shutil.copytree(noise.folder, folder.parent, dirs_exist_ok=True)
         return noise.trials
 
     monkeypatch.setattr("jobs.tune.search", search)
-    monkeypatch.setattr("jobs.tune.taught", lambda *_: {"accuracy": 0.9})
+    monkeypatch.setattr("jobs.tune.taught", lambda *_: TEACHER)
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
     recipe = changed(recipe, {"budget": {"max_p95_ms": 8}})
     with tracking.run("tune", experiment="tune", recipe=recipe.model_dump()) as run:
@@ -245,7 +246,7 @@ def test_final_times_decide_a_search_and_stand_beside_those_of_its_trials(
     assert read_bundle(tmp_path / "bundle").metrics["p95_ms"] == 7.3
 
 
-def test_figures_of_the_search_and_final_ones_stand_in_a_trials_run(recipe: Recipe, noise: Noise, on_cluster: Cluster):
+def test_figures_of_the_search_and_final_ones_stand_in_a_trials_run(recipe: Recipe, noise: Noise, on_mlflow: Cluster):
     common: dict[str, Any] = {"experiment": "tune", "recipe": recipe.model_dump()}
     with tracking.run("tune", **common) as job:
         with tracking.run("trial", **common, parent=job.id, name="trial c") as run:
