@@ -177,7 +177,7 @@ def test_a_bundle_whose_answers_depend_on_the_batch_is_found_out(tmp_path: Path,
     contenders = [each for each in question(tmp_path, data).contenders if each.name != "step"]
     found = answer(question(tmp_path, data, contenders=contenders, batches=True))
     assert found["winner"].metrics["batch_changed"] == 0
-    assert "batch_changed" not in found["tfidf_svm"].metrics
+    assert "batch_changed" not in found["nearest_row"].metrics
 
     def crowded(inputs: Sequence[Input]) -> list[Answer]:
         """Among others every fourth is answered otherwise."""
