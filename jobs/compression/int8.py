@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -133,7 +134,7 @@ class _Rewritten:
             self._add(names[1], scale_V1)
         whole = 1 << max(4, (table_VH.shape[1] - 1).bit_length())  # the operation takes powers of two from 16 on
         inputs, output = [names[0], node.input[1], names[1]], list(node.output)
-        further = {"bits": 8, "block_size": whole, "gather_axis": 0, "quantize_axis": 1}
+        further: dict[str, Any] = {"bits": 8, "block_size": whole, "gather_axis": 0, "quantize_axis": 1}
         kind = "GatherBlockQuantized"
         self._nodes.append(helper.make_node(kind, inputs, output, name=node.name, domain=CONTRIBUTED, **further))
 
