@@ -50,6 +50,7 @@ def search(objective: Objective, spec: SearchSpec, folder: Path, judge: Judge = 
     """
     import ray
     from ray import tune
+    from ray.tune.execution import class_cache
 
     from tuning.replay import NUMBER, Notes, Replay, name
 
@@ -90,6 +91,8 @@ def search(objective: Objective, spec: SearchSpec, folder: Path, judge: Judge = 
     seconds = progress.seconds_left(spec.max_seconds)
     if progress.left and seconds != 0:
         told = settings.of_this_process(ray.util.get_node_ip_address())
+        for variable in [each for each in class_cache.ENV_VARS_TO_PROPAGATE if each.startswith(settings.PREFIXES)]:
+            class_cache.ENV_VARS_TO_PROPAGATE.discard(variable)  # keys of S3, which Tune hands over in a `runtime_env`
         tune.Tuner(
             tune.with_resources(tune.with_parameters(trainable, told=told), {"memory": TRIAL_MEMORY}),
             param_space=param_space(spec.space),
