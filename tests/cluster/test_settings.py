@@ -151,7 +151,7 @@ def planted() -> None:
     print(os.environ["HF_TOKEN"], flush=True)
 
 
-@pytest.mark.often
+@pytest.mark.parallel
 def test_a_search_records_at_the_servers_of_its_driver_and_shows_no_secret(
     on_cluster: Cluster, mlflow_alone: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
