@@ -73,13 +73,13 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
             run.tag(slimcart__data=data)
         measured = measure_candidate(recipe, folder)
         measured[METRIC] = measured[VALIDATION]
-        if wanted := bundle.provenance["teacher_accuracy"]:
-            measured[RETENTION] = measured[METRIC] / wanted
+        if teacher := bundle.provenance["teacher_accuracy"]:
+            measured[RETENTION] = measured[METRIC] / teacher
         metrics = with_metrics(folder, measured, functools.partial(card, recipe=recipe)).metrics
         run.metrics.log(metrics)
         log.info("the first model answers %.1f %% of the validation rows", 100 * metrics[f"validation_{SHARE}"])
         check_accuracy(metrics[METRIC], bundle.provenance["wanted_accuracy"])
-        uri = registry.register(recipe.name, run, folder, {"slimcart.bundle": bundle_digest(folder)}, ALIAS)
+        uri = registry.register(recipe.name, run, folder, {registry.BUNDLE_TAG: bundle_digest(folder)}, ALIAS)
     return Result("cascade", run.id, output(recipe), metrics, bundle=str(folder), model_uri=uri)
 
 
@@ -132,8 +132,7 @@ def wanted_accuracy(recipe: Recipe, teacher: float | None, second: float) -> flo
 
 
 def teacher_metric(recipe: Recipe, bundle: Bundle, examples: Sequence[Row]) -> float | None:
-    """The metric of the recipe's teacher on these validation rows; None where there is none with
-    these labels.
+    """The metric of the recipe's teacher on these validation rows; None where there is none with these labels.
 
     From its stored outputs where they are of these very rows, else it answers them: what its bundle says of itself may
     be of others.

@@ -205,7 +205,7 @@ def _record(recipe: Recipe, trial: Trial, names: Collection[str], bundle: Path) 
 def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run, prepared: Prepared) -> dict[str, Any]:
     """Make the winner of a search challenger; returns the search's manifest, which then names the model."""
     bundle = Path(output(recipe), "bundle")
-    tags = {"slimcart.bundle": found["bundle"], "slimcart.tune": run.id}
+    tags = {registry.BUNDLE_TAG: found["bundle"], "slimcart.tune": run.id}
     uri = registry.register(recipe.name, run, bundle, tags, CHALLENGER)
     log.info("registered %s as %s", uri, CHALLENGER)
     manifest = commit(Path(output(recipe), "search"), MANIFEST, lambda _: found | {"model_uri": uri})
