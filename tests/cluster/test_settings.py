@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import subprocess
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,10 +189,14 @@ def shown(secret: str, cluster: Cluster, folders: list[Path]) -> list[str]:
     """Lists of the dashboard, and files, that hold a secret."""
     pages = {name: f"/api/v0/{name}?detail=true&limit=10000" for name in LISTED}
     pages |= {page: page for page in ("/api/jobs/", "/api/train/v2/runs/v1", "/logical/actors", "/nodes?view=details")}
-    found = [
-        name
-        for name, page in pages.items()
-        if secret.encode() in servers._get(cluster.dashboard_url + page, cluster, 30)
-    ]
+    found = [name for name, page in pages.items() if secret.encode() in answered(cluster, page)]
     grep = ["grep", "-rlF", "--devices=skip", "-e", secret, *map(str, folders)]
     return found + subprocess.run(grep, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
+def answered(cluster: Cluster, page: str) -> bytes:
+    """What the dashboard says, be it an error: it has no list of Ray Train's runs unless Train keeps its state."""
+    try:
+        return servers._get(cluster.dashboard_url + page, cluster, 30)
+    except urllib.error.HTTPError as error:
+        return error.read()

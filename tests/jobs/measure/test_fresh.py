@@ -102,6 +102,7 @@ def test_a_trial_measures_only_what_the_search_needs(
     assert not [name for name in found if "peak" in name or "second" in name or "joules" in name or "load" in name]
     assert {name.split("_p")[0] for name in found if name.startswith("batch")} == {
         "batch1_tokens32",
+        "batch1_tokens32_mean_ms",
         "batch1_tokens32_calls",
         "batch1_tokens32_busy",
     }
