@@ -66,7 +66,7 @@ def _baseline(recipe: Recipe, name: str, run: tracking.Run) -> Result:
     folder, teacher = Path(output(recipe), "baseline"), teacher_folder(recipe)
     there = teacher if (teacher / MANIFEST).exists() else None
     baselines.check_possible(name, there, "bundle")
-    source = baselines.Source(recipe.data, there)
+    source = baselines.Source(recipe.data, recipe.judged_by, there)
     made = copy_bundle(baselines.find_or_make(recipe, name, source), folder, {"run_id": run.id})
     metrics = measure_candidate(recipe, folder)
     metrics[METRIC] = metrics[f"validation_{recipe.judged_by.metric}"]

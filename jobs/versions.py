@@ -31,7 +31,7 @@ STAGES = {
     "measure": Behaviour(2, (*RUNTIMES, "numpy", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
     "search": Behaviour(1, ("hyperopt", "ray")),  # what is tried
     "choose": Behaviour(1, ()),  # which trial wins
-    "baselines": Behaviour(1, ("numpy", "onnxruntime", "scikit-learn", "tokenizers")),  # their bundles
+    "baselines": Behaviour(2, ("numpy", "onnxruntime", "scikit-learn", "tokenizers")),  # their bundles
     "evaluate": Behaviour(1, ("numpy", "scikit-learn", "torch", "transformers")),  # the comparison on test rows
     "cascade": Behaviour(2, ("numpy",)),  # temperatures and threshold
 }

@@ -38,8 +38,8 @@ from serving.runtime import load_bundle
 from serving.runtimes.linear import CHARACTERS, WORD_PAIRS
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.svm import LinearSVC
     from tokenizers import Tokenizer
 
 ITERATIONS = 1000  # at most; scikit-learn's 100 end before they converge
@@ -62,9 +62,9 @@ class Made(NamedTuple):
 class Source:
     """What baselines are made of; read once for all of them."""
 
-    def __init__(self, data: DataSpec, teacher: Path | None) -> None:
-        """`teacher`: a reference bundle, where there is one."""
-        self.data, self.teacher = data, teacher
+    def __init__(self, data: DataSpec, task: Task, teacher: Path | None) -> None:
+        """`task`: its metric of the validation rows decides; `teacher`: a reference bundle, where there is one."""
+        self.data, self.task, self.teacher = data, task, teacher
 
     @cached_property
     def train(self) -> list[Row]:
@@ -93,7 +93,7 @@ def made(recipe: Recipe, names: Sequence[str], teacher: Path | None) -> dict[str
     `teacher`: a reference bundle, where there is one. One that cannot be made is left out with a warning; the others
     stand.
     """
-    source, found = Source(recipe.data, teacher), {}
+    source, found = Source(recipe.data, recipe.judged_by, teacher), {}
     for name in names:
         try:
             found[name] = find_or_make(recipe, name, source)
@@ -145,7 +145,7 @@ def find_or_make(recipe: Recipe, name: str, source: Source) -> Path:
         }
         with tempfile.TemporaryDirectory(prefix="slimcart-baseline-") as between:
             write_bundle(Path(between, "bundle"), fields, fitted.fill)
-            fields |= _calibrated(Path(between, "bundle"), source.validation, recipe.judged_by)
+            fields |= _calibrated(Path(between, "bundle"), source.validation, source.task)
         write_bundle(folder, fields, fitted.fill)
     return folder
 
@@ -179,15 +179,14 @@ def _calibrated(bundle: Path, validation: Sequence[Row], task: Task) -> dict[str
 
 
 def make_tfidf(source: Source) -> Made:
-    """TF-IDF of words, word pairs and strings of characters under a linear SVM, scikit-learn's defaults but for grams
-    of one row, which are left out. Both texts of a pair are read as one.
+    """TF-IDF of words, word pairs and strings of characters under a linear SVM, without the strings where words alone
+    are better on the validation rows. scikit-learn's defaults but for grams of one row, which are left out. Both texts
+    of a pair are read as one.
     """
-    from scipy.sparse import hstack
-    from sklearn.svm import LinearSVC
-
     texts, labels = [joined(asked(row)) for row in source.train], [row.label for row in source.train]
-    fitted = [_fit_grams(texts, options) for options in (WORDS, STRINGS)]
-    classifier = LinearSVC(random_state=0).fit(hstack([part.features_NG for part in fitted if part]).tocsr(), labels)
+    words, strings = (_fit_grams(texts, options) for options in (WORDS, STRINGS))
+    choices = [_fit_svm(parts, labels) for parts in ((words, strings), (words, None)) if any(parts)]
+    fitted, classifier = max(choices, key=lambda choice: _value(choice, source))  # of equals the one with both
     weights_CG, intercept_C = _of_each_class(classifier)
     idf_G = np.concatenate([part.vectorizer.idf_ for part in fitted if part])
     rows_GK = np.concatenate([idf_G[:, None], weights_CG.T], axis=1)
@@ -196,10 +195,10 @@ def make_tfidf(source: Source) -> Made:
     strings = range(len(named_by[0]), len(rows_GK))
     ends_1K = np.append(0.0, intercept_C)[None]
     rows_GK = np.concatenate([rows_GK[[*alone, *pairs, *strings]], ends_1K]).astype(np.float32)
-    words, word_pairs = ([named_by[0][place] for place in places] for places in (alone, pairs))
+    known_words, word_pairs = ([named_by[0][place] for place in places] for places in (alone, pairs))
 
     def fill(aside: Path) -> None:
-        _of_words(words).save(str(aside / "tokenizer.json"), pretty=False)
+        _of_words(known_words).save(str(aside / "tokenizer.json"), pretty=False)
         known = {WORD_PAIRS: word_pairs, CHARACTERS: named_by[1]}
         text = json.dumps(known, ensure_ascii=False, separators=(",", ":"))
         (aside / VOCABULARY).write_text(text, encoding="utf-8")
@@ -213,7 +212,32 @@ class Grams(NamedTuple):
     """A fitted vectorizer, and what it makes of the rows that it was fitted to."""
 
     vectorizer: TfidfVectorizer
-    features_NG: csr_matrix
+    features_NG: Any  # a sparse matrix
+
+
+class OfGrams(NamedTuple):
+    """A linear SVM of the features of some grams, side by side; None of those left out, or that no text has."""
+
+    parts: Sequence[Grams | None]
+    classifier: LinearSVC
+
+
+def _fit_svm(parts: Sequence[Grams | None], labels: Sequence[str]) -> OfGrams:
+    from scipy.sparse import hstack
+    from sklearn.svm import LinearSVC
+
+    features_NG = hstack([part.features_NG for part in parts if part]).tocsr()
+    return OfGrams(parts, LinearSVC(random_state=0).fit(features_NG, labels))
+
+
+def _value(fitted: OfGrams, source: Source) -> float:
+    """The task's metric of the validation rows."""
+    from scipy.sparse import hstack
+
+    texts = [joined(asked(row)) for row in source.validation]
+    features_NG = hstack([part.vectorizer.transform(texts) for part in fitted.parts if part]).tocsr()
+    said = np.asarray(fitted.classifier.predict(features_NG)).tolist()
+    return float(named(source.task.score)(said, source.validation)[source.task.metric])
 
 
 def _fit_grams(texts: Sequence[str], options: Mapping[str, Any], fewest: int = LEAST_ROWS) -> Grams | None:

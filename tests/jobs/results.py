@@ -265,7 +265,7 @@ def baselines(folder: Path) -> Figures:
     from serving.runtime import load_bundle
 
     place, _ = of_texts(folder, [{"step": "export"}])
-    source = Source(place.recipe.data, place.student)
+    source = Source(place.recipe.data, place.recipe.judged_by, place.student)
     texts = [asked(row) for row in rows(place.recipe.data, "validation")]
     return {
         name: rounded(load_bundle(find_or_make(place.recipe, name, source)).logits(texts))

@@ -108,7 +108,7 @@ def keys(tmp_path: Path) -> Callable[[], dict[str, str]]:
                 "student": student_key(recipe, rows),
                 "search": search_key(recipe, rows),
                 "judged": digest_json(judged(recipe)),
-                "baseline": baseline_key(recipe, "tfidf", Source(recipe.data, None)),
+                "baseline": baseline_key(recipe, "tfidf", Source(recipe.data, recipe.judged_by, None)),
                 "evaluation": evaluation_key(recipe, [], ""),
             }
 

@@ -26,8 +26,9 @@ from jobs.models.encoder import load_tokenizer, pretrained
 from jobs.models.reference import write_reference
 from jobs.models.spec import TeacherSpec
 from jobs.recipe import Recipe
-from serving.bundle import bundle_bytes, bundle_digest, read_bundle
+from serving.bundle import VOCABULARY, bundle_bytes, bundle_digest, read_bundle
 from serving.runtime import Classifier, load_bundle
+from serving.runtimes.linear import CHARACTERS
 from tests.serving.tiny import write_tiny_bundle
 
 
@@ -48,20 +49,24 @@ def write_rows(folder: Path, found: Sequence[dict[str, str]]) -> None:
 
 
 def baseline(name: str, asked: Recipe, teacher: Path | None = None) -> Classifier:
-    return load_bundle(find_or_make(asked, name, Source(asked.data, teacher)))
+    return load_bundle(find_or_make(asked, name, Source(asked.data, asked.judged_by, teacher)))
 
 
 ODD = ["", "a", "?!", "unheard-of wörds only", "WHERE is\tmy  order   now, where?", "İstanbul ORDER", "x" * 300]
 
 
-def test_tfidf_answers_as_scikit_learn_does(shop_folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("strings", [True, False])
+def test_tfidf_answers_as_scikit_learn_does(
+    shop_folder: Path, tmp_path: Path, strings: bool, monkeypatch: pytest.MonkeyPatch
+):
     """The runtime counts grams itself, in float32; words and characters are each a vector of length 1."""
+    monkeypatch.setattr(baselines, "_value", lambda fitted, _: strings == all(fitted.parts))
     asked = recipe(shop_folder, tmp_path)
     train, validation = (list(rows(asked.data, split)) for split in ("train", "validation"))
     texts = [row.text for row in train]
     grams = [
         TfidfVectorizer(ngram_range=(1, 2), min_df=2).fit(texts),
-        TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), min_df=2).fit(texts),
+        *([TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), min_df=2).fit(texts)] if strings else []),
     ]
 
     def features(texts: Sequence[str]) -> Any:
@@ -75,6 +80,18 @@ def test_tfidf_answers_as_scikit_learn_does(shop_folder: Path, tmp_path: Path):
     assert classifier.bundle.labels == model.classes_.tolist()
     assert [each["label"] for each in classifier.predict(questions)] == list(model.predict(features(questions)))
     assert classifier.bundle.runtime == "linear" and classifier.bundle.provenance["baseline"] == "tfidf"
+
+
+@pytest.mark.parametrize(
+    ("asked", "strings"), [("goody", True), ("badly " * 20 + "the " * 4 + "good", False), ("good", True)]
+)
+def test_strings_of_characters_are_left_out_where_words_alone_are_better(tmp_path: Path, asked: str, strings: bool):
+    """What is asked is good in each case; its strings say so, or are those of bad, or say what its words say."""
+    write_rows(tmp_path, [{"text": f"{word} the", "label": word} for word in ("good", "bad") for _ in range(9)])
+    (tmp_path / "validation.jsonl").write_text(json.dumps({"text": asked, "label": "good"}) + "\n")
+    told = recipe(tmp_path, tmp_path / "out")
+    folder = find_or_make(told, "tfidf", Source(told.data, told.judged_by, None))
+    assert bool(json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))[CHARACTERS]) == strings
 
 
 def test_of_two_classes_the_second_is_scored_against_the_first(shop_folder: Path, tmp_path: Path):
