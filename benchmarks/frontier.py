@@ -182,7 +182,7 @@ def make(runs: Runs, record: Record, row: str, point: tuple[str, str] | None, se
     }
     students = [student for student, _ in (PARTS if point is None else (point,))]
     stages = dict.fromkeys(stage for student in students for stage in runs.student_stages(STUDENTS[student]))
-    last = ("compress", "measure") if point else ("compress", "cascade", "measure")
+    last = ("compress", *(() if point else ("cascade",)), "measure", "baselines")
     record.add(row, seed, (*stages, *last), command, found)
 
 

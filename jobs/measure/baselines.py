@@ -81,6 +81,10 @@ class Source:
         """Whether a row has two texts."""
         return self.data.text_pair is not None
 
+    def value(self, said: Sequence[str]) -> float:
+        """The task's metric of these answers to the validation rows."""
+        return float(named(self.task.score)(said, self.validation)[self.task.metric])
+
     @cached_property
     def digest(self) -> str:
         """Of the rows."""
@@ -231,13 +235,11 @@ def _fit_svm(parts: Sequence[Grams | None], labels: Sequence[str]) -> OfGrams:
 
 
 def _value(fitted: OfGrams, source: Source) -> float:
-    """The task's metric of the validation rows."""
     from scipy.sparse import hstack
 
     texts = [joined(asked(row)) for row in source.validation]
     features_NG = hstack([part.vectorizer.transform(texts) for part in fitted.parts if part]).tocsr()
-    said = np.asarray(fitted.classifier.predict(features_NG)).tolist()
-    return float(named(source.task.score)(said, source.validation)[source.task.metric])
+    return source.value(np.asarray(fitted.classifier.predict(features_NG)).tolist())
 
 
 def _fit_grams(texts: Sequence[str], options: Mapping[str, Any], fewest: int = LEAST_ROWS) -> Grams | None:
@@ -277,23 +279,28 @@ def _of_each_class(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
 def make_static(source: Source) -> Made:
     """The mean of a text's token embeddings under a logistic regression of standardised features.
 
-    The embeddings are the input table of the teacher, as it is, of the tokens that the training rows use: a static
-    model in the manner of github.com/MinishLab/model2vec. Weights by frequency (Arora et al. 2017) made it worse on
-    banking77. A pair of means u, v becomes [|u - v|, u * v] (Tai et al. 2015, arXiv 1503.00075, section 4.2). Of single
-    texts the file holds what each token adds to every class, where that is less than its vector: the mean is linear.
+    The embeddings are the input table of the teacher, as it is: a static model in the manner of
+    github.com/MinishLab/model2vec. The file holds the tokens that the training rows use, or all of them where that is
+    better on the validation rows, as then words that no training row has count for what they are. Weights by frequency
+    (Arora et al. 2017) made it worse on banking77. A pair of means u, v becomes [|u - v|, u * v] (Tai et al. 2015,
+    arXiv 1503.00075, section 4.2). Of single texts the file holds what each token adds to every class, where that is
+    less than its vector: the mean is linear.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    table_VH, tokenizer = _used(source)
-    labels = [row.label for row in source.train]
-    means = [_means(table_VH, tokenizer, texts) for texts in zip(*(_texts(row) for row in source.train), strict=True)]
-    features_NF = means[0] if len(means) == 1 else np.concatenate([abs(means[0] - means[1]), means[0] * means[1]], 1)
+    used, whole = _tables(source)
     scaler, classifier = StandardScaler(), LogisticRegression(max_iter=ITERATIONS)
-    classifier.fit(scaler.fit_transform(features_NF), labels)
+    classifier.fit(scaler.fit_transform(_features(used, source.train)), [row.label for row in source.train])
     weights_CF, bias_C = _of_each_class(classifier)
     weights_CF = weights_CF / np.asarray(scaler.scale_)
     bias_C = bias_C - weights_CF @ np.asarray(scaler.mean_)
+
+    def value(table: Table) -> float:
+        best_N = (_features(table, source.validation) @ weights_CF.T + bias_C).argmax(axis=1)
+        return source.value(classifier.classes_[best_N].tolist())
+
+    table_VH, tokenizer = max((used, whole), key=value)  # of equals the smaller
 
     def fill(aside: Path) -> None:
         import onnx
@@ -314,8 +321,15 @@ def _texts(row: Row) -> tuple[str, ...]:
     return (row.text,) if row.pair is None else (row.text, row.pair)
 
 
-def _used(source: Source) -> tuple[np.ndarray, Tokenizer]:
-    """The teacher's table [V, H] and its tokenizer, of the tokens that the training rows use; a last row of 0 pads."""
+class Table(NamedTuple):
+    """Vectors of tokens, of which the last is 0 and pads, and what cuts texts into them."""
+
+    vectors_VH: np.ndarray
+    tokenizer: Tokenizer
+
+
+def _tables(source: Source) -> tuple[Table, Table]:
+    """The teacher's table of the tokens that the training rows use, and all of it; both cut those rows alike."""
     from safetensors import safe_open
 
     assert source.teacher is not None
@@ -328,7 +342,9 @@ def _used(source: Source) -> tuple[np.ndarray, Tokenizer]:
     texts = [text for row in source.train for text in _texts(row)]
     used = {index for each in whole.encode_batch(texts, add_special_tokens=False) for index in each.ids}
     tokenizer, kept = _cut(whole, used)
-    return np.concatenate([table_VH[kept], np.zeros_like(table_VH[:1])]), tokenizer
+    padding_1H = np.zeros_like(table_VH[:1])
+    cut_VH, whole_VH = (np.concatenate([vectors_VH, padding_1H]) for vectors_VH in (table_VH[kept], table_VH))
+    return Table(cut_VH, tokenizer), Table(whole_VH, whole)
 
 
 def _cut(tokenizer: Tokenizer, used: set[int]) -> tuple[Tokenizer, list[int]]:
@@ -341,12 +357,19 @@ def _cut(tokenizer: Tokenizer, used: set[int]) -> tuple[Tokenizer, list[int]]:
     return tokenizer, list(range(tokenizer.get_vocab_size()))
 
 
-def _means(table_VH: np.ndarray, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
+def _features(table: Table, found: Sequence[Row]) -> np.ndarray:
+    """Of each row the mean vector of its text [N, H], or of both texts of a pair what they are apart and alike
+    [N, 2 H]."""
+    means = [_means(table, texts) for texts in zip(*map(_texts, found), strict=True)]
+    return means[0] if len(means) == 1 else np.concatenate([abs(means[0] - means[1]), means[0] * means[1]], axis=1)
+
+
+def _means(table: Table, texts: Sequence[str]) -> np.ndarray:
     """The mean vector [N, H] of the tokens of each text; of one without tokens it is 0."""
-    found_NH = np.zeros((len(texts), table_VH.shape[1]), dtype=np.float32)
-    for row, encoding in enumerate(tokenizer.encode_batch(list(texts), add_special_tokens=False)):
+    found_NH = np.zeros((len(texts), table.vectors_VH.shape[1]), dtype=np.float32)
+    for row, encoding in enumerate(table.tokenizer.encode_batch(list(texts), add_special_tokens=False)):
         if encoding.ids:
-            found_NH[row] = table_VH[encoding.ids].mean(axis=0)
+            found_NH[row] = table.vectors_VH[encoding.ids].mean(axis=0)
     return found_NH
 
 
