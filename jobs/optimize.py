@@ -25,7 +25,6 @@ from jobs.measure.served import SERVED
 from jobs.models.reference import check_given, made_from
 from jobs.prepare import output, pool_folder
 from jobs.recipe import Recipe, SearchRecipe
-from tuning import report
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +65,9 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     else:
         _skip("tune", "its inputs did not change")
     found = read_manifest(Path(output(recipe), "search"), MANIFEST)
-    bundle, page = Path(output(recipe), "bundle"), Path(output(recipe), "report.html")
+    bundle = Path(output(recipe), "bundle")
     evaluation = _final_evaluation(recipe, bundle, run)
-    learned_from = audit.record_of(prepared)
-    report.write(page, recipe.name, found, recipe.budget, recipe.search.objective, evaluation, learned_from)
+    page = tune.write_report(recipe, found, prepared, evaluation)
     run.artifact(page)
     uri, metrics = str(found["model_uri"]), evaluation.get("metrics", {})
     run.metrics.log(metrics)  # also where the gate is shut
@@ -79,8 +77,7 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
         deployed = deploy.run(recipe.model_copy(update={"bundle": uri}), run.id)
         endpoint = deployed.endpoint
         seen = {name: deployed.metrics[name] for name in SERVED if name in deployed.metrics}
-        report.write(page, recipe.name, found, recipe.budget, recipe.search.objective, evaluation, learned_from, seen)
-        run.artifact(page)
+        run.artifact(tune.write_report(recipe, found, prepared, evaluation, seen))
         run.metrics.log(seen)
         metrics = {**metrics, **seen}
     run.tag(slimcart__endpoint=endpoint or "")

@@ -13,7 +13,7 @@ import functools
 import json
 import logging
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,8 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         "trials": [asdict(each) | {"reason": choice.reasons[each.id]} for each in trials],
     }
     keep(trials_folder, trials)
-    page = Path(output(recipe), "report.html")
     if choice.winner is None:
-        learned_from = audit.record_of(prepared)
-        report.write(page, recipe.name, found, recipe.budget, recipe.search.objective, rows=learned_from)
-        run.artifact(page)
+        run.artifact(write_report(recipe, found, prepared))
     winner = _winner(choice, trials, trials_folder)
     put_in_place(recipe, winner, trials_folder)
     found |= {"winner": asdict(winner), "model_uri": None, "bundle": bundle_digest(Path(output(recipe), "bundle"))}
@@ -209,10 +206,22 @@ def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run, prepared
     uri = registry.register(recipe.name, run, bundle, tags, CHALLENGER)
     log.info("registered %s as %s", uri, CHALLENGER)
     manifest = commit(Path(output(recipe), "search"), MANIFEST, lambda _: found | {"model_uri": uri})
-    page = Path(output(recipe), "report.html")
-    learned_from = audit.record_of(prepared)
-    report.write(page, recipe.name, manifest, recipe.budget, recipe.search.objective, rows=learned_from)
+    write_report(recipe, manifest, prepared)
     return manifest
+
+
+def write_report(
+    recipe: Recipe,
+    found: Mapping[str, Any],
+    prepared: Prepared,
+    evaluation: Mapping[str, Any] | None = None,
+    served: Mapping[str, float] | None = None,
+) -> Path:
+    """<output>/report.html of a search, whole; see `tuning.report.render`."""
+    page, learned_from = Path(output(recipe), "report.html"), audit.record_of(prepared)
+    budget, objective = recipe.budget, recipe.search.objective
+    write_synced(page, report.render(recipe.name, found, budget, objective, evaluation, learned_from, served))
+    return page
 
 
 def check_rows(recipe: Recipe, teacher: Teacher) -> None:

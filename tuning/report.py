@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from configs.folder import write_synced
 from tuning.chart import DASH, FIGURES, draw, figure, fits
 from tuning.comparison import svg, templates
 from tuning.pareto import (
@@ -44,25 +42,6 @@ FIRST = ("winner", "teacher", "student")  # of the final evaluation; the others 
 Metrics = Mapping[str, float]
 
 
-def write(
-    path: Path,
-    name: str,
-    found: Mapping[str, Any],
-    budget: BudgetSpec,
-    objective: Objective,
-    evaluation: Mapping[str, Any] | None = None,
-    rows: Mapping[str, Any] | None = None,
-    served: Metrics | None = None,
-) -> None:
-    """Write the page of a search, whole or not at all.
-
-    `found` is the manifest of <output>/search; `evaluation`, that of <output>/evaluation, adds what the test file said;
-    `rows` says what is wrong with the rows that were learned from: figures of each of its `splits`, and `words`;
-    `served` is what a client of the deployed winner saw: `served_p50_ms` and `served_p95_ms`.
-    """
-    write_synced(path, render(name, found, budget, objective, evaluation, rows, served))
-
-
 def render(
     name: str,
     found: Mapping[str, Any],
@@ -72,7 +51,12 @@ def render(
     rows: Mapping[str, Any] | None = None,
     served: Metrics | None = None,
 ) -> str:
-    """The page as HTML."""
+    """The page of a search as HTML.
+
+    `found` is the manifest of <output>/search; `evaluation`, that of <output>/evaluation, adds what the test file said;
+    `rows` says what is wrong with the rows that were learned from: figures of each of its `splits`, and `words`;
+    `served` is what a client of the deployed winner saw: `served_p50_ms` and `served_p95_ms`.
+    """
     environment = templates()
     environment.filters |= {"figure": figure, "shown": shown, "sentence": sentence, "breakable": breakable}
     environment.filters |= {"share": "{:.1%}".format, "points": lambda share: f"{100 * share:+.1f}"}

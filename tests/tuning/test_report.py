@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -435,25 +434,6 @@ def test_the_page_can_be_read_without_seeing_it():
 def test_where_the_search_is_recorded_is_named():
     words = page().words()
     assert f"MLflow run5c0de0e0aa5f modelmodels:/intent/7 bundle, SHA-256{'1' * 64}" in words
-
-
-def test_the_file_is_written_whole_and_written_again(tmp_path: Path):
-    path = tmp_path / "report.html"
-    found = manifest(TRIALS, BUDGET)
-    report.write(path, "intent", found, BUDGET, "cheapest")
-    first = path.read_text(encoding="utf-8")
-    assert first == report.render("intent", found, BUDGET, "cheapest")
-    report.write(path, "intent", found, BUDGET, "cheapest", EVALUATION)
-    assert "Final evaluation on the test file" in path.read_text(encoding="utf-8")
-    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path: Path):
-    path = tmp_path / "report.html"
-    path.write_text("old")
-    with pytest.raises(KeyError):
-        report.write(path, "intent", {"trials": [{"metrics": {}, "error": None}], "winner": None}, BUDGET, "cheapest")
-    assert path.read_text() == "old"
 
 
 def test_what_is_wrong_with_the_rows_stands_in_a_section_of_its_own():
