@@ -84,7 +84,7 @@ class Runs:
     @cached_property
     def known(self) -> dict[str, dict[str, float]]:
         """Figures of the teacher, and of the baselines where it classifies; trains it where it is not there yet."""
-        file = self.folder / f"known-{self.made_by('prepare', 'finetune', 'measure')}.json"
+        file = self.folder / f"known-{self.made_by('prepare', 'finetune', 'measure', 'baselines')}.json"
         if not file.exists():
             self.verb("finetune")
             found = {TEACHER: self.measured(TEACHER, "reference", self.teacher)}

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import _runs
+from benchmarks._runs import Runs, Study
+from jobs.versions import STAGES
+
+
+def test_what_is_known_of_teacher_and_baselines_is_kept_until_a_stage_that_made_it_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    measured: list[str] = []
+    monkeypatch.setattr(Runs, "verb", lambda *_: {})
+    monkeypatch.setattr(Runs, "measured", lambda _, name, *__: measured.append(name) or {"accuracy": 0.5})
+    monkeypatch.setattr(_runs, "made", lambda *_: {"tfidf": tmp_path})
+    (tmp_path / "shop-0").mkdir()
+
+    def known() -> list[str]:
+        measured.clear()
+        found = Runs(tmp_path, tmp_path, "shop", Study("configs/intent.yaml", "accuracy"), 0).known
+        assert found == dict.fromkeys(("teacher", "tfidf_svm"), {"accuracy": 0.5})
+        return measured
+
+    assert known() == ["teacher", "tfidf_svm"] and known() == []
+    for stage in ("prepare", "finetune", "measure", "baselines"):
+        monkeypatch.setitem(STAGES, stage, STAGES[stage]._replace(version=99))
+        assert known() == ["teacher", "tfidf_svm"]
