@@ -21,7 +21,7 @@ def test_what_is_known_of_teacher_and_baselines_is_kept_until_a_stage_that_made_
     def known() -> list[str]:
         measured.clear()
         found = Runs(tmp_path, tmp_path, "shop", Study("configs/intent.yaml", "accuracy"), 0).known
-        assert found == dict.fromkeys(("teacher", "tfidf_svm"), {"accuracy": 0.5})
+        assert found == {name: {"accuracy": 0.5} for name in ("teacher", "tfidf_svm")}
         return measured
 
     assert known() == ["teacher", "tfidf_svm"] and known() == []
