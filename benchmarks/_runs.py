@@ -86,7 +86,7 @@ class Runs:
         """Figures of the teacher, and of the baselines where it classifies; trains it where it is not there yet."""
         file = self.folder / f"known-{self.made_by('prepare', 'finetune', 'measure', 'baselines')}.json"
         if not file.exists():
-            self.verb("finetune")
+            self._finetune()
             found = {TEACHER: self.measured(TEACHER, "reference", self.teacher)}
             if self.recipe.task == "classify":
                 made_of = made(self.recipe, baselines_of("classify"), self.teacher)
@@ -94,6 +94,13 @@ class Runs:
                 found |= {name: self.measured(name, "bundle", folder) for name, folder in names.items()}
             file.write_text(json.dumps(found), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))
+
+    def _finetune(self) -> None:
+        """Train the teacher where it is not there yet, as its stages are now."""
+        finished = self.folder / f"finetuned-{self.made_by('prepare', 'finetune')}"
+        if not finished.exists():
+            self.verb("finetune")
+            finished.touch()
 
 
 def _those(file: Path, folder: Path, column: str, values: Sequence[str]) -> Path:

@@ -13,7 +13,8 @@ def test_what_is_known_of_teacher_and_baselines_is_kept_until_a_stage_that_made_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     measured: list[str] = []
-    monkeypatch.setattr(Runs, "verb", lambda *_: {})
+    verbs: list[str] = []
+    monkeypatch.setattr(Runs, "verb", lambda _, name: verbs.append(name) or {})
     monkeypatch.setattr(Runs, "measured", lambda _, name, *__: measured.append(name) or {"accuracy": 0.5})
     monkeypatch.setattr(_runs, "made", lambda *_: {"tfidf": tmp_path})
     (tmp_path / "shop-0").mkdir()
@@ -25,6 +26,6 @@ def test_what_is_known_of_teacher_and_baselines_is_kept_until_a_stage_that_made_
         return measured
 
     assert known() == ["teacher", "tfidf_svm"] and known() == []
-    for stage in ("prepare", "finetune", "measure", "baselines"):
+    for stage, trained in (("measure", 1), ("baselines", 1), ("prepare", 2), ("finetune", 3)):
         monkeypatch.setitem(STAGES, stage, STAGES[stage]._replace(version=99))
-        assert known() == ["teacher", "tfidf_svm"]
+        assert known() == ["teacher", "tfidf_svm"] and verbs == ["finetune"] * trained
