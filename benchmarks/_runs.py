@@ -98,7 +98,7 @@ class Runs:
     def _finetune(self) -> None:
         """Train the teacher where it is not there yet, as its stages are now."""
         finished = self.folder / f"finetuned-{self.made_by('prepare', 'finetune')}"
-        if not finished.exists():
+        if not finished.exists() or not self.teacher.exists():
             self.verb("finetune")
             finished.touch()
 

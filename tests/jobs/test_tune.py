@@ -16,6 +16,7 @@ from cluster.session import JobError
 from configs.folder import commit
 from configs.folder import replace as replace_folder
 from configs.loader import merge
+from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import Sample, rows, sample
 from jobs.measure.retention import Teacher
@@ -31,11 +32,13 @@ from jobs.tune import (
     trials_of,
     tune,
     with_final_times,
+    write_report,
 )
 from serving.bundle import bundle_digest, read_bundle, with_metrics
 from serving.runtime import load_bundle
 from tests.faults import fault
 from tests.serving.tiny import write_tiny_bundle
+from tuning import report
 from tuning.pareto import Trial, choose
 from tuning.spec import BudgetSpec
 
@@ -170,6 +173,24 @@ def test_a_search_without_a_winner_names_the_nearest_and_still_leaves_its_report
     assert "No trial is inside the budget" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not (tmp_path / "search").exists()
     assert not (tmp_path / "bundle").exists()
+
+
+def test_the_report_is_written_whole_and_written_again(recipe: Recipe, tmp_path: Path):
+    found = {"winner": None, "teacher_metric": 0.9, "trials": []}
+    before = {each.name for each in tmp_path.iterdir()}
+    page = write_report(recipe, found, PREPARED)
+    first = page.read_text(encoding="utf-8")
+    assert first == report.render("tiny", found, recipe.budget, "cheapest", rows=audit.record_of(PREPARED))
+    assert write_report(changed(recipe, {"name": "other"}), found, PREPARED) == page == tmp_path / "report.html"
+    assert "other" in page.read_text(encoding="utf-8") != first
+    assert {each.name for each in tmp_path.iterdir()} - before == {"report.html"}
+
+
+def test_a_report_that_cannot_be_made_leaves_the_old_one(recipe: Recipe, tmp_path: Path):
+    (tmp_path / "report.html").write_text("old")
+    with pytest.raises(KeyError):
+        write_report(recipe, {"trials": [{"metrics": {}, "error": None}], "winner": None}, PREPARED)
+    assert (tmp_path / "report.html").read_text() == "old"
 
 
 class Noise:
