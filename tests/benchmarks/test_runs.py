@@ -14,10 +14,15 @@ def test_what_is_known_of_teacher_and_baselines_is_kept_until_a_stage_that_made_
 ):
     measured: list[str] = []
     verbs: list[str] = []
-    monkeypatch.setattr(Runs, "verb", lambda _, name: verbs.append(name) or {})
+    teacher = tmp_path / "shop-0" / "teacher"
+
+    def trains(_: Runs, name: str) -> None:
+        teacher.mkdir(parents=True, exist_ok=True)
+        verbs.append(name)
+
+    monkeypatch.setattr(Runs, "verb", trains)
     monkeypatch.setattr(Runs, "measured", lambda _, name, *__: measured.append(name) or {"accuracy": 0.5})
     monkeypatch.setattr(_runs, "made", lambda *_: {"tfidf": tmp_path})
-    (tmp_path / "shop-0").mkdir()
 
     def known() -> list[str]:
         measured.clear()
@@ -29,3 +34,6 @@ def test_what_is_known_of_teacher_and_baselines_is_kept_until_a_stage_that_made_
     for stage, trained in (("measure", 1), ("baselines", 1), ("prepare", 2), ("finetune", 3)):
         monkeypatch.setitem(STAGES, stage, STAGES[stage]._replace(version=99))
         assert known() == ["teacher", "tfidf_svm"] and verbs == ["finetune"] * trained
+    teacher.rmdir()
+    monkeypatch.setitem(STAGES, "measure", STAGES["measure"]._replace(version=100))
+    assert known() == ["teacher", "tfidf_svm"] and verbs == ["finetune"] * 4
