@@ -10,9 +10,9 @@ from pathlib import Path
 
 import uvicorn
 
+from configs.schema.serving import ServingSpec
 from serving.endpoint import Answer, Question, create_app
 from serving.runtime import load_bundle
-from serving.spec import ServingSpec
 
 SERVICE = "small"  # POST /v1/<it>, of every side
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks._compare import print_row
-from cluster import local, tracking
+from cluster import local, version
 from jobs.measure.machine import machine_kind
 from jobs.versions import STAGES, libraries
 
@@ -94,7 +94,7 @@ class Record:
             "command": command,
             "device": torch.cuda.get_device_name() if USE_GPU in shlex.split(command) else "CPU",
             "machine": machine_kind(),
-            "code": tracking.code_version()[1],
+            "code": version.code_version()[1],
             "stages": {stage: STAGES[stage].version for stage in stages},
             "versions": dict(sorted(pair for stage in stages for pair in libraries(stage).items())),
         }

@@ -13,12 +13,12 @@ from typing import NamedTuple
 from benchmarks._recorded import verb
 from configs.folder import digest_json
 from configs.loader import load
+from configs.schema.evaluation import BASELINES, baselines_of
+from configs.schema.recipe import Recipe
 from jobs.measure.baselines import made
 from jobs.measure.comparison import TEACHER
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Question, ask
-from jobs.measure.spec import BASELINES, baselines_of
-from jobs.recipe import Recipe
 from jobs.versions import behaviour
 
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from cluster import launch
 from cluster.launch import WORKER_ENVIRONMENT
-from cluster.spec import EngineSpec
 from configs.folder import write_synced
+from configs.schema.engine import EngineSpec
 
 POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 300

@@ -24,12 +24,12 @@ from benchmarks._compare import compare, exit_code, missing, print_row, seconds
 from benchmarks._recorded import SEEDS, on_cluster
 from benchmarks._runs import Runs
 from benchmarks._students import STUDIES
+from configs.schema.recipe import Recipe
 from jobs.compress import compress
 from jobs.compression.rows import spread
 from jobs.data.source import rows
 from jobs.measure.fresh import pin
 from jobs.measure.reference import TorchGenerator
-from jobs.recipe import Recipe
 from serving.generator import completions
 from serving.inputs import TOKENS_PER_BATCH, prompt
 from serving.runtimes import GeneratorModel, open_bundle

@@ -33,14 +33,14 @@ from benchmarks._recorded import on_cluster, options, read_options
 from benchmarks._students import quality
 from benchmarks.training import MIXED, Rows
 from cluster.engine import Engine
+from configs.schema.distillation import DistillationSpec
+from configs.schema.models import StudentSpec, TeacherSpec
 from jobs.data.batches import collate
 from jobs.models import encoder
 from jobs.models.attention import choose_attention
 from jobs.models.encoder import EncoderClassifier
-from jobs.models.spec import StudentSpec, TeacherSpec
 from jobs.models.student import encoder_student
 from jobs.training.loss import distill_loss
-from jobs.training.spec import DistillationSpec
 
 SET, ROWS = "intent_banking77", 1024
 LAYERS = (3, 2, 1)

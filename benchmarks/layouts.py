@@ -19,7 +19,7 @@ import torch
 from benchmarks._compare import compare, exit_code, missing
 from benchmarks._turns import Turn
 from cluster import local, session
-from cluster.spec import EngineSpec
+from configs.schema.engine import EngineSpec
 
 STAGES = 2
 MICRO_BATCHES = (4, 8, 16)

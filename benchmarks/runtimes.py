@@ -27,6 +27,8 @@ import torch
 from benchmarks._compare import compare, exit_code, missing, seconds
 from benchmarks._process import one_thread
 from configs.folder import commit
+from configs.schema.models import TeacherSpec
+from configs.schema.recipe import Recipe
 from jobs.compress import compress
 from jobs.compression.choice import timed
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared
@@ -35,8 +37,6 @@ from jobs.measure import flops, peak
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import write_reference
-from jobs.models.spec import TeacherSpec
-from jobs.recipe import Recipe
 from serving.runtimes import open_bundle
 
 SET, LONGEST = "intent_banking77", 128

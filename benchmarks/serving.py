@@ -36,18 +36,18 @@ from benchmarks._compare import compare, exit_code, missing
 from benchmarks.runtimes import prepared_of
 from cluster import local
 from cluster.ports import choose_port, is_free
+from configs.schema.data import EMBEDDED
+from configs.schema.models import StudentSpec, TeacherSpec
+from configs.schema.recipe import Recipe
+from configs.schema.serving import ServingSpec
 from jobs.compress import compress
-from jobs.data.spec import EMBEDDED
 from jobs.measure.timing import texts_of_length
 from jobs.models import encoder
 from jobs.models.reference import write_reference
-from jobs.models.spec import StudentSpec, TeacherSpec
 from jobs.models.student import encoder_student
-from jobs.recipe import Recipe
 from serving import deployment
 from serving.bundle import read_bundle
 from serving.dashboard import Dashboard
-from serving.spec import ServingSpec
 
 OF_ONE, OF_MANY = 1 / 1.6, 0.9  # of bare uvicorn's: p50 of one client at most 1.6 times, answers to 16 at least 90 %
 MANY = 16

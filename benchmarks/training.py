@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from benchmarks._compare import compare, exit_code, missing, seconds
 from benchmarks._process import alone
 from cluster.engine import Engine
-from cluster.spec import EngineSpec
+from configs.schema.data import DataSpec
+from configs.schema.engine import EngineSpec
+from configs.schema.models import StudentSpec, TeacherSpec
 from jobs.data.batches import collate, global_batches, shard
 from jobs.data.prepared import Examples
-from jobs.data.spec import DataSpec
 from jobs.data.tokenise import checked, classes, tokenise_classes
 from jobs.models import encoder
 from jobs.models.attention import choose_attention
-from jobs.models.spec import StudentSpec, TeacherSpec
 from jobs.models.stages import encoder_layers
 from jobs.models.student import encoder_student
 from jobs.training.tokens import UsedTokens

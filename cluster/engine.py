@@ -21,8 +21,8 @@ import torch.distributed
 from torch import Tensor, nn
 
 from cluster.session import JobError
-from cluster.spec import EngineSpec
 from configs.loader import UsageError
+from configs.schema.engine import EngineSpec
 
 Batch = dict[str, Tensor]
 Loss = Callable[[Any, Batch], Tensor]

@@ -14,9 +14,9 @@ from typing import Any
 from cluster import settings
 from cluster.session import JobError
 from cluster.settings import Settings
-from cluster.spec import EngineSpec
 from configs.folder import FolderError
 from configs.loader import UsageError
+from configs.schema.engine import EngineSpec
 
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.public import public
-from cluster.spec import EngineSpec
 from configs.loader import UsageError
+from configs.schema.engine import EngineSpec
 
 HINT = "submit with `ray job submit`, or run `make up` and `source .slimcart/env`"
 
@@ -48,7 +48,7 @@ def connect() -> None:
     import ray
     import ray.data
 
-    from cluster.tracking import code_version
+    from cluster.version import code_version
 
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS", "auto")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -19,6 +17,7 @@ from cluster.outbox import HANDOVER_SECONDS, Outbox, replay
 from cluster.patience import NotOpened
 from cluster.public import public, public_tree
 from cluster.session import JobError
+from cluster.version import code_version
 from configs.folder import digest_json
 
 OPEN_SECONDS, OPEN_TRIES = 60.0, 4  # for MLflow to open the run of a job; tries with 1, 2 and 4 s between them
@@ -183,25 +182,3 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
         else:
             yield f"{prefix}{key}", str(value)
-
-
-def code_version(root: Path | None = None) -> tuple[str, str]:
-    """(where it is known from, version): $SLIMCART_COMMIT, else git, else a digest of the code's files."""
-    if commit := os.environ.get("SLIMCART_COMMIT"):
-        return "SLIMCART_COMMIT", commit
-    root = root or Path(__file__).resolve().parent.parent
-    if (root / ".git").exists():
-
-        def git(*words: str) -> str:
-            return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-        try:
-            return "git", git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
-        except (OSError, subprocess.CalledProcessError):
-            pass  # no commit yet, or no git: the files themselves say what ran
-    digest = hashlib.sha256()
-    for package in ("cluster", "configs", "jobs", "serving", "tuning"):
-        for path in sorted((root / package).rglob("*")):
-            if path.suffix in (".py", ".yaml"):
-                digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return "digest", digest.hexdigest()

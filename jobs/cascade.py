@@ -18,10 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster import quiet, registry, tracking
+from cluster import quiet, registry, tracking, version
 from cluster.session import JobError
 from configs.folder import FolderError
 from configs.loader import UsageError
+from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.data.prepared import Prepared
 from jobs.data.source import Row, rows, sample, shown
@@ -33,7 +34,6 @@ from jobs.measure.fresh import SHARE, Question, ask, measure_candidate
 from jobs.measure.retention import taught
 from jobs.models.reference import check_given
 from jobs.prepare import output
-from jobs.recipe import Recipe
 from jobs.tasks import classify
 from jobs.teach import outputs_of
 from serving.bundle import MANIFEST, Bundle, bundle_digest, read_description, with_metrics
@@ -114,7 +114,7 @@ def cascade(recipe: Recipe, first: Path, second: Path, folder: Path, provenance:
     }
     alone = {"validation_first_accuracy": first_alone, "validation_second_accuracy": second_alone}
     limits = {"wanted_accuracy": wanted, "teacher_accuracy": teacher}
-    made = {**provenance, **origins, **limits, "code": tracking.code_version()[1]}
+    made = {**provenance, **origins, **limits, "code": version.code_version()[1]}
     return join(folder, first, second, threshold, temperatures, alone, made)
 
 

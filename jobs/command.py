@@ -21,8 +21,8 @@ from cluster.public import public
 from cluster.session import JobError
 from configs.folder import GOES_ON, NO_ROOM, FolderError
 from configs.loader import UsageError, describe, load
-from jobs.recipe import Recipe
-from jobs.tasks.table import TASKS
+from configs.schema.recipe import Recipe
+from configs.schema.tasks import TASKS
 
 DONE, FAILED, USAGE = 0, 1, 2
 

@@ -17,16 +17,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster import registry, session, tracking
+from cluster import registry, session, tracking, version
 from configs.loader import UsageError
+from configs.schema.recipe import Recipe
+from configs.schema.runtimes import forms
 from jobs.command import Result, main
-from jobs.compression.forms import forms
 from jobs.finetune import teacher_folder
 from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate
 from jobs.models.reference import check_given, read_reference
 from jobs.prepare import output
-from jobs.recipe import Recipe
 from serving.bundle import MANIFEST, Bundle, bundle_digest, copy_bundle, with_metrics
 from tuning.pareto import METRIC, RETENTION
 
@@ -111,7 +111,7 @@ def compress(
             "data": reference.provenance.get("data"),
             "steps": [spec.model_dump(exclude_none=True) for spec in recipe.compression],
             "facts": compressed.files[chosen.form.runtime].facts | {"forms": chosen.facts},
-            "code": tracking.code_version()[1],
+            "code": version.code_version()[1],
         }
         return write(folder, chosen.form, chosen.file, workplace, fields)
 

@@ -25,12 +25,12 @@ from cluster import registry, session, tracking
 from cluster.session import JobError
 from configs.folder import FolderError
 from configs.loader import UsageError
+from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.measure import gate
 from jobs.measure.gate import Objected, Release
 from jobs.measure.served import served, words
 from jobs.prepare import output
-from jobs.recipe import Recipe
 from jobs.tune import CHALLENGER
 from serving import deployment
 from serving.bundle import MANIFEST, Bundle, bundle_bytes, bundle_digest, read_bundle, read_description

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster import launch, session, tracking
-from cluster.spec import RECOVERY
 from configs.folder import digest_json
+from configs.schema.compression import DistillStep
+from configs.schema.engine import RECOVERY
+from configs.schema.recipe import Recipe
 from jobs.command import Result, main
-from jobs.compression.spec import DistillStep
 from jobs.data.prepared import Prepared
 from jobs.finetune import TRAIN_LOOP, teacher_folder, weights_key
 from jobs.models.reference import read_reference
 from jobs.prepare import output, prepare, prepare_student
-from jobs.recipe import Recipe
 from jobs.teach import lessons, pool_outputs, taught_by, teach
 from jobs.versions import behaviour
 

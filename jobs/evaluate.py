@@ -24,6 +24,8 @@ from cluster.public import public
 from cluster.session import JobError
 from configs.folder import FolderError, commit, digest_json, read_manifest
 from configs.loader import UsageError
+from configs.schema.evaluation import BASELINES
+from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST
 from jobs.data.source import place, rows, shown
@@ -34,12 +36,10 @@ from jobs.measure.differences import grouped
 from jobs.measure.fresh import BUDGET_SHAPE, Measured, Question, ask, key
 from jobs.measure.gate import Evidence
 from jobs.measure.machine import machine_kind
-from jobs.measure.spec import BASELINES
 from jobs.measure.steps import after_each_step
 from jobs.measure.table import Machine
 from jobs.models.reference import check_given
 from jobs.prepare import output
-from jobs.recipe import Recipe
 from jobs.versions import behaviour
 from serving.bundle import MANIFEST as BUNDLE
 from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle, read_description

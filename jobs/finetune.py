@@ -11,14 +11,14 @@ import logging
 from pathlib import Path
 
 from cluster import launch, session, tracking
-from cluster.spec import RECOVERY
 from configs.folder import digest_file, digest_json
 from configs.loader import UsageError
+from configs.schema.engine import RECOVERY
+from configs.schema.models import NEW
+from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.data.prepared import Prepared
-from jobs.models.spec import NEW
 from jobs.prepare import output, prepare
-from jobs.recipe import Recipe
 from jobs.versions import behaviour
 from serving.bundle import read_description
 

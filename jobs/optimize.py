@@ -15,16 +15,16 @@ from typing import Any
 from cluster import session, tracking, underway
 from configs.folder import read_manifest
 from configs.loader import UsageError
+from configs.schema.data import EMBEDDED
+from configs.schema.recipe import Recipe, SearchRecipe
 from jobs import deploy, evaluate, finetune, prepare, teach, tune
 from jobs.command import Result, main
 from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import check_source
-from jobs.data.spec import EMBEDDED
 from jobs.measure.served import SERVED
 from jobs.models.reference import check_given, made_from
 from jobs.prepare import output, pool_folder
-from jobs.recipe import Recipe, SearchRecipe
 
 log = logging.getLogger(__name__)
 

@@ -22,15 +22,15 @@ from cluster import session, tracking
 from cluster.session import JobError
 from configs.folder import commit, digest_json
 from configs.loader import UsageError
+from configs.schema.data import DataSpec
+from configs.schema.models import NEW
+from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.data import audit, leaks
 from jobs.data.leaks import HASHES, Hashes
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key, readings_of
 from jobs.data.source import Split, has_test, hashes, shown
-from jobs.data.spec import DataSpec
 from jobs.models.reference import check_given, read_reference, read_tokenizer
-from jobs.models.spec import NEW
-from jobs.recipe import Recipe
 from jobs.versions import behaviour
 from serving.inputs import prompt
 

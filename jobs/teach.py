@@ -19,14 +19,14 @@ from cluster import session, tracking
 from cluster.session import JobError
 from configs.folder import FolderError, digest_json, verify
 from configs.loader import UsageError
+from configs.schema.distillation import INSIDE, Taught, Wanted
+from configs.schema.models import NEW, StudentSpec
+from configs.schema.recipe import Recipe, SearchRecipe
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, Prepared, has_key
 from jobs.finetune import teacher_folder
 from jobs.models.reference import check_fits, read_reference
-from jobs.models.spec import NEW, StudentSpec
 from jobs.prepare import output, pool_folder, prepare
-from jobs.recipe import Recipe, SearchRecipe
-from jobs.training.spec import INSIDE, Taught, Wanted
 from jobs.versions import behaviour
 from serving.bundle import bundle_digest
 

@@ -22,6 +22,7 @@ from cluster import registry, session, tracking
 from cluster.outbox import Outbox
 from cluster.session import JobError
 from configs.folder import FolderError, commit, digest_json, read_manifest, replace, write_synced
+from configs.schema.recipe import Recipe, SearchRecipe
 from jobs.command import Result, main
 from jobs.compress import compress
 from jobs.data import audit
@@ -35,7 +36,6 @@ from jobs.measure.fresh import measure_candidate, time_again
 from jobs.measure.machine import machine_kind
 from jobs.measure.retention import Teacher, taught
 from jobs.prepare import output, pool_folder, prepare, prepare_student
-from jobs.recipe import Recipe, SearchRecipe
 from jobs.teach import check_possible, teach
 from jobs.versions import behaviour
 from serving.bundle import bundle_digest, read_bundle, with_metrics

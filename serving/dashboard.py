@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from serving.spec import ServingSpec
+from configs.schema.serving import ServingSpec
 
 POLL_S = 0.2
 START_S = 90  # the dashboard itself gives up after 60

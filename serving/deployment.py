@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.folder import digest_json
+from configs.schema.serving import ServingSpec, service_name
 from serving import ingress
 from serving.bundle import read_description
 from serving.dashboard import POLL_S, Application, Dashboard, DeployError
 from serving.runtimes import read_servable
-from serving.spec import ServingSpec, service_name
 
 CATALOGUE = "catalogue"
 CODE = ("configs", "serving")

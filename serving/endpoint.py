@@ -22,9 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from configs.schema.serving import ServingSpec
 from serving.inputs import InputError
 from serving.runtime import Prediction
-from serving.spec import ServingSpec
 
 PROBLEM = "application/problem+json"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")

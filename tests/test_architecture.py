@@ -110,11 +110,11 @@ def test_the_verbs_are_the_modules_of_the_jobs_that_run_as_one():
     assert {path.stem for path in (ROOT / "jobs").glob("*.py") if runs_as_a_verb(path)} == VERBS
 
 
-def test_specs_and_verbs_load_without_heavy_libraries():
+def test_the_schema_and_verbs_load_without_heavy_libraries():
     """One process imports them one by one and says after which of them a heavy library was there."""
     light = [
         *sorted(path for path in MODULES if path.name == "spec.py"),
-        ROOT / "jobs/recipe.py",
+        ROOT / "configs/schema/recipe.py",
         ROOT / "jobs/command.py",
     ]
     names = [dotted(path) for path in [*light, *verbs()]]
@@ -154,7 +154,7 @@ def test_every_step_of_the_recipe_has_a_function():
         pytest.skip("jobs/compression/steps.py is not there yet")
     from typing import get_args
 
-    from jobs.compression.spec import Step
+    from configs.schema.compression import Step
 
     named = " ".join((ROOT / "jobs/compression/steps.py").read_text(encoding="utf-8").split())
     for spec in get_args(get_args(Step)[0]):

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from configs.schema.compression import QuantizeSpec
 from jobs.compression import int8
-from jobs.compression.spec import QuantizeSpec
 from tests.tiny_models import CLASSES, VOCABULARY, batch
 
 WIDTH = 16

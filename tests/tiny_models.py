@@ -16,9 +16,9 @@ from transformers import (
     RobertaConfig,
 )
 
+from configs.schema.models import NewModelSpec
 from jobs.models.decoder import Decoder, from_config, new_config
 from jobs.models.encoder import EncoderClassifier
-from jobs.models.spec import NewModelSpec
 
 CLASSES = 5
 VOCABULARY = 60

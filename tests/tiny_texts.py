@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.folder import commit
+from configs.schema.recipe import Recipe
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import MANIFEST, ROWS
 from jobs.models import encoder
 from jobs.models.reference import read_reference, write_reference
 from jobs.prepare import prepare
-from jobs.recipe import Recipe
 from tests.tiny_shop import CHOSEN, write_encoder, write_locally, write_rows
 
 LONGEST = 24

@@ -12,13 +12,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
 from configs.folder import commit
+from configs.schema.recipe import Recipe
 from jobs.compression.rows import logits, take
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared
 from jobs.models.decoder import Decoder, complete
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import read_reference, write_reference
-from jobs.recipe import Recipe
 from tests.tiny_models import CLASSES, POSITIONS, VOCABULARY
 
 INPUTS = ("input_ids", "attention_mask")

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from configs.schema.search import BudgetSpec
 from tuning.pareto import METRIC, broken
-from tuning.spec import BudgetSpec
 
 FIGURES = {METRIC: "metric", "retention": "retention", "p95_ms": "p95, ms", "megabytes": "MB"}
 DASH = "-"  # where a figure is missing

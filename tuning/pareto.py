@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuning.spec import NAMED, BudgetSpec, Objective, Weights
+from configs.schema.search import NAMED, BudgetSpec, Objective, Weights
 
 METRIC = "metric"  # what `retention` is a share of
 BUSY = 0.05  # share of the time that a call was kept from the CPU, above which its machine is called busy

@@ -14,9 +14,9 @@ from ray.tune.search import Searcher
 from ray.tune.search.hyperopt import HyperOptSearch
 
 from cluster.session import JobError
+from configs.schema.search import Domain
 from tuning.journal import ERROR, METRICS, SCORE, STOPPED, Entry, Progress, Score
 from tuning.space import plain
-from tuning.spec import Domain
 
 NUMBER = "number of the trial"  # among the values that Ray Tune hands to it
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from configs.schema.search import BudgetSpec, Objective
 from tuning.chart import DASH, FIGURES, draw, figure, fits
 from tuning.comparison import svg, templates
 from tuning.pareto import (
@@ -24,7 +25,6 @@ from tuning.pareto import (
     weights_of,
     worth,
 )
-from tuning.spec import BudgetSpec, Objective
 
 UNITS = {"p95_ms": " ms", "megabytes": " MB"}
 TIMED = "batch1_tokens32_p50_ms"  # in the picture of an evaluation

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from cluster import settings
 from cluster.settings import Settings
+from configs.schema.search import SearchSpec
 from tuning.journal import BY, ERROR, METRICS, SCORE, Progress, Score, leave
 from tuning.pareto import Trial
 from tuning.space import param_space, plain
-from tuning.spec import SearchSpec
 
 Objective = Callable[[dict[str, Any], str], Mapping[str, float]]
 TRIAL_MEMORY = 1 << 20  # bytes; Ray Tune wants some resource, and every CPU belongs to what a trial starts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuning.spec import Domain
+from configs.schema.search import Domain
 
 
 def param_space(space: Mapping[str, Domain]) -> dict[str, Any]:

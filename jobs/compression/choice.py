@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cluster.session import JobError
-from jobs.compression.forms import Form
+from configs.schema.recipe import Recipe
+from configs.schema.runtimes import Form
 from jobs.compression.parity import Compare, comparison, least
 from jobs.compression.steps import Compressed, Exported
 from jobs.compression.workplace import Workplace
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import BUDGET_SHAPE, Question, ask, key
-from jobs.recipe import Recipe
 from serving.bundle import Bundle, read_description, write_bundle
 
 MODEL = {"onnxruntime": "model.onnx", "openvino": "model.xml", "ctranslate2": "model.bin"}  # name in a bundle

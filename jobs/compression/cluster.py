@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from jobs.compression.spec import ClusterSpec
+from configs.schema.compression import ClusterSpec
+from configs.schema.distillation import INSIDE, Objectives
 from jobs.compression.workplace import Workplace
 from jobs.data.batches import collate, global_batches
 from jobs.data.prepared import Examples
 from jobs.models.encoder import INPUTS, EncoderClassifier
 from jobs.training.loss import balanced_weights, distill_loss
-from jobs.training.spec import INSIDE, Objectives
 
 SHARED = (nn.Linear, nn.Conv1d, nn.Embedding)
 WEIGHTS_PER_VALUE = 8  # at least; a smaller matrix gains nothing by a codebook

@@ -16,7 +16,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from cluster.session import JobError
-from jobs.compression.spec import CodeSpec
+from configs.schema.compression import CodeSpec
 from jobs.compression.workplace import Workplace
 
 WEIGHTS = (np.float32, np.float16, np.int8, np.uint8)

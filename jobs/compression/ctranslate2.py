@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig
 
 from cluster.session import JobError
+from configs.schema.compression import QuantizeSpec
 from jobs.compression import int4
 from jobs.compression.guard import quantize_guarded
-from jobs.compression.spec import QuantizeSpec
 from jobs.compression.workplace import Workplace
 from jobs.models import decoder
 from jobs.models.decoder import Decoder

@@ -6,8 +6,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from configs.schema.compression import DistillStep
+from configs.schema.recipe import Recipe
 from jobs.compression.prune import zeros
-from jobs.compression.spec import DistillStep
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import Prepared
 from jobs.distill import GoingOn, distill
@@ -15,7 +16,6 @@ from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import write_reference
 from jobs.prepare import pool_folder
-from jobs.recipe import Recipe
 from jobs.teach import outputs_of
 
 

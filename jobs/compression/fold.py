@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from configs.loader import UsageError
-from jobs.compression.spec import FoldSpec
+from configs.schema.compression import FoldSpec
 from jobs.compression.workplace import Workplace
 from jobs.models.conv import ConvEncoder
 from jobs.models.encoder import EncoderClassifier, GradeHead

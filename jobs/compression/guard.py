@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from cluster.session import JobError
+from configs.schema.compression import QuantizeSpec
 from jobs.compression.gauge import Gauge, gauge
-from jobs.compression.spec import QuantizeSpec
 from jobs.compression.workplace import Workplace
 
 Convert = Callable[[Collection[str]], Path]  # layers to put in few bits -> the file

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jobs.compression.spec import ShrinkSpec
+from configs.schema.compression import ShrinkSpec
 from jobs.compression.workplace import Workplace
 from jobs.data.batches import collate
 from jobs.models.encoder import INPUTS, EncoderClassifier

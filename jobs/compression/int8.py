@@ -21,7 +21,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from onnxruntime.quantization import CalibrationMethod
 from onnxruntime.quantization.calibrate import CalibrationDataReader, create_calibrator
 
-from jobs.compression.spec import QuantizeSpec
+from configs.schema.compression import QuantizeSpec
 
 Ranges = Mapping[str, tuple[float, float]]  # least and most of an activation, by name
 WEIGHTS = {"MatMul": 1, "Gemm": 1, "Gather": 0}  # kind of a layer: which of its inputs holds its weights

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.session import JobError
+from configs.schema.compression import StepSpec
 from jobs.compression.gauge import gauge
 from jobs.compression.guard import lost
-from jobs.compression.spec import StepSpec
 from jobs.compression.workplace import Workplace
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from configs.schema.compression import QuantizeSpec
 from jobs.compression import int8
 from jobs.compression.export import graph_of
 from jobs.compression.guard import quantize_guarded
-from jobs.compression.spec import QuantizeSpec
 from jobs.compression.workplace import Workplace
 from serving.runtimes.openvino import import_openvino
 

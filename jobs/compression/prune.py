@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 from transformers.pytorch_utils import Conv1D
 
-from jobs.compression.spec import PruneSpec
+from configs.schema.compression import PruneSpec
 from jobs.compression.workplace import Workplace
 
 MULTIPLIED = (nn.Linear, nn.Conv1d, Conv1D)  # the last is what GPT-2 calls a Linear

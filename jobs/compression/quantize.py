@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from configs.schema.compression import QuantizeSpec
 from jobs.compression import int8
 from jobs.compression.guard import quantize_guarded
-from jobs.compression.spec import QuantizeSpec
 from jobs.compression.workplace import Workplace
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from cluster import quiet
 from configs.loader import UsageError
+from configs.schema.compression import ShrinkSpec
 from jobs.compression import layer_times
 from jobs.compression.importance import Importance, importance
 from jobs.compression.layer_sizes import Kept, check, lost_by, options, part_of, under, uniform
 from jobs.compression.layer_times import LayerTimes
-from jobs.compression.spec import ShrinkSpec
 from jobs.compression.workplace import Workplace
 from jobs.models import encoder, narrow
 from jobs.models.encoder import EncoderClassifier

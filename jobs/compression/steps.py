@@ -2,7 +2,7 @@
 
 Before `export` a step is `(model, spec, workplace) -> model`; after it `(file, spec, new file, workplace) -> None`. A
 new step is one spec, one function and one line here; what it cannot be combined with stands in
-`jobs.compression.spec.APART`.
+`configs.schema.compression.APART`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster import quiet
 from cluster.session import JobError
-from jobs.compression.judge import Judge
-from jobs.compression.spec import (
+from configs.schema.compression import (
     ClusterSpec,
     CodeSpec,
     DistillStep,
@@ -29,6 +28,7 @@ from jobs.compression.spec import (
     StepSpec,
     VocabularySpec,
 )
+from jobs.compression.judge import Judge
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
-from jobs.compression.spec import VocabularySpec
+from configs.schema.compression import VocabularySpec
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import Examples, Prepared
 from jobs.data.vocabulary import reduced

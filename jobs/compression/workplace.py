@@ -11,11 +11,11 @@ from tokenizers import Tokenizer
 
 from cluster.session import JobError
 from configs.folder import FolderError, commit, digest_json
+from configs.schema.compression import QuantizeSpec, StepSpec
+from configs.schema.recipe import Recipe
 from jobs.compression.rows import Rows, take
-from jobs.compression.spec import QuantizeSpec, StepSpec
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared, PreparedSplit
 from jobs.models.reference import check_fits, read_tokenizer
-from jobs.recipe import Recipe
 from serving.bundle import Bundle
 from serving.runtime import pad_id
 

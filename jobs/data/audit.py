@@ -11,11 +11,11 @@ from typing import Any
 
 from configs.folder import write_manifest
 from configs.loader import UsageError
+from configs.schema.data import DataSpec
 from jobs.data import leaks
 from jobs.data.leaks import Finding, Hashes
 from jobs.data.prepared import MANIFEST, Prepared, Readings
 from jobs.data.source import Split, has_test, hashes, place
-from jobs.data.spec import DataSpec
 
 MUCH_UNKNOWN = 0.05  # share of the tokens beyond which it is told
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.random import Generator
 
-from jobs.data.spec import PoolSpec
+from configs.schema.data import PoolSpec
 
 Inputs = tuple[str, str | None]  # a text, and the second of a pair
 VISITS = 10  # of every given row without a new one: there are no more

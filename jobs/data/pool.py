@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 
 from configs.folder import commit, digest_json
 from configs.loader import UsageError
+from configs.schema.data import PoolSpec
 from jobs.data import leaks, tokenise
 from jobs.data.augment import Inputs, augmented, normal
 from jobs.data.leaks import HASHES, Hashes
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key
-from jobs.data.spec import PoolSpec
 from jobs.versions import behaviour
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from cluster.public import public
 from cluster.session import JobError
 from configs.loader import UsageError
+from configs.schema.data import DATA_FILE, EMBEDDED, HUB_ID, DataSpec
 from jobs.data.leaks import Hashes, same_text
-from jobs.data.spec import DATA_FILE, EMBEDDED, HUB_ID, DataSpec
 from serving.inputs import Slots, slots, worded
 
 if TYPE_CHECKING:

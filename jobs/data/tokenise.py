@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.loader import UsageError
+from configs.schema.data import DataSpec
 from jobs.data.batches import NO_TARGET
 from jobs.data.leaks import Hashes
 from jobs.data.source import Split, place, rows, shown, told
-from jobs.data.spec import DataSpec
 from serving.inputs import Reading, prompt, reading, unknown_id
 
 if TYPE_CHECKING:

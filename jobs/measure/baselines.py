@@ -1,7 +1,7 @@
 """Baselines made of the training rows in seconds: what any student must beat to be worth its training.
 
 Those of a classifier are bundles, so that what is measured beside a winner is what would be served in its place. A new
-one is a function here and a line in `jobs.measure.spec.BASELINES`.
+one is a function here and a line in `configs.schema.evaluation.BASELINES`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cluster import quiet, tracking
+from cluster import quiet, version
 from configs.folder import digest_json
 from configs.loader import UsageError
+from configs.schema.data import DataSpec
+from configs.schema.evaluation import BASELINES, baselines_of
+from configs.schema.recipe import Recipe
+from configs.schema.tasks import Task, named
 from jobs.data.source import Row, rows
-from jobs.data.spec import DataSpec
 from jobs.data.vocabulary import reduced
 from jobs.measure.bootstrap import interval, resampled
 from jobs.measure.calibration import fit_temperature
 from jobs.measure.contenders import Answer, Fitted, asked
-from jobs.measure.spec import BASELINES, baselines_of
 from jobs.models.reference import made_from, read_reference, read_tokenizer
 from jobs.prepare import output
-from jobs.recipe import Recipe
-from jobs.tasks.table import Task, named
 from jobs.versions import behaviour
 from serving.bundle import VOCABULARY, bundle_digest, read_description, write_bundle
 from serving.inputs import Input, joined
@@ -144,7 +144,7 @@ def find_or_make(recipe: Recipe, name: str, source: Source) -> Path:
                 "baseline": name,
                 "key": key,
                 "teacher": _teacher(name, source),
-                "code": tracking.code_version()[1],
+                "code": version.code_version()[1],
             },
         }
         with tempfile.TemporaryDirectory(prefix="slimcart-baseline-") as between:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs.schema.evaluation import BASELINES
+from configs.schema.recipe import HUB_ID, Recipe
+from configs.schema.tasks import TASKS
 from jobs.measure.fresh import BUDGET_SHAPE, SHARE, key
 from jobs.measure.machine import cpu
-from jobs.measure.spec import BASELINES
 from jobs.measure.table import AS_THEY_COME, BLOCKS_WORDS
 from jobs.measure.timing import busy_words
-from jobs.recipe import HUB_ID, Recipe
-from jobs.tasks.table import TASKS
 from serving.bundle import Bundle, bundle_bytes
 
 MOST_LABELS = 100

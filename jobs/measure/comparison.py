@@ -9,15 +9,15 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from configs.schema.evaluation import BASELINES
+from configs.schema.recipe import Recipe
+from configs.schema.tasks import Task
 from jobs.measure import table
 from jobs.measure.bootstrap import interval
 from jobs.measure.differences import CLASS, as_csv, by_value, right, summary, worst
 from jobs.measure.fresh import BUDGET_SHAPE, MIX, Measured, key
 from jobs.measure.gate import Judgement, Tested, judge
-from jobs.measure.spec import BASELINES
 from jobs.measure.timing import busy_words
-from jobs.recipe import Recipe
-from jobs.tasks.table import Task
 from tuning import comparison
 from tuning.pareto import METRIC
 

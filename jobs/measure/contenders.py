@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from configs.loader import Spec
+from configs.schema.data import DataSpec
 from jobs.data.source import Row
-from jobs.data.spec import DataSpec
 from serving.bundle import read_description
 from serving.inputs import Input
 from serving.runtime import Classifier

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 
 from cluster import tracking
-from jobs.measure.spec import BASELINES
-from jobs.recipe import Recipe
+from configs.schema.evaluation import BASELINES
+from configs.schema.recipe import Recipe
 from serving.bundle import MANIFEST, read_description
 
 log = logging.getLogger(__name__)

@@ -23,15 +23,15 @@ from pydantic import Field
 from cluster import quiet
 from cluster.session import JobError
 from configs.loader import Spec, UsageError
+from configs.schema.data import DataSpec
+from configs.schema.recipe import Recipe
+from configs.schema.tasks import TASKS, named
 from jobs.data.source import Row, Sample, check_unchanged, rows
-from jobs.data.spec import DataSpec
 from jobs.measure.bootstrap import interval, resampled
 from jobs.measure.contenders import Answer, Contender, Fitted, Labelling, Predictor, asked, load
 from jobs.measure.resources import meter, peak_mb
 from jobs.measure.retention import Teacher, kept
 from jobs.measure.timing import BLOCKS, busy_words, interleaved, texts_of_length
-from jobs.recipe import Recipe
-from jobs.tasks.table import TASKS, named
 from serving.cascade import Cascade
 from serving.inputs import Input, joined
 from tuning.pareto import TIMED

@@ -11,10 +11,10 @@ from typing import NamedTuple
 from pydantic import Field, ValidationError
 
 from configs.loader import Spec
+from configs.schema.search import BudgetSpec
+from configs.schema.serving import Objection
 from jobs.data.source import LONGEST_LABEL
-from serving.spec import Objection
 from tuning.pareto import LIMITS, METRIC, broken, missed
-from tuning.spec import BudgetSpec
 
 TEST_TAG = "slimcart.test."  # begins the tags of a version that hold its evidence
 MOST_LABELS = 3  # that are named

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from configs.schema.tasks import Task, named
 from jobs.data.prepared import Prepared
 from jobs.data.source import Row, Sample
 from jobs.measure.bootstrap import resampled
-from jobs.tasks.table import Task, named
 from tuning.pareto import ERROR_OF_RETENTION, METRIC, RETENTION
 
 

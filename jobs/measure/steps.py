@@ -11,11 +11,11 @@ from pydantic import TypeAdapter
 from cluster import session
 from cluster.session import JobError
 from configs.loader import UsageError
+from configs.schema.compression import ExportStep, Step
+from configs.schema.recipe import Recipe
 from jobs.compress import compress
-from jobs.compression.spec import ExportStep, Step
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import BUDGET_SHAPE
-from jobs.recipe import Recipe
 from serving.bundle import Bundle, bundle_digest
 
 log = logging.getLogger(__name__)

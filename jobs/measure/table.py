@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from configs.schema.search import BudgetSpec
+from configs.schema.tasks import Task
 from jobs.measure.differences import LEAST_ROWS, Difference
 from jobs.measure.fresh import BUDGET_SHAPE, CALLS, CHANGED, MIX, SECONDS_OF_A_SHAPE, SHARE, TEXTS, key
 from jobs.measure.timing import BLOCKS, LEAST_CALLS, PERCENTILES
-from jobs.tasks.table import Task
 from tuning.pareto import METRIC, broken, missed
-from tuning.spec import BudgetSpec
 
 HEADS = {
     "macro_f1": "macro-F1",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.folder import FolderError
+from configs.schema.recipe import Recipe
 from jobs.data import audit, leaks
 from jobs.data.leaks import Hashes
 from jobs.data.prepared import Prepared, Readings
@@ -15,7 +16,6 @@ from jobs.data.source import Split, place, rows
 from jobs.data.tokenise import ROWS_PER_CALL
 from jobs.measure.contenders import asked
 from jobs.models.reference import read_tokenizer
-from jobs.recipe import Recipe
 from serving.bundle import Bundle
 from serving.inputs import prompt, reading, unknown_id
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
-from cluster.spec import EngineSpec
+from configs.schema.engine import EngineSpec
 
 
 def choose_attention(model: nn.Module, spec: EngineSpec) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from configs.loader import UsageError
+from configs.schema.models import NEW, NewModelSpec, TeacherSpec
 from jobs.models.encoder import TEACHER, locate
-from jobs.models.spec import NEW, NewModelSpec, TeacherSpec
 from serving.inputs import TOKENS_PER_BATCH
 
 INPUTS = ("input_ids", "position_ids")

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from configs.loader import UsageError
+from configs.schema.models import TeacherSpec
 from jobs.models.conv import ConvEncoder
 from jobs.models.layers import build
 from jobs.models.sharing import first_names, share_layers
-from jobs.models.spec import TeacherSpec
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from configs.loader import UsageError
+from configs.schema.models import StudentSpec
 from jobs.models import decoder, encoder
 from jobs.models.conv import ConvConfig, principal
 from jobs.models.decoder import Decoder
@@ -17,7 +18,6 @@ from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import LAYERS, has_own_sizes, layers_of, set_sizes, sizes_of
 from jobs.models.narrow import narrow, resized, smaller
 from jobs.models.sharing import share_layers
-from jobs.models.spec import StudentSpec
 
 STUDENT = "student.model"
 DROPOUTS = (

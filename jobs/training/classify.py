@@ -10,22 +10,22 @@ from torch import nn
 
 from cluster import engine
 from cluster.engine import WEIGHT, Batch, Layers, Loss
-from cluster.spec import EngineSpec
 from configs.loader import UsageError
+from configs.schema.distillation import DistillationSpec
+from configs.schema.engine import EngineSpec
+from configs.schema.models import OptimizerSpec
+from configs.schema.recipe import Recipe
 from jobs.data.batches import collate, global_batches, shard
 from jobs.data.prepared import Examples, Prepared
 from jobs.models import encoder
 from jobs.models.encoder import INPUTS, EncoderClassifier
 from jobs.models.inside import Inside, Observed, place, relation_width
 from jobs.models.layers import has_own_sizes
-from jobs.models.spec import OptimizerSpec
 from jobs.models.stages import encoder_layers
 from jobs.models.student import encoder_student
-from jobs.recipe import Recipe
 from jobs.tasks import classify
 from jobs.training.loss import balanced_weights, distill_loss, inside_loss, label_loss
 from jobs.training.outputs import Vectors, hidden_column, read_logits, relations_column
-from jobs.training.spec import DistillationSpec
 from jobs.training.task import EVALUATION_TOKENS, my_rows
 from jobs.training.tokens import UsedTokens
 from serving.inputs import cut

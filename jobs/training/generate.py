@@ -13,18 +13,18 @@ from torch import nn
 
 from cluster import engine
 from cluster.engine import Batch, Layers, Loss
-from cluster.spec import EngineSpec
+from configs.schema.distillation import DistillationSpec
+from configs.schema.engine import EngineSpec
+from configs.schema.models import OptimizerSpec
+from configs.schema.recipe import Recipe
 from jobs.data.batches import collate_packs, global_batches, pack, packed_batches, shard
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.models import decoder
 from jobs.models.decoder import INPUTS, Decoder
-from jobs.models.spec import OptimizerSpec
 from jobs.models.stages import decoder_layers
 from jobs.models.student import decoder_student, pretrained_decoder
-from jobs.recipe import Recipe
 from jobs.training.loss import at_targets, completion_loss, distill_completion_loss
 from jobs.training.outputs import TokenOutputs
-from jobs.training.spec import DistillationSpec
 from jobs.training.task import EVALUATION_TOKENS, my_rows
 from serving.inputs import cut
 

@@ -22,16 +22,16 @@ from cluster import checkpoint, engine, quiet
 from cluster.engine import Engine, Named
 from cluster.outbox import Outbox
 from cluster.session import JobError
-from cluster.spec import EngineSpec
 from configs.folder import GOES_ON, no_room
 from configs.loader import Spec
-from jobs.compression.spec import DistillStep
+from configs.schema.compression import DistillStep
+from configs.schema.engine import EngineSpec
+from configs.schema.models import OptimizerSpec
+from configs.schema.recipe import Recipe
+from configs.schema.tasks import TASKS, named
 from jobs.data.prepared import Prepared
 from jobs.models.attention import choose_attention
 from jobs.models.reference import write_reference
-from jobs.models.spec import OptimizerSpec
-from jobs.recipe import Recipe
-from jobs.tasks.table import TASKS, named
 from jobs.training.rounding import Calibration, learn_rounded
 from jobs.training.task import TrainingTask
 from jobs.training.zeros import Zeros, release

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from configs.schema.distillation import DistillationSpec
 from jobs.data.batches import NO_TARGET
 from jobs.models.inside import Inside
-from jobs.training.spec import DistillationSpec
 
 
 def label_loss(

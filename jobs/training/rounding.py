@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from configs.schema.compression import QuantizeSpec
+from configs.schema.recipe import Recipe
 from jobs.compression.rewrite import COUNTED
 from jobs.compression.rows import take
-from jobs.compression.spec import QuantizeSpec
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.models.encoder import INPUTS, EncoderClassifier
 from jobs.models.reference import read_tokenizer
-from jobs.recipe import Recipe
 from serving.runtime import pad_id
 
 LARGEST = 127  # of a symmetric int8 weight

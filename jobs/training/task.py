@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from cluster.engine import Batch, Layers, Loss
-from cluster.spec import EngineSpec
+from configs.schema.engine import EngineSpec
+from configs.schema.models import OptimizerSpec
+from configs.schema.recipe import Recipe
 from jobs.data.prepared import Prepared
-from jobs.models.spec import OptimizerSpec
-from jobs.recipe import Recipe
 
 EVALUATION_TOKENS = 4096  # a batch without gradients
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cluster.launch import WORKER_ENVIRONMENT
-from cluster.spec import EngineSpec, Precision
 from configs.folder import FolderError, commit, verify
+from configs.schema.distillation import Taught, Wanted
+from configs.schema.engine import EngineSpec, Precision
 from jobs.data.batches import NO_TARGET, collate, collate_packs
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared
 from jobs.training.outputs import hidden_column, relations_column
-from jobs.training.spec import Taught, Wanted
 from serving.inputs import cut
 
 if TYPE_CHECKING:

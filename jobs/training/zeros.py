@@ -10,8 +10,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
 from configs.loader import UsageError
+from configs.schema.compression import DistillStep
 from jobs.compression.prune import multiplied, zeros
-from jobs.compression.spec import DistillStep
 
 CHOICES = 20  # how often a rising sparsity chooses again what is zero
 

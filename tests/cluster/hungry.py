@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster import launch, session
 from cluster.session import JobError
-from cluster.spec import EngineSpec
+from configs.schema.engine import EngineSpec
 
 PIECE = 64 << 20  # bytes
 

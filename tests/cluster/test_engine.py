@@ -21,9 +21,9 @@ from cluster import checkpoint, launch, session
 from cluster.engine import Batch, Engine, Tied, _check_precision, _multiplied, gather
 from cluster.record import Cluster
 from cluster.session import JobError
-from cluster.spec import EngineSpec
 from configs.folder import FolderError
 from configs.loader import UsageError
+from configs.schema.engine import EngineSpec
 from tests.group import in_group
 
 ROWS = (7, 4, 1, 6, 8, 5)  # of the global batches; where there is one, the second worker gets a filler

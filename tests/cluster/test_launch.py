@@ -23,9 +23,9 @@ from cluster import launch, session
 from cluster.launch import _cause
 from cluster.record import Cluster
 from cluster.session import JobError
-from cluster.spec import EngineSpec
 from configs.folder import FolderError
 from configs.loader import UsageError
+from configs.schema.engine import EngineSpec
 from tests.faults import fault
 from tests.processes import run
 

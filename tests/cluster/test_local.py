@@ -23,9 +23,9 @@ from cluster import local, servers
 from cluster.ports import RAY_WORKER_PORTS, is_free
 from cluster.processes import listening, lives, members
 from cluster.record import ClusterError
+from configs.schema.serving import ServingSpec
 from serving import ingress
 from serving.dashboard import Dashboard
-from serving.spec import ServingSpec
 from tests.processes import free_port, named
 
 RAY = Path(sys.executable).with_name("ray")

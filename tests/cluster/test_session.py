@@ -11,8 +11,8 @@ import pytest
 
 from cluster import session
 from cluster.record import Cluster
-from cluster.spec import EngineSpec
 from configs.loader import UsageError
+from configs.schema.engine import EngineSpec
 from tests.processes import run
 
 

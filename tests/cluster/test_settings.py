@@ -21,9 +21,9 @@ from cluster.patience import client, in_a_line
 from cluster.record import Cluster
 from cluster.session import JobError
 from cluster.settings import ADDRESS, Settings, of_this_process
-from cluster.spec import EngineSpec
+from configs.schema.engine import EngineSpec
+from configs.schema.search import SearchSpec
 from tuning.search import search
-from tuning.spec import SearchSpec
 
 EXPERIMENT = "tests of settings"
 MARK = secrets.token_hex(8)  # of every secret here; no text of this file, which Ray keeps too

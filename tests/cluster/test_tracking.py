@@ -20,7 +20,7 @@ from cluster.outbox import Outbox
 from cluster.patience import DEFAULTS, client
 from cluster.record import Cluster
 from cluster.session import JobError
-from cluster.tracking import code_version
+from cluster.version import code_version
 from tests.faults import fault
 from tests.processes import ROOT
 from tests.proxy import Proxy, in_front_of

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from configs.loader import describe, load
-from jobs.recipe import Recipe, SearchRecipe
+from configs.schema.recipe import Recipe, SearchRecipe
 from tuning.pareto import LIMITS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

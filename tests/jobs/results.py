@@ -24,18 +24,18 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 
 from configs.folder import digest_json
+from configs.schema.compression import StepSpec
+from configs.schema.distillation import DistillationSpec, Wanted
+from configs.schema.models import StudentSpec
+from configs.schema.recipe import Recipe
 from jobs.compression import steps
 from jobs.compression.rows import logits
-from jobs.compression.spec import StepSpec
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import Prepared
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import read_reference, write_reference
-from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
-from jobs.recipe import Recipe
-from jobs.training.spec import DistillationSpec, Wanted
 from jobs.versions import STAGES, libraries
 from tests import tiny_models, tiny_texts, tiny_workplace
 from tests.group import in_group
@@ -174,10 +174,10 @@ def compress(folder: Path) -> Figures:
 
 def measure(folder: Path) -> Figures:
     """Metrics and their intervals of what was said; latencies by a clock of our own."""
+    from configs.schema.tasks import TASKS, named
     from jobs.data.source import Row
     from jobs.measure import timing
     from jobs.measure.bootstrap import interval, resampled
-    from jobs.tasks.table import TASKS, named
 
     texts = {"classify": [*WORDS] * 10, "generate": [f"{each} {COMMON}" for each in WORDS] * 10}
     found: Figures = {}
@@ -206,9 +206,9 @@ def measure(folder: Path) -> Figures:
 
 def search(folder: Path) -> Figures:
     """What is tried."""
+    from configs.schema.search import SearchSpec
     from tuning.search import _algorithm
     from tuning.space import param_space, plain
-    from tuning.spec import SearchSpec
 
     space = {"layers": {"choice": [1, 2, 3]}, "rate": {"loguniform": [1e-5, 1e-1]}, "share": {"uniform": [0, 1]}}
     spec = SearchSpec.model_validate({"space": space, "trials": 8, "seed": 3})
@@ -224,8 +224,8 @@ def search(folder: Path) -> Figures:
 
 def choose(folder: Path) -> Figures:
     """What trials are worth, and which wins."""
+    from configs.schema.search import BudgetSpec
     from tuning import pareto
-    from tuning.spec import BudgetSpec
 
     budget = BudgetSpec(min_retention=0.98, max_p95_ms=5)
     trials = [

@@ -16,6 +16,7 @@ from cluster import registry, session
 from cluster.record import Cluster
 from cluster.session import JobError
 from configs.loader import UsageError
+from configs.schema.recipe import Recipe
 from jobs.cascade import cascade, check_accuracy, run, teacher_metric
 from jobs.data.prepared import Prepared
 from jobs.data.source import rows, sample
@@ -24,7 +25,6 @@ from jobs.measure import fresh
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Measured
 from jobs.measure.retention import Teacher
-from jobs.recipe import Recipe
 from serving import deployment
 from serving.bundle import MANIFEST, BundleError, read_bundle
 from serving.cascade import Cascade

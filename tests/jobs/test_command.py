@@ -15,8 +15,8 @@ import jobs.prepare
 from cluster.session import JobError
 from configs.folder import FolderError
 from configs.loader import UsageError, describe, load
+from configs.schema.recipe import Recipe, SearchRecipe
 from jobs.command import Result, main
-from jobs.recipe import Recipe, SearchRecipe
 from tests.processes import ROOT, run
 
 BOMB = "name: a\nx0: &x0 [a]\n" + "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 10))

@@ -14,26 +14,26 @@ import torch
 
 from cluster import launch, registry, session, tracking
 from cluster.session import JobError
-from cluster.spec import EngineSpec
 from configs.folder import digest_file
 from configs.loader import UsageError
+from configs.schema.compression import APART, StepSpec
+from configs.schema.distillation import Wanted
+from configs.schema.engine import EngineSpec
+from configs.schema.evaluation import BASELINES
+from configs.schema.models import StudentSpec
+from configs.schema.recipe import Recipe
 from jobs.compress import compress, run
 from jobs.compression import steps
 from jobs.compression.export import TOLERANCE
-from jobs.compression.spec import APART, StepSpec
 from jobs.compression.steps import Compressed
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import Prepared
 from jobs.measure.reference import load_reference
-from jobs.measure.spec import BASELINES
 from jobs.models import encoder
 from jobs.models.reference import write_reference
-from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
-from jobs.recipe import Recipe
 from jobs.teach import outputs_key
 from jobs.training.loop import Fit
-from jobs.training.spec import Wanted
 from serving.bundle import bundle_digest, read_bundle
 from serving.generator import load_generator
 from serving.runtime import load_bundle

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema.recipe import Recipe
 from jobs import distill
 from jobs.data.prepared import Prepared
 from jobs.distill import student_key
-from jobs.recipe import Recipe
 
 
 def test_a_pretrained_student_depends_on_the_weights_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,6 +11,7 @@ from cluster.record import Cluster
 from cluster.session import JobError
 from configs.folder import commit
 from configs.loader import UsageError
+from configs.schema.recipe import Recipe
 from jobs.data.prepared import MANIFEST
 from jobs.evaluate import (
     _compare_with_peak,
@@ -27,7 +28,6 @@ from jobs.evaluate import (
 from jobs.measure import baselines, gate
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Measured, Question
-from jobs.recipe import Recipe
 from serving.bundle import Bundle, bundle_digest, read_bundle
 from tests.serving.tiny import LABELS, write_tiny_bundle
 

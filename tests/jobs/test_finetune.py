@@ -12,11 +12,11 @@ from transformers import BertConfig
 
 from cluster import session, tracking
 from configs.loader import UsageError
+from configs.schema.recipe import Recipe
 from jobs import finetune as module
 from jobs import optimize, prepare, tune
 from jobs.data.prepared import Prepared
 from jobs.finetune import finetune, teacher_key, weights_key
-from jobs.recipe import Recipe
 
 
 def test_a_given_teacher_bundle_is_not_written_over(tmp_path: Path):

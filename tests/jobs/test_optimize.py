@@ -18,12 +18,12 @@ from cluster import session, tracking
 from cluster.session import JobError
 from configs.folder import commit
 from configs.loader import UsageError
+from configs.schema.recipe import Recipe, SearchRecipe
+from configs.schema.serving import ServingSpec
 from jobs import deploy, evaluate, finetune, optimize, prepare, teach, tune
 from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.optimize import check
-from jobs.recipe import Recipe, SearchRecipe
-from serving.spec import ServingSpec
 
 
 def recipe(test: str | Path | None, **data: Any) -> Recipe:

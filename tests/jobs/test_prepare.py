@@ -15,13 +15,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from cluster import session, tracking
 from cluster.record import Cluster
 from configs.loader import UsageError, load, merge
+from configs.schema.recipe import Recipe
 from jobs import teach
 from jobs.data.prepared import TOKENIZER, Prepared, PreparedSplit
 from jobs.distill import student_key
 from jobs.finetune import teacher_key
 from jobs.models.reference import write_reference
 from jobs.prepare import known_to, pool_folder, prepare, prepare_student, run, summary
-from jobs.recipe import Recipe
 from tests.tiny_models import encoder_classifier
 from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_encoder, write_locally
 

@@ -15,11 +15,11 @@ from cluster import session
 from cluster.session import JobError
 from configs.folder import commit
 from configs.loader import UsageError
+from configs.schema.distillation import Wanted
+from configs.schema.recipe import Recipe, SearchRecipe
 from jobs import teach as module
 from jobs.data.prepared import MANIFEST, Prepared
-from jobs.recipe import Recipe, SearchRecipe
 from jobs.teach import _check_room, check_possible, outputs_key, outputs_of, taught_by, teach, wanted_of
-from jobs.training.spec import Wanted
 from tests.serving.tiny import write_tiny_bundle
 
 ROWS = Prepared(Path(__file__).parent, {"key": "rows", "rows": {"train": 2, "validation": 1}})

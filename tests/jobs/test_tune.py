@@ -16,11 +16,12 @@ from cluster.session import JobError
 from configs.folder import commit
 from configs.folder import replace as replace_folder
 from configs.loader import merge
+from configs.schema.recipe import Recipe
+from configs.schema.search import BudgetSpec
 from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import Sample, rows, sample
 from jobs.measure.retention import Teacher
-from jobs.recipe import Recipe
 from jobs.tune import (
     CHALLENGER,
     _winner,
@@ -40,7 +41,6 @@ from tests.faults import fault
 from tests.serving.tiny import write_tiny_bundle
 from tuning import report
 from tuning.pareto import Trial, choose
-from tuning.spec import BudgetSpec
 
 READINGS = {"train": [1, 1, 0, 0], "validation": [1, 1, 0, 0]}
 PREPARED = Prepared(Path("prepared"), {"key": "rows", "readings": READINGS, "left_out": {}})

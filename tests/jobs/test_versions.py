@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs.folder import digest_json
+from configs.schema.distillation import Wanted
 from jobs import versions
 from jobs.data.prepared import Prepared
 from jobs.distill import student_key
@@ -17,7 +18,6 @@ from jobs.measure import machine
 from jobs.measure.baselines import Source, baseline_key
 from jobs.teach import outputs_key
 from jobs.training import loss
-from jobs.training.spec import Wanted
 from jobs.tune import judged, search_key
 from jobs.versions import STAGES
 from tests.jobs import results

@@ -15,13 +15,13 @@ import requests
 
 from cluster.processes import listening, members
 from cluster.record import Cluster
+from configs.schema.serving import ServingSpec
 from serving import dashboard as dashboards
 from serving import ingress
 from serving.bundle import BundleError
 from serving.cascade import Cascade, join
 from serving.deployment import DeployError, application, deploy, package_code, undeploy
 from serving.runtime import load_bundle
-from serving.spec import ServingSpec
 from tests.processes import free_port, named
 from tests.serving.tiny import LABELS, write_tiny_bundle
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from configs.schema.data import DataSpec
 from jobs.data.source import rows
-from jobs.data.spec import DataSpec
 from serving.inputs import InputError, checked, joined
 
 ATTRIBUTES = {"name": "Apollo", "inch": 40}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster import session
+from configs.schema.search import SearchSpec
 from tuning.search import search
-from tuning.spec import SearchSpec
 
 SPACE = {"rate": {"loguniform": [1e-5, 1e-1]}, "sparsity": {"uniform": [0, 1]}}
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from configs.schema.search import NAMED, BudgetSpec, Objective, SearchSpec, Weights
 from tuning.pareto import (
     ALIKE,
     RIVALS,
@@ -22,7 +23,6 @@ from tuning.pareto import (
     timed_again,
     weights_of,
 )
-from tuning.spec import NAMED, BudgetSpec, Objective, SearchSpec, Weights
 
 BUDGET = BudgetSpec(min_retention=0.99, max_p95_ms=2.0, max_megabytes=20.0)
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from cluster.session import JobError
+from configs.schema.search import SearchSpec
 from tests.faults import fault
 from tuning.journal import Journal, Progress
 from tuning.replay import NUMBER, Notes, Replay
 from tuning.search import _algorithm, _blind
 from tuning.space import param_space
-from tuning.spec import SearchSpec
 
 TRIALS = 12
 SPEC = SearchSpec.model_validate(

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from configs.schema.search import BudgetSpec, Objective, Weights
 from tuning import report
 from tuning.chart import BOTTOM, DASH, LEFT, RIGHT, TOP, Axis, draw
 from tuning.pareto import Trial, choose, timed_again
-from tuning.spec import BudgetSpec, Objective, Weights
 
 BUDGET = BudgetSpec(min_retention=0.99, max_p95_ms=2.0, max_megabytes=20.0)
 TEACHER = 0.95

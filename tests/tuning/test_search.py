@@ -18,7 +18,8 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 
 from cluster import launch, session
 from cluster.record import Cluster
-from cluster.spec import EngineSpec
+from configs.schema.engine import EngineSpec
+from configs.schema.search import SearchSpec
 from tests.faults import fault
 from tests.processes import ROOT
 from tests.tuning.searching import SPACE as SEARCHED
@@ -27,7 +28,6 @@ from tuning.pareto import Trial
 from tuning.replay import Replay
 from tuning.search import Judge, _algorithm, _blind, _first_cause, search
 from tuning.space import param_space, plain
-from tuning.spec import SearchSpec
 
 PATIENCE_SECONDS = 60
 SECONDS_TO_BEGIN = 30  # for a training to start in, before its search is over

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from ray import tune
 
+from configs.schema.search import Domain
 from tuning.space import param_space, plain
-from tuning.spec import Domain
 
 DRAWS = 200
 

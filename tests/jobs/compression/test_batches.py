@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from cluster.session import JobError
+from configs.schema.models import StudentSpec
+from configs.schema.recipe import Recipe
+from configs.schema.runtimes import PRECISIONS, RUNTIMES, Form
 from jobs.compression.choice import installed, write
-from jobs.compression.forms import PRECISIONS, RUNTIMES, Form
 from jobs.compression.steps import compress
 from jobs.models.encoder import EncoderClassifier
-from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
-from jobs.recipe import Recipe
 from serving.cascade import join
 from serving.runtime import load_bundle
 from tests.tiny_models import VOCABULARY, encoder_classifier

@@ -12,15 +12,15 @@ import pytest
 from onnx import numpy_helper
 
 from cluster.session import JobError
+from configs.schema.recipe import Recipe
+from configs.schema.runtimes import Form
 from jobs.compression import choice
 from jobs.compression.choice import choose, installed, write
 from jobs.compression.export import export
-from jobs.compression.forms import Form
 from jobs.compression.parity import Parity
 from jobs.compression.steps import Compressed, Exported
 from jobs.compression.workplace import Workplace
 from jobs.models.encoder import EncoderClassifier
-from jobs.recipe import Recipe
 from serving.runtime import load_bundle
 from tests.tiny_models import encoder_classifier
 from tests.tiny_workplace import examples, labelled, workplace

@@ -14,13 +14,13 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from cluster.session import JobError
+from configs.schema.compression import ClusterSpec
+from configs.schema.distillation import DistillationSpec
+from configs.schema.recipe import Recipe
 from jobs.compression.cluster import Codes, _loss, centroids, cluster, train
-from jobs.compression.spec import ClusterSpec
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
-from jobs.recipe import Recipe
 from jobs.training.loss import distill_loss
-from jobs.training.spec import DistillationSpec
 from tests.jobs.compression.alone import Alone
 from tests.tiny_models import CLASSES, batch, encoder_classifier
 from tests.tiny_texts import workplace, write_logits

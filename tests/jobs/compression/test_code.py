@@ -10,10 +10,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from cluster.session import JobError
+from configs.schema.compression import ClusterSpec, CodeSpec
 from jobs.compression.cluster import cluster
 from jobs.compression.code import candidates, code
 from jobs.compression.export import export_onnx
-from jobs.compression.spec import ClusterSpec, CodeSpec
 from tests.jobs.compression.alone import Alone
 from tests.tiny_graph import in_8_bits
 from tests.tiny_models import batch, encoder_classifier

@@ -12,15 +12,15 @@ import torch
 from tokenizers import Tokenizer
 
 from configs.folder import digest_file
+from configs.schema.compression import QuantizeSpec
+from configs.schema.recipe import Recipe
 from jobs.compress import compress
 from jobs.compression.ctranslate2 import export, quantize
 from jobs.compression.rows import token_accuracy
-from jobs.compression.spec import QuantizeSpec
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.data.tokenise import train_tokenizer
 from jobs.measure.reference import load_decoder
 from jobs.models.reference import write_reference
-from jobs.recipe import Recipe
 from serving.bundle import MANIFEST, Bundle, BundleError, read_bundle
 from serving.generator import load_generator
 from serving.runtime import load_bundle

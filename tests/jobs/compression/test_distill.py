@@ -11,20 +11,20 @@ from tokenizers import Tokenizer, models
 
 from cluster import launch, session
 from cluster.session import JobError
-from cluster.spec import EngineSpec
 from configs.folder import commit
+from configs.schema.compression import DistillStep, PruneSpec
+from configs.schema.distillation import Wanted
+from configs.schema.engine import EngineSpec
+from configs.schema.recipe import Recipe
 from jobs.compression.distill import distill_further, further
 from jobs.compression.prune import zeroed
-from jobs.compression.spec import DistillStep, PruneSpec
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import MANIFEST, TOKENIZER, Prepared
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import read_reference, write_reference
-from jobs.recipe import Recipe
 from jobs.teach import outputs_key
 from jobs.training.loop import Fit
-from jobs.training.spec import Wanted
 from tests.tiny_models import CLASSES, encoder_classifier
 
 STEP = DistillStep(step="distill", epochs=3, learning_rate=5e-5, sparsity=0.6, name="on")

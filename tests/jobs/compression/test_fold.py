@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from configs.loader import UsageError
+from configs.schema.compression import FoldSpec
+from configs.schema.models import StudentSpec
 from jobs.compression.fold import fold
-from jobs.compression.spec import FoldSpec
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier, GradeHead
 from jobs.models.sharing import share_layers
-from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
 from tests.jobs.compression.alone import Alone
 from tests.tiny_models import batch, encoder_classifier

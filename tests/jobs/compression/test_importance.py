@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models
 
 from cluster.session import JobError
+from configs.schema.compression import ShrinkSpec
 from jobs.compression.importance import Importance, importance, magnitude, taylor, teacher_loss
-from jobs.compression.spec import ShrinkSpec
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import Examples
 from jobs.models.layers import KNOWN, layers_of

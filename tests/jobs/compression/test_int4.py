@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from configs.folder import digest_file
+from configs.schema.compression import QuantizeSpec
 from jobs.compression import int4
 from jobs.compression.ctranslate2 import export, quantize
 from jobs.compression.rows import token_accuracy, token_logits
-from jobs.compression.spec import QuantizeSpec
 from jobs.compression.workplace import Workplace
 from jobs.models.decoder import Decoder
 from serving.bundle import BundleError

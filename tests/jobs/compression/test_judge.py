@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cluster.session import JobError
+from configs.schema.compression import PruneSpec, StepSpec
 from jobs.compression.ctranslate2 import export
 from jobs.compression.judge import Judge
 from jobs.compression.prune import zeroed
-from jobs.compression.spec import PruneSpec, StepSpec
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import ROWS
 from jobs.models.encoder import EncoderClassifier

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from cluster.session import JobError
+from configs.schema.compression import QuantizeSpec
 from jobs.compression.export import export as export_onnx
 from jobs.compression.openvino import export, quantize, write_ir
 from jobs.compression.parity import comparison
 from jobs.compression.rows import Rows, logits, metric, open_file
-from jobs.compression.spec import QuantizeSpec
 from jobs.compression.workplace import Workplace
 from jobs.models.encoder import EncoderClassifier
 from tests.tiny_graph import LAYERS, write_graph

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from cluster.session import JobError
+from configs.schema.compression import QuantizeSpec
+from configs.schema.recipe import Recipe
 from jobs.compression import int8
 from jobs.compression.quantize import quantize
 from jobs.compression.rows import metric
-from jobs.compression.spec import QuantizeSpec
 from jobs.compression.workplace import Workplace
-from jobs.recipe import Recipe
 from tests.tiny_graph import LAYERS, write_graph
 from tests.tiny_models import encoder_classifier
 from tests.tiny_workplace import examples, labelled, workplace

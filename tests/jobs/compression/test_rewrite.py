@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from configs.schema.models import StudentSpec
 from jobs.compression.export import export_onnx
 from jobs.compression.int8 import layers, read
 from jobs.compression.rewrite import for_export
 from jobs.models.encoder import EncoderClassifier
-from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
 from tests.tiny_models import batch, encoder_classifier
 

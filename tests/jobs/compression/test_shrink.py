@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from torch import nn
 
 from configs.loader import UsageError
+from configs.schema.compression import ShrinkSpec
 from jobs.compression.export import export_onnx
 from jobs.compression.importance import Importance
 from jobs.compression.layer_sizes import Kept
 from jobs.compression.layer_times import LayerTimes
 from jobs.compression.shrink import of_parts, shrink
-from jobs.compression.spec import ShrinkSpec
 from jobs.compression.workplace import Workplace
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier

@@ -9,9 +9,9 @@ import pytest
 
 from cluster import quiet
 from cluster.session import JobError
+from configs.schema.compression import DistillStep, ExportStep, PruneSpec, QuantizeSpec
 from jobs.compression import judge, steps
 from jobs.compression.gauge import Gauge
-from jobs.compression.spec import DistillStep, ExportStep, PruneSpec, QuantizeSpec
 from tests.jobs.compression.alone import Alone
 
 

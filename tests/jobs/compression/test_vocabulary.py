@@ -14,21 +14,21 @@ import torch
 
 from cluster.session import JobError
 from configs.folder import commit
+from configs.schema.compression import ExportStep, VocabularySpec
+from configs.schema.data import PoolSpec
+from configs.schema.models import StudentSpec
 from jobs.compress import compress
 from jobs.compression.judge import Judge
-from jobs.compression.spec import ExportStep, VocabularySpec
 from jobs.compression.vocabulary import prune_vocabulary
 from jobs.compression.workplace import Workplace
 from jobs.data import tokenise
 from jobs.data.batches import collate
 from jobs.data.prepared import MANIFEST, ROWS, Examples, rows_of
 from jobs.data.source import rows
-from jobs.data.spec import PoolSpec
 from jobs.measure.baselines import embedding_table
 from jobs.measure.reference import load_reference
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier, from_config
-from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
 from serving.runtime import load_bundle
 from tests.tiny_models import CLASSES, config

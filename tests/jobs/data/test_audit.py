@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from configs.loader import UsageError, load
+from configs.schema.recipe import Recipe
 from jobs.data import audit
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.models.reference import read_tokenizer
 from jobs.prepare import prepare, prepare_student, summary
-from jobs.recipe import Recipe
 from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_locally
 
 LEAKED = 7

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
+from configs.schema.data import PoolSpec
 from jobs.data.augment import Inputs, augmented, drop_words, fields, mask_words, mix_rows, mix_words, swap_words
-from jobs.data.spec import PoolSpec
 
 WORDS = ["where", "is", "the", "red", "shoe", "that", "I", "ordered"]
 GIVEN: list[Inputs] = [

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from configs.loader import UsageError
+from configs.schema.data import DataSpec
 from jobs.data import leaks
 from jobs.data.leaks import Finding, Hashes, normal
 from jobs.data.source import Split, hashes, rows
-from jobs.data.spec import DataSpec
 
 Given = dict[str, list[tuple[str, str]]]
 PLANTED: Given = {

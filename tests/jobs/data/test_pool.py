@@ -9,12 +9,12 @@ from tokenizers import Tokenizer
 
 from configs.folder import commit
 from configs.loader import UsageError
+from configs.schema.data import DataSpec, PoolSpec
 from jobs.data import tokenise
 from jobs.data.augment import Inputs
 from jobs.data.batches import NO_TARGET
 from jobs.data.pool import cut_to_length, make_pool, mask_token
 from jobs.data.prepared import MANIFEST, TOKENIZER, Prepared
-from jobs.data.spec import DataSpec, PoolSpec
 from tests.tiny_shop import SPECIAL, tokenizer, write_locally
 
 MAX_LENGTH = 10

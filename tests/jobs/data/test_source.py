@@ -16,9 +16,9 @@ import pyarrow.parquet
 import pytest
 
 from configs.loader import UsageError
+from configs.schema.data import DataSpec
 from jobs.data.shop import messages
 from jobs.data.source import Row, rows, shown
-from jobs.data.spec import DataSpec
 
 RECORDS = [
     {"text": "where is it?", "label": "track"},

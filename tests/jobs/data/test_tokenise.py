@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 
 from configs.folder import commit
 from configs.loader import UsageError
+from configs.schema.data import DataSpec
 from jobs.data.batches import NO_TARGET
 from jobs.data.prepared import MANIFEST, ROWS, Examples, Prepared, has_key
-from jobs.data.spec import DataSpec
 from jobs.data.tokenise import (
     END,
     _blocks,

@@ -16,16 +16,16 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from configs.loader import UsageError
+from configs.schema.data import DataSpec
+from configs.schema.models import TeacherSpec
+from configs.schema.recipe import Recipe
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.data.source import rows
-from jobs.data.spec import DataSpec
 from jobs.measure import baselines
 from jobs.measure.baselines import Source, check_possible, embedding_table, find_or_make, made, possible
 from jobs.measure.contenders import Answer, Contender, Fitted, load
 from jobs.models.encoder import load_tokenizer, pretrained
 from jobs.models.reference import write_reference
-from jobs.models.spec import TeacherSpec
-from jobs.recipe import Recipe
 from serving.bundle import VOCABULARY, bundle_bytes, bundle_digest, read_bundle
 from serving.runtime import Classifier, load_bundle
 from serving.runtimes.linear import CHARACTERS

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.data.spec import DataSpec
+from configs.schema.data import DataSpec
 from jobs.measure.contenders import Contender, load
 from tests.serving.tiny import LABELS, write_tiny_bundle
 

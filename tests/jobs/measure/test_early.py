@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from configs.schema.recipe import Recipe
 from jobs.measure import baselines
 from jobs.measure.early import compare, said
-from jobs.recipe import Recipe
 
 
 @pytest.fixture(autouse=True)

@@ -14,13 +14,13 @@ import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 
 from cluster.session import JobError
+from configs.schema.recipe import Recipe
 from jobs.data.source import rows, sample
 from jobs.measure import fresh
 from jobs.measure.contenders import Answer, Contender, Predictor
 from jobs.measure.fresh import Question, answer, key, measure_candidate, run_fresh, time_again
 from jobs.measure.retention import Teacher
 from jobs.measure.timing import BLOCKS
-from jobs.recipe import Recipe
 from serving.inputs import Input
 from tests.processes import ROOT
 from tests.serving import tiny

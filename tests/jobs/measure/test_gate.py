@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from configs.schema.search import BudgetSpec
 from jobs.measure.gate import TEST_TAG, Evidence, Objected, Release, evidence, figures, judge, not_compared, objections
 from jobs.measure.gate import refused as refusal
-from tuning.spec import BudgetSpec
 
 BUDGET = BudgetSpec(min_retention=0.9, max_p95_ms=5)
 LABELS = ["cancel", "refund", "track"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from configs.schema.data import DataSpec
 from jobs.data.prepared import TOKENIZER, Prepared
-from jobs.data.spec import DataSpec
 from jobs.data.tokenise import train_tokenizer
 from jobs.measure.contenders import Contender, load
 from jobs.measure.reference import load_decoder

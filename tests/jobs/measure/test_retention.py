@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs.schema.tasks import TASKS
 from jobs.data.prepared import Examples, Prepared
 from jobs.data.source import Row, Sample
 from jobs.measure.bootstrap import resampled
 from jobs.measure.retention import Teacher, kept, taught
 from jobs.tasks import classify
-from jobs.tasks.table import TASKS
 
 ROWS = 400
 LABELS = ["track", "refund", "cancel"]

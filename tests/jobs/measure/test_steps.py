@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from cluster.session import JobError
+from configs.schema.recipe import Recipe
 from jobs.measure import steps
 from jobs.measure.fresh import BUDGET_SHAPE
 from jobs.measure.steps import after_each_step, exported_prefixes
-from jobs.recipe import Recipe
 from serving.bundle import bundle_digest, read_bundle
 from tests.serving.tiny import write_tiny_bundle
 

@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from configs.schema.search import BudgetSpec
+from configs.schema.tasks import TASKS
 from jobs.measure.differences import Difference
 from jobs.measure.fresh import BUDGET_SHAPE, key
 from jobs.measure.table import (
@@ -19,8 +21,6 @@ from jobs.measure.table import (
     resources_markdown,
     verdict,
 )
-from jobs.tasks.table import TASKS
-from tuning.spec import BudgetSpec
 
 LARGE = (16, 32)
 CLASSIFY = TASKS["classify"]

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from configs.folder import commit
+from configs.schema.recipe import Recipe
 from jobs.data import leaks
 from jobs.data.leaks import HASHES
 from jobs.data.prepared import MANIFEST
 from jobs.data.source import rows
 from jobs.measure.unseen import audit_test_rows
-from jobs.recipe import Recipe
 from serving.bundle import Bundle
 from tests.serving.tiny import write_tiny_bundle
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from cluster.spec import EngineSpec, Precision
+from configs.schema.engine import EngineSpec, Precision
 from jobs.models.attention import choose_attention
 from tests.tiny_models import batch, encoder_classifier
 

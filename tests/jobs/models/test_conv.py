@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from configs.loader import UsageError
+from configs.schema.models import StudentSpec
 from jobs.models import encoder
 from jobs.models.conv import ConvBlock, TokenNorm, principal
 from jobs.models.encoder import EncoderClassifier
-from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
 from tests.tiny_models import CLASSES, VOCABULARY, batch, encoder_classifier
 

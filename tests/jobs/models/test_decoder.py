@@ -7,8 +7,8 @@ import torch
 from transformers import GenerationConfig
 
 from configs.loader import UsageError
+from configs.schema.models import NEW_KINDS, NewModelSpec, StudentSpec, TeacherSpec
 from jobs.models import decoder as decoders
-from jobs.models.spec import NEW_KINDS, NewModelSpec, StudentSpec, TeacherSpec
 from jobs.models.student import decoder_student
 from tests.tiny_models import VOCABULARY, decoder, packed
 

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig
 
 from configs.loader import UsageError
+from configs.schema.models import TeacherSpec
 from jobs.models import encoder
-from jobs.models.spec import TeacherSpec
 from tests.tiny_models import CLASSES, batch, encoder_classifier
 
 

@@ -9,11 +9,11 @@ import torch
 from transformers import PreTrainedConfig
 
 from configs.loader import UsageError
+from configs.schema.models import StudentSpec
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.inside import look_inside, relation_width
 from jobs.models.layers import LayerSize, has_own_sizes, layers_of, set_hidden, set_sizes, sizes_of
-from jobs.models.spec import StudentSpec
 from jobs.models.stages import encoder_layers
 from jobs.models.student import encoder_student
 from tests.tiny_models import CLASSES, batch, config, encoder_classifier

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from configs.loader import UsageError
+from configs.schema.models import StudentSpec
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import LAYERS
-from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
 from tests.tiny_models import CLASSES, POSITIONS, VOCABULARY, batch, encoder_classifier
 

@@ -10,12 +10,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from configs.loader import UsageError
+from configs.schema.models import StudentSpec
 from jobs.compression.export import export_onnx
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import layers_of
 from jobs.models.sharing import first_names, share_layers
-from jobs.models.spec import StudentSpec
 from jobs.models.student import encoder_student
 from tests.tiny_graph import in_8_bits
 from tests.tiny_models import batch, encoder_classifier

@@ -8,8 +8,8 @@ from torch import nn
 
 from cluster.engine import Layers, Tied
 from configs.loader import UsageError
+from configs.schema.models import NEW_KINDS
 from jobs.models.decoder import Decoder
-from jobs.models.spec import NEW_KINDS
 from jobs.models.stages import decoder_layers, encoder_layers
 from tests.tiny_models import batch, decoder, encoder_classifier, packed
 

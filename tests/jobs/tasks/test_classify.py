@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from configs.schema.tasks import TASKS, named
 from jobs.data.source import Row
 from jobs.tasks import classify
-from jobs.tasks.table import TASKS, named
 
 
 def answered(classes: int, rows: int = 200, seed: int = 0) -> tuple[list[str], list[Row]]:

@@ -9,18 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cluster.spec import EngineSpec
 from configs.folder import commit
 from configs.loader import UsageError
+from configs.schema.distillation import DistillationSpec
+from configs.schema.engine import EngineSpec
+from configs.schema.models import StudentSpec
+from configs.schema.recipe import Recipe
 from jobs.data.batches import NO_TARGET
 from jobs.data.prepared import MANIFEST, ROWS, Prepared, PreparedSplit
 from jobs.models import encoder
 from jobs.models.layers import LayerSize, set_sizes
-from jobs.models.spec import StudentSpec
-from jobs.recipe import Recipe
 from jobs.training.classify import Classify
 from jobs.training.loss import balanced_weights, distill_loss
-from jobs.training.spec import DistillationSpec
 from tests.tiny_models import CLASSES, config, encoder_classifier
 
 TRAIN, POOL = 30, 20

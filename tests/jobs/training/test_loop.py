@@ -22,21 +22,21 @@ import jobs.finetune
 from cluster import checkpoint, engine, launch, session
 from cluster.record import Cluster
 from cluster.session import JobError
-from cluster.spec import EngineSpec
 from configs.folder import commit
 from configs.loader import load
+from configs.schema.compression import DistillStep, PruneSpec
+from configs.schema.engine import EngineSpec
+from configs.schema.models import StudentSpec, TeacherSpec
+from configs.schema.recipe import Recipe
 from jobs.compression.prune import multiplied, zeroed, zeros
-from jobs.compression.spec import DistillStep, PruneSpec
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, PreparedSplit
 from jobs.distill import GoingOn, distill
 from jobs.finetune import finetune, teacher_folder
 from jobs.models import decoder, encoder
 from jobs.models.decoder import Decoder
 from jobs.models.reference import read_tokenizer, write_reference
-from jobs.models.spec import StudentSpec, TeacherSpec
 from jobs.models.student import encoder_student
 from jobs.prepare import prepare, prepare_student
-from jobs.recipe import Recipe
 from jobs.training import loop
 from jobs.training.task import TrainingTask
 from serving.bundle import read_bundle

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
+from configs.schema.distillation import DistillationSpec
 from jobs.data.batches import NO_TARGET
 from jobs.models.inside import Inside
 from jobs.training.loss import (
@@ -27,7 +28,6 @@ from jobs.training.loss import (
     relation_loss,
     truncated,
 )
-from jobs.training.spec import DistillationSpec
 
 
 def spec(kl: float = 1.0, cross_entropy: float = 0.0, temperature: float = 1.0, **others: float) -> DistillationSpec:

@@ -17,6 +17,7 @@ from cluster import session
 from cluster.record import Cluster
 from configs.folder import FolderError, commit
 from configs.loader import load
+from configs.schema.recipe import Recipe
 from jobs.data.batches import NO_TARGET, collate, collate_packs
 from jobs.data.prepared import MANIFEST, ROWS, Examples, Prepared, PreparedSplit
 from jobs.data.tokenise import tokenise_completions, train_tokenizer
@@ -24,7 +25,6 @@ from jobs.models import decoder as decoders
 from jobs.models import encoder
 from jobs.models.reference import write_reference
 from jobs.prepare import prepare
-from jobs.recipe import Recipe
 from jobs.teach import teach
 from jobs.training.outputs import TokenOutputs, read_logits
 from jobs.training.teaching import PART, Teach

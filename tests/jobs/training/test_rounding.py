@@ -11,9 +11,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from configs.schema.compression import FoldSpec
 from jobs.compression.export import export_onnx
 from jobs.compression.fold import fold
-from jobs.compression.spec import FoldSpec
 from jobs.models import encoder
 from jobs.models.conv import ConvBlock, ConvConfig
 from jobs.models.encoder import EncoderClassifier

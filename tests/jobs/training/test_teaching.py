@@ -12,8 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cluster.spec import Precision
 from configs.folder import GOES_ON, FolderError, commit, no_room
+from configs.schema.distillation import Wanted
+from configs.schema.engine import Precision
 from jobs.data.batches import collate
 from jobs.data.prepared import MANIFEST, ROWS, Examples, Prepared, rows_of
 from jobs.models import decoder as decoders
@@ -23,7 +24,6 @@ from jobs.models.inside import look_inside
 from jobs.training import teaching
 from jobs.training.loss import kl, sampled_kl
 from jobs.training.outputs import Vectors, hidden_column, read_logits, relations_column
-from jobs.training.spec import Wanted
 from jobs.training.teaching import PART, Teach, mean_log_probs, part_name, sampled
 from tests.faults import fault
 from tests.full_disk import files_of_at_most

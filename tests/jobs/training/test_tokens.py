@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from transformers import RobertaConfig, RobertaModel
 
+from configs.schema.models import TeacherSpec
 from jobs.data.batches import collate
 from jobs.data.prepared import Examples
 from jobs.models import encoder
 from jobs.models.encoder import INPUTS, EncoderClassifier
-from jobs.models.spec import TeacherSpec
 from jobs.training.tokens import UsedTokens
 
 CLASSES = ["a", "b", "c"]

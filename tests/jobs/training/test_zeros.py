@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from configs.loader import UsageError
+from configs.schema.compression import DistillStep, PruneSpec
 from jobs.compression.prune import multiplied, zeroed, zeros
-from jobs.compression.spec import DistillStep, PruneSpec
 from jobs.training.rounding import calibrate, learn_rounded
 from jobs.training.zeros import CHOICES, Zeros, cubic, release
 from tests.tiny_models import batch, encoder_classifier

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from jobs.compression.forms import Form, forms
-from jobs.recipe import Recipe
+from configs.schema.recipe import Recipe
+from configs.schema.runtimes import Form, forms
 
 
 def recipe(task: str = "classify", steps: list[dict[str, Any]] | None = None, **export: Any) -> Recipe:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from jobs.models.spec import TAKES, StudentSpec
+from configs.schema.models import TAKES, StudentSpec
 
 GIVEN: dict[str, Any] = {"hidden": 64, "heads": 4, "feed_forward": 100, "kernel": 5, "model": "a", "pooling": "cls"}
 

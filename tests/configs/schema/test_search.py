@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tuning.spec import BudgetSpec, Domain, SearchSpec
+from configs.schema.search import BudgetSpec, Domain, SearchSpec
 
 
 def refusal(**fields: Any) -> str:

@@ -14,25 +14,17 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from cluster.spec import EngineSpec, TrackingSpec
 from configs.loader import Overrides, Spec, UsageError, assign, says, validate
-from jobs.compression.forms import forms
-from jobs.compression.spec import (
-    APART,
-    CascadeSpec,
-    DistillStep,
-    ExportSpec,
-    ExportStep,
-    QuantizeSpec,
-    Step,
-)
-from jobs.data.spec import DATA_FILE, HUB_ID, DataSpec
-from jobs.measure.spec import EvaluationSpec, baselines_of
-from jobs.models.spec import NEW, StudentSpec, TeacherSpec
-from jobs.tasks.table import TASKS, Task
-from jobs.training.spec import DistillationSpec
-from serving.spec import ServingSpec, service_name
-from tuning.spec import BudgetSpec, SearchSpec
+from configs.schema.compression import APART, CascadeSpec, DistillStep, ExportSpec, ExportStep, QuantizeSpec, Step
+from configs.schema.data import DATA_FILE, HUB_ID, DataSpec
+from configs.schema.distillation import DistillationSpec
+from configs.schema.engine import EngineSpec, TrackingSpec
+from configs.schema.evaluation import EvaluationSpec, baselines_of
+from configs.schema.models import NEW, StudentSpec, TeacherSpec
+from configs.schema.runtimes import forms
+from configs.schema.search import BudgetSpec, SearchSpec
+from configs.schema.serving import ServingSpec, service_name
+from configs.schema.tasks import TASKS, Task
 
 SEARCHABLE = ("student", "distillation", "compression")  # what a trial does; the rest is done once, before it
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from configs.loader import Spec
-from jobs.data.spec import PoolSpec
-from jobs.models.spec import OptimizerSpec
+from configs.schema.data import PoolSpec
+from configs.schema.models import OptimizerSpec
 
 INSIDE = ("hidden", "relations", "cosine")  # objectives that compare more than logits
 

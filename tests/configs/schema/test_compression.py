@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.spec import EngineSpec
 from configs.loader import parse_yaml
-from jobs.compression.spec import DistillStep, PruneSpec
+from configs.schema.compression import DistillStep, PruneSpec
+from configs.schema.engine import EngineSpec
 
 
 def prune(**fields: Any) -> PruneSpec:

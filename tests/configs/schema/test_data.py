@@ -1,5 +1,5 @@
+from configs.schema.data import DATA_FILE, HUB_ID
 from jobs.data import source
-from jobs.data.spec import DATA_FILE, HUB_ID
 
 
 def test_what_a_source_is_stands_in_one_place():

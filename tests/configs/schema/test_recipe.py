@@ -5,8 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from configs.loader import UsageError, load
-from jobs.data.spec import PoolSpec
-from jobs.recipe import Recipe, SearchRecipe, absolute
+from configs.schema.data import PoolSpec
+from configs.schema.recipe import Recipe, SearchRecipe, absolute
 
 EXPORT = {"step": "export"}
 PRUNE = {"step": "prune"}

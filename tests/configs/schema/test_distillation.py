@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from jobs.training.spec import DistillationSpec
+from configs.schema.distillation import DistillationSpec
 
 
 def spec(**fields: Any) -> DistillationSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jobs.compression.spec import ExportSpec, Step
+from configs.schema.compression import ExportSpec, Step
 
 RUNTIMES = {"classify": ("onnxruntime", "openvino"), "generate": ("ctranslate2",)}  # by task, the usual one first
 PRECISIONS = {"onnxruntime": ("f32",), "openvino": ("f32", "bf16", "f16"), "ctranslate2": ("f32", "bf16")}

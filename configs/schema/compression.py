@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from cluster.spec import EngineSpec
 from configs.loader import Spec
+from configs.schema.engine import EngineSpec
 
 
 class StepSpec(Spec):
