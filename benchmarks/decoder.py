@@ -25,8 +25,8 @@ from benchmarks._recorded import SEEDS, on_cluster
 from benchmarks._runs import Runs
 from benchmarks._students import STUDIES
 from configs.schema.recipe import Recipe
-from jobs.compress import compress
-from jobs.compression.rows import spread
+from jobs.compression.bundle import compress
+from jobs.data.feeds import spread
 from jobs.data.source import rows
 from jobs.measure.fresh import pin
 from jobs.measure.reference import TorchGenerator

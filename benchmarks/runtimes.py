@@ -29,7 +29,7 @@ from benchmarks._process import one_thread
 from configs.folder import commit
 from configs.schema.models import TeacherSpec
 from configs.schema.recipe import Recipe
-from jobs.compress import compress
+from jobs.compression.bundle import compress
 from jobs.compression.choice import timed
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared
 from jobs.data.tokenise import checked, classes, tokenise_classes

@@ -40,7 +40,7 @@ from configs.schema.data import EMBEDDED
 from configs.schema.models import StudentSpec, TeacherSpec
 from configs.schema.recipe import Recipe
 from configs.schema.serving import ServingSpec
-from jobs.compress import compress
+from jobs.compression.bundle import compress
 from jobs.measure.timing import texts_of_length
 from jobs.models import encoder
 from jobs.models.reference import write_reference

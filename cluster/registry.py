@@ -16,6 +16,10 @@ from cluster.tracking import Run
 from configs.folder import describe_files, digest_file, digest_json, replace, verify
 from configs.loader import UsageError
 
+CHAMPION, PREVIOUS = "champion", "previous"
+
+CHALLENGER = "challenger"
+
 MODEL_URI = re.compile(r"^models:/(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))$")
 ARTIFACT = "bundle"
 BUNDLE_TAG = "slimcart.bundle"  # of a version: SHA-256 of the manifest, which holds those of all files

@@ -26,16 +26,16 @@ from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.data.prepared import Prepared
 from jobs.data.source import Row, rows, sample, shown
-from jobs.finetune import teacher_folder
+from jobs.layout import output, teacher_folder
+from jobs.measure.answers import asked
 from jobs.measure.calibration import confidence, fit_temperature, lowest_threshold
 from jobs.measure.card import card
-from jobs.measure.contenders import Contender, asked
+from jobs.measure.contenders import Contender
 from jobs.measure.fresh import SHARE, Question, ask, measure_candidate
 from jobs.measure.retention import taught
-from jobs.models.reference import check_given
-from jobs.prepare import output
+from jobs.preflight import check_given
 from jobs.tasks import classify
-from jobs.teach import outputs_of
+from jobs.training.wanted import outputs_of
 from serving.bundle import MANIFEST, Bundle, bundle_digest, read_description, with_metrics
 from serving.cascade import check_pair, join
 from serving.runtime import load_bundle

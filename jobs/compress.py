@@ -12,22 +12,17 @@ from __future__ import annotations
 
 import functools
 import logging
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from cluster import registry, session, tracking, version
-from configs.loader import UsageError
+from cluster import registry, session, tracking
 from configs.schema.recipe import Recipe
-from configs.schema.runtimes import forms
 from jobs.command import Result, main
-from jobs.finetune import teacher_folder
+from jobs.compression.bundle import compress
+from jobs.layout import output, teacher_folder
 from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate
-from jobs.models.reference import check_given, read_reference
-from jobs.prepare import output
-from serving.bundle import MANIFEST, Bundle, bundle_digest, copy_bundle, with_metrics
+from jobs.preflight import check_given
+from serving.bundle import MANIFEST, bundle_digest, copy_bundle, with_metrics
 from tuning.pareto import METRIC, RETENTION
 
 ALIAS = "baseline"
@@ -79,41 +74,6 @@ def _baseline(recipe: Recipe, name: str, run: tracking.Run) -> Result:
     uri = registry.register(recipe.name, run, folder, {registry.BUNDLE_TAG: bundle_digest(folder)}, ALIAS)
     log.info("registered %s as %s", uri, ALIAS)
     return Result("compress", run.id, output(recipe), metrics, bundle=str(folder), model_uri=uri)
-
-
-def compress(
-    recipe: Recipe, student: Path, folder: Path, provenance: Mapping[str, Any], judged: bool = False
-) -> Bundle:
-    """Make `folder` the bundle of `student` after all steps of the recipe.
-
-    Raises `JobError` where, if `judged`, a step loses too much; the trials of a search are measured whole instead.
-    """
-    from jobs.compression import steps
-    from jobs.compression.choice import choose, installed, write
-    from jobs.compression.workplace import Workplace
-    from jobs.models import decoder, encoder
-
-    possible = installed(forms(recipe.export, recipe.task, recipe.compression))
-    reference = read_reference(student, "python -m jobs.distill")
-    if reference.task != recipe.task:
-        raise UsageError(f"task: {recipe.task!r}: {student} is for task {reference.task!r}")
-    load = decoder.load if recipe.task == "generate" else encoder.load
-    with tempfile.TemporaryDirectory(prefix="slimcart-compress-") as between:
-        workplace = Workplace(recipe, student, reference, Path(between), judged)
-        runtimes = list(dict.fromkeys(form.runtime for form in possible))
-        compressed = steps.compress(load(student), recipe.compression, workplace, runtimes)
-        fields = reference.model_dump(exclude={"files", "metrics", "provenance"})
-        chosen = choose(compressed, possible, workplace, fields)
-        fields["provenance"] = {
-            **provenance,
-            "student": bundle_digest(student),
-            **{name: reference.provenance.get(name) for name in ("student_spec", "teacher_model")},
-            "data": reference.provenance.get("data"),
-            "steps": [spec.model_dump(exclude_none=True) for spec in recipe.compression],
-            "facts": compressed.files[chosen.form.runtime].facts | {"forms": chosen.facts},
-            "code": version.code_version()[1],
-        }
-        return write(folder, chosen.form, chosen.file, workplace, fields)
 
 
 if __name__ == "__main__":

@@ -22,22 +22,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster import registry, session, tracking
+from cluster.registry import CHALLENGER, CHAMPION, PREVIOUS
 from cluster.session import JobError
 from configs.folder import FolderError
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
+from jobs.layout import output
 from jobs.measure import gate
 from jobs.measure.gate import Objected, Release
 from jobs.measure.served import served, words
-from jobs.prepare import output
-from jobs.tune import CHALLENGER
 from serving import deployment
 from serving.bundle import MANIFEST, Bundle, bundle_bytes, bundle_digest, read_bundle, read_description
 from serving.dashboard import Dashboard, DeployError
 from serving.runtime import load_bundle
 
-CHAMPION, PREVIOUS = "champion", "previous"
 SERVED_TAG = "slimcart.served."  # begins the tag of a version that says when it became champion; the service follows
 ACCEPTED_TAG = "slimcart.accepted"  # of a version: what spoke against its deployment, and was accepted
 SMOKE = "where is my order"

@@ -27,19 +27,18 @@ from configs.loader import UsageError
 from configs.schema.evaluation import BASELINES
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
+from jobs.compression.after_each_step import after_each_step
 from jobs.data.prepared import MANIFEST
 from jobs.data.source import place, rows, shown
-from jobs.finetune import teacher_folder
+from jobs.layout import output, teacher_folder
 from jobs.measure.comparison import TEACHER, WINNER, UnseenRows, compare
 from jobs.measure.contenders import FITTED, Contender
 from jobs.measure.differences import grouped
 from jobs.measure.fresh import BUDGET_SHAPE, Measured, Question, ask, key
 from jobs.measure.gate import Evidence
 from jobs.measure.machine import machine_kind
-from jobs.measure.steps import after_each_step
 from jobs.measure.table import Machine
-from jobs.models.reference import check_given
-from jobs.prepare import output
+from jobs.preflight import check_given
 from jobs.versions import behaviour
 from serving.bundle import MANIFEST as BUNDLE
 from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle, read_description

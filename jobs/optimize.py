@@ -14,17 +14,16 @@ from typing import Any
 
 from cluster import session, tracking, underway
 from configs.folder import read_manifest
-from configs.loader import UsageError
-from configs.schema.data import EMBEDDED
 from configs.schema.recipe import Recipe, SearchRecipe
 from jobs import deploy, evaluate, finetune, prepare, teach, tune
 from jobs.command import Result, main
 from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
-from jobs.data.source import check_source
+from jobs.layout import output, pool_folder, teacher_folder
 from jobs.measure.served import SERVED
-from jobs.models.reference import check_given, made_from
-from jobs.prepare import output, pool_folder
+from jobs.models.reference import made_from
+from jobs.preflight import check, check_possible
+from jobs.training.fit import teacher_key
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +47,11 @@ def optimize(recipe: Recipe, run: tracking.Run) -> Result:
     prepared = Prepared.open(Path(output(recipe), "prepared"), pool_folder(recipe))
     run.tag(slimcart__data=prepared.key)
     audit.look_at_test(recipe.data, prepared)
-    teach.check_possible(recipe)
+    check_possible(recipe)
     if recipe.teacher.bundle:
         _skip("finetune", f"teacher.bundle is {recipe.teacher.bundle}")
     else:
-        made = made_from(finetune.teacher_folder(recipe), finetune.teacher_key(recipe, prepared))
+        made = made_from(teacher_folder(recipe), teacher_key(recipe, prepared))
         if not made or _broken_off(recipe, "finetune", run):
             finetune.run(recipe, run.id, prepared, made=made)
         else:
@@ -106,28 +105,6 @@ def _final_evaluation(recipe: Recipe, bundle: Path, run: tracking.Run) -> dict[s
     evaluate.record(found)  # the registry may have forgotten it, or may not have been there
     print(found["table"], flush=True)
     return found
-
-
-def check(recipe: Recipe) -> None:
-    """Refuse now what would come out after an hour of training; of a local test file only the columns are looked at."""
-    check_given("teacher.bundle", recipe.teacher.bundle)
-    for index, each in enumerate(recipe.distillation.further_teachers):
-        check_given(f"distillation.further_teachers[{index}].bundle", each.bundle)
-    test = recipe.data.test
-    if test is None:
-        if recipe.deploy and "untested" not in recipe.serving.accept:
-            raise UsageError(
-                "data.test: none: deploy=true puts into service what unseen rows say is inside the budget; give "
-                "data.test, or serving.accept='[untested]'"
-            )
-        return
-    if test == EMBEDDED != recipe.data.train:
-        raise UsageError(
-            f"data.test: {test}: made-up messages are no test of data.train; give data.test, or data.test=null"
-        )
-    if test.startswith("/") and not Path(test).is_file():
-        raise UsageError(f"data.test: {test}: no such file")
-    check_source(recipe.data, "test")
 
 
 def _broken_off(recipe: Recipe, stage: str, run: tracking.Run) -> bool:

@@ -30,7 +30,9 @@ from jobs.data import audit, leaks
 from jobs.data.leaks import HASHES, Hashes
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key, readings_of
 from jobs.data.source import Split, has_test, hashes, shown
-from jobs.models.reference import check_given, read_reference, read_tokenizer
+from jobs.layout import output, pool_folder
+from jobs.models.reference import read_reference, read_tokenizer
+from jobs.preflight import check_given
 from jobs.versions import behaviour
 from serving.inputs import prompt
 
@@ -260,17 +262,6 @@ def known_to(teacher: Path, labels: list[str]) -> tuple[list[str], Tokenizer]:
             f"({len(unknown)} such labels); fine-tune a teacher on these rows, or remove them"
         )
     return list(reference.labels), read_tokenizer(teacher / reference.tokenizer)
-
-
-def output(recipe: Recipe) -> str:
-    """The absolute output folder that `Recipe.on_driver` settled."""
-    assert recipe.output is not None
-    return recipe.output
-
-
-def pool_folder(recipe: Recipe) -> Path | None:
-    """Where the rows without labels lie, if the recipe has any."""
-    return Path(output(recipe), "pool") if recipe.has_pool else None
 
 
 def summary(prepared: Prepared) -> dict[str, float]:

@@ -20,31 +20,31 @@ from typing import Any
 
 from cluster import registry, session, tracking
 from cluster.outbox import Outbox
+from cluster.registry import CHALLENGER
 from cluster.session import JobError
 from configs.folder import FolderError, commit, digest_json, read_manifest, replace, write_synced
 from configs.schema.recipe import Recipe, SearchRecipe
 from jobs.command import Result, main
-from jobs.compress import compress
+from jobs.compression.bundle import compress
 from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import check_unchanged, rows
-from jobs.distill import distill, student_key
-from jobs.finetune import teacher_folder
+from jobs.layout import output, pool_folder, teacher_folder
 from jobs.measure import early
 from jobs.measure.card import card
 from jobs.measure.fresh import measure_candidate, time_again
 from jobs.measure.machine import machine_kind
 from jobs.measure.retention import Teacher, taught
-from jobs.prepare import output, pool_folder, prepare, prepare_student
-from jobs.teach import check_possible, teach
+from jobs.preflight import check_possible
+from jobs.prepare import prepare, prepare_student
+from jobs.teach import teach
+from jobs.training.fit import distill, student_key
 from jobs.versions import behaviour
 from serving.bundle import bundle_digest, read_bundle, with_metrics
 from tuning import report
 from tuning.journal import SCORE
 from tuning.pareto import IN_SEARCH, Choice, Trial, choose, finalists, score, terms, timed_again
 from tuning.search import Judge, search
-
-CHALLENGER = "challenger"
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,10 @@ from ray import serve
 from configs.loader import Spec
 from configs.schema.serving import ServingSpec
 from serving.batches import Batches
+from serving.classifier import DETAILS, Classifier, Prediction
 from serving.endpoint import Answer, Question, create_app, create_catalogue
 from serving.inputs import Row
-from serving.runtime import DETAILS, Classifier, Prediction, load_bundle
+from serving.runtime import load_bundle
 
 START_ATTEMPTS = 2  # a replica that fails to start twice fails the deployment
 STUCK_AFTER_S = 30.0  # a batch takes milliseconds; one that runs this long will not come back

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving.bundle import CARD, Bundle, BundleError, Stage, read_bundle, write_bundle
+from serving.classifier import Classifier
 from serving.inputs import Input, Reading
-from serving.runtime import Classifier
 
 if TYPE_CHECKING:
     import numpy as np

@@ -23,8 +23,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from configs.schema.serving import ServingSpec
+from serving.classifier import Prediction
 from serving.inputs import InputError
-from serving.runtime import Prediction
 
 PROBLEM = "application/problem+json"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")

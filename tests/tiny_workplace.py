@@ -13,8 +13,9 @@ from torch import nn
 
 from configs.folder import commit
 from configs.schema.recipe import Recipe
-from jobs.compression.rows import logits, take
+from jobs.compression.rows import logits
 from jobs.compression.workplace import Workplace
+from jobs.data.feeds import take
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared
 from jobs.models.decoder import Decoder, complete
 from jobs.models.encoder import EncoderClassifier

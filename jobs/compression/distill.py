@@ -8,15 +8,15 @@ from pathlib import Path
 
 from configs.schema.compression import DistillStep
 from configs.schema.recipe import Recipe
-from jobs.compression.prune import zeros
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import Prepared
-from jobs.distill import GoingOn, distill
+from jobs.layout import pool_folder
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import write_reference
-from jobs.prepare import pool_folder
-from jobs.teach import outputs_of
+from jobs.models.sparsity import zeros
+from jobs.training.fit import GoingOn, distill
+from jobs.training.wanted import outputs_of
 
 
 def distill_further(model: EncoderClassifier, spec: DistillStep, workplace: Workplace) -> EncoderClassifier:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jobs.compression.rows import Rows, logits, metric, spread, token_accuracy, token_logits
+from jobs.compression.rows import logits, metric, token_accuracy, token_logits
 from jobs.compression.workplace import Workplace
+from jobs.data.feeds import Rows, spread
 from jobs.data.prepared import Examples
 from jobs.tasks import classify
 

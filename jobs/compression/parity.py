@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
-from jobs.compression.rows import logits, open_file, spread
+from jobs.compression.rows import logits, open_file
 from jobs.compression.workplace import Workplace
+from jobs.data.feeds import spread
 from jobs.models import decoder
 from jobs.models.decoder import Decoder
 from serving.generator import completions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from configs.schema.compression import PruneSpec
 from jobs.compression.workplace import Workplace
-
-MULTIPLIED = (nn.Linear, nn.Conv1d, Conv1D)  # the last is what GPT-2 calls a Linear
+from jobs.models.sparsity import multiplied, zeros
 
 
 def prune(model: nn.Module, spec: PruneSpec, workplace: Workplace) -> nn.Module:
@@ -64,22 +62,6 @@ def _kept(layer: nn.Module, importance: Tensor, most: int, size: int) -> Tensor:
     if isinstance(layer, Conv1D):
         return largest_of_groups(importance.T, most, size).T
     return largest_of_groups(importance, most, size)
-
-
-def multiplied(model: nn.Module) -> dict[str, Any]:
-    """Linear and Conv1d layers by name, but for the head: a few hundred weights that decide everything."""
-    head = set(model.get_submodule("head").modules()) if hasattr(model, "head") else set()
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, MULTIPLIED) and layer not in head}
-
-
-def zeros(model: nn.Module) -> dict[str, Any]:
-    """Share of zeros among the weights of `multiplied` layers: `sparsity` of all together, and of each in `layers`."""
-    counts = {name: int((layer.weight == 0).sum()) for name, layer in multiplied(model).items()}
-    sizes = {name: layer.weight.numel() for name, layer in multiplied(model).items()}
-    return {
-        "sparsity": sum(counts.values()) / max(1, sum(sizes.values())),
-        "layers": {name: round(count / sizes[name], 4) for name, count in counts.items()},
-    }
 
 
 def _importance(weight: Tensor, spec: PruneSpec, chance: torch.Generator) -> Tensor:

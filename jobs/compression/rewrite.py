@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jobs.models.conv import ConvEncoder
-from jobs.models.encoder import EncoderClassifier
+from jobs.models.encoder import COUNTED, EncoderClassifier
 from jobs.models.layers import layers_of
 
 LIKE_BERT = ("bert", "roberta", "xlm-roberta", "electra")
-COUNTED = ("bert", "electra")  # the position of a token is its place in the row, whatever stands there
 
 
 def for_export(model: EncoderClassifier) -> nn.Module:

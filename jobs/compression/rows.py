@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jobs.data.batches import NO_TARGET, collate, collate_packs
+from jobs.data.batches import NO_TARGET, collate_packs
+from jobs.data.feeds import Feed, Rows, longest_of, spread
 from jobs.data.prepared import Examples
 from jobs.tasks import classify
 from serving.inputs import TOKENS_PER_BATCH, cut
@@ -21,36 +21,6 @@ from serving.runtimes.openvino import OpenvinoModel, compile_file
 
 if TYPE_CHECKING:
     from torch import nn
-
-Feed = dict[str, np.ndarray]  # inputs of the graph by name, int64 [B, L]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """N rows in batches of like length, each padded to the longest of its batch."""
-
-    feeds: list[Feed]
-    labels: np.ndarray  # [N] int64, in the order of the batches
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def take(examples: Examples, inputs: Sequence[str], pad_id: int, most: int) -> Rows:
-    """At most `most` of the examples, evenly spread over them, with the `inputs` of the graph."""
-    chosen = spread(len(examples), most)
-    batches = [chosen[batch] for batch in cut(examples.lengths[chosen].tolist(), TOKENS_PER_BATCH)]
-    feeds = []
-    for batch in batches:
-        arrays = {name: each.numpy() for name, each in collate(examples, batch, _longest(examples, batch)).items()}
-        arrays["input_ids"][arrays["attention_mask"] == 0] = pad_id
-        feeds.append({name: arrays[name] for name in inputs})
-    return Rows(feeds, examples.labels[np.concatenate(batches)])
-
-
-def spread(number: int, most: int) -> np.ndarray:
-    """At most `most` of so many indices, evenly spread over them."""
-    return np.unique(np.linspace(0, number - 1, min(most, number)).round().astype(np.int64))
 
 
 def logits(model: nn.Module | Path | ClassifierModel, rows: Rows) -> np.ndarray:
@@ -88,7 +58,7 @@ def token_logits(model: nn.Module | Path, examples: Examples, most: int) -> Iter
     answer = _of_folder(model) if isinstance(model, Path) else _of_decoder(model)
     for batch in cut(examples.lengths[rows].tolist(), TOKENS_PER_BATCH):
         chosen = rows[batch]
-        given = collate_packs(examples, [chosen[[each]] for each in range(len(chosen))], _longest(examples, chosen))
+        given = collate_packs(examples, [chosen[[each]] for each in range(len(chosen))], longest_of(examples, chosen))
         arrays = {name: each.numpy() for name, each in given.items()}
         wanted_BL = arrays["target"] != NO_TARGET
         yield answer(arrays, examples.lengths[chosen])[wanted_BL], arrays["target"][wanted_BL]
@@ -121,10 +91,6 @@ def _of_folder(folder: Path) -> Callable[[Feed, np.ndarray], np.ndarray]:
 def _cores() -> int:
     """Of this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _longest(examples: Examples, batch: np.ndarray) -> int:
-    return int(examples.lengths[batch].max())
 
 
 def _of_module(model: nn.Module) -> Callable[[Feed], np.ndarray]:

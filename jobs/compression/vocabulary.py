@@ -17,8 +17,8 @@ from configs.schema.compression import VocabularySpec
 from jobs.compression.workplace import Workplace
 from jobs.data.prepared import Examples, Prepared
 from jobs.data.vocabulary import reduced
+from jobs.layout import pool_folder
 from jobs.models.encoder import EncoderClassifier
-from jobs.prepare import pool_folder
 
 FROM_PADDING = ("roberta", "xlm-roberta")  # kinds whose positions are counted from the id of the padding
 

@@ -13,11 +13,11 @@ from cluster.session import JobError
 from configs.folder import FolderError, commit, digest_json
 from configs.schema.compression import QuantizeSpec, StepSpec
 from configs.schema.recipe import Recipe
-from jobs.compression.rows import Rows, take
+from jobs.data.feeds import Rows, take
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared, PreparedSplit
 from jobs.models.reference import check_fits, read_tokenizer
 from serving.bundle import Bundle
-from serving.runtime import pad_id
+from serving.classifier import pad_id
 
 if TYPE_CHECKING:
     import numpy as np

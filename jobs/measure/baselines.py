@@ -26,11 +26,11 @@ from configs.schema.recipe import Recipe
 from configs.schema.tasks import Task, named
 from jobs.data.source import Row, rows
 from jobs.data.vocabulary import reduced
+from jobs.layout import output
+from jobs.measure.answers import Answer, Fitted, asked
 from jobs.measure.bootstrap import interval, resampled
 from jobs.measure.calibration import fit_temperature
-from jobs.measure.contenders import Answer, Fitted, asked
 from jobs.models.reference import made_from, read_reference, read_tokenizer
-from jobs.prepare import output
 from jobs.versions import behaviour
 from serving.bundle import VOCABULARY, bundle_digest, read_description, write_bundle
 from serving.inputs import Input, joined

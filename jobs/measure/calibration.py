@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serving.runtime import softmax
+from serving.classifier import softmax
 
 if TYPE_CHECKING:
     import numpy as np

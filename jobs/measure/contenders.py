@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 
 from configs.loader import Spec
 from configs.schema.data import DataSpec
-from jobs.data.source import Row
+from jobs.measure.answers import Answer, Predictor
 from serving.bundle import read_description
+from serving.classifier import Classifier
 from serving.inputs import Input
-from serving.runtime import Classifier
 
 FITTED = ("nearest",)  # kinds that are made of the training rows when they are loaded
 
@@ -25,31 +25,6 @@ class Contender(Spec):
     folder: str | None = None  # the bundle
     shapes: list[tuple[int, int]] | None = None  # those it is timed at, of all that are; None: all
     tokenizer: str | None = None  # file whose tokens count at a shape; None: the same one for all
-
-
-class Answer(NamedTuple):
-    """A label or a generated text, and the probability of the label where the contender gives one."""
-
-    text: str
-    score: float | None = None
-
-
-class Predictor(Protocol):
-    """Inputs in, answers out, in order."""
-
-    def __call__(self, inputs: Sequence[Input]) -> list[Answer]: ...
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A predictor that is no folder, and the bytes of what it needs to answer."""
-
-    predict: Predictor
-    bytes: int
-
-    def __call__(self, inputs: Sequence[Input]) -> list[Answer]:
-        """Answers, in order."""
-        return self.predict(inputs)
 
 
 @dataclass(frozen=True)
@@ -82,8 +57,3 @@ def load(contender: Contender, data: DataSpec, threads: int) -> Predictor:
         generator = load_generator(folder, threads)
         return lambda inputs: [Answer(each["text"]) for each in generator.predict(inputs)]
     return Labelling(load_bundle(folder, threads))
-
-
-def asked(row: Row) -> Input:
-    """What a bundle is asked about a row: its text, or both of its texts."""
-    return row.text if row.pair is None else (row.text, row.pair)

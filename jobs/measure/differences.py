@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from configs.loader import UsageError
-from jobs.measure.contenders import Answer
+from jobs.measure.answers import Answer
 
 CLASS = "class"
 BINS = 15  # of confidence

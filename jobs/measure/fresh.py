@@ -27,8 +27,9 @@ from configs.schema.data import DataSpec
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS, named
 from jobs.data.source import Row, Sample, check_unchanged, rows
+from jobs.measure.answers import Answer, Fitted, Predictor, asked
 from jobs.measure.bootstrap import interval, resampled
-from jobs.measure.contenders import Answer, Contender, Fitted, Labelling, Predictor, asked, load
+from jobs.measure.contenders import Contender, Labelling, load
 from jobs.measure.resources import meter, peak_mb
 from jobs.measure.retention import Teacher, kept
 from jobs.measure.timing import BLOCKS, busy_words, interleaved, texts_of_length

@@ -10,8 +10,8 @@ import torch
 
 from jobs.models import decoder, encoder
 from jobs.models.reference import read_reference, read_tokenizer
+from serving.classifier import Classifier
 from serving.generator import Generator
-from serving.runtime import Classifier
 
 
 class TorchClassifier:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster import quiet
-from jobs.measure.contenders import Answer
+from jobs.measure.answers import Answer
 from serving.bundle import Bundle
 from serving.inputs import Input
 

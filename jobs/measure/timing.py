@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from jobs.measure.contenders import Predictor
+from jobs.measure.answers import Predictor
 from serving.inputs import Input, Row
 from tuning.pareto import BUSY
 

@@ -14,7 +14,7 @@ from jobs.data.leaks import Hashes
 from jobs.data.prepared import Prepared, Readings
 from jobs.data.source import Split, place, rows
 from jobs.data.tokenise import ROWS_PER_CALL
-from jobs.measure.contenders import asked
+from jobs.measure.answers import asked
 from jobs.models.reference import read_tokenizer
 from serving.bundle import Bundle
 from serving.inputs import prompt, reading, unknown_id

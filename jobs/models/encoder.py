@@ -19,6 +19,8 @@ from jobs.models.conv import ConvEncoder
 from jobs.models.layers import build
 from jobs.models.sharing import first_names, share_layers
 
+COUNTED = ("bert", "electra")  # the position of a token is its place in the row, whatever stands there
+
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 TEACHER = "teacher.model"  # the field that most models come from

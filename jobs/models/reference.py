@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.folder import FolderError
-from configs.loader import UsageError
 from jobs.data.prepared import TOKENIZER, Prepared
 from serving.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 
@@ -103,10 +102,3 @@ def made_from(folder: Path, key: str) -> bool:
     except FolderError as error:
         log.warning("%s is made again: %s", folder.name, error)
         return False
-
-
-def check_given(field: str, folder: str | None, uri: bool = False) -> None:
-    """Raise `UsageError` where `field` names a folder that holds no bundle; with `uri` it may also be models:/..."""
-    if folder is None or (uri and folder.startswith("models:")) or (Path(folder) / MANIFEST).exists():
-        return
-    raise UsageError(f"{field}: {folder}: {'holds no bundle' if Path(folder).is_dir() else 'no such folder'}")

@@ -13,12 +13,11 @@ from torch.nn.utils import parametrize
 
 from configs.schema.compression import QuantizeSpec
 from configs.schema.recipe import Recipe
-from jobs.compression.rewrite import COUNTED
-from jobs.compression.rows import take
+from jobs.data.feeds import take
 from jobs.data.prepared import TOKENIZER, Prepared
-from jobs.models.encoder import INPUTS, EncoderClassifier
+from jobs.models.encoder import COUNTED, INPUTS, EncoderClassifier
 from jobs.models.reference import read_tokenizer
-from serving.runtime import pad_id
+from serving.classifier import pad_id
 
 LARGEST = 127  # of a symmetric int8 weight
 LEVELS = 255  # steps of an uint8 tensor

@@ -11,7 +11,7 @@ from torch.nn.utils import prune as torch_prune
 
 from configs.loader import UsageError
 from configs.schema.compression import DistillStep
-from jobs.compression.prune import multiplied, zeros
+from jobs.models.sparsity import multiplied, zeros
 
 CHOICES = 20  # how often a rising sparsity chooses again what is zero
 

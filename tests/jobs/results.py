@@ -239,8 +239,8 @@ def choose(folder: Path) -> Figures:
 
 def evaluate(folder: Path) -> Figures:
     """The comparison of contenders."""
+    from jobs.measure.answers import Answer
     from jobs.measure.comparison import UnseenRows, compare
-    from jobs.measure.contenders import Answer
     from jobs.measure.fresh import BUDGET_SHAPE, Measured, key
 
     labels = ["refund"] * 20 + ["track"] * 20
@@ -260,8 +260,8 @@ def evaluate(folder: Path) -> Figures:
 def baselines(folder: Path) -> Figures:
     """What they say, calibrated."""
     from jobs.data.source import rows
+    from jobs.measure.answers import asked
     from jobs.measure.baselines import Source, find_or_make
-    from jobs.measure.contenders import asked
     from serving.runtime import load_bundle
 
     place, _ = of_texts(folder, [{"step": "export"}])

@@ -14,13 +14,14 @@ from onnx import numpy_helper
 
 from cluster import registry, session
 from cluster.record import Cluster
+from cluster.registry import CHAMPION
 from cluster.session import JobError
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from jobs.cascade import cascade, check_accuracy, run, teacher_metric
 from jobs.data.prepared import Prepared
 from jobs.data.source import rows, sample
-from jobs.deploy import CHAMPION, deploy, evidence
+from jobs.deploy import deploy, evidence
 from jobs.measure import fresh
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Measured

@@ -22,8 +22,9 @@ from configs.schema.engine import EngineSpec
 from configs.schema.evaluation import BASELINES
 from configs.schema.models import StudentSpec
 from configs.schema.recipe import Recipe
-from jobs.compress import compress, run
+from jobs.compress import run
 from jobs.compression import steps
+from jobs.compression.bundle import compress
 from jobs.compression.export import TOLERANCE
 from jobs.compression.steps import Compressed
 from jobs.compression.workplace import Workplace
@@ -32,8 +33,8 @@ from jobs.measure.reference import load_reference
 from jobs.models import encoder
 from jobs.models.reference import write_reference
 from jobs.models.student import encoder_student
-from jobs.teach import outputs_key
 from jobs.training.loop import Fit
+from jobs.training.wanted import outputs_key
 from serving.bundle import bundle_digest, read_bundle
 from serving.generator import load_generator
 from serving.runtime import load_bundle

@@ -13,14 +13,14 @@ import pytest
 
 from cluster import registry, session, tracking, underway
 from cluster.record import Cluster
+from cluster.registry import CHALLENGER, CHAMPION, PREVIOUS
 from cluster.session import JobError
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from configs.schema.serving import ServingSpec
 from jobs import deploy, evaluate
-from jobs.deploy import CHAMPION, PREVIOUS, SERVED_TAG, check_serve, evidence, make_champion, smoke
+from jobs.deploy import SERVED_TAG, check_serve, evidence, make_champion, smoke
 from jobs.measure.gate import Evidence
-from jobs.tune import CHALLENGER
 from serving import deployment
 from serving.bundle import bundle_bytes, bundle_digest, read_bundle
 from serving.dashboard import Dashboard, DeployError

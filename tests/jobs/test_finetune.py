@@ -16,7 +16,7 @@ from configs.schema.recipe import Recipe
 from jobs import finetune as module
 from jobs import optimize, prepare, tune
 from jobs.data.prepared import Prepared
-from jobs.finetune import finetune, teacher_key, weights_key
+from jobs.training.fit import finetune, teacher_key, weights_key
 
 
 def test_a_given_teacher_bundle_is_not_written_over(tmp_path: Path):

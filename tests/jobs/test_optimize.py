@@ -20,10 +20,10 @@ from configs.folder import commit
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe, SearchRecipe
 from configs.schema.serving import ServingSpec
-from jobs import deploy, evaluate, finetune, optimize, prepare, teach, tune
+from jobs import deploy, evaluate, optimize, prepare, teach, tune
 from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
-from jobs.optimize import check
+from jobs.preflight import check
 
 
 def recipe(test: str | Path | None, **data: Any) -> Recipe:
@@ -156,9 +156,9 @@ def all_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(Prepared, "open", lambda *_: SimpleNamespace(key="k"))
     for name, said in (("look_at_test", None), ("record_of", None), ("faults", {})):
         monkeypatch.setattr(audit, name, lambda *_, said=said: said)
-    monkeypatch.setattr(teach, "check_possible", lambda _: None)
+    monkeypatch.setattr(optimize, "check_possible", lambda _: None)
     monkeypatch.setattr(optimize, "made_from", lambda *_: True)
-    monkeypatch.setattr(finetune, "teacher_key", lambda *_: "k")
+    monkeypatch.setattr(optimize, "teacher_key", lambda *_: "k")
     monkeypatch.setattr(teach, "run", lambda *_: None)
     monkeypatch.setattr(tune, "found_already", lambda *_: found)
     monkeypatch.setattr(evaluate, "evaluated_already", lambda *_: evaluation)

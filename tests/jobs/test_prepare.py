@@ -18,10 +18,10 @@ from configs.loader import UsageError, load, merge
 from configs.schema.recipe import Recipe
 from jobs import teach
 from jobs.data.prepared import TOKENIZER, Prepared, PreparedSplit
-from jobs.distill import student_key
-from jobs.finetune import teacher_key
+from jobs.layout import pool_folder
 from jobs.models.reference import write_reference
-from jobs.prepare import known_to, pool_folder, prepare, prepare_student, run, summary
+from jobs.prepare import known_to, prepare, prepare_student, run, summary
+from jobs.training.fit import student_key, teacher_key
 from tests.tiny_models import encoder_classifier
 from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_encoder, write_locally
 
@@ -107,7 +107,7 @@ def test_a_pool_changes_nothing_of_the_rows_that_a_teacher_learns(
     rows = len(CHOSEN) * ROWS_PER_INTENT["test"] + 20
     assert summary(beside) == summary(without) | {"pool_rows": rows}
     assert len(beside.pool.examples("train")) == rows
-    monkeypatch.setattr("jobs.distill.taught_by", lambda recipe: [])
+    monkeypatch.setattr("jobs.training.fit.taught_by", lambda recipe: [])
     assert student_key(plain, beside) != student_key(plain, without)
     assert Prepared.open(without.folder, pool_folder(pooled)) == beside
 

@@ -19,7 +19,10 @@ from configs.schema.distillation import Wanted
 from configs.schema.recipe import Recipe, SearchRecipe
 from jobs import teach as module
 from jobs.data.prepared import MANIFEST, Prepared
-from jobs.teach import _check_room, check_possible, outputs_key, outputs_of, taught_by, teach, wanted_of
+from jobs.preflight import check_possible
+from jobs.teach import _check_room, teach
+from jobs.training import wanted
+from jobs.training.wanted import outputs_key, outputs_of, taught_by, wanted_of
 from tests.serving.tiny import write_tiny_bundle
 
 ROWS = Prepared(Path(__file__).parent, {"key": "rows", "rows": {"train": 2, "validation": 1}})
@@ -28,7 +31,9 @@ ROWS = Prepared(Path(__file__).parent, {"key": "rows", "rows": {"train": 2, "val
 @pytest.fixture(autouse=True)
 def six_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the teacher, and nothing else is asked of it."""
-    monkeypatch.setattr(module, "_teacher_config", lambda recipe: BertConfig(num_hidden_layers=6, hidden_size=12))
+    config = BertConfig(num_hidden_layers=6, hidden_size=12)
+    for user in (wanted, module):
+        monkeypatch.setattr(user, "teacher_config", lambda recipe: config)
     monkeypatch.setattr(module, "_check_teachers", lambda recipe, prepared: None)
     monkeypatch.setattr(session, "check_capacity", lambda engine: None)
 

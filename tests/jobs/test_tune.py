@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from cluster import registry, session, tracking
 from cluster.record import Cluster
+from cluster.registry import CHALLENGER
 from cluster.session import JobError
 from configs.folder import commit
 from configs.folder import replace as replace_folder
@@ -23,7 +24,6 @@ from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import Sample, rows, sample
 from jobs.measure.retention import Teacher
 from jobs.tune import (
-    CHALLENGER,
     _winner,
     check_rows,
     found_already,

@@ -11,13 +11,12 @@ from configs.folder import digest_json
 from configs.schema.distillation import Wanted
 from jobs import versions
 from jobs.data.prepared import Prepared
-from jobs.distill import student_key
 from jobs.evaluate import evaluation_key
-from jobs.finetune import teacher_key
 from jobs.measure import machine
 from jobs.measure.baselines import Source, baseline_key
-from jobs.teach import outputs_key
 from jobs.training import loss
+from jobs.training.fit import student_key, teacher_key
+from jobs.training.wanted import outputs_key
 from jobs.tune import judged, search_key
 from jobs.versions import STAGES
 from tests.jobs import results
@@ -96,8 +95,8 @@ def keys(tmp_path: Path) -> Callable[[], dict[str, str]]:
 
     def asked() -> dict[str, str]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("jobs.teach.taught_by", lambda recipe: [])
-            patch.setattr("jobs.distill.taught_by", lambda recipe: [])
+            patch.setattr("jobs.training.wanted.taught_by", lambda recipe: [])
+            patch.setattr("jobs.training.fit.taught_by", lambda recipe: [])
             made = prepared(tmp_path, **pooled)
             assert made.pool is not None
             return {

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from configs.schema.serving import ServingSpec
 from serving.app import Loaded, Release, Service, ServiceArgs, Waiting, predict_together
 from serving.bundle import BundleError
+from serving.classifier import Classifier
 from serving.endpoint import Answer, Question, create_app, create_catalogue
-from serving.runtime import Classifier, load_bundle
+from serving.runtime import load_bundle
 from tests.serving.tiny import LABELS, write_tiny_bundle
 
 SECRET = "my-card-is-4111"

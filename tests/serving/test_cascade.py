@@ -14,7 +14,8 @@ from tokenizers import normalizers
 
 from serving.bundle import MANIFEST, BundleError, bundle_bytes, read_bundle
 from serving.cascade import Cascade, join
-from serving.runtime import Classifier, Input, load_bundle
+from serving.classifier import Classifier
+from serving.runtime import Input, load_bundle
 from tests.serving import tiny
 from tests.serving.tiny import LABELS, WORDS, write_tiny_bundle
 

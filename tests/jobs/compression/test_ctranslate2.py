@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from configs.folder import digest_file
 from configs.schema.compression import QuantizeSpec
 from configs.schema.recipe import Recipe
-from jobs.compress import compress
+from jobs.compression.bundle import compress
 from jobs.compression.ctranslate2 import export, quantize
 from jobs.compression.rows import token_accuracy
 from jobs.data.prepared import TOKENIZER, Prepared

@@ -11,7 +11,8 @@ from configs.schema.compression import QuantizeSpec
 from jobs.compression import int8
 from jobs.compression.gauge import of_labels
 from jobs.compression.guard import guarded, lost, sensitivity
-from jobs.compression.rows import Rows, logits, metric, take
+from jobs.compression.rows import logits, metric
+from jobs.data.feeds import Rows, take
 from tests.tiny_graph import LAYERS, write_graph
 from tests.tiny_workplace import INPUTS, examples
 

@@ -11,8 +11,9 @@ from configs.schema.compression import QuantizeSpec
 from jobs.compression.export import export as export_onnx
 from jobs.compression.openvino import export, quantize, write_ir
 from jobs.compression.parity import comparison
-from jobs.compression.rows import Rows, logits, metric, open_file
+from jobs.compression.rows import logits, metric, open_file
 from jobs.compression.workplace import Workplace
+from jobs.data.feeds import Rows
 from jobs.models.encoder import EncoderClassifier
 from tests.tiny_graph import LAYERS, write_graph
 from tests.tiny_models import encoder_classifier

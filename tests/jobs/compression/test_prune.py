@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from configs.schema.compression import PruneSpec
 from configs.schema.models import StudentSpec
-from jobs.compression.prune import largest_of_groups, multiplied, prune, zeroed, zeros
+from jobs.compression.prune import largest_of_groups, prune, zeroed
 from jobs.models.decoder import Decoder, load, save
 from jobs.models.encoder import EncoderClassifier
+from jobs.models.sparsity import multiplied, zeros
 from jobs.models.student import encoder_student
 from tests.jobs.compression.alone import Alone
 from tests.tiny_models import batch, decoder, encoder_classifier

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.compression.rows import logits, metric, take
+from jobs.compression.rows import logits, metric
 from jobs.data.batches import collate
+from jobs.data.feeds import take
 from tests.tiny_graph import write_graph
 from tests.tiny_models import encoder_classifier
 from tests.tiny_workplace import INPUTS, examples
@@ -21,7 +22,7 @@ def test_rows_are_spread_evenly_over_the_examples_and_each_occurs_once():
 
 
 def test_batches_hold_rows_of_like_length_filled_up_with_the_padding_token(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("jobs.compression.rows.TOKENS_PER_BATCH", 64)
+    monkeypatch.setattr("jobs.data.feeds.TOKENS_PER_BATCH", 64)
     given = examples(50)
     longest = [feed["input_ids"].shape[1] for feed in take(given, INPUTS, 3, 50).feeds]
     assert longest == sorted(longest) and len(longest) > 5

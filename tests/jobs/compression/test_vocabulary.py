@@ -17,7 +17,7 @@ from configs.folder import commit
 from configs.schema.compression import ExportStep, VocabularySpec
 from configs.schema.data import PoolSpec
 from configs.schema.models import StudentSpec
-from jobs.compress import compress
+from jobs.compression.bundle import compress
 from jobs.compression.judge import Judge
 from jobs.compression.vocabulary import prune_vocabulary
 from jobs.compression.workplace import Workplace

@@ -22,12 +22,14 @@ from configs.schema.recipe import Recipe
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.data.source import rows
 from jobs.measure import baselines
+from jobs.measure.answers import Answer, Fitted
 from jobs.measure.baselines import Source, check_possible, embedding_table, find_or_make, made, possible
-from jobs.measure.contenders import Answer, Contender, Fitted, load
+from jobs.measure.contenders import Contender, load
 from jobs.models.encoder import load_tokenizer, pretrained
 from jobs.models.reference import write_reference
 from serving.bundle import VOCABULARY, bundle_bytes, bundle_digest, read_bundle
-from serving.runtime import Classifier, load_bundle
+from serving.classifier import Classifier
+from serving.runtime import load_bundle
 from serving.runtimes.linear import CHARACTERS
 from tests.serving.tiny import write_tiny_bundle
 

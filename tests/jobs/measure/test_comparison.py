@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from configs.schema.recipe import Recipe
+from jobs.measure.answers import Answer
 from jobs.measure.bootstrap import resampled
 from jobs.measure.comparison import UnseenRows, compare, shown_shapes
-from jobs.measure.contenders import Answer
 from jobs.measure.fresh import BUDGET_SHAPE, Measured, key
 from jobs.measure.table import Machine
 from jobs.tasks import classify

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.loader import UsageError
-from jobs.measure.contenders import Answer
+from jobs.measure.answers import Answer
 from jobs.measure.differences import (
     LEAST_ROWS,
     MISSING,

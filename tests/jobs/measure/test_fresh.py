@@ -17,7 +17,8 @@ from cluster.session import JobError
 from configs.schema.recipe import Recipe
 from jobs.data.source import rows, sample
 from jobs.measure import fresh
-from jobs.measure.contenders import Answer, Contender, Predictor
+from jobs.measure.answers import Answer, Predictor
+from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Question, answer, key, measure_candidate, run_fresh, time_again
 from jobs.measure.retention import Teacher
 from jobs.measure.timing import BLOCKS

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from jobs.data.shop import messages
-from jobs.measure.contenders import Answer, Predictor
+from jobs.measure.answers import Answer, Predictor
 from jobs.measure.timing import BLOCKS, LEAST_CALLS, ROUNDS, WARM_UP, busy_words, interleaved, texts_of_length
 from serving.inputs import Input
 from tests.tiny_shop import tokenizer

@@ -28,16 +28,17 @@ from configs.schema.compression import DistillStep, PruneSpec
 from configs.schema.engine import EngineSpec
 from configs.schema.models import StudentSpec, TeacherSpec
 from configs.schema.recipe import Recipe
-from jobs.compression.prune import multiplied, zeroed, zeros
+from jobs.compression.prune import zeroed
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, PreparedSplit
-from jobs.distill import GoingOn, distill
-from jobs.finetune import finetune, teacher_folder
+from jobs.layout import teacher_folder
 from jobs.models import decoder, encoder
 from jobs.models.decoder import Decoder
 from jobs.models.reference import read_tokenizer, write_reference
+from jobs.models.sparsity import multiplied, zeros
 from jobs.models.student import encoder_student
 from jobs.prepare import prepare, prepare_student
 from jobs.training import loop
+from jobs.training.fit import GoingOn, distill, finetune
 from jobs.training.task import TrainingTask
 from serving.bundle import read_bundle
 from tests.faults import fault

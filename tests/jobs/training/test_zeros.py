@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from configs.loader import UsageError
 from configs.schema.compression import DistillStep, PruneSpec
-from jobs.compression.prune import multiplied, zeroed, zeros
+from jobs.compression.prune import zeroed
+from jobs.models.sparsity import multiplied, zeros
 from jobs.training.rounding import calibrate, learn_rounded
 from jobs.training.zeros import CHOICES, Zeros, cubic, release
 from tests.tiny_models import batch, encoder_classifier

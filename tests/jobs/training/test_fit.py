@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from configs.schema.recipe import Recipe
-from jobs import distill
 from jobs.data.prepared import Prepared
-from jobs.distill import student_key
+from jobs.training import fit
+from jobs.training.fit import student_key
 
 
 def test_a_pretrained_student_depends_on_the_weights_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(distill, "taught_by", lambda recipe: [])
+    monkeypatch.setattr(fit, "taught_by", lambda recipe: [])
     given = {"student": {"kind": "pretrained", "model": str(tmp_path)}}
     recipe, prepared = Recipe.model_validate({"name": "x", **given}), Prepared(tmp_path, {"key": "k"})
     keys = []

@@ -7,9 +7,9 @@ import pytest
 
 from cluster.session import JobError
 from configs.schema.recipe import Recipe
-from jobs.measure import steps
+from jobs.compression import after_each_step as module
+from jobs.compression.after_each_step import after_each_step, exported_prefixes
 from jobs.measure.fresh import BUDGET_SHAPE
-from jobs.measure.steps import after_each_step, exported_prefixes
 from serving.bundle import bundle_digest, read_bundle
 from tests.serving.tiny import write_tiny_bundle
 
@@ -39,8 +39,8 @@ def test_every_prefix_ends_in_a_file_and_the_whole_is_the_winner_itself():
 def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Recipe]]:
     """(folder's name, recipe) of every compression."""
     found: list[tuple[str, Recipe]] = []
-    monkeypatch.setattr(steps, "compress", lambda recipe, student, folder, _: found.append((folder.name, recipe)))
-    monkeypatch.setattr(steps.session, "connect", lambda: None)
+    monkeypatch.setattr(module, "compress", lambda recipe, student, folder, _: found.append((folder.name, recipe)))
+    monkeypatch.setattr(module.session, "connect", lambda: None)
     return found
 
 
@@ -65,7 +65,7 @@ def test_a_step_that_cannot_be_made_again_is_left_out_with_a_word(
         if folder.name == "step_some":
             raise JobError("no teacher outputs")
 
-    monkeypatch.setattr(steps, "compress", refuse)
+    monkeypatch.setattr(module, "compress", refuse)
     write_tiny_bundle(tmp_path / "student")
     origin = {"student": bundle_digest(tmp_path / "student"), "steps": STEPS}
     winner = write_tiny_bundle(tmp_path / "bundle", provenance=origin)

@@ -13,7 +13,7 @@ from cluster.session import JobError
 from configs.loader import UsageError
 from configs.schema.compression import ExportStep, Step
 from configs.schema.recipe import Recipe
-from jobs.compress import compress
+from jobs.compression.bundle import compress
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import BUDGET_SHAPE
 from serving.bundle import Bundle, bundle_digest

@@ -1,0 +1,40 @@
+"""What a contender is asked about a row, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from jobs.data.source import Row
+from serving.inputs import Input
+
+
+class Answer(NamedTuple):
+    """A label or a generated text, and the probability of the label where the contender gives one."""
+
+    text: str
+    score: float | None = None
+
+
+class Predictor(Protocol):
+    """Inputs in, answers out, in order."""
+
+    def __call__(self, inputs: Sequence[Input]) -> list[Answer]: ...
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A predictor that is no folder, and the bytes of what it needs to answer."""
+
+    predict: Predictor
+    bytes: int
+
+    def __call__(self, inputs: Sequence[Input]) -> list[Answer]:
+        """Answers, in order."""
+        return self.predict(inputs)
+
+
+def asked(row: Row) -> Input:
+    """What a bundle is asked about a row: its text, or both of its texts."""
+    return row.text if row.pair is None else (row.text, row.pair)

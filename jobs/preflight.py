@@ -1,0 +1,83 @@
+"""What is refused before work begins that would fail after an hour of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from configs.loader import UsageError
+from configs.schema.data import EMBEDDED
+from configs.schema.models import NEW, StudentSpec
+from configs.schema.recipe import Recipe, SearchRecipe
+from jobs.data.source import check_source
+from jobs.training.wanted import wanted_of
+from serving.bundle import MANIFEST
+
+
+def check_possible(recipe: Recipe) -> None:
+    """Refuse, before a teacher is trained, a student that it cannot have and objectives that it cannot serve.
+
+    Of a search every choice of `student.layers` is tried, and no size, as those go with one another.
+    """
+    from jobs.models.student import check_student
+
+    config = _config_to_be(recipe)
+    for student in _students(recipe):
+        check_student(config, student)
+    wanted_of(recipe, config)
+
+
+def _students(recipe: Recipe) -> list[StudentSpec]:
+    """Those to be trained, as far as they are known."""
+    space, own = recipe.search.space, recipe.student
+    if not isinstance(recipe, SearchRecipe) and (own == StudentSpec() or "student.layers" in space):
+        return []  # of a verb that does not search; what says nothing of a student may be about a teacher alone
+    students = [own]
+    if "student.layers" in space:
+        students = [recipe.at({"student.layers": choice}).student for choice in space["student.layers"].probes()]
+    if "student.kind" in space:
+        return []
+    sizes = ("hidden", "heads", "feed_forward")
+    if any(f"student.{name}" in space for name in sizes):
+        return [each.model_copy(update=dict.fromkeys(sizes)) for each in students]
+    return students
+
+
+def _config_to_be(recipe: Recipe) -> Any:
+    """The config of the teacher, that is there or will be trained."""
+    from jobs.models.decoder import new_config
+    from jobs.models.encoder import config_of
+
+    spec = recipe.teacher
+    if spec.bundle is None and spec.model.startswith(NEW):
+        return new_config(spec.model.removeprefix(NEW), spec.new, spec.new.vocabulary, recipe.data.max_length, 0)
+    return config_of(spec.model) if spec.bundle is None else config_of(spec.bundle, "teacher.bundle")
+
+
+def check_given(field: str, folder: str | None, uri: bool = False) -> None:
+    """Raise `UsageError` where `field` names a folder that holds no bundle; with `uri` it may also be models:/..."""
+    if folder is None or (uri and folder.startswith("models:")) or (Path(folder) / MANIFEST).exists():
+        return
+    raise UsageError(f"{field}: {folder}: {'holds no bundle' if Path(folder).is_dir() else 'no such folder'}")
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse now what would come out after an hour of training; of a local test file only the columns are looked at."""
+    check_given("teacher.bundle", recipe.teacher.bundle)
+    for index, each in enumerate(recipe.distillation.further_teachers):
+        check_given(f"distillation.further_teachers[{index}].bundle", each.bundle)
+    test = recipe.data.test
+    if test is None:
+        if recipe.deploy and "untested" not in recipe.serving.accept:
+            raise UsageError(
+                "data.test: none: deploy=true puts into service what unseen rows say is inside the budget; give "
+                "data.test, or serving.accept='[untested]'"
+            )
+        return
+    if test == EMBEDDED != recipe.data.train:
+        raise UsageError(
+            f"data.test: {test}: made-up messages are no test of data.train; give data.test, or data.test=null"
+        )
+    if test.startswith("/") and not Path(test).is_file():
+        raise UsageError(f"data.test: {test}: no such file")
+    check_source(recipe.data, "test")

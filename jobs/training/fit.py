@@ -1,0 +1,120 @@
+"""Train a teacher or a student: what a worker group is handed, and what the result depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from cluster import launch, session
+from configs.folder import digest_file, digest_json
+from configs.loader import UsageError
+from configs.schema.compression import DistillStep
+from configs.schema.engine import RECOVERY
+from configs.schema.models import NEW
+from configs.schema.recipe import Recipe
+from jobs.data.prepared import Prepared
+from jobs.layout import output, pool_outputs, teacher_folder
+from jobs.models.reference import read_reference
+from jobs.training.wanted import taught_by
+from jobs.versions import behaviour
+
+TRAIN_LOOP = "jobs.training.loop:train_loop"
+READ = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "1_Pooling/config.json")  # of a folder of weights
+
+
+def finetune(recipe: Recipe, prepared: Prepared, run_id: str | None = None) -> dict[str, float]:
+    """Train the teacher into <output>/teacher; returns the metrics of its best epoch."""
+    if recipe.teacher.bundle:
+        raise UsageError(f"teacher.bundle: {recipe.teacher.bundle}: finetune would write over it; leave it out")
+    session.check_capacity(recipe.engine)
+    folder, key = teacher_folder(recipe), teacher_key(recipe, prepared)
+    config = {
+        "recipe": recipe.model_dump(),
+        "role": "teacher",
+        "prepared": str(prepared.folder),
+        "target": str(folder),
+        "work": str(Path(output(recipe), ".work", f"teacher-{key[:16]}")),
+        "key": key,
+        "run_id": run_id,
+    }
+    return launch.fit(TRAIN_LOOP, config, recipe.engine, Path(output(recipe), ".work", "ray"))
+
+
+def teacher_key(recipe: Recipe, prepared: Prepared) -> str:
+    """Digest of what the teacher depends on."""
+    engine = recipe.engine.model_dump(exclude=RECOVERY)
+    teacher = recipe.teacher.model_dump(exclude={"bundle"})
+    parts = {"prepared": prepared.key, "teacher": teacher, "engine": engine, "seed": recipe.seed}
+    return digest_json(parts | weights_key(recipe.teacher.model, "teacher.model") | behaviour("finetune"))
+
+
+def weights_key(model: str | None, field: str) -> dict[str, str]:
+    """What a key holds, beside their name, of the weights that `field` names: a digest of a folder or package.
+
+    Every file that transformers reads is digested, about a second for a gigabyte. Hub ids and new models have none.
+    """
+    from jobs.models.encoder import locate
+
+    if model is None or model.startswith(NEW) or not (folder := Path(locate(model, field))).is_dir():
+        return {}
+    files = sorted({file for pattern in READ for file in folder.glob(pattern)})
+    return {"weights": digest_json({file.relative_to(folder).as_posix(): digest_file(file) for file in files})}
+
+
+class GoingOn(NamedTuple):
+    """A model that learns further."""
+
+    start: Path  # its reference bundle
+    step: DistillStep  # what holds meanwhile
+
+
+def distill(
+    recipe: Recipe,
+    prepared: Prepared,
+    teacher_outputs: Path,
+    folder: Path,
+    run_id: str | None = None,
+    going_on: GoingOn | None = None,
+) -> dict[str, float]:
+    """Train the student on the rows of `prepare_student` into `folder`; returns the metrics of its best epoch.
+
+    It is the one of the recipe, new, or what is `going_on`.
+    """
+    session.check_capacity(recipe.engine)
+    teacher = teacher_folder(recipe)
+    read_reference(teacher, "python -m jobs.finetune")
+    key = student_key(recipe, prepared)
+    work = folder.parent / ".work"
+    config = {
+        "recipe": recipe.model_dump(),
+        "role": "student",
+        "prepared": str(prepared.folder),
+        "teacher": str(teacher),
+        "teacher_outputs": str(teacher_outputs),
+        "pool": None if prepared.pool is None else str(prepared.pool.folder),
+        "pool_outputs": None if prepared.pool is None else str(pool_outputs(recipe)),
+        "target": str(folder),
+        "work": str(work / f"student-{key[:16]}"),
+        "key": key,
+        "run_id": run_id,
+    }
+    if going_on is not None:
+        config |= {"start": str(going_on.start), "step": going_on.step.model_dump()}
+    return launch.fit(TRAIN_LOOP, config, recipe.engine, work / "ray")
+
+
+def student_key(recipe: Recipe, prepared: Prepared) -> str:
+    """Digest of what the student depends on."""
+    return digest_json(
+        {
+            "prepared": prepared.key,
+            "pool": None if prepared.pool is None else prepared.pool.key,
+            "teachers": taught_by(recipe),
+            "student": recipe.student.model_dump(),
+            "distillation": recipe.distillation.model_dump(exclude={"further_teachers"}),
+            "engine": recipe.engine.model_dump(exclude=RECOVERY),
+            "seed": recipe.seed,
+            **weights_key(recipe.student.model, "student.model"),
+            **behaviour("teach", "distill"),
+        }
+    )
