@@ -13,12 +13,12 @@ from typing import NamedTuple
 from benchmarks._recorded import verb
 from configs.folder import digest_json
 from configs.loader import load
-from configs.schema.evaluation import BASELINES, baselines_of
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import BASELINES, TASKS
 from jobs.measure.baselines import made
 from jobs.measure.comparison import TEACHER
 from jobs.measure.contenders import Contender
-from jobs.measure.fresh import Question, ask
+from jobs.measure.measurement import Measurement, measure
 from jobs.versions import behaviour
 
 
@@ -61,10 +61,10 @@ class Runs:
         contender = Contender.model_validate({"name": name, "kind": kind, "folder": str(folder) if folder else None})
         found: dict[str, float] = {}
         for split, prefix in (("test", ""), ("validation", "validation_")):
-            asked = Question.model_validate(
+            asked = Measurement.model_validate(
                 {"task": self.recipe.task, "data": self.recipe.data, "split": split, "contenders": [contender]}
             )
-            found |= {f"{prefix}{metric}": value for metric, value in ask(asked)[name].metrics.items()}
+            found |= {f"{prefix}{metric}": value for metric, value in measure(asked)[name].metrics.items()}
         return found
 
     @property
@@ -89,7 +89,7 @@ class Runs:
             self._finetune()
             found = {TEACHER: self.measured(TEACHER, "reference", self.teacher)}
             if self.recipe.task == "classify":
-                made_of = made(self.recipe, baselines_of("classify"), self.teacher)
+                made_of = made(self.recipe, TASKS["classify"].bundled_baselines, self.teacher)
                 names = {BASELINES[name].contender: folder for name, folder in made_of.items()}
                 found |= {name: self.measured(name, "bundle", folder) for name, folder in names.items()}
             file.write_text(json.dumps(found), encoding="utf-8")

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from benchmarks._recorded import Record, apart, summarise, through
 from benchmarks._runs import Runs, Study
-from jobs.measure.comparison import STATIC, TEACHER, TFIDF
+from configs.schema.tasks import BASELINES
+from jobs.measure.comparison import TEACHER
 
 BARS = {3: 0.995, 2: 0.993, 1: 0.985}
 ALONE = ("kl", "reverse_kl", "jensen_shannon", "cross_entropy", "hidden", "relations", "cosine")
@@ -55,7 +56,9 @@ def _classifiers() -> dict[str, Student]:
             overrides = [f"student.layers={layers}", f"distillation.weights={{{given}}}"]
             rows[f"{name}, {objective} alone"] = Student(overrides, None)
     for name, further in {"edge student": [], "edge student, pool": [POOL]}.items():
-        rows[f"{name} / the better baseline"] = Student([*EDGE, *further], 1.0, (TFIDF, STATIC))
+        rows[f"{name} / the better baseline"] = Student(
+            [*EDGE, *further], 1.0, (BASELINES["tfidf"].contender, BASELINES["static"].contender)
+        )
     return rows
 
 

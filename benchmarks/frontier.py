@@ -31,9 +31,11 @@ from benchmarks._compare import exit_code, missing, print_row
 from benchmarks._recorded import SEEDS, Record, apart, on_cluster, options, read_options, through
 from benchmarks._runs import Runs, Study
 from benchmarks._students import EDGE, NO_POOL, ONE_CORE, POOL
-from jobs.measure.comparison import STATIC, TEACHER, TFIDF
+from configs.schema.tasks import BASELINES
+from jobs.measure.answers import FIRST_SHARE
+from jobs.measure.comparison import TEACHER
 from jobs.measure.contenders import Contender
-from jobs.measure.fresh import MIX, SHARE, Question, ask, key
+from jobs.measure.measurement import MIX, Measurement, key, measure
 from serving.bundle import bundle_bytes, read_bundle
 
 STUDIES = {
@@ -126,13 +128,13 @@ def main() -> int:
         points, times = Record("frontier", state), Record("frontier_times", state)
         for name, study in STUDIES.items():
             runs = functools.partial(Runs, state, Path(folder), name, study.with_overrides(asked.also))
-            measure(name, runs, asked, points, times)
+            study_set(name, runs, asked, points, times)
         points.land()
         times.land()
     return exit_code()
 
 
-def measure(
+def study_set(
     name: str, runs: functools.partial[Runs], asked: argparse.Namespace, record: Record, recorded_times: Record
 ) -> None:
     """All points of a set, then its bars."""
@@ -166,7 +168,11 @@ def make(runs: Runs, record: Record, row: str, point: tuple[str, str] | None, se
     command = cascade(runs) if point is None else compress(runs, *point)
     bundle = place(runs, row.partition(": ")[2])
     figures = runs.measured("bundle", "bundle", bundle)
-    sides = {"": figures, "teacher_": known[TEACHER], "tfidf_": known[TFIDF], "static_": known[STATIC]}
+    sides = {
+        "": figures,
+        "teacher_": known[TEACHER],
+        **{f"{name}_": known[BASELINES[name].contender] for name in ("tfidf", "static")},
+    }
     found = {
         "ours": figures[metric],
         "peer": known[TEACHER][metric],
@@ -176,7 +182,7 @@ def make(runs: Runs, record: Record, row: str, point: tuple[str, str] | None, se
             for split in ("", "validation_")
             for each in METRICS
         },
-        **{name: figures[name] for name in (SHARE, f"validation_{SHARE}") if name in figures},
+        **{name: figures[name] for name in (FIRST_SHARE, f"validation_{FIRST_SHARE}") if name in figures},
         "bytes": bundle_bytes(read_bundle(bundle)),
         "teacher_bytes": bundle_bytes(read_bundle(runs.teacher)),
     }
@@ -212,7 +218,11 @@ def summarise(
             baseline: round(statistics.fmean(each[f"{baseline}_{metric}"] / each["peer"] for each in points), 4)
             for baseline in ("tfidf", "static")
         },
-        **({SHARE: round(statistics.fmean(each[SHARE] for each in points), 4)} if SHARE in points[0] else {}),
+        **(
+            {FIRST_SHARE: round(statistics.fmean(each[FIRST_SHARE] for each in points), 4)}
+            if FIRST_SHARE in points[0]
+            else {}
+        ),
         seeds_measured=[seed for seed in SEEDS if (row, seed) in record.measured],
         better={measured: round(statistics.median(found), 1) for measured, found in times[row].items()},
     )
@@ -260,7 +270,7 @@ def faster(runs: Runs, bundles: Mapping[str, Path]) -> dict[str, dict[str, Seque
         return found
     contenders = [Contender(name=TEACHER, kind="reference", folder=str(runs.teacher))]
     contenders += [Contender(name=row, kind="bundle", folder=str(bundle)) for row, bundle in bundles.items()]
-    question = Question(
+    question = Measurement(
         data=runs.recipe.data,
         split="test",
         contenders=contenders,
@@ -269,7 +279,7 @@ def faster(runs: Runs, bundles: Mapping[str, Path]) -> dict[str, dict[str, Seque
         mix=True,
         tokenizer=str(runs.teacher / "tokenizer.json"),
     )
-    answers = [ask(question) for _ in range(RUNS)]
+    answers = [measure(question) for _ in range(RUNS)]
     for row in bundles:
         for measured, name in MEASURES.items():
             if name != "bytes":

@@ -30,7 +30,7 @@ from configs.folder import commit
 from configs.schema.models import TeacherSpec
 from configs.schema.recipe import Recipe
 from jobs.compression.bundle import compress
-from jobs.compression.choice import timed
+from jobs.compression.checks.selection import timed
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared
 from jobs.data.tokenise import checked, classes, tokenise_classes
 from jobs.measure import flops, peak

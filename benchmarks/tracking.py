@@ -27,9 +27,9 @@ from torch import nn
 from benchmarks._compare import compare, exit_code, seconds
 from benchmarks._process import one_thread
 from cluster import servers
+from cluster.client import client
 from cluster.delivery import LOCAL
 from cluster.outbox import Outbox
-from cluster.patience import client
 from cluster.ports import LOOPBACK, choose_port, choose_ports
 from cluster.processes import end
 from cluster.record import Cluster, private_folder

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import session
-from cluster.patience import NotOpened, client
+from cluster.client import NotOpened, client
 
 LOCAL = "local-"  # ids that a job gives its runs itself; MLflow's own is known once the run is opened there
 KEY, OPENED = "slimcart.key", "slimcart.opened"  # tags: the local id; when the run was (re)opened, ms since the epoch

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster import settings, spool
+from cluster.client import NotOpened, in_a_line, may_pass
 from cluster.delivery import LOCAL, Delivery, Entry
-from cluster.patience import NotOpened, in_a_line, may_pass
 
 HANDOVER_SECONDS = 2.0  # that a worker or a stage waits at its end; the job that it is part of sends the rest
 LONGEST_PAUSE = 15.0  # seconds between two tries

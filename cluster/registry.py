@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cluster import session
-from cluster.patience import again, client, in_a_line, may_pass
+from cluster.client import again, client, in_a_line, may_pass
 from cluster.session import JobError
 from cluster.tracking import Run
 from configs.folder import describe_files, digest_file, digest_json, replace, verify

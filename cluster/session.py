@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.public import public
+from cluster.shown_urls import shown_urls
 from configs.loader import UsageError
 from configs.schema.engine import EngineSpec
 
@@ -33,7 +33,7 @@ def tracking_uri() -> str:
 
 def mlflow_page(uri: str, *path: str) -> str:
     """Where a browser finds experiments, or what lies below them: MLflow opens with a view that shows no training."""
-    return f"{'/'.join([public(uri), '#', 'experiments', *path])}?workflowType=machine_learning"
+    return f"{'/'.join([shown_urls(uri), '#', 'experiments', *path])}?workflowType=machine_learning"
 
 
 def _required(name: str) -> str:

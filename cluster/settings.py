@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from cluster.public import public
 from cluster.session import JobError
+from cluster.shown_urls import shown_urls
 
 PREFIXES = ("MLFLOW_", "HF_", "HUGGING_FACE_HUB_", "AWS_")
 ADDRESS = "MLFLOW_TRACKING_URI"
@@ -44,8 +44,8 @@ class Settings:
         """
         if urlsplit(self.address).hostname in LOOPBACK and node != self.node:
             raise JobError(
-                f"environment: {ADDRESS}: {public(self.address)} is another server on node {node} than on {self.node}, "
-                "where the job runs; give an address that all nodes reach"
+                f"environment: {ADDRESS}: {shown_urls(self.address)} is another server on node {node} than on "
+                f"{self.node}, where the job runs; give an address that all nodes reach"
             )
         if _entered and _entered[0].address != self.address:
             raise _other(_entered[0].address, self.address)
@@ -73,6 +73,6 @@ def check() -> None:
 
 def _other(met: str, told: str) -> JobError:
     return JobError(
-        f"environment: {ADDRESS}: {public(met) or 'none'} in a process of a job that records at "
-        f"{public(told) or 'none'}; set it in the environment of the job alone"
+        f"environment: {ADDRESS}: {shown_urls(met) or 'none'} in a process of a job that records at "
+        f"{shown_urls(told) or 'none'}; set it in the environment of the job alone"
     )

@@ -11,12 +11,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster import session, spool, underway
+from cluster import resume, session, spool
+from cluster.client import NotOpened
 from cluster.delivery import LOCAL
 from cluster.outbox import HANDOVER_SECONDS, Outbox, replay
-from cluster.patience import NotOpened
-from cluster.public import public, public_tree
 from cluster.session import JobError
+from cluster.shown_urls import shown_urls, shown_urls_in
 from cluster.version import code_version
 from configs.folder import digest_json
 
@@ -88,13 +88,13 @@ def run(
     session.tracking_uri()
     output, field = place or Place(Path(recipe.get("output") or session.home()))
     label = name or job
-    with nullcontext() if parent else underway.only_job(output, _who(label), field):
+    with nullcontext() if parent else resume.only_job(output, _who(label), field):
         opened = _open(job, experiment, recipe, parent, name, output)
         status = "FAILED"
         try:
             if parent is None:
                 replay(output)
-            told = public_tree(recipe)
+            told = shown_urls_in(recipe)
             opened.metrics.put({"params": {key: value[:LONGEST_PARAM] for key, value in _flatten(told)}})
             opened.text("recipe.yaml", yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
             yield opened
@@ -105,7 +105,7 @@ def run(
         finally:
             opened.metrics.put({"end": {"status": status, "at": _now()}})
             if status != "KILLED":
-                underway.end(output, label)
+                resume.end(output, label)
             if parent:
                 opened.metrics.close(HANDOVER_SECONDS)
             else:
@@ -115,7 +115,7 @@ def run(
 def _open(
     job: str, experiment: str, recipe: Mapping[str, Any], parent: str | None, name: str | None, output: Path
 ) -> Run:
-    key, abandoned = underway.begin(output, name or job, digest_json(recipe), parent)
+    key, abandoned = resume.begin(output, name or job, digest_json(recipe), parent)
     if abandoned:
         _abandon(output, abandoned)
     outbox = Outbox(key, output)
@@ -127,12 +127,12 @@ def _open(
     elif not outbox.opened(OPEN_SECONDS, OPEN_TRIES):
         reason = outbox.refusal or outbox.trouble or f"no answer after {OPEN_SECONDS:.0f} s"
         outbox.discard()
-        raise JobError(public(f"MLflow at {session.tracking_uri()} does not take runs: {reason}"))
+        raise JobError(shown_urls(f"MLflow at {session.tracking_uri()} does not take runs: {reason}"))
     return Run(outbox)
 
 
 def _end_job(opened: Run, output: Path, status: str) -> None:
-    for key in underway.below(output, forget=status != "KILLED"):  # stages and trials that were killed
+    for key in resume.below(output, forget=status != "KILLED"):  # stages and trials that were killed
         _abandon(output, key)
     sent = opened.metrics.close(STOPPED_SECONDS if status == "KILLED" else FLUSH_SECONDS)
     if left := replay(output) if sent else spool.waiting(output):

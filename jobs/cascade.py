@@ -20,23 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import quiet, registry, tracking, version
 from cluster.session import JobError
-from configs.folder import FolderError
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import TASKS
 from jobs.command import Result, main
-from jobs.data.prepared import Prepared
-from jobs.data.source import Row, rows, sample, shown
+from jobs.data.source import Row, rows, shown
 from jobs.layout import output, teacher_folder
-from jobs.measure.answers import asked
+from jobs.measure.answers import FIRST_SHARE, input_of
 from jobs.measure.calibration import confidence, fit_temperature, lowest_threshold
 from jobs.measure.card import card
-from jobs.measure.contenders import Contender
-from jobs.measure.fresh import SHARE, Question, ask, measure_candidate
-from jobs.measure.retention import taught
+from jobs.measure.measurement import measure_candidate
+from jobs.measure.teacher import teacher_metric
 from jobs.preflight import check_given
-from jobs.tasks import classify
-from jobs.training.wanted import outputs_of
-from serving.bundle import MANIFEST, Bundle, bundle_digest, read_description, with_metrics
+from serving.bundle import MANIFEST, Bundle, bundle_digest, with_metrics
 from serving.cascade import check_pair, join
 from serving.runtime import load_bundle
 from serving.runtimes import read_servable
@@ -46,7 +42,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 ALIAS = "cascade"
-VALIDATION = f"validation_{classify.METRIC}"
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +50,9 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run around `cascade`, with the bundle measured on the validation rows and registered."""
     if recipe.cascade.first is None:
         raise UsageError("cascade.first: missing; give a small exported bundle: its folder, or models:/<name>@<alias>")
-    if (metric := recipe.budget.metric) not in (None, classify.METRIC):
-        raise UsageError(
-            f"budget.metric: {metric!r}: a cascade's threshold is chosen by {classify.METRIC}; leave it out"
-        )
+    chosen_by = TASKS[recipe.task].metric
+    if (metric := recipe.budget.metric) not in (None, chosen_by):
+        raise UsageError(f"budget.metric: {metric!r}: a cascade's threshold is chosen by {chosen_by}; leave it out")
     for field, given in (("first", recipe.cascade.first), ("second", recipe.cascade.second)):
         check_given(f"cascade.{field}", given, uri=True)
     check_given("teacher.bundle", recipe.teacher.bundle)
@@ -72,12 +66,12 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         if data := bundle.provenance["second"]["provenance"].get("data"):
             run.tag(slimcart__data=data)
         measured = measure_candidate(recipe, folder)
-        measured[METRIC] = measured[VALIDATION]
+        measured[METRIC] = measured[f"validation_{chosen_by}"]
         if teacher := bundle.provenance["teacher_accuracy"]:
             measured[RETENTION] = measured[METRIC] / teacher
         metrics = with_metrics(folder, measured, functools.partial(card, recipe=recipe)).metrics
         run.metrics.log(metrics)
-        log.info("the first model answers %.1f %% of the validation rows", 100 * metrics[f"validation_{SHARE}"])
+        log.info("the first model answers %.1f %% of the validation rows", 100 * metrics[f"validation_{FIRST_SHARE}"])
         check_accuracy(metrics[METRIC], bundle.provenance["wanted_accuracy"])
         uri = registry.register(recipe.name, run, folder, {registry.BUNDLE_TAG: bundle_digest(folder)}, ALIAS)
     return Result("cascade", run.id, output(recipe), metrics, bundle=str(folder), model_uri=uri)
@@ -93,7 +87,7 @@ def cascade(recipe: Recipe, first: Path, second: Path, folder: Path, provenance:
     examples = list(rows(recipe.data, "validation"))
     label_N = _label_numbers(examples, large)
     with quiet.at_work():
-        logits = [load_bundle(each).logits([asked(row) for row in examples]) for each in (first, second)]
+        logits = [load_bundle(each).logits([input_of(row) for row in examples]) for each in (first, second)]
     temperatures = fit_temperature(logits[0], label_N), fit_temperature(logits[1], label_N)
     first_right_N, second_right_N = (logits_NC.argmax(axis=1) == label_N for logits_NC in logits)
     first_alone, second_alone = float(first_right_N.mean()), float(second_right_N.mean())
@@ -131,35 +125,6 @@ def wanted_accuracy(recipe: Recipe, teacher: float | None, second: float) -> flo
     return recipe.budget.min_retention * teacher
 
 
-def teacher_metric(recipe: Recipe, bundle: Bundle, examples: Sequence[Row]) -> float | None:
-    """The metric of the recipe's teacher on these validation rows; None where there is none with these labels.
-
-    From its stored outputs where they are of these very rows, else it answers them: what its bundle says of itself may
-    be of others.
-    """
-    folder = teacher_folder(recipe)
-    if not (folder / MANIFEST).exists() or read_description(folder).labels != bundle.labels:
-        return None
-    try:
-        outputs, prepared = outputs_of(recipe), Prepared.open(Path(output(recipe), "prepared"))
-        if prepared.sample("validation") == sample(examples):
-            return taught(prepared, outputs, recipe.judged_by).metric
-        reason = f"{outputs} is of other rows"
-    except (FolderError, JobError) as error:
-        reason = str(error)
-    log.info("the teacher answers %d validation rows: %s", len(examples), reason)
-    contender = Contender(name="teacher", kind="reference", folder=str(folder))
-    question = Question(
-        task=recipe.task,
-        data=recipe.data,
-        split="validation",
-        contenders=[contender],
-        sample=sample(examples),
-        metric=recipe.budget.metric,
-    )
-    return ask(question)["teacher"].metrics[recipe.judged_by.metric]
-
-
 def check_accuracy(measured: float, wanted: float) -> None:
     """Raise `JobError` where a cascade, measured as one bundle, is less accurate than it was calibrated to be."""
     if measured < wanted:
@@ -180,4 +145,4 @@ def _label_numbers(examples: Sequence[Row], bundle: Bundle) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(run, tasks=["classify"])
+    main(run)

@@ -17,12 +17,12 @@ from typing import NoReturn
 import yaml
 
 from cluster import session
-from cluster.public import public
 from cluster.session import JobError
+from cluster.shown_urls import shown_urls
 from configs.folder import GOES_ON, NO_ROOM, FolderError
 from configs.loader import UsageError, describe, load
 from configs.schema.recipe import Recipe
-from configs.schema.tasks import TASKS
+from configs.schema.tasks import TASKS, VERBS
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -50,13 +50,12 @@ def main(
     arguments: Sequence[str] | None = None,
     *,
     takes: Sequence[str] = (),
-    tasks: Sequence[str] = tuple(TASKS),
     kind: type[Recipe] = Recipe,
 ) -> NoReturn:
     """Run a verb as a command; never returns. Exit 0 done, 1 failed, 2 usage error.
 
     `takes`: which of the fields `bundle`, `deploy` and `remove`, that some verbs know, this one does not ignore.
-    `tasks`: those that it can do. `kind`: what its recipe is checked as.
+    `kind`: what its recipe is checked as.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -66,7 +65,7 @@ def main(
         recipe = _recipe(sys.modules[run.__module__].__doc__ or "", given, kind)
         if recipe is None:
             sys.exit(DONE)
-        _refuse_what_is_ignored(recipe, run.__module__, takes, tasks)
+        _refuse_what_is_ignored(recipe, run.__module__, takes)
         result = run(recipe.on_driver(session.home(), Path.cwd()))
     except UsageError as error:
         _leave(USAGE, str(error))
@@ -75,16 +74,16 @@ def main(
     except Exception as error:  # noqa: BLE001 - a fault of ours: the traceback is what its finder needs
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             _leave(FAILED, f"{error.filename or 'a file'}: not written: {error.strerror}; {GOES_ON}")
-        print(public(traceback.format_exc()), end="", file=sys.stderr)
+        print(shown_urls(traceback.format_exc()), end="", file=sys.stderr)
         _leave(FAILED, f"{type(error).__name__}: {error}")
     print(result.line(), flush=True)
     sys.exit(DONE)
 
 
-def _refuse_what_is_ignored(recipe: Recipe, verb: str, takes: Sequence[str], tasks: Sequence[str]) -> None:
+def _refuse_what_is_ignored(recipe: Recipe, verb: str, takes: Sequence[str]) -> None:
     verb = Path(sys.argv[0]).stem if verb == "__main__" else verb.rpartition(".")[2]
-    if recipe.task not in tasks:
-        able = "prepare, finetune, teach, distill, compress and evaluate do"
+    if verb in VERBS and verb not in (known := TASKS[recipe.task].verbs):
+        able = f"{', '.join(known[:-1])} and {known[-1]} do"
         raise UsageError(f"task: {recipe.task!r}: {verb} does not know such models yet; {able}")
     for name in ("bundle", "deploy", "remove"):
         if name not in takes and (value := getattr(recipe, name)):
@@ -97,7 +96,7 @@ def _stop(number: int, _: object) -> NoReturn:
 
 
 def _leave(code: int, message: str) -> NoReturn:
-    print("error: " + public(" ".join(message.split())), file=sys.stderr, flush=True)
+    print("error: " + shown_urls(" ".join(message.split())), file=sys.stderr, flush=True)
     sys.exit(code)
 
 

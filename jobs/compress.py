@@ -20,7 +20,7 @@ from jobs.command import Result, main
 from jobs.compression.bundle import compress
 from jobs.layout import output, teacher_folder
 from jobs.measure.card import card
-from jobs.measure.fresh import measure_candidate
+from jobs.measure.measurement import measure_candidate
 from jobs.preflight import check_given
 from serving.bundle import MANIFEST, bundle_digest, copy_bundle, with_metrics
 from tuning.pareto import METRIC, RETENTION
@@ -55,8 +55,8 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 
 def _baseline(recipe: Recipe, name: str, run: tracking.Run) -> Result:
     """Make the baseline `name` <output>/baseline, measure it, and register it."""
-    from jobs.cascade import teacher_metric
     from jobs.measure import baselines
+    from jobs.measure.teacher import teacher_metric
 
     folder, teacher = Path(output(recipe), "baseline"), teacher_folder(recipe)
     there = teacher if (teacher / MANIFEST).exists() else None

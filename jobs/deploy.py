@@ -27,19 +27,18 @@ from cluster.session import JobError
 from configs.folder import FolderError
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import TASKS, named
 from jobs.command import Result, main
 from jobs.layout import output
 from jobs.measure import gate
 from jobs.measure.gate import Objected, Release
-from jobs.measure.served import served, words
+from jobs.measure.served import SMOKE, served, words
 from serving import deployment
 from serving.bundle import MANIFEST, Bundle, bundle_bytes, bundle_digest, read_bundle, read_description
 from serving.dashboard import Dashboard, DeployError
-from serving.runtime import load_bundle
 
 SERVED_TAG = "slimcart.served."  # begins the tag of a version that says when it became champion; the service follows
 ACCEPTED_TAG = "slimcart.accepted"  # of a version: what spoke against its deployment, and was accepted
-SMOKE = "where is my order"
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +87,8 @@ def deploy(recipe: Recipe) -> Deployed:
     folder = registry.fetch(name, version, MANIFEST)
     bundle = read_bundle(folder)
     release = _registered(name, version, folder, bundle, recipe)
-    smoke(uri, folder, bundle)
+    if (smoke := TASKS[bundle.task].smoke) is not None:
+        named(smoke)(uri, folder, bundle)
     dashboard_url, headers = session.dashboard()
     places = session.home() / "serving"
     application = deployment.application(
@@ -228,14 +228,5 @@ def evidence(bundle: Bundle) -> dict[str, float]:
     return {**bundle.metrics, "megabytes": bundle_bytes(bundle) / 1e6}
 
 
-def smoke(uri: str, folder: Path, bundle: Bundle) -> None:
-    """One request through the very runtime that will serve."""
-    prediction = load_bundle(folder).predict([(SMOKE, SMOKE) if bundle.pairs else SMOKE])[0]
-    if prediction["label"] not in bundle.labels or not 0 < prediction["score"] <= 1:
-        raise JobError(
-            f"{uri}: not deployed: the smoke request was answered {prediction['label']!r} {prediction['score']}"
-        )
-
-
 if __name__ == "__main__":
-    main(run, takes=["bundle", "remove"], tasks=["classify"])
+    main(run, takes=["bundle", "remove"])

@@ -14,7 +14,7 @@ from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.layout import output
 from jobs.prepare import prepare, prepare_student
-from jobs.teach import lessons, teach
+from jobs.teach import teach, training_rows
 from jobs.training.fit import distill
 
 
@@ -24,7 +24,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         "distill", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
     ) as run:
         session.connect()
-        prepared = lessons(recipe, prepare(recipe))
+        prepared = training_rows(recipe, prepare(recipe))
         run.tag(slimcart__data=prepared.key)
         outputs = teach(recipe, prepared)
         folder = Path(output(recipe), "student")

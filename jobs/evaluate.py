@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster import registry, tracking
-from cluster.public import public
 from cluster.session import JobError
+from cluster.shown_urls import shown_urls
 from configs.folder import FolderError, commit, digest_json, read_manifest
 from configs.loader import UsageError
-from configs.schema.evaluation import BASELINES
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.compression.after_each_step import after_each_step
@@ -32,11 +31,11 @@ from jobs.data.prepared import MANIFEST
 from jobs.data.source import place, rows, shown
 from jobs.layout import output, teacher_folder
 from jobs.measure.comparison import TEACHER, WINNER, UnseenRows, compare
-from jobs.measure.contenders import FITTED, Contender
+from jobs.measure.contenders import Contender
 from jobs.measure.differences import grouped
-from jobs.measure.fresh import BUDGET_SHAPE, Measured, Question, ask, key
 from jobs.measure.gate import Evidence
 from jobs.measure.machine import machine_kind
+from jobs.measure.measurement import BUDGET_SHAPE, Measured, Measurement, key, measure
 from jobs.measure.table import Machine
 from jobs.preflight import check_given
 from jobs.versions import behaviour
@@ -66,11 +65,11 @@ def run(recipe: Recipe, parent: str | None = None, *, found: dict[str, Any] | No
 def locate(recipe: Recipe) -> Path:
     """The folder of the bundle under evaluation: `bundle`, fetched where it is a model URI, else <output>/bundle.
 
-    Of a decoder that was not compressed it is <output>/student, or the teacher where there is no student.
+    Where the task has models evaluated that were not compressed, it may be <output>/student, or else the teacher.
     """
     if recipe.bundle is None:
         bundle, student = Path(output(recipe), "bundle"), Path(output(recipe), "student")
-        if recipe.task == "classify" or (bundle / BUNDLE).exists():
+        if not recipe.judged_by.uncompressed or (bundle / BUNDLE).exists():
             return bundle
         return student if (student / BUNDLE).exists() else teacher_folder(recipe)
     return registry.folder(recipe.bundle, BUNDLE)
@@ -112,7 +111,7 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str) -> dict[str, Any]:
     identity = evaluation_key(recipe, contenders, test.fingerprint)
     shapes = _shapes(recipe, contenders)
     with tempfile.TemporaryDirectory(prefix="slimcart-evaluate-") as between:
-        if recipe.bundle is None and recipe.evaluation.steps and recipe.task == "classify":
+        if recipe.bundle is None and recipe.evaluation.steps and recipe.judged_by.uses("evaluation", "steps"):
             student = Path(output(recipe), "student")
             steps = after_each_step(recipe, description, student, Path(between)) if (student / BUNDLE).exists() else []
             contenders = [*contenders[:-1], *steps, contenders[-1]]
@@ -128,7 +127,7 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str) -> dict[str, Any]:
         "bundle": bundle_digest(bundle),
         "run_id": run_id,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "test": public(str(recipe.data.test)),
+        "test": shown_urls(str(recipe.data.test)),
         "rows": audited,
         **compared,
     }
@@ -192,13 +191,13 @@ def _measure(
     that fails is left out with a warning, unless it is the winner or its teacher.
     """
     common: dict[str, Any] = {"task": recipe.task, "data": recipe.data, "split": "test", "resources": True}
-    common |= {"answers": recipe.task == "classify", "batches": True, "metric": recipe.budget.metric}
+    common |= {"answers": recipe.judged_by.compare is not None, "batches": True, "metric": recipe.budget.metric}
     found: dict[str, Measured] = {}
     for contender in contenders:
-        if contender.kind not in FITTED:
+        if contender.fit is None:
             log.info("scoring %s on %s", contender.name, place(recipe.data, "test"))
             try:
-                found |= ask(Question(contenders=[contender], **common))
+                found |= measure(Measurement(contenders=[contender], **common))
             except JobError as error:
                 if contender.name in (WINNER, TEACHER):
                     raise
@@ -207,11 +206,11 @@ def _measure(
 
     def in_turns(takers: list[Contender]) -> dict[str, Measured]:
         log.info("timing %s in turns", ", ".join(each.name for each in takers))
-        fitted = [each.name for each in takers if each.kind in FITTED]
-        return ask(Question(contenders=takers, score=fitted, shapes=shapes, **common))
+        fitted = [each.name for each in takers if each.fit]
+        return measure(Measurement(contenders=takers, score=fitted, shapes=shapes, **common))
 
     scored = [each for each in contenders if each.name in found]
-    contenders = [each for each in contenders if each.name in found or each.kind in FITTED]
+    contenders = [each for each in contenders if each.name in found or each.fit]
     try:
         timed = in_turns(contenders)
     except JobError as error:
@@ -253,9 +252,8 @@ def _compare_with_peak(
 
 
 def _shapes(recipe: Recipe, contenders: list[Contender]) -> list[tuple[int, int]]:
-    """(batch, tokens) that are timed. None of a decoder, which is timed on rows as they come: how long it takes depends
-    on what it writes."""
-    if recipe.task != "classify":
+    """(batch, tokens) that are timed; none where how long it takes depends on what it writes."""
+    if not recipe.judged_by.at_shapes:
         return []
     folders = [Path(each.folder) for each in contenders if each.folder]
     longest = min(read_description(folder).max_length for folder in folders)
@@ -318,12 +316,13 @@ def _baselines(recipe: Recipe, teacher: Path | None, description: Bundle) -> lis
         baselines.check_possible(name, teacher, "evaluation.baselines")
     itself = description.provenance.get("baseline")
     names = [name for name in baselines.possible(recipe, teacher) if name != itself]
-    if recipe.task == "generate":
-        return [Contender(name=BASELINES[each].contender, kind="nearest") for each in names]
-    return [
-        Contender(name=BASELINES[name].contender, kind="bundle", folder=str(folder))
-        for name, folder in baselines.made(recipe, names, teacher).items()
-    ]
+    known = recipe.judged_by.baselines
+    bundles = baselines.made(recipe, [name for name in names if known[name].is_bundle], teacher)
+    places: dict[str, dict[str, str]] = {
+        name: {"kind": "bundle", "folder": str(folder)} for name, folder in bundles.items()
+    }
+    places |= {name: {"kind": "fitted", "fit": known[name].make} for name in names if not known[name].is_bundle}
+    return [Contender.model_validate({"name": known[name].contender, **place}) for name, place in places.items()]
 
 
 def _made_of(description: Bundle, student: Path) -> bool:

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from cluster import session, tracking, underway
+from cluster import resume, session, tracking
 from configs.folder import read_manifest
 from configs.schema.recipe import Recipe, SearchRecipe
 from jobs import deploy, evaluate, finetune, prepare, teach, tune
@@ -109,7 +109,7 @@ def _final_evaluation(recipe: Recipe, bundle: Path, run: tracking.Run) -> dict[s
 
 def _broken_off(recipe: Recipe, stage: str, run: tracking.Run) -> bool:
     """Whether the stage was killed between its last file and the end of its MLflow run."""
-    return underway.broken_off(Path(output(recipe)), stage, run.id)
+    return resume.broken_off(Path(output(recipe)), stage, run.id)
 
 
 def _skip(stage: str, reason: str) -> None:
@@ -117,4 +117,4 @@ def _skip(stage: str, reason: str) -> None:
 
 
 if __name__ == "__main__":
-    main(run, takes=["deploy"], tasks=["classify"], kind=SearchRecipe)
+    main(run, takes=["deploy"], kind=SearchRecipe)

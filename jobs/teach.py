@@ -17,7 +17,7 @@ from pathlib import Path
 from cluster import session, tracking
 from cluster.session import JobError
 from configs.folder import FolderError, verify
-from configs.schema.distillation import Wanted
+from configs.schema.distillation import StoredOutputs
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, Prepared, has_key
@@ -33,7 +33,7 @@ def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = N
     """The job: one MLflow run around `teach`."""
     with tracking.run("teach", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent) as run:
         session.connect()
-        prepared = lessons(recipe, prepared or prepare(recipe))
+        prepared = training_rows(recipe, prepared or prepare(recipe))
         run.tag(slimcart__data=prepared.key)
         started = time.monotonic()
         teach(recipe, prepared)
@@ -42,12 +42,12 @@ def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = N
     return Result("teach", run.id, output(recipe), metrics)
 
 
-def lessons(recipe: Recipe, prepared: Prepared) -> Prepared:
+def training_rows(recipe: Recipe, prepared: Prepared) -> Prepared:
     """The rows that students learn from: those prepared, or as the teacher completes them, in <output>/completions."""
     if recipe.distillation.targets == "rows":
         return prepared
     _check_teachers(recipe, prepared)
-    return Prepared.open(_ask(recipe, prepared, Path(output(recipe), "completions"), Wanted(completions=True)))
+    return Prepared.open(_ask(recipe, prepared, Path(output(recipe), "completions"), StoredOutputs(completions=True)))
 
 
 def teach(recipe: Recipe, prepared: Prepared) -> Path:
@@ -64,7 +64,7 @@ def _check_teachers(recipe: Recipe, prepared: Prepared) -> None:
         check_fits(Path(folder), read_reference(Path(folder), "python -m jobs.finetune"), prepared)
 
 
-def _ask(recipe: Recipe, prepared: Prepared, folder: Path, wanted: Wanted) -> Path:
+def _ask(recipe: Recipe, prepared: Prepared, folder: Path, wanted: StoredOutputs) -> Path:
     """Let the teachers make `folder`, or find it made; two jobs at once make it once."""
     from filelock import FileLock
 
@@ -89,7 +89,7 @@ def _ask(recipe: Recipe, prepared: Prepared, folder: Path, wanted: Wanted) -> Pa
     return folder
 
 
-def _check_room(wanted: Wanted, recipe: Recipe, prepared: Prepared) -> None:
+def _check_room(wanted: StoredOutputs, recipe: Recipe, prepared: Prepared) -> None:
     """Say what vectors will take before they are computed; raise `JobError` where the disk has no such room."""
     vectors = len(wanted.hidden_layers) + 3 * (wanted.relation_layer is not None)
     if not vectors:

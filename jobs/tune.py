@@ -32,8 +32,8 @@ from jobs.data.source import check_unchanged, rows
 from jobs.layout import output, pool_folder, teacher_folder
 from jobs.measure import early
 from jobs.measure.card import card
-from jobs.measure.fresh import measure_candidate, time_again
 from jobs.measure.machine import machine_kind
+from jobs.measure.measurement import measure_candidate, time_again
 from jobs.measure.retention import Teacher, taught
 from jobs.preflight import check_possible
 from jobs.prepare import prepare, prepare_student
@@ -329,4 +329,4 @@ def _winner(choice: Choice, trials: list[Trial], folder: Path) -> Trial:
 
 
 if __name__ == "__main__":
-    main(run, tasks=["classify"], kind=SearchRecipe)
+    main(run, kind=SearchRecipe)

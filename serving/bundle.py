@@ -15,14 +15,14 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from configs import folder as folders
+from configs.schema.runtimes import RUNTIMES
+from configs.schema.tasks import TASKS, TaskName
 from serving.pickles import pickle_reason
 
 MANIFEST = "bundle.json"
 CARD = "README.md"
-VOCABULARY = "vocabulary.json"  # of the runtimes that have one beside the tokenizer
 FORMAT_VERSION = 1
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
-RUNTIMES = {"classify": ("onnxruntime", "openvino", "linear", "torch"), "generate": ("ctranslate2", "torch")}  # by task
 
 
 class BundleError(folders.FolderError):
@@ -55,7 +55,7 @@ class Stage(_Frozen):
     def can_be_fed(self) -> Self:
         if unknown := sorted(set(self.inputs) - set(INPUT_NAMES)):
             raise ValueError(f"inputs {unknown} are unknown; known are {list(INPUT_NAMES)}")
-        if bool(self.inputs) == (self.runtime == "linear"):
+        if bool(self.inputs) != RUNTIMES[self.runtime].reads_tokens:
             raise ValueError(f"{len(self.inputs)} inputs for runtime {self.runtime!r}; linear has none, others some")
         _stay_inside(*self.needed)
         return self
@@ -63,12 +63,7 @@ class Stage(_Frozen):
     @property
     def needed(self) -> list[str]:
         """Files without which the model cannot be opened."""
-        beside = {
-            "openvino": [str(PurePosixPath(self.model).with_suffix(".bin"))],
-            "ctranslate2": ["config.json", VOCABULARY],
-            "linear": [str(PurePosixPath(self.model).with_name(VOCABULARY))],
-        }
-        return [self.model, self.tokenizer, *beside.get(self.runtime, [])]
+        return [self.model, self.tokenizer, *RUNTIMES[self.runtime].files_beside(self.model)]
 
 
 class First(Stage):
@@ -82,7 +77,7 @@ class Bundle(Stage):
 
     format_version: Literal[1] = FORMAT_VERSION
     name: str = Field(min_length=1)
-    task: Literal["classify", "generate"]
+    task: TaskName
     labels: list[str] = Field(default_factory=list, description="classify: in the order of the model's outputs")
     first: First | None = Field(
         default=None, description="a cascade: a smaller model that is asked first; `model` answers what it is unsure of"
@@ -97,15 +92,16 @@ class Bundle(Stage):
 
     @model_validator(mode="after")
     def names_fit(self) -> Self:
-        if (len(self.labels) < 2) == (self.task == "classify"):
+        task = TASKS[self.task]
+        if (len(self.labels) < 2) == task.labelled:
             raise ValueError(
                 f"task {self.task!r} with {len(self.labels)} labels; classify has two or more, generate none"
             )
-        if self.runtime not in RUNTIMES[self.task]:
-            raise ValueError(f"runtime {self.runtime!r} does not run task {self.task!r}; {RUNTIMES[self.task]} do")
+        if self.runtime not in task.bundles:
+            raise ValueError(f"runtime {self.runtime!r} does not run task {self.task!r}; {task.bundles} do")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels repeat; each output needs its own label")
-        if self.first and (self.task != "classify" or "torch" in (self.runtime, self.first.runtime)):
+        if self.first and (not task.labelled or "torch" in (self.runtime, self.first.runtime)):
             raise ValueError("a cascade has two exported classifiers")
         _stay_inside(*self.files)
         return self

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.schema.tasks import TASKS
 from serving.bundle import CARD, Bundle, BundleError, Stage, read_bundle, write_bundle
 from serving.classifier import Classifier
 from serving.inputs import Input, Reading
@@ -59,7 +60,7 @@ class Cascade(Classifier):
 def check_pair(first: Bundle, second: Bundle) -> None:
     """Raise `BundleError` where two bundles do not make a cascade."""
     for bundle in (first, second):
-        if bundle.task != "classify" or bundle.runtime == "torch" or bundle.first is not None:
+        if not TASKS[bundle.task].labelled or bundle.runtime == "torch" or bundle.first is not None:
             kind = "cascade" if bundle.first else f"{bundle.runtime} bundle for task {bundle.task!r}"
             raise BundleError(f"bundle {bundle.name!r}: a {kind}; a cascade joins two exported classifiers")
     if first.labels != second.labels:

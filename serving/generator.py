@@ -14,6 +14,8 @@ from serving.runtimes import GeneratorModel, one_line, open_bundle
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+OPENS = "serving.generator:load_generator"  # as records of tasks name it
+
 
 class Completion(TypedDict):
     """What follows a prompt."""
@@ -71,7 +73,7 @@ def completions(
 
 def load_generator(folder: Path | str, threads: int = 1, tokens_per_batch: int = TOKENS_PER_BATCH) -> Generator:
     """Verify a decoder's bundle and load it on the CPU; `threads` run one matrix product. Raises `BundleError`."""
-    opened = open_bundle(Path(folder), "generate", threads)
+    opened = open_bundle(Path(folder), OPENS, threads)
     generator = Generator(opened.bundle, opened.model, opened.tokenizer, tokens_per_batch)
     try:  # what cannot answer is refused when it is loaded, not by its first customer
         generator.predict([("a", "b") if opened.bundle.pairs else "a"])

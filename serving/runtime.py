@@ -18,22 +18,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
+from configs.schema.tasks import TASKS, named
 from serving.bundle import Bundle, BundleError, read_description
 from serving.classifier import Classifier
-from serving.generator import load_generator
 from serving.inputs import TOKENS_PER_BATCH, Input
 from serving.runtimes import one_line, open_bundle, open_verified
 
 if TYPE_CHECKING:
     pass
 
+OPENS = "serving.runtime:load_bundle"  # as records of tasks name it
 Predict = Callable[[Sequence[Input]], Sequence[Mapping[str, Any]]]
 
 
 def load_bundle(folder: Path | str, threads: int = 1, tokens_per_batch: int = TOKENS_PER_BATCH) -> Classifier:
     """Verify a classifier's bundle and load it on the CPU; `threads` run one matrix product. Raises `BundleError`."""
     folder = Path(folder)
-    opened = open_bundle(folder, "classify", threads)
+    opened = open_bundle(folder, OPENS, threads)
     first = opened.bundle.first
     parts = (opened.bundle, opened.model, opened.tokenizer, tokens_per_batch)
     classifier = Classifier(*parts)
@@ -62,14 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--threads {options.threads}: give 1 or more")
     try:
         bundle = read_description(options.bundle)
-        if bundle.task == "classify":
-            asked = {"all_scores": options.scores, "details": options.details}
-            predict = partial(load_bundle(options.bundle, options.threads).predict, **asked)
-        elif options.scores or options.details:
+        task = TASKS[bundle.task]
+        asked = {"all_scores": options.scores, "details": options.details} if task.labelled else {}
+        if not task.labelled and (options.scores or options.details):
             flag = "--scores" if options.scores else "--details"
             raise BundleError(f"{flag}: {options.bundle} writes texts and has no labels to score; leave it out")
-        else:
-            predict = load_generator(options.bundle, options.threads).predict
+        predict = partial(named(task.open)(options.bundle, options.threads).predict, **asked)
         answer(predict, bundle, sys.stdin.buffer, sys.stdout)
     except (BundleError, ValueError) as error:
         print(one_line(error), file=sys.stderr)

@@ -150,12 +150,12 @@ def test_every_function_that_a_table_names_as_text_can_be_imported():
 
 
 def test_every_step_of_the_recipe_has_a_function():
-    if not (ROOT / "jobs/compression/steps.py").exists():
-        pytest.skip("jobs/compression/steps.py is not there yet")
+    if not (ROOT / "jobs/compression/apply.py").exists():
+        pytest.skip("jobs/compression/apply.py is not there yet")
     from typing import get_args
 
     from configs.schema.compression import Step
 
-    named = " ".join((ROOT / "jobs/compression/steps.py").read_text(encoding="utf-8").split())
+    named = " ".join((ROOT / "jobs/compression/apply.py").read_text(encoding="utf-8").split())
     for spec in get_args(get_args(Step)[0]):
         assert spec.__name__ in named

@@ -12,7 +12,7 @@ import pytest
 
 from configs.folder import commit
 from configs.schema.recipe import Recipe
-from jobs.compression.workplace import Workplace
+from jobs.compression.step_context import StepContext
 from jobs.data.prepared import MANIFEST, ROWS
 from jobs.models import encoder
 from jobs.models.reference import read_reference, write_reference
@@ -22,7 +22,7 @@ from tests.tiny_shop import CHOSEN, write_encoder, write_locally, write_rows
 LONGEST = 24
 
 
-def workplace(folder: Path, layers: int = 1) -> Workplace:
+def workplace(folder: Path, layers: int = 1) -> StepContext:
     """Of a BERT of random weights, 32 wide, and rows of five intents, cut to `LONGEST` tokens."""
     write_rows(folder)
     model = str(write_encoder(folder / "encoder", layers))
@@ -42,7 +42,7 @@ def workplace(folder: Path, layers: int = 1) -> Workplace:
     write_reference(folder / "student", student, prepared, "tiny", {}, {})
     (folder / "between").mkdir()
     reference = read_reference(folder / "student", "python -m jobs.distill")
-    return Workplace(recipe, folder / "student", reference, folder / "between")
+    return StepContext(recipe, folder / "student", reference, folder / "between")
 
 
 def write_logits(folder: Path, logits_NC: np.ndarray, **manifest: Any) -> None:

@@ -13,8 +13,8 @@ from torch import nn
 
 from configs.folder import commit
 from configs.schema.recipe import Recipe
-from jobs.compression.rows import logits
-from jobs.compression.workplace import Workplace
+from jobs.compression.logits import logits
+from jobs.compression.step_context import StepContext
 from jobs.data.feeds import take
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared
 from jobs.models.decoder import Decoder, complete
@@ -54,7 +54,7 @@ def completed(model: Decoder, prompts: int) -> Examples:
 
 def workplace(
     folder: Path, student: EncoderClassifier | Decoder, train: Examples, validation: Examples, **recipe: Any
-) -> Workplace:
+) -> StepContext:
     """All of it on disk below `folder`; `recipe` holds further fields of the recipe."""
     words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(VOCABULARY)}, "w1"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
@@ -74,7 +74,7 @@ def workplace(
     between = folder / "between"
     between.mkdir()
     made = Recipe.model_validate({"name": "tiny", "output": str(folder), **recipe})
-    return Workplace(made, folder / "student", read_reference(folder / "student", ""), between)
+    return StepContext(made, folder / "student", read_reference(folder / "student", ""), between)
 
 
 def _table(split: str, rows: Examples) -> pa.Table:

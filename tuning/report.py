@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.schema.search import BudgetSpec, Objective
+from configs.schema.tasks import TASKS
 from tuning.chart import DASH, FIGURES, draw, figure, fits
 from tuning.comparison import svg, templates
 from tuning.pareto import (
@@ -211,7 +212,7 @@ def _tile(name: str, metrics: Metrics, words: str) -> dict[str, Any]:
 
 def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The final evaluation: one row for each figure, one cell for each contender, compared with the teacher."""
-    order = [*FIRST, *evaluation["answers"]]
+    order, task = [*FIRST, *evaluation["answers"]], TASKS[evaluation["task"]]
     answers: dict[str, Metrics] = dict(sorted(evaluation["answers"].items(), key=lambda each: order.index(each[0])))
     teacher = answers.get("teacher")
     latencies = {  # prefix: title
@@ -239,12 +240,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         return {"title": title, "cells": cells}
 
     rows = [
-        row("accuracy", "accuracy", ".4f", "kept"),
-        row("accuracy, 95 % interval", "accuracy_low", ".4f", further=["accuracy_high"]),
-        row("macro-F1", "macro_f1", ".4f", "kept"),
-        row("macro-F1, 95 % interval", "macro_f1_low", ".4f", further=["macro_f1_high"]),
-        row("answers as the teacher does", "agreement", ".2%"),
-        row("calibration error (ECE)", "ece", ".4f"),
+        *(row(each.title, each.metric, each.form, each.compare, further=each.further) for each in task.lines),
         row("answers that change with the batch", "batch_changed", ".2%"),
         *(
             row(f"p50 / p95 / p99 ms, {title}", f"{at}p50_ms", ".2f", "faster", further=[f"{at}p95_ms", f"{at}p99_ms"])
@@ -268,7 +264,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "against_teacher": teacher is not None,
         "first": evaluation["first"],
         "behind": evaluation["behind"],
-        "chart": svg(answers, evaluation.get("metric", "accuracy"), TIMED, alone=False),
+        "chart": svg(answers, evaluation.get("metric", task.metric), TIMED, alone=False),
         "notes": evaluation.get("notes", []),
     }
 

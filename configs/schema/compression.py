@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -17,8 +16,6 @@ class StepSpec(Spec):
 
     after_export: ClassVar[bool] = False  # works on the exported file, not on the model
     trains: ClassVar[bool] = False  # the model learns: what the steps before it lost is judged after it
-    tasks: ClassVar[tuple[str, ...]] = ("classify",)
-    runtimes: ClassVar[Mapping[str, tuple[str, ...]]] = {"onnxruntime": ()}  # and the fields that mean nothing to them
     asks_for_quiet: ClassVar[bool] = False  # waits for measurements itself, or takes one (`cluster.quiet`)
 
     name: str | None = Field(
@@ -36,15 +33,19 @@ class StepSpec(Spec):
     )
 
     @property
+    def kind(self) -> str:
+        """The value of `step`."""
+        return self.model_dump()["step"]
+
+    @property
     def title(self) -> str:
         """What overrides, facts and messages call it."""
-        return self.name or self.model_dump()["step"]
+        return self.name or self.kind
 
 
 class PruneSpec(StepSpec):
     """Zeros among the weights of all Linear and Conv1d layers but the head. Before `export`."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("classify", "generate")
     step: Literal["prune"]
     sparsity: float | None = Field(default=0.3, ge=0, lt=1, description="share of the weights that is zero afterwards")
     scope: Literal["global", "layer"] = Field(
@@ -269,7 +270,6 @@ class FoldSpec(StepSpec):
 class ExportStep(StepSpec):
     """torch -> file of the runtime in `export.runtime`, any batch and any length. Exactly one."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("classify", "generate")
     step: Literal["export"]
 
 
@@ -278,12 +278,6 @@ class QuantizeSpec(StepSpec):
     activations are multiplied with stays in float. After `export`."""
 
     after_export: ClassVar[bool] = True
-    tasks: ClassVar[tuple[str, ...]] = ("classify", "generate")
-    runtimes: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "onnxruntime": ("bits", "group"),
-        "openvino": ("bits", "group", "per_channel", "reduce_range", "calibration"),
-        "ctranslate2": ("per_channel", "reduce_range", "calibration_rows", "calibration"),
-    }
     step: Literal["quantize"]
     bits: Literal[8, 4] = Field(
         default=8, description="of a weight; ctranslate2: 4 makes the file smaller, answers take as long as in float"

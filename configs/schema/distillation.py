@@ -12,7 +12,7 @@ from configs.loader import Spec
 from configs.schema.data import PoolSpec
 from configs.schema.models import OptimizerSpec
 
-INSIDE = ("hidden", "relations", "cosine")  # objectives that compare more than logits
+HIDDEN_OBJECTIVES = ("hidden", "relations", "cosine")  # objectives that compare more than logits
 
 
 class Objectives(Spec):
@@ -134,14 +134,14 @@ class DistillationSpec(OptimizerSpec):
         return self
 
     @property
-    def inside(self) -> dict[str, float]:
+    def hidden_objectives(self) -> dict[str, float]:
         """The largest weight, over all epochs, of each objective that compares more than logits; those above 0."""
         every = [self.weights, *(stage.weights for stage in self.stages)]
-        most = {name: max(getattr(weights, name) for weights in every) for name in INSIDE}
+        most = {name: max(getattr(weights, name) for weights in every) for name in HIDDEN_OBJECTIVES}
         return {name: weight for name, weight in most.items() if weight}
 
     def vectors_of(self, inside: Collection[str]) -> list[int]:
-        """The teacher's layers whose token vectors some of `INSIDE` compare; that of the cosine is the last one."""
+        """The teacher's layers whose token vectors these `HIDDEN_OBJECTIVES` compare; the cosine compares the last."""
         return [*(self.hidden_layers if "hidden" in inside else []), *([-1] if "cosine" in inside else [])]
 
     def during(self, epoch: int) -> Self:
@@ -160,7 +160,7 @@ class DistillationSpec(OptimizerSpec):
         return self.model_copy(update=changes)
 
 
-class Wanted(Spec):
+class StoredOutputs(Spec):
     """What of the teacher's outputs is stored."""
 
     tokens: int | None = Field(default=None, description="of a decoder: its likeliest tokens at each place")
@@ -169,7 +169,7 @@ class Wanted(Spec):
     hidden_layers: list[int] = Field(default_factory=list, description="of an encoder: token vectors after these")
     relation_layer: int | None = Field(default=None, description="of an encoder: queries, keys and values in this one")
 
-    def covers(self, other: Wanted) -> bool:
+    def covers(self, other: StoredOutputs) -> bool:
         """Whether an encoder's outputs, stored so, hold what `other` wants of it."""
         return set(other.hidden_layers) <= set(self.hidden_layers) and other.relation_layer in (
             None,
@@ -177,7 +177,7 @@ class Wanted(Spec):
         )
 
 
-class Taught(NamedTuple):
+class WeightedTeacher(NamedTuple):
     """A teacher's bundle folder, and its weight in the mean of several."""
 
     folder: str

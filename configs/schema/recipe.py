@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -19,26 +19,14 @@ from configs.schema.compression import APART, CascadeSpec, DistillStep, ExportSp
 from configs.schema.data import DATA_FILE, HUB_ID, DataSpec
 from configs.schema.distillation import DistillationSpec
 from configs.schema.engine import EngineSpec, TrackingSpec
-from configs.schema.evaluation import EvaluationSpec, baselines_of
+from configs.schema.evaluation import EvaluationSpec
 from configs.schema.models import NEW, StudentSpec, TeacherSpec
-from configs.schema.runtimes import forms
+from configs.schema.runtimes import export_targets
 from configs.schema.search import BudgetSpec, SearchSpec
 from configs.schema.serving import ServingSpec, service_name
-from configs.schema.tasks import TASKS, Task
+from configs.schema.tasks import DEFAULT, TASKS, Task, TaskName
 
 SEARCHABLE = ("student", "distillation", "compression")  # what a trial does; the rest is done once, before it
-
-HEAD = ("head_learning_rate", "class_weights")
-FOREIGN: dict[str, dict[str, tuple[str, ...]]] = {  # what a task does not use, by section
-    "classify": {"data": ("packing",), "distillation": ("stored_tokens", "stored_draws", "targets")},
-    "generate": {
-        "data": ("slices",),
-        "teacher": (*HEAD, "pooling", "dropout", "head"),
-        "student": ("hidden", "heads", "feed_forward", "share_layers", "kernel", "pooling"),
-        "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
-        "evaluation": ("steps",),
-    },
-}
 
 WHOLE = {  # what a model can be trained with that is known neither as layers nor to AutoTP, and has running statistics
     "pipeline_stages": (1,),
@@ -80,8 +68,8 @@ class Recipe(Spec):
     """One YAML file, resolved."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=63, description="names the model, lower case")
-    task: Literal["classify", "generate"] = Field(
-        default="classify",
+    task: TaskName = Field(
+        default=DEFAULT,
         description="classify: a text, or a pair of texts, into classes; generate: a text from a prompt or attributes",
     )
     output: str | None = Field(
@@ -126,9 +114,11 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def nothing_belongs_to_another_task(self) -> Self:
-        if self.task == "classify" and self.teacher.model.startswith(NEW):
-            raise ValueError(f"teacher.model: {self.teacher.model!r} is for task generate; classify needs an encoder")
-        for name, fields in FOREIGN[self.task].items():
+        task = TASKS[self.task]
+        if not task.new_models and self.teacher.model.startswith(NEW):
+            able = " or ".join(name for name, each in TASKS.items() if each.new_models)
+            raise ValueError(f"teacher.model: {self.teacher.model!r} is for task {able}; {self.task} needs an encoder")
+        for name, fields in task.unused.items():
             section = getattr(self, name)
             for field in fields:
                 if (value := getattr(section, field)) != getattr(type(section)(), field):
@@ -148,12 +138,12 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def objectives_see_what_they_compare(self) -> Self:
         reasons = {
-            "task 'generate' compares logits alone": self.task == "generate",
+            f"task {self.task!r} compares logits alone": not TASKS[self.task].hidden_states,
             "a pipeline gives logits alone": self.engine.pipeline_stages > 1,
             "workers that split a layer hold a part of its vectors": self.engine.tensor_parallel > 1,
             "a student of kind 'conv' has no layers like the teacher's": self.student.kind == "conv",
         }
-        for name, weight in self.distillation.inside.items():
+        for name, weight in self.distillation.hidden_objectives.items():
             if reason := next((reason for reason, holds in reasons.items() if holds), None):
                 raise ValueError(f"distillation.weights.{name}: {weight:g}: {reason}; use 0 here")
         return self
@@ -163,7 +153,7 @@ class Recipe(Spec):
         if self.has_pool:
             rows, weights = self.distillation.pool.rows, self.distillation.weights
             asked = f"distillation.pool.rows: {rows}" if rows else f"data.unlabelled: {self.data.unlabelled!r}"
-            if self.task != "classify":
+            if not TASKS[self.task].pool:
                 raise ValueError(
                     f"{asked}: task {self.task!r} needs texts to write, unlabelled rows have none; leave it out"
                 )
@@ -177,8 +167,8 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def student_can_be_built_and_trained(self) -> Self:
         kind = self.student.kind
-        if self.task == "generate" and kind not in ("layers", "pretrained"):
-            raise ValueError(f"student.kind: {kind!r}: an encoder; task 'generate' takes layers or pretrained")
+        if kind not in (able := TASKS[self.task].student_kinds):
+            raise ValueError(f"student.kind: {kind!r}: an encoder; task {self.task!r} takes {' or '.join(able)}")
         for name, possible in WHOLE.items() if kind == "conv" else ():
             if (value := getattr(self.engine, name)) not in possible:
                 able = " or ".join(map(str, possible))
@@ -200,10 +190,9 @@ class Recipe(Spec):
                 raise ValueError(f"compression[{index}]: {step.step!r} works {side} export; move it {side} that item")
             if reason := next((APART[kind, step.step] for kind in kinds[:index] if (kind, step.step) in APART), None):
                 raise ValueError(f"compression[{index}]: {step.step!r} after {kinds[:index]}: {reason}; leave one out")
-            if self.task not in step.tasks:
-                raise ValueError(
-                    f"compression[{index}]: {step.step!r} is for task {' or '.join(step.tasks)}; leave it out"
-                )
+            if step.step not in TASKS[self.task].steps:
+                able = " or ".join(name for name, task in TASKS.items() if step.step in task.steps)
+                raise ValueError(f"compression[{index}]: {step.step!r} is for task {able}; leave it out")
         if "shrink" in kinds and self.student.share_layers:
             raise ValueError(
                 "student.share_layers: true: step 'shrink' cuts layers one by one, and they are one; use false"
@@ -219,7 +208,7 @@ class Recipe(Spec):
             )
         if "cluster" in kinds and "code" not in kinds:
             raise ValueError("compression: 'cluster' makes a file smaller only with 'code' after export; add that item")
-        forms(self.export, self.task, self.compression)
+        export_targets(self.export, self.task, self.compression)
         names = Counter(each.title for each in self.compression)
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"compression: {twice[0]!r} stands for several items; give each a name of its own")
@@ -244,7 +233,7 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def baselines_are_those_of_the_task(self) -> Self:
-        known, asked = baselines_of(self.task), self.evaluation.baselines or []
+        known, asked = list(TASKS[self.task].baselines), self.evaluation.baselines or []
         for name, count in Counter(asked).items():
             if name not in known:
                 able = " and ".join(known)
@@ -254,10 +243,12 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
-    def a_baseline_that_is_made_a_bundle_classifies(self) -> Self:
-        known = baselines_of(self.task) if self.task == "classify" else []
-        if self.baseline is not None and self.baseline not in known:
-            able = f"classify has baseline:{' and baseline:'.join(baselines_of('classify'))}"
+    def a_baseline_that_is_made_a_bundle_can_be_one(self) -> Self:
+        made = {name: task.bundled_baselines for name, task in TASKS.items()}
+        if self.baseline is not None and self.baseline not in made[self.task]:
+            able = "; ".join(
+                f"{name} has baseline:{' and baseline:'.join(each)}" for name, each in made.items() if each
+            )
             raise ValueError(f"bundle: {self.bundle}: task {self.task!r} makes no such baseline a bundle; {able}")
         return self
 

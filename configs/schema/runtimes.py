@@ -1,27 +1,122 @@
-"""What a file can be exported for: which runtime, and which precision of what is not int8."""
+"""The runtimes there are: one record each, and what a recipe's file can be exported for.
+
+A new runtime is a file in `serving/runtimes/`, one in `jobs/compression/export/`, and a record here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from configs.schema.compression import ExportSpec, Step
+from configs.schema.tasks import TASKS
 
-RUNTIMES = {"classify": ("onnxruntime", "openvino"), "generate": ("ctranslate2",)}  # by task, the usual one first
-PRECISIONS = {"onnxruntime": ("f32",), "openvino": ("f32", "bf16", "f16"), "ctranslate2": ("f32", "bf16")}
-TRIED = {"onnxruntime": ("f32",), "openvino": ("f32", "bf16"), "ctranslate2": ("f32",)}  # by runtime auto
+VOCABULARY = "vocabulary.json"  # of the runtimes that have one beside the tokenizer
 
 
-class Form(NamedTuple):
+class FileStep(NamedTuple):
+    """How a step after export works on the files of a runtime."""
+
+    function: str  # (file, spec, new file, step context)
+    ignored: tuple[str, ...] = ()  # fields that mean nothing to it
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What opens, exports, quantises and counts the files of a runtime; functions are named "module:name"."""
+
+    model: str  # usual name of its file in a bundle
+    open: str | None = None  # (folder, bundle, threads) -> a model of `serving.runtimes`; None: it is not served
+    precisions: tuple[str, ...] = ()  # of what is not int8; none: nothing is exported for it
+    tried: tuple[str, ...] = ()  # the same, by runtime auto
+    suffix: str = ""  # of an exported file; none: it is a folder
+    beside: tuple[str, ...] = ()  # files beside the model that it cannot be opened without
+    export: str | None = None  # (model, new file, step context)
+    open_file: str | None = None  # (file, precision, threads) -> what gives logits
+    computes: str | None = None  # (precision) -> whether this CPU has the instructions; None: any has
+    steps: Mapping[str, FileStep] = field(default_factory=dict)  # after export
+    count: str | None = None  # (file, inputs, tokens) -> FLOP of one row
+    reads_tokens: bool = True
+    needs: str | None = None  # package that a user installs; None: one of the runtime's name
+
+    def files_beside(self, model: str) -> list[str]:
+        """The names of `beside` for a model of this name."""
+        file = PurePosixPath(model)
+        return [str(file.with_name(each.format(stem=file.stem))) for each in self.beside]
+
+
+RUNTIMES: dict[str, Runtime] = {
+    "onnxruntime": Runtime(
+        model="model.onnx",
+        open="serving.runtimes.onnxruntime:open_model",
+        precisions=("f32",),
+        tried=("f32",),
+        suffix=".onnx",
+        export="jobs.compression.export.onnx.onnx:export",
+        open_file="serving.runtimes.onnxruntime:open_file",
+        steps={
+            "quantize": FileStep("jobs.compression.apply.quantize:quantize", ("bits", "group")),
+            "code": FileStep("jobs.compression.apply.codebook:code"),
+        },
+        count="jobs.measure.flops:of_graph",
+    ),
+    "openvino": Runtime(
+        model="model.xml",
+        open="serving.runtimes.openvino:open_model",
+        precisions=("f32", "bf16", "f16"),
+        tried=("f32", "bf16"),
+        suffix=".xml",
+        beside=("{stem}.bin",),
+        export="jobs.compression.export.onnx.openvino:export",
+        open_file="serving.runtimes.openvino:open_file",
+        computes="serving.runtimes.openvino:computes",
+        steps={
+            "quantize": FileStep(
+                "jobs.compression.export.onnx.openvino:quantize",
+                ("bits", "group", "per_channel", "reduce_range", "calibration"),
+            )
+        },
+        count="jobs.measure.flops:of_openvino",
+    ),
+    "ctranslate2": Runtime(
+        model="model.bin",
+        open="serving.runtimes.ctranslate2:open_model",
+        precisions=("f32", "bf16"),
+        tried=("f32",),
+        beside=("config.json", VOCABULARY),
+        export="jobs.compression.export.onnx.ctranslate2:export",
+        open_file="serving.runtimes.ctranslate2:open_file",
+        computes="serving.runtimes.ctranslate2:computes",
+        steps={
+            "quantize": FileStep(
+                "jobs.compression.export.onnx.ctranslate2:quantize",
+                ("per_channel", "reduce_range", "calibration_rows", "calibration"),
+            )
+        },
+    ),
+    "linear": Runtime(
+        model="model.npy",
+        open="serving.runtimes.linear:open_model",
+        beside=(VOCABULARY,),
+        reads_tokens=False,
+        needs="numpy",
+    ),
+    "torch": Runtime(model="model.safetensors", count="jobs.measure.flops:of_model"),
+}
+
+
+class ExportTarget(NamedTuple):
     """What a file is exported for."""
 
     runtime: str
     precision: str
 
 
-def forms(export: ExportSpec, task: str, steps: Sequence[Step]) -> list[Form]:
+def export_targets(export: ExportSpec, task: str, steps: Sequence[Step]) -> list[ExportTarget]:
     """The forms that the file may take; more than one with `auto`. Raises `ValueError` that says why there is none."""
-    able, auto = RUNTIMES[task], export.runtime == "auto"
+    able, auto = TASKS[task].runtimes, export.runtime == "auto"
     if not auto and export.runtime not in (None, *able):
         raise ValueError(f"export.runtime: {export.runtime!r}: does not run task {task!r}; use {' or '.join(able)}")
     runtimes = able if auto else (export.runtime or able[0],)
@@ -29,23 +124,28 @@ def forms(export: ExportSpec, task: str, steps: Sequence[Step]) -> list[Form]:
     possible = [runtime for runtime in runtimes if reasons[runtime] is None]
     if not possible:
         raise ValueError(reasons[runtimes[0]])
-    asked = TRIED if auto and export.precision is None else dict.fromkeys(runtimes, (export.precision or "f32",))
-    found = [Form(runtime, each) for runtime in possible for each in asked[runtime] if each in PRECISIONS[runtime]]
+    found = [
+        ExportTarget(name, precision)
+        for name in possible
+        for precision in (RUNTIMES[name].tried if auto and export.precision is None else (export.precision or "f32",))
+        if precision in RUNTIMES[name].precisions
+    ]
     if not found:
-        can = ", ".join(f"{runtime} computes in {' or '.join(PRECISIONS[runtime])}" for runtime in possible)
+        can = ", ".join(f"{name} computes in {' or '.join(RUNTIMES[name].precisions)}" for name in possible)
         raise ValueError(f"export.precision: {export.precision!r}: {can}")
     return found
 
 
 def _reason_against(runtime: str, steps: Sequence[Step]) -> str | None:
     """Why the steps after export cannot work on files of a runtime."""
+    able = {name: each.steps for name, each in RUNTIMES.items()}
     for index, step in enumerate(steps):
         if not step.after_export:
             continue
-        if runtime not in step.runtimes:
-            able = " or ".join(step.runtimes)
-            return f"compression[{index}]: {step.step!r} works on files of {able}, not of {runtime}; leave one out"
-        for field in step.runtimes[runtime]:
-            if (value := getattr(step, field)) != type(step).model_fields[field].default:
-                return f"compression[{index}].{field}: {value!r}: means nothing to {runtime}; leave it out"
+        if step.step not in able[runtime]:
+            others = " or ".join(name for name, known in able.items() if step.step in known)
+            return f"compression[{index}]: {step.step!r} works on files of {others}, not of {runtime}; leave one out"
+        for name in able[runtime][step.step].ignored:
+            if (value := getattr(step, name)) != type(step).model_fields[name].default:
+                return f"compression[{index}].{name}: {value!r}: means nothing to {runtime}; leave it out"
     return None

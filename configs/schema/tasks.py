@@ -1,11 +1,19 @@
-"""The tasks there are. A new one is a file beside this, one in jobs/training, and a line here."""
+"""The tasks there are: one record each, of what verbs, steps and measurements ask about a task.
+
+A new task is a folder in `jobs/tasks/` and a record here. No other file compares a task's name.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+TaskName = Literal["classify", "generate"]
+DEFAULT: TaskName = "classify"
+BASIC = ("prepare", "finetune", "teach", "distill", "compress", "evaluate")
+VERBS = (*BASIC, "tune", "deploy", "optimize", "cascade")
 
 
 class Summed(NamedTuple):
@@ -15,15 +23,79 @@ class Summed(NamedTuple):
     value: str  # ... sums [S] -> the metric follows
 
 
+class Baseline(NamedTuple):
+    """What any model of a task must beat to be worth its training."""
+
+    contender: str  # its name in tables and metrics
+    make: str  # (jobs.measure.baselines.Source) -> what a bundle is written of; else (data) -> a fitted predictor
+    what: str  # for readers
+    is_bundle: bool = True  # whether it can be written as a bundle and served
+    of_teacher: bool = False  # whether it is made of the teacher's token embeddings, too
+
+
+class Shown(NamedTuple):
+    """A line of the report's comparison."""
+
+    title: str
+    metric: str
+    form: str  # a format
+    compare: Literal["", "kept"] = ""
+    further: tuple[str, ...] = ()  # metrics in the same cell
+
+
 @dataclass(frozen=True)
 class Task:
     """What jobs ask of a task; functions and classes are named "module:name" and imported when they are used."""
 
+    name: TaskName
+
+    # What a recipe may ask for.
+    verbs: tuple[str, ...]  # that know such models
+    runtimes: tuple[str, ...]  # that a file may be exported for, the usual one first
+    bundles: tuple[str, ...]  # runtimes of bundles
+    steps: tuple[str, ...]  # of a compression
+    baselines: Mapping[str, Baseline]  # by the name in a recipe
+    unused: Mapping[str, tuple[str, ...]]  # fields by section of the recipe that mean nothing here
+    student_kinds: tuple[str, ...]
+    new_models: bool  # whether a teacher may begin with new weights
+    hidden_states: bool  # whether objectives may compare more than logits
+    pool: bool  # whether a student may learn from rows without labels
+
+    # Its metrics.
     metric: str  # on validation and test rows: what budgets, retention and the choice of a winner go by
     metrics: Mapping[str, Summed]  # what `metric` may be (budget.metric)
+    titles: Mapping[str, str]  # of metrics, as table heads
     shown: tuple[str, ...]  # further metrics of the comparison
+    lines: tuple[Shown, ...]  # of the report
     score: str  # (predictions, rows) -> metrics by name
-    training: str  # the `jobs.training.task.TrainingTask` that workers make
+
+    # Rows and models.
+    plan: str  # (recipe, training rows, validation rows) -> jobs.data.tokenise.Plan
+    plan_of_student: str  # (recipe, prepared, tokenizer) -> Plan; None where the teacher's rows serve
+    trainer: str  # the jobs.training.task.TrainingTask that workers make
+    load: str  # (folder of a reference bundle) -> nn.Module
+    save: str  # (nn.Module, folder)
+    inputs: str  # (nn.Module, pairs) -> names of the exported graph's inputs
+    wanted: str  # (recipe, config of a teacher that is not there yet, or None) -> StoredOutputs
+    stored_answers: str | None  # (prepared, teacher outputs) -> answers and rows of the validation split
+
+    # What a compression is judged by.
+    step_metric: str  # (step context, validation rows) -> jobs.compression.checks.metric.StepMetric
+    agreement: str  # (model, step context) -> what compares files with it; None where no rows were prepared
+    least_agreement: str  # (step context, is_float, competing) -> share of rows; None where another check holds
+
+    # Answers and their measurement.
+    labelled: bool  # whether an answer is a label with its probability
+    open: str  # (folder of a bundle, threads) -> what answers, without torch
+    open_reference: str  # the same of a reference bundle
+    answering: str  # (what answers) -> jobs.measure.answers.LoadedContender
+    smoke: str | None  # (uri, folder, bundle): one question before a deployment
+    compare: str | None  # (recipe, rows, measured, figures) -> jobs.measure.comparison.Compared
+    words: str  # jobs.measure.card.Words: what a model card says of such models
+    at_shapes: bool  # whether how long it takes follows from rows and tokens, and not from what it writes
+    calls: int  # that the latency of rows as they come is taken over
+    asked_twice: int  # rows at most that are asked alone and among others
+    uncompressed: bool = False  # whether a model that was not compressed is evaluated
 
     @property
     def summed(self) -> Summed:
@@ -37,26 +109,147 @@ class Task:
         shown = (self.metric, *(name for name in self.shown if name != metric))
         return replace(self, metric=metric, shown=shown)
 
+    @property
+    def bundled_baselines(self) -> list[str]:
+        """Names of the baselines that can be written as bundles."""
+        return [name for name, each in self.baselines.items() if each.is_bundle]
 
-TASKS = {
-    "classify": Task(
-        "accuracy",
-        {
-            "accuracy": Summed("jobs.tasks.classify:right", "jobs.tasks.classify:accuracy"),
-            "macro_f1": Summed("jobs.tasks.classify:confusions", "jobs.tasks.classify:macro_f1"),
-        },
-        ("macro_f1", "agreement", "ece"),
-        "jobs.tasks.classify:score",
-        "jobs.training.classify:Classify",
+    def uses(self, section: str, name: str) -> bool:
+        """Whether a field of the recipe means anything to it."""
+        return name not in self.unused.get(section, ())
+
+
+HEAD = ("head_learning_rate", "class_weights")
+
+CLASSIFY = Task(
+    name="classify",
+    verbs=VERBS,
+    runtimes=("onnxruntime", "openvino"),
+    bundles=("onnxruntime", "openvino", "linear", "torch"),
+    steps=("prune", "shrink", "distill", "vocabulary", "cluster", "fold", "export", "quantize", "code"),
+    baselines={
+        "tfidf": Baseline(
+            "tfidf_svm",
+            "jobs.tasks.classify.metrics.baselines:make_tfidf",
+            "TF-IDF of words, of word pairs and, unless it is worse, of strings of characters under a linear SVM",
+        ),
+        "static": Baseline(
+            "static_logreg",
+            "jobs.tasks.classify.metrics.baselines:make_static",
+            "the mean of the teacher's token embeddings under a logistic regression",
+            of_teacher=True,
+        ),
+    },
+    unused={"data": ("packing",), "distillation": ("stored_tokens", "stored_draws", "targets")},
+    student_kinds=("layers", "new", "conv", "pretrained"),
+    new_models=False,
+    hidden_states=True,
+    pool=True,
+    metric="accuracy",
+    metrics={
+        "accuracy": Summed("jobs.tasks.classify.metrics.metrics:right", "jobs.tasks.classify.metrics.metrics:accuracy"),
+        "macro_f1": Summed(
+            "jobs.tasks.classify.metrics.metrics:confusions", "jobs.tasks.classify.metrics.metrics:macro_f1"
+        ),
+    },
+    titles={"macro_f1": "macro-F1", "agreement": "as the teacher", "ece": "ECE"},
+    shown=("macro_f1", "agreement", "ece"),
+    lines=(
+        Shown("accuracy", "accuracy", ".4f", "kept"),
+        Shown("accuracy, 95 % interval", "accuracy_low", ".4f", further=("accuracy_high",)),
+        Shown("macro-F1", "macro_f1", ".4f", "kept"),
+        Shown("macro-F1, 95 % interval", "macro_f1_low", ".4f", further=("macro_f1_high",)),
+        Shown("answers as the teacher does", "agreement", ".2%"),
+        Shown("calibration error (ECE)", "ece", ".4f"),
     ),
-    "generate": Task(
-        "bleu",
-        {"bleu": Summed("jobs.tasks.generate:statistics", "jobs.tasks.generate:value")},
-        ("rouge_l", "slot_error_rate"),
-        "jobs.tasks.generate:score",
-        "jobs.training.generate:Generate",
+    score="jobs.tasks.classify.metrics.metrics:score",
+    plan="jobs.tasks.classify.metrics.rows:plan",
+    plan_of_student="jobs.tasks.classify.metrics.rows:plan_of_student",
+    trainer="jobs.tasks.classify.metrics.training:Classify",
+    load="jobs.models.encoder:load",
+    save="jobs.models.encoder:save",
+    inputs="jobs.models.encoder:graph_inputs",
+    wanted="jobs.tasks.classify.metrics.teaching:wanted",
+    stored_answers="jobs.tasks.classify.metrics.teaching:stored_answers",
+    step_metric="jobs.tasks.classify.metrics.judging:step_metric",
+    agreement="jobs.tasks.classify.metrics.judging:agreement",
+    least_agreement="jobs.tasks.classify.metrics.judging:least_agreement",
+    labelled=True,
+    open="serving.runtime:load_bundle",
+    open_reference="jobs.measure.reference:load_reference",
+    answering="jobs.tasks.classify.metrics.evaluation:Labelling",
+    smoke="jobs.tasks.classify.metrics.evaluation:smoke",
+    compare="jobs.tasks.classify.metrics.evaluation:compare",
+    words="jobs.tasks.classify.metrics.words:WORDS",
+    at_shapes=True,
+    calls=300,
+    asked_twice=10_000,
+)
+
+GENERATE = Task(
+    name="generate",
+    verbs=BASIC,
+    runtimes=("ctranslate2",),
+    bundles=("ctranslate2", "torch"),
+    steps=("prune", "export", "quantize"),
+    baselines={
+        "nearest": Baseline(
+            "nearest_row",
+            "jobs.tasks.generate.metrics.baselines:fit_nearest",
+            "the completion of the most similar training row",
+            is_bundle=False,
+        )
+    },
+    unused={
+        "data": ("slices",),
+        "teacher": (*HEAD, "pooling", "dropout", "head"),
+        "student": ("hidden", "heads", "feed_forward", "share_layers", "kernel", "pooling"),
+        "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
+        "evaluation": ("steps",),
+    },
+    student_kinds=("layers", "pretrained"),
+    new_models=True,
+    hidden_states=False,
+    pool=False,
+    metric="bleu",
+    metrics={
+        "bleu": Summed("jobs.tasks.generate.metrics.metrics:statistics", "jobs.tasks.generate.metrics.metrics:value")
+    },
+    titles={"bleu": "BLEU", "rouge_l": "ROUGE-L", "slot_error_rate": "slot error rate"},
+    shown=("rouge_l", "slot_error_rate"),
+    lines=(
+        Shown("BLEU", "bleu", ".2f", "kept"),
+        Shown("BLEU, 95 % interval", "bleu_low", ".2f", further=("bleu_high",)),
+        Shown("ROUGE-L", "rouge_l", ".2f", "kept"),
+        Shown("slot error rate", "slot_error_rate", ".2%"),
     ),
-}
+    score="jobs.tasks.generate.metrics.metrics:score",
+    plan="jobs.tasks.generate.metrics.rows:plan",
+    plan_of_student="jobs.tasks.generate.metrics.rows:plan_of_student",
+    trainer="jobs.tasks.generate.metrics.training:Generate",
+    load="jobs.models.decoder:load",
+    save="jobs.models.decoder:save",
+    inputs="jobs.models.decoder:graph_inputs",
+    wanted="jobs.tasks.generate.metrics.teaching:wanted",
+    stored_answers=None,
+    step_metric="jobs.tasks.generate.metrics.judging:step_metric",
+    agreement="jobs.tasks.generate.metrics.judging:agreement",
+    least_agreement="jobs.tasks.generate.metrics.judging:least_agreement",
+    labelled=False,
+    open="serving.generator:load_generator",
+    open_reference="jobs.measure.reference:load_decoder",
+    answering="jobs.tasks.generate.metrics.evaluation:Writing",
+    smoke=None,
+    compare=None,
+    words="jobs.tasks.generate.metrics.words:WORDS",
+    at_shapes=False,
+    calls=50,
+    asked_twice=200,
+    uncompressed=True,
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, GENERATE)}
+BASELINES = {name: each for task in TASKS.values() for name, each in task.baselines.items()}
 
 
 def named(text: str) -> Any:

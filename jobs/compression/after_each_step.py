@@ -15,7 +15,7 @@ from configs.schema.compression import ExportStep, Step
 from configs.schema.recipe import Recipe
 from jobs.compression.bundle import compress
 from jobs.measure.contenders import Contender
-from jobs.measure.fresh import BUDGET_SHAPE
+from jobs.measure.measurement import BUDGET_SHAPE
 from serving.bundle import Bundle, bundle_digest
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from typing import Any
 from cluster import version
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
-from configs.schema.runtimes import forms
+from configs.schema.runtimes import export_targets
+from configs.schema.tasks import named
 from jobs.models.reference import read_reference
 from serving.bundle import Bundle, bundle_digest
 
@@ -22,22 +23,21 @@ def compress(
 
     Raises `JobError` where, if `judged`, a step loses too much; the trials of a search are measured whole instead.
     """
-    from jobs.compression import steps
-    from jobs.compression.choice import choose, installed, write
-    from jobs.compression.workplace import Workplace
-    from jobs.models import decoder, encoder
+    from jobs.compression import apply
+    from jobs.compression.checks.selection import choose, installed, write
+    from jobs.compression.step_context import StepContext
 
-    possible = installed(forms(recipe.export, recipe.task, recipe.compression))
+    possible = installed(export_targets(recipe.export, recipe.task, recipe.compression))
     reference = read_reference(student, "python -m jobs.distill")
     if reference.task != recipe.task:
         raise UsageError(f"task: {recipe.task!r}: {student} is for task {reference.task!r}")
-    load = decoder.load if recipe.task == "generate" else encoder.load
+    load = named(recipe.judged_by.load)
     with tempfile.TemporaryDirectory(prefix="slimcart-compress-") as between:
-        workplace = Workplace(recipe, student, reference, Path(between), judged)
+        context = StepContext(recipe, student, reference, Path(between), judged)
         runtimes = list(dict.fromkeys(form.runtime for form in possible))
-        compressed = steps.compress(load(student), recipe.compression, workplace, runtimes)
+        compressed = apply.compress(load(student), recipe.compression, context, runtimes)
         fields = reference.model_dump(exclude={"files", "metrics", "provenance"})
-        chosen = choose(compressed, possible, workplace, fields)
+        chosen = choose(compressed, possible, context, fields)
         fields["provenance"] = {
             **provenance,
             "student": bundle_digest(student),
@@ -47,4 +47,4 @@ def compress(
             "facts": compressed.files[chosen.form.runtime].facts | {"forms": chosen.facts},
             "code": version.code_version()[1],
         }
-        return write(folder, chosen.form, chosen.file, workplace, fields)
+        return write(folder, chosen.form, chosen.file, context, fields)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from configs.schema.compression import ShrinkSpec
-from jobs.compression.workplace import Workplace
+from jobs.compression.step_context import StepContext
 from jobs.data.batches import collate
 from jobs.models.encoder import INPUTS, EncoderClassifier
 from jobs.models.layers import KNOWN, LAYERS, sizes_of
@@ -36,15 +36,15 @@ class Importance(NamedTuple):
         return [float(heads.sum() + units.sum()) for heads, units in zip(self.heads, self.units, strict=True)]
 
 
-def importance(model: EncoderClassifier, spec: ShrinkSpec, workplace: Workplace) -> Importance:
+def importance(model: EncoderClassifier, spec: ShrinkSpec, context: StepContext) -> Importance:
     """As `spec` measures it. Raises `JobError` where rows or outputs of the teacher are asked for and missing."""
     if spec.importance == "magnitude":
         return magnitude(model)
     graded = not isinstance(model.classes, int)
     if spec.loss == "teacher":
-        return taylor(model, _batches(spec, workplace), teacher_loss)
+        return taylor(model, _batches(spec, context), teacher_loss)
     return taylor(
-        model, _batches(spec, workplace), lambda logits_BC, batch: label_loss(logits_BC, batch["label"], graded=graded)
+        model, _batches(spec, context), lambda logits_BC, batch: label_loss(logits_BC, batch["label"], graded=graded)
     )
 
 
@@ -110,12 +110,12 @@ def _by_structure(model: EncoderClassifier, felt: Weights) -> Importance:
     return Importance(heads, units, dims_H)
 
 
-def _batches(spec: ShrinkSpec, workplace: Workplace) -> Iterator[Batch]:
+def _batches(spec: ShrinkSpec, context: StepContext) -> Iterator[Batch]:
     """Some training rows, drawn with the recipe's seed, with what the teacher said of them where the loss asks."""
-    examples, teacher_NC = workplace.prepared.examples("train"), None
+    examples, teacher_NC = context.prepared.examples("train"), None
     if spec.loss == "teacher":
-        teacher_NC = workplace.teacher_logits(spec, instead="use loss=labels")
-    rows = np.random.default_rng(workplace.recipe.seed).permutation(len(examples))[: spec.calibration_rows]
+        teacher_NC = context.teacher_logits(spec, instead="use loss=labels")
+    rows = np.random.default_rng(context.recipe.seed).permutation(len(examples))[: spec.calibration_rows]
     for start in range(0, len(rows), ROWS_PER_BATCH):
         chosen = rows[start : start + ROWS_PER_BATCH]
         batch = collate(examples, chosen, int(examples.lengths[chosen].max()))

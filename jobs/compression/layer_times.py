@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster import quiet
-from jobs.compression.export import trace
+from jobs.compression.export.onnx import trace
 from jobs.compression.rewrite import for_export, merged
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from cluster.public import public
 from cluster.session import JobError
+from cluster.shown_urls import shown_urls
 from configs.loader import UsageError
 from configs.schema.data import DATA_FILE, EMBEDDED, HUB_ID, DataSpec
 from jobs.data.leaks import Hashes, same_text
@@ -179,7 +179,7 @@ def check_source(data: DataSpec, split: Split) -> None:
 
 def place(data: DataSpec, split: Split) -> str:
     """'data.train: file', as messages begin; of a URL only what may be shown."""
-    return f"data.{split}: {public(str(getattr(data, split)))}"
+    return f"data.{split}: {shown_urls(str(getattr(data, split)))}"
 
 
 def shown(label: str, labels: Sequence[str]) -> str:
@@ -364,7 +364,7 @@ def _hub(name: str, revision: str | None, split: Split, at: str) -> Iterator[tup
 
 
 def _reason(error: BaseException) -> str:
-    return public(next(iter(str(error).splitlines()), "")) or type(error).__name__
+    return shown_urls(next(iter(str(error).splitlines()), "")) or type(error).__name__
 
 
 def _listed(names: Iterable[object]) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.schema.evaluation import BASELINES
 from configs.schema.recipe import HUB_ID, Recipe
-from configs.schema.tasks import TASKS
-from jobs.measure.fresh import BUDGET_SHAPE, SHARE, key
+from configs.schema.runtimes import RUNTIMES
+from configs.schema.tasks import BASELINES, TASKS, named
+from jobs.measure.answers import FIRST_SHARE
 from jobs.measure.machine import cpu
+from jobs.measure.measurement import BUDGET_SHAPE, key
 from jobs.measure.table import AS_THEY_COME, BLOCKS_WORDS
 from jobs.measure.timing import busy_words
 from serving.bundle import Bundle, bundle_bytes
@@ -65,20 +66,14 @@ FIRST_ALONE = """\
 Two students of {teacher}, joined by slimcart, of which the first answers
 everything: it is sure enough of all validation rows, so the second is never asked."""
 BASELINE = "A baseline made of the training rows by slimcart: {what}."
-NEEDS = {"linear": "numpy"}  # what a runtime is to its user, where its name does not say
-DOES = {  # by task
-    "classify": "Says to which of {classes} classes {inputs} belongs.",
-    "generate": "Writes a text that follows from {inputs}.",
-}
-LIMITS = {
-    "classify": """\
-- Every input is given one of these labels, also one that belongs to none; `score` says how sure the model is.
-- An input is cut after {max_length} tokens.""",
-    "generate": """\
-- It writes the likeliest token, one after the other, and may write what is not true of its input.
-- What it reads and what it writes have {max_length} tokens together; a longer input is cut.""",
-}
-PIPELINES = {"classify": "text-classification", "generate": "text-generation"}
+
+
+class Words(NamedTuple):
+    """What a card says of the models of a task."""
+
+    does: str  # with {classes} and {inputs}
+    limits: str  # with {max_length}
+    pipeline: str  # as Hugging Face calls it
 
 
 def card(bundle: Bundle, recipe: Recipe) -> str:
@@ -86,22 +81,23 @@ def card(bundle: Bundle, recipe: Recipe) -> str:
 
     `bundle` has its validation metrics; `recipe` has the values it was made with.
     """
+    words: Words = named(TASKS[bundle.task].words)
     one = "attributes" if bundle.attributes else "a text"
     inputs = "a pair of texts" if bundle.pairs else one
     parts = _parts(bundle)
     threshold = bundle.first.threshold if bundle.first else None
     return CARD.format(
-        head=_head(bundle, parts),
+        head=_head(bundle, parts, words.pipeline),
         name=bundle.name,
-        does=DOES[bundle.task].format(classes=len(bundle.labels), inputs=inputs),
+        does=words.does.format(classes=len(bundle.labels), inputs=inputs),
         made=_made(bundle).format(teacher=_teacher(parts), threshold=threshold),
-        runtime=" and ".join(dict.fromkeys(NEEDS.get(each.runtime, each.runtime) for each in bundle.stages)),
+        runtime=" and ".join(dict.fromkeys(RUNTIMES[each.runtime].needs or each.runtime for each in bundle.stages)),
         labels=_labels(bundle.labels),
         origin=_table(_origin(bundle, parts)),
         steps="\n\n".join(_steps(each) for each in parts) or "None.",
         figures=_table(_figures(bundle, recipe)),
         latency=_latency(bundle.metrics),
-        limits=LIMITS[bundle.task].format(max_length=bundle.max_length),
+        limits=words.limits.format(max_length=bundle.max_length),
     )
 
 
@@ -129,11 +125,11 @@ def _parts(bundle: Bundle) -> list[Part]:
     return [Part(name, forms[name], bundle.provenance.get(name, {}).get("provenance", {})) for name in forms]
 
 
-def _head(bundle: Bundle, parts: Sequence[Part]) -> str:
+def _head(bundle: Bundle, parts: Sequence[Part], pipeline: str) -> str:
     steps = [each["step"] for part in parts for each in part.provenance.get("steps", [])]
     kind = "baseline" if "baseline" in bundle.provenance else "distillation"
     tags = ["slimcart", kind, *(["cascade"] if bundle.first else []), *steps]
-    lines = [f"pipeline_tag: {PIPELINES[bundle.task]}", f"library_name: {bundle.runtime}"]
+    lines = [f"pipeline_tag: {pipeline}", f"library_name: {bundle.runtime}"]
     models = dict.fromkeys(part.provenance.get("teacher_model") for part in parts)
     lines += [f"base_model: {model.partition('@')[0]}" for model in models if model and HUB_ID.match(model)][:1]
     return "\n".join([*lines, f"tags: [{', '.join(dict.fromkeys(tags))}]"])
@@ -204,7 +200,7 @@ def _figures(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
     for name in ("first", "second") if bundle.first else ():
         if (value := metrics.get(f"validation_{name}_{metric}")) is not None:
             yield f"{metric} of the {name} alone", f"{value:.4f}"
-    if (share := metrics.get(f"validation_{SHARE}")) is not None:
+    if (share := metrics.get(f"validation_{FIRST_SHARE}")) is not None:
         yield "rows that the first answers", f"{share:.2%}"
     if (wanted := bundle.provenance.get(f"wanted_{metric}")) is not None:
         yield f"{metric} that was asked for", f"{wanted:.4f}"

@@ -7,22 +7,20 @@ import logging
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from configs.schema.evaluation import BASELINES
 from configs.schema.recipe import Recipe
-from configs.schema.tasks import Task
+from configs.schema.tasks import Task, named
 from jobs.measure import table
 from jobs.measure.bootstrap import interval
-from jobs.measure.differences import CLASS, as_csv, by_value, right, summary, worst
-from jobs.measure.fresh import BUDGET_SHAPE, MIX, Measured, key
-from jobs.measure.gate import Judgement, Tested, judge
+from jobs.measure.gate import Judgement, Tested
+from jobs.measure.measurement import BUDGET_SHAPE, MIX, Measured, key
 from jobs.measure.timing import busy_words
 from tuning import comparison
 from tuning.pareto import METRIC
 
 WINNER, TEACHER = "winner", "teacher"
-TFIDF, STATIC = (BASELINES[name].contender for name in ("tfidf", "static"))
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +34,17 @@ class UnseenRows(NamedTuple):
     slices: dict[str, list[str]]  # column of `data.slices`: the group of each row
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What a task says of a winner beside the figures of all contenders."""
+
+    fields: dict[str, Any] = field(default_factory=dict)  # of the manifest
+    files: dict[str, str] = field(default_factory=dict)
+    words: list[str] = field(default_factory=list)  # below the table
+    verdicts: list[str] = field(default_factory=list)  # above it
+    judgement: Judgement | None = None
+
+
 def compare(
     recipe: Recipe,
     test: UnseenRows,
@@ -47,46 +56,34 @@ def compare(
     task = recipe.judged_by
     answers = {name: dict(each.metrics) for name, each in measured.items()}
     teacher = TEACHER if TEACHER in answers else None
-    baselines = [each.contender for each in BASELINES.values() if each.contender in answers]
-    fields: dict[str, Any] = {"answers": answers, "metric": task.metric, "tested": None, "judged": None}
+    baselines = [each.contender for each in task.baselines.values() if each.contender in answers]
+    fields: dict[str, Any] = {
+        "task": task.name,
+        "answers": answers,
+        "metric": task.metric,
+        "tested": None,
+        "judged": None,
+    }
     fields |= {"first": [], "verdict": None, "behind": [], "budgeted": {}}
     files: dict[str, str] = {}
     words: list[str] = []
     verdicts: list[str] = []
-    judgement: Judgement | None = None
     beaten = table.beaten(leads(measured, baselines, task.metric), answers, task.metric)
     if beaten:
         log.warning(beaten)
         verdicts.append(beaten)
-    if recipe.task == "classify":
-        said = {name: each.answers for name, each in measured.items()}
-        for name, each in said.items():
-            answers[name] |= summary(each, test.labels, said.get(TEACHER))
-        ours = right(said[WINNER], test.labels)
-        theirs = right(said[TEACHER], test.labels) if teacher else None
-        if cascade := table.cascade(answers[WINNER], answers[TEACHER] if teacher else None):
-            words.append(cascade + "\n")
-        classes = by_value(CLASS, test.labels, ours, theirs)
-        slices = [each for name, groups in test.slices.items() for each in by_value(name, groups, ours, theirs)]
-        files |= {"classes.csv": as_csv(classes), "slices.csv": as_csv(slices)}
-        tested = _tested(test, measured, task)
-        fields["tested"] = tested.model_dump()
-        if teacher:
-            judgement = judge(tested, recipe.budget)
-            log.log(logging.INFO if judgement.inside else logging.WARNING, "the winner is %s", judgement.words)
-            fields["judged"] = judgement._asdict()
-            if whole := answers[TEACHER][task.metric]:
-                fields["budgeted"] = {name: table.budgeted(each, whole, task) for name, each in answers.items()}
-            if verdict := table.verdict(answers, baselines, WINNER, TEACHER, recipe.budget, task):
-                log.log(logging.WARNING if verdict.beaten else logging.INFO, verdict.words)
-                verdicts.append(verdict.words)
-            behind = [*worst(classes), *worst(slices)]  # apart: slices are large, and differ less than classes do
-            fields["behind"] = [each._asdict() for each in behind]
-            words.append(table.differences_markdown(behind))
+    found = Compared()
+    if task.compare is not None:
+        found = named(task.compare)(recipe, test, measured, answers, baselines)
+        fields |= found.fields
+        files |= found.files
+        words += found.words
+        verdicts += found.verdicts
+    judgement = found.judgement
     fields["metrics"] = table.flat(answers)
     if teacher:
         fields["metrics"] |= table.ratios(answers, WINNER, TEACHER, shapes, task)
-        if ends := _interval(measured, operator.truediv):
+        if ends := interval_of(measured, operator.truediv):
             fields["metrics"] |= dict(zip(("retention_low", "retention_high"), ends, strict=True))
         if difference := difference_of(measured[WINNER], measured[TEACHER], task.metric):
             fields["metrics"] |= difference._asdict()
@@ -108,7 +105,7 @@ def compare(
         fields["notes"] = [*table.notes(machine), *([busy] if busy else [])]
         further = [table.latencies_markdown(answers, shapes), table.resources_markdown(answers, shown, machine)]
         latency = key(BUDGET_SHAPE, "p50_ms") if shapes else f"{MIX}_p50_ms"
-        files["comparison.svg"] = comparison.svg(answers, task.metric, latency, title=table.HEADS.get(task.metric, ""))
+        files["comparison.svg"] = comparison.svg(answers, task.metric, latency, title=task.titles.get(task.metric, ""))
     files |= {"table.md": "\n".join([fields["table"], *further]), "metrics.json": json.dumps(answers, indent=2) + "\n"}
     return fields, files
 
@@ -119,12 +116,12 @@ def shown_shapes(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return list(dict.fromkeys([BUDGET_SHAPE, max(same)])) if BUDGET_SHAPE in same else []
 
 
-def _tested(test: UnseenRows, measured: Mapping[str, Measured], task: Task) -> Tested:
+def tested_of(test: UnseenRows, measured: Mapping[str, Measured], task: Task) -> Tested:
     """The winner's figures as its evidence; without a teacher, or one that is never right, there is no retention."""
     ours = measured[WINNER].metrics
     whole = measured[TEACHER].metrics[task.metric] if TEACHER in measured else 0.0
     limited = table.budgeted(ours, whole or math.nan, task)
-    low, high = (_interval(measured, operator.truediv) if whole else None) or (None, None)
+    low, high = (interval_of(measured, operator.truediv) if whole else None) or (None, None)
     return Tested(
         asked=test.asked,
         rows=len(test.labels),
@@ -140,7 +137,7 @@ def _tested(test: UnseenRows, measured: Mapping[str, Measured], task: Task) -> T
     )
 
 
-def _interval(measured: Mapping[str, Measured], of: Callable[[float, float], float]) -> tuple[float, float] | None:
+def interval_of(measured: Mapping[str, Measured], of: Callable[[float, float], float]) -> tuple[float, float] | None:
     """The interval of what `of` makes of winner's and teacher's metric over the same resampled rows.
 
     None where none were drawn, and of a ratio where the teacher is right on none of a draw.

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 
 from cluster import tracking
-from configs.schema.evaluation import BASELINES
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import BASELINES
 from serving.bundle import MANIFEST, read_description
 
 log = logging.getLogger(__name__)
@@ -22,11 +22,10 @@ def compare(recipe: Recipe, teacher: Path, whole: float | None, run: tracking.Ru
     """
     from jobs.measure import baselines
 
-    if recipe.task != "classify":
-        return {}
     metric, found = recipe.judged_by.metric, {}
     there = teacher if (teacher / MANIFEST).exists() else None
-    for name, folder in baselines.made(recipe, baselines.possible(recipe, there), there).items():
+    names = [name for name in baselines.possible(recipe, there) if BASELINES[name].is_bundle]
+    for name, folder in baselines.made(recipe, names, there).items():
         measured, contender = read_description(folder).metrics, BASELINES[name].contender
         found[contender] = {
             each.removeprefix("validation_"): value

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.schema.runtimes import RUNTIMES
+from configs.schema.tasks import TASKS, named
 from jobs.measure.contenders import Contender
 from serving.bundle import read_description
 
@@ -31,12 +33,12 @@ def count(contender: Contender, shapes: Iterable[tuple[int, int]]) -> dict[tuple
     if contender.folder is None or contender.kind not in ("bundle", "reference"):
         return {}
     bundle = read_description(Path(contender.folder))
-    counted = {"torch": of_model, "onnxruntime": of_graph, "openvino": of_openvino}.get(bundle.runtime)
-    if bundle.task != "classify" or counted is None or bundle.first is not None:  # of a cascade it depends on the row
-        return {}
+    count_row = RUNTIMES[bundle.runtime].count
+    if count_row is None or not TASKS[bundle.task].at_shapes or bundle.first is not None:
+        return {}  # what a cascade multiplies depends on the row
     shapes, file = list(shapes), Path(contender.folder, bundle.model)
     seen = {tokens: min(tokens, bundle.max_length) for _, tokens in shapes}  # a longer text is cut
-    of_row = {tokens: counted(file, bundle.inputs, cut) for tokens, cut in seen.items()}
+    of_row = {tokens: named(count_row)(file, bundle.inputs, cut) for tokens, cut in seen.items()}
     return {(rows, tokens): rows * of_row[tokens] for rows, tokens in shapes}
 
 

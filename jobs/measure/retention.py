@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from configs.schema.tasks import Task, named
 from jobs.data.prepared import Prepared
-from jobs.data.source import Row, Sample
+from jobs.data.source import Sample
 from jobs.measure.bootstrap import resampled
 from tuning.pareto import ERROR_OF_RETENTION, METRIC, RETENTION
 
@@ -23,11 +23,8 @@ class Teacher(NamedTuple):
 
 def taught(prepared: Prepared, teacher_outputs: Path, task: Task) -> Teacher:
     """Of the validation rows as prepared, from what the teacher said of them, stored."""
-    from jobs.training.outputs import read_logits
-
-    labels = prepared.labels
-    said = [labels[number] for number in read_logits(teacher_outputs, "validation").argmax(-1)]
-    rows = [Row("", None, labels[number]) for number in prepared.examples("validation").labels]
+    assert task.stored_answers is not None
+    said, rows = named(task.stored_answers)(prepared, teacher_outputs)
     metric = named(task.score)(said, rows)[task.metric]
     values = resampled(named(task.summed.statistics)(said, rows), named(task.summed.value))
     return Teacher(metric, values, prepared.sample("validation"))

@@ -19,6 +19,8 @@ CALLS, SECONDS = 300, 10.0  # at most, after a warm-up
 TOKENS = 32
 PATIENCE_S = 10.0  # for one answer
 
+SMOKE = "where is my order"  # what a service is asked first
+
 log = logging.getLogger(__name__)
 
 

@@ -7,19 +7,12 @@ from typing import NamedTuple
 
 from configs.schema.search import BudgetSpec
 from configs.schema.tasks import Task
+from jobs.measure.answers import FIRST_SHARE
 from jobs.measure.differences import LEAST_ROWS, Difference
-from jobs.measure.fresh import BUDGET_SHAPE, CALLS, CHANGED, MIX, SECONDS_OF_A_SHAPE, SHARE, TEXTS, key
+from jobs.measure.measurement import BUDGET_SHAPE, CALLS, CHANGED, MIX, SECONDS_OF_A_SHAPE, TEXTS, key
 from jobs.measure.timing import BLOCKS, LEAST_CALLS, PERCENTILES
 from tuning.pareto import METRIC, broken, missed
 
-HEADS = {
-    "macro_f1": "macro-F1",
-    "agreement": "as the teacher",
-    "ece": "ECE",
-    "bleu": "BLEU",
-    "rouge_l": "ROUGE-L",
-    "slot_error_rate": "slot error rate",
-}
 BLOCKS_WORDS = (
     f"Batch {BUDGET_SHAPE[0]}, {BUDGET_SHAPE[1]} tokens: p50 and p95 are those of the quietest of {BLOCKS} blocks of "
     "calls, p99 is that of all; elsewhere all are those of all calls."
@@ -149,11 +142,11 @@ def cascade(ours: Mapping[str, float], theirs: Mapping[str, float] | None) -> st
 
     The mean stands first: as soon as the first model answers over half of the rows, p50 is its time alone.
     """
-    if SHARE not in ours:
+    if FIRST_SHARE not in ours:
         return None
     names = (MEAN, f"{MIX}_p50_ms", f"{MIX}_p95_ms")
-    words = f"The winner is a cascade: its first model answers {ours[SHARE]:.1%} of the test rows. "
-    if ours[SHARE] == 1:
+    words = f"The winner is a cascade: its first model answers {ours[FIRST_SHARE]:.1%} of the test rows. "
+    if ours[FIRST_SHARE] == 1:
         words = "The winner is the first model of a cascade: it answers all test rows, and the second none. "
     taken = " / ".join(f"{ours[name]:.2f}" for name in names)
     words += f"A row as it comes, batch 1, takes mean / p50 / p95 {taken} ms"
@@ -169,7 +162,7 @@ def markdown(answers: Figures, teacher: str | None, shapes: Sequence[tuple[int, 
     Without `shapes` the latencies are those of rows as they come.
     """
     shown = [name for name in (task.metric, *task.shown) if any(name in each for each in answers.values())]
-    heads = ["model", *(HEADS.get(name, name) for name in shown), "kept"]
+    heads = ["model", *(task.titles.get(name, name) for name in shown), "kept"]
     timed = [_shape(shape) for shape in shapes]
     if not timed and any(f"{AS_THEY_COME.prefix}p50_ms" in each for each in answers.values()):
         timed = [AS_THEY_COME]

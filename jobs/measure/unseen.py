@@ -14,7 +14,7 @@ from jobs.data.leaks import Hashes
 from jobs.data.prepared import Prepared, Readings
 from jobs.data.source import Split, place, rows
 from jobs.data.tokenise import ROWS_PER_CALL
-from jobs.measure.answers import asked
+from jobs.measure.answers import input_of
 from jobs.models.reference import read_tokenizer
 from serving.bundle import Bundle
 from serving.inputs import prompt, reading, unknown_id
@@ -65,7 +65,7 @@ def _read(recipe: Recipe, bundle: Path, description: Bundle, seen: dict[Split, H
     unknown, writes = unknown_id(tokenizer), not description.labels
     left, counts = rows(recipe.data, "test", seen), Readings(0, 0, 0, 0)
     while some := list(itertools.islice(left, ROWS_PER_CALL)):
-        texts: list[Any] = [prompt(row.text, row.pair) if writes else asked(row) for row in some]
+        texts: list[Any] = [prompt(row.text, row.pair) if writes else input_of(row) for row in some]
         for each in tokenizer.encode_batch(texts, add_special_tokens=not writes):
             counts = Readings(*map(sum, zip(counts, (1, *reading(each, unknown)), strict=True)))
     return counts

@@ -147,3 +147,8 @@ def save(model: Decoder, folder: Path) -> None:
 def load(folder: Path) -> Decoder:
     """The model that `save` wrote, in float32 and eval mode."""
     return Decoder(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)).eval()
+
+
+def graph_inputs(model: Decoder, pairs: bool) -> list[str]:
+    """What a runtime is given: token ids, and which of them are padding."""
+    return ["input_ids", "attention_mask"]

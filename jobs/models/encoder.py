@@ -245,3 +245,8 @@ def from_config(
     if getattr(config, "share_layers", False):
         share_layers(encoder)
     return EncoderClassifier(encoder, pooling, classes, dropout)
+
+
+def graph_inputs(model: EncoderClassifier, pairs: bool) -> list[str]:
+    """What the model must be given; types are all zero for single texts and left out."""
+    return ["input_ids", "attention_mask"] + (["token_type_ids"] if pairs and model.has_types else [])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.folder import FolderError
+from configs.schema.runtimes import RUNTIMES
+from configs.schema.tasks import TASKS, named
 from jobs.data.prepared import TOKENIZER, Prepared
 from serving.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import nn
 
-    from jobs.models.encoder import EncoderClassifier
 
 log = logging.getLogger(__name__)
 
@@ -29,22 +29,16 @@ def write_reference(
     metrics: Mapping[str, float],
     provenance: Mapping[str, Any],
 ) -> Bundle:
-    """Write `model`, a classifier or a decoder, with the tokenizer and labels of the rows it learned from."""
-    from jobs.models import decoder, encoder
-
+    """Write `model` with the tokenizer and labels of the rows it learned from."""
+    task = TASKS[prepared.manifest["task"]]
     pairs = bool(prepared.manifest["pairs"])
-    if isinstance(model, decoder.Decoder):
-        task, inputs, save = "generate", ["input_ids", "attention_mask"], functools.partial(decoder.save, model)
-    else:
-        assert isinstance(model, encoder.EncoderClassifier)
-        task, inputs, save = "classify", graph_inputs(model, pairs), functools.partial(encoder.save, model)
     fields = {
         "name": name,
-        "task": task,
+        "task": task.name,
         "labels": prepared.labels,
         "runtime": "torch",
-        "model": encoder.WEIGHTS,
-        "inputs": inputs,
+        "model": RUNTIMES["torch"].model,
+        "inputs": named(task.inputs)(model, pairs),
         "max_length": prepared.manifest["max_length"],
         "tokenizer": TOKENIZER,
         "pairs": pairs,
@@ -54,15 +48,10 @@ def write_reference(
     }
 
     def fill(aside: Path) -> None:
-        save(aside)
+        named(task.save)(model, aside)
         (aside / TOKENIZER).write_bytes((prepared.folder / TOKENIZER).read_bytes())
 
     return write_bundle(folder, fields, fill)
-
-
-def graph_inputs(model: EncoderClassifier, pairs: bool) -> list[str]:
-    """What the model must be given; types are all zero for single texts and left out."""
-    return ["input_ids", "attention_mask"] + (["token_type_ids"] if pairs and model.has_types else [])
 
 
 def read_reference(folder: Path, made_by: str) -> Bundle:

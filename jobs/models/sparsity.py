@@ -16,7 +16,7 @@ def multiplied(model: nn.Module) -> dict[str, Any]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, MULTIPLIED) and layer not in head}
 
 
-def zeros(model: nn.Module) -> dict[str, Any]:
+def sparsity_facts(model: nn.Module) -> dict[str, Any]:
     """Share of zeros among the weights of `multiplied` layers: `sparsity` of all together, and of each in `layers`."""
     counts = {name: int((layer.weight == 0).sum()) for name, layer in multiplied(model).items()}
     sizes = {name: layer.weight.numel() for name, layer in multiplied(model).items()}

@@ -32,9 +32,9 @@ from configs.schema.tasks import TASKS, named
 from jobs.data.prepared import Prepared
 from jobs.models.attention import choose_attention
 from jobs.models.reference import write_reference
-from jobs.training.rounding import Calibration, learn_rounded
+from jobs.training.masks import Masks, release
+from jobs.training.quantize_aware import Calibration, learn_rounded
 from jobs.training.task import TrainingTask
-from jobs.training.zeros import Zeros, release
 
 SECONDS_BETWEEN_LINES = 10
 FRESH = ("head.", "projections.", "last.")  # weights that no pretraining has seen
@@ -69,18 +69,18 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     torch.manual_seed(recipe.seed)
     spec = recipe.teacher if fit.role == "teacher" else recipe.distillation
     outputs = _path(fit.teacher_outputs), _path(fit.pool_outputs)
-    task: TrainingTask = named(TASKS[recipe.task].training)(prepared, *outputs)
+    task: TrainingTask = named(TASKS[recipe.task].trainer)(prepared, *outputs)
     if fit.role == "teacher":
         model = task.teacher(recipe)
     else:
         model = task.student(Path(fit.teacher or ""), recipe, _path(fit.start))
     rounded = fit.step is not None and fit.step.quantize_aware
     if not rounded:  # the rows that fix its ranges name tokens as the tokenizer does
-        task.hold_used_tokens(model)
+        task.shrink_token_table(model)
     choose_attention(model, recipe.engine)
     epochs = [task.epoch(recipe.seed, epoch, recipe.engine) for epoch in range(spec.epochs)]
     steps = list(itertools.accumulate(map(len, epochs), initial=0))  # before each epoch, and in all
-    zeros = Zeros(task.result(model), fit.step, steps[-1]) if fit.step and fit.step.keep_zeros else None
+    zeros = Masks(task.result(model), fit.step, steps[-1]) if fit.step and fit.step.keep_zeros else None
     calibration = Calibration(prepared, recipe) if rounded else None
     if rounded:
         learn_rounded(task.result(model))
@@ -140,7 +140,7 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
     if first:
         trained.load_state_dict(load_file(_best(work, int(progress["best"]["best_epoch"]))))
         release(trained)
-        task.hold_all_tokens(trained)
+        task.restore_token_table(trained)
         provenance: dict[str, Any] = {"key": fit.key, "role": fit.role, "data": prepared.key}
         if fit.role == "student":
             model_id = None if recipe.teacher.bundle else recipe.teacher.model
@@ -195,7 +195,7 @@ def _epoch(
     batches: Sequence[np.ndarray],
     parts: int,
     pace: Pace,
-    zeros: Zeros | None,
+    zeros: Masks | None,
     saves: Saves,
     progress: dict[str, Any],
 ) -> float:

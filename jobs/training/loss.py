@@ -11,7 +11,7 @@ from torch import Tensor
 
 from configs.schema.distillation import DistillationSpec
 from jobs.data.batches import NO_TARGET
-from jobs.models.inside import Inside
+from jobs.models.hidden_states import HiddenStates
 
 
 def label_loss(
@@ -78,7 +78,7 @@ def divergences(log_q_NC: Tensor, log_p_NC: Tensor, spec: DistillationSpec) -> T
     return total_N * spec.temperature**2
 
 
-def inside_loss(seen: Inside, batch: dict[str, Tensor], spec: DistillationSpec) -> Tensor:
+def hidden_states_loss(seen: HiddenStates, batch: dict[str, Tensor], spec: DistillationSpec) -> Tensor:
     """Weighted differences inside: token vectors, relations of attention, cosine of the last vectors, [B].
 
     `batch` holds the teacher's, side by side: `teacher_hidden` [B, L, K H] in the order of `seen.hidden`, and

@@ -41,11 +41,11 @@ class TrainingTask(Protocol):
         """Of what is trained, what is evaluated and kept."""
         ...
 
-    def hold_used_tokens(self, model: nn.Module) -> None:
+    def shrink_token_table(self, model: nn.Module) -> None:
         """Train without the tokens that no row has, where the task can."""
         ...
 
-    def hold_all_tokens(self, model: nn.Module) -> None:
+    def restore_token_table(self, model: nn.Module) -> None:
         """Give the result its other tokens back."""
         ...
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster.launch import WORKER_ENVIRONMENT
 from configs.folder import FolderError, commit, verify
-from configs.schema.distillation import Taught, Wanted
+from configs.schema.distillation import StoredOutputs, WeightedTeacher
 from configs.schema.engine import EngineSpec, Precision
 from jobs.data.batches import NO_TARGET, collate, collate_packs
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared
@@ -31,10 +31,10 @@ PART = "rows.parquet"
 
 def write_outputs(
     folder: Path,
-    teachers: Sequence[Taught],
+    teachers: Sequence[WeightedTeacher],
     prepared: Prepared,
     key: str,
-    wanted: Wanted,
+    wanted: StoredOutputs,
     engine: EngineSpec,
 ) -> None:
     """Run the teachers over all prepared rows, sorted by length so that little is padding, with Ray Data.
@@ -108,7 +108,7 @@ class Teach:
         self.parts, self.trouble = Path(parts), ""
         rows = pyarrow.parquet.read_table(Path(prepared) / ROWS)
         self.rows = rows.sort_by([("length", "ascending"), ("split", "ascending"), ("row", "ascending")])
-        told = Wanted.model_validate(wanted)
+        told = StoredOutputs.model_validate(wanted)
         if told.completions:
             self.say = _completions(teachers, Prepared.open(Path(prepared)))
         elif told.tokens is not None:
@@ -156,7 +156,7 @@ class Teach:
 Say = Callable[["pyarrow.Table"], "dict[str, pyarrow.Array]"]  # what teachers say of rows of one split, by column
 
 
-def _classes(teachers: Sequence[tuple[str, float]], wanted: Wanted, precision: Precision) -> Say:
+def _classes(teachers: Sequence[tuple[str, float]], wanted: StoredOutputs, precision: Precision) -> Say:
     """`logits`, less the largest of each row: of one teacher its own, of several the log of their mean probabilities.
 
     Softmax does not see what is taken off, and those of far-away grades fit into float16, the farthest as its least.
@@ -166,7 +166,7 @@ def _classes(teachers: Sequence[tuple[str, float]], wanted: Wanted, precision: P
     import torch
 
     from jobs.models.encoder import INPUTS, load
-    from jobs.models.inside import Inside, look_inside
+    from jobs.models.hidden_states import HiddenStates, look_inside
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = [load(Path(folder)).to(device) for folder, _ in teachers]
@@ -180,7 +180,7 @@ def _classes(teachers: Sequence[tuple[str, float]], wanted: Wanted, precision: P
             if wanted.hidden_layers or wanted.relation_layer is not None:
                 seen = look_inside(models[0], inputs, wanted.hidden_layers, wanted.relation_layer)
             else:
-                seen = Inside(models[0](**inputs), [], [])
+                seen = HiddenStates(models[0](**inputs), [], [])
             logits_BC = seen.logits_BC
             if len(models) > 1:
                 every = torch.stack([logits_BC, *(model(**inputs) for model in models[1:])])

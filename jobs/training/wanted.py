@@ -7,9 +7,9 @@ from typing import Any
 
 from cluster.session import JobError
 from configs.folder import FolderError, digest_json, verify
-from configs.loader import UsageError
-from configs.schema.distillation import INSIDE, Taught, Wanted
+from configs.schema.distillation import StoredOutputs, WeightedTeacher
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import named
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.layout import output, pool_folder, pool_outputs, teacher_folder
 from jobs.versions import behaviour
@@ -27,24 +27,24 @@ def outputs_of(recipe: Recipe) -> Path:
             manifest, prepared = verify(outputs, MANIFEST), Prepared.open(rows)
         except FolderError as error:
             raise JobError(f"{error}; python -m jobs.teach makes them") from None
-        stored = Wanted.model_validate(manifest["wanted"])
+        stored = StoredOutputs.model_validate(manifest["wanted"])
         if manifest["key"] != outputs_key(recipe, prepared, stored) or not stored.covers(wanted_of(recipe)):
             what = "rows, teachers, objectives or precision"
             raise JobError(f"{outputs}: of other {what}; python -m jobs.teach makes them again")
     return folder
 
 
-def outputs_key(recipe: Recipe, prepared: Prepared, wanted: Wanted) -> str:
+def outputs_key(recipe: Recipe, prepared: Prepared, wanted: StoredOutputs) -> str:
     """Digest of what the stored outputs depend on."""
     precision = None if wanted.completions else recipe.engine.precision  # completions are always in float32
     told = {"teachers": taught_by(recipe), "prepared": prepared.key, "wanted": wanted.model_dump()}
     return digest_json(told | {"precision": precision} | behaviour("teach"))
 
 
-def teachers(recipe: Recipe) -> list[Taught]:
+def teachers(recipe: Recipe) -> list[WeightedTeacher]:
     """The recipe's own teacher, then the further ones."""
-    further = [Taught(each.bundle, each.weight) for each in recipe.distillation.further_teachers]
-    return [Taught(str(teacher_folder(recipe)), 1.0), *further]
+    further = [WeightedTeacher(each.bundle, each.weight) for each in recipe.distillation.further_teachers]
+    return [WeightedTeacher(str(teacher_folder(recipe)), 1.0), *further]
 
 
 def taught_by(recipe: Recipe) -> list[tuple[str, float]]:
@@ -52,35 +52,12 @@ def taught_by(recipe: Recipe) -> list[tuple[str, float]]:
     return [(bundle_digest(Path(folder)), weight) for folder, weight in teachers(recipe)]
 
 
-def wanted_of(recipe: Recipe, config: Any = None) -> Wanted:
+def wanted_of(recipe: Recipe, config: Any = None) -> StoredOutputs:
     """What the recipe's objectives need of the teacher, and those that its search may choose.
 
-    `config` is the teacher's, of one that is not there yet.
+    `config` is that of a teacher that is not there yet.
     """
-    spec = recipe.distillation
-    if recipe.task == "generate":
-        return Wanted(tokens=spec.stored_tokens, draws=spec.stored_draws)
-    inside = set(spec.inside) | {
-        key.rpartition(".")[2] for key in recipe.search.space if key.startswith("distillation.weights.")
-    }
-    wanted = inside.intersection(INSIDE)
-    if not wanted:
-        return Wanted()
-    from jobs.models.inside import place, projection_names
-
-    config = config or teacher_config(recipe)
-    count, width = config.num_hidden_layers, recipe.student.hidden or config.hidden_size
-    if "relations" in wanted:
-        projection_names(config.model_type)
-    if "relations" in wanted and (config.hidden_size % spec.relation_heads or width % spec.relation_heads):
-        raise UsageError(
-            f"distillation.relation_heads: {spec.relation_heads}: does not divide the widths of teacher and student, "
-            f"{config.hidden_size} and {width}"
-        )
-    return Wanted(
-        hidden_layers=sorted({place(layer, count, "hidden_layers") for layer in spec.vectors_of(wanted)}),
-        relation_layer=place(spec.relation_layer, count, "relation_layer") if "relations" in wanted else None,
-    )
+    return named(recipe.judged_by.wanted)(recipe, config)
 
 
 def teacher_config(recipe: Recipe) -> Any:

@@ -1,30 +1,24 @@
 """The runtimes that a bundle can ask for: one file each, imported when a bundle is opened.
 
-A new one is a file with `open_model(folder, bundle, threads)` and a line in `RUNTIMES`; what it is asked for is
-`ClassifierModel`, `TextModel` or `GeneratorModel`.
+A new one is a file with `open_model(folder, bundle, threads)` and a record in `configs.schema.runtimes.RUNTIMES`; it is
+asked for a `ClassifierModel`, a `TextModel` or a `GeneratorModel`.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from configs.schema.runtimes import RUNTIMES
+from configs.schema.tasks import TASKS, named
 from serving.bundle import Bundle, BundleError, read_bundle
 from serving.inputs import Row
 
 if TYPE_CHECKING:
     import numpy as np
     from tokenizers import Tokenizer
-
-RUNTIMES = {  # by the name in `bundle.json`
-    "onnxruntime": "serving.runtimes.onnxruntime:open_model",
-    "openvino": "serving.runtimes.openvino:open_model",
-    "ctranslate2": "serving.runtimes.ctranslate2:open_model",
-    "linear": "serving.runtimes.linear:open_model",
-}
 
 
 @runtime_checkable
@@ -64,11 +58,14 @@ class Opened(NamedTuple):
     model: Any  # of the task: ClassifierModel, TextModel or GeneratorModel
 
 
-def open_bundle(folder: Path, task: str, threads: int) -> Opened:
-    """Verify the bundle and load it on the CPU; `threads` run one matrix product. Raises `BundleError`."""
+def open_bundle(folder: Path, opens: str, threads: int) -> Opened:
+    """Verify the bundle and load it on the CPU; `threads` run one matrix product. `opens`: by what its task opens one.
+
+    Raises `BundleError`."""
     bundle = read_servable(folder)
-    if bundle.task != task:
-        raise BundleError(f"{folder}: a bundle for task {bundle.task!r}; one for {task!r} is needed")
+    if TASKS[bundle.task].open != opens:
+        able = " or ".join(repr(name) for name, each in TASKS.items() if each.open == opens)
+        raise BundleError(f"{folder}: a bundle for task {bundle.task!r}; one for {able} is needed")
     return open_verified(folder, bundle, threads)
 
 
@@ -87,7 +84,7 @@ def open_verified(folder: Path, bundle: Bundle, threads: int) -> Opened:
 def read_servable(folder: Path) -> Bundle:
     """The verified bundle, if a runtime here can run it. Raises `BundleError`."""
     bundle = read_bundle(folder)
-    if bundle.runtime not in RUNTIMES:
+    if RUNTIMES[bundle.runtime].open is None:
         raise BundleError(
             f"{folder}: a {bundle.runtime} bundle is a reference and is not served; "
             "export it with python -m jobs.compress"
@@ -109,9 +106,10 @@ def one_line(error: BaseException) -> str:
 
 
 def _open_model(folder: Path, bundle: Bundle, threads: int) -> Any:
-    module, _, name = RUNTIMES[bundle.runtime].partition(":")
+    opens = RUNTIMES[bundle.runtime].open
+    assert opens is not None
     try:
-        return getattr(importlib.import_module(module), name)(folder, bundle, threads)
+        return named(opens)(folder, bundle, threads)
     except ModuleNotFoundError as error:
         if error.name != bundle.runtime:
             raise

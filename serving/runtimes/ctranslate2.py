@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from configs.schema.runtimes import RUNTIMES, VOCABULARY
 from serving.bundle import Bundle, BundleError
 from serving.runtimes import int4
 
 if TYPE_CHECKING:
     from ctranslate2 import Generator
 
-MODEL, CONFIG, VOCABULARY = "model.bin", "config.json", "vocabulary.json"
+MODEL, CONFIG = RUNTIMES["ctranslate2"].model, "config.json"
 COMPUTE = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
@@ -39,10 +40,10 @@ def open_model(folder: Path, bundle: Bundle, threads: int) -> Ctranslate2Model:
     """Raises `BundleError` where the folder is not as CTranslate2 wants it, else what it raises."""
     if bundle.model != MODEL:
         raise BundleError(f"{folder / bundle.model}: CTranslate2 reads the model from {MODEL}")
-    return open_folder(folder, bundle.precision, threads)
+    return open_file(folder, bundle.precision, threads)
 
 
-def open_folder(folder: Path, precision: str, threads: int) -> Ctranslate2Model:
+def open_file(folder: Path, precision: str, threads: int) -> Ctranslate2Model:
     """A decoder on the CPU."""
     tokens = json.loads((folder / VOCABULARY).read_bytes())
     return Ctranslate2Model(open_generator(folder, precision, threads), tokens)
@@ -68,3 +69,10 @@ def open_generator(folder: Path, precision: str, threads: int) -> Generator:
         intra_threads=threads,
         files=files,
     )
+
+
+def computes(precision: str) -> bool:
+    """Whether this CPU has the instructions of a precision."""
+    import ctranslate2
+
+    return COMPUTE[precision] in ctranslate2.get_supported_compute_types("cpu")

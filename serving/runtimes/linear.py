@@ -15,7 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.bundle import VOCABULARY, Bundle, BundleError
+from configs.schema.runtimes import VOCABULARY
+from serving.bundle import Bundle, BundleError
 from serving.inputs import Row, joined
 
 if TYPE_CHECKING:

@@ -47,3 +47,8 @@ def open_session(file: Path, threads: int) -> InferenceSession:
     # Idle threads sleep: replicas, the proxy and training share the cores, and a spinning thread takes one whole.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(file), sess_options=options, providers=["CPUExecutionProvider"])
+
+
+def open_file(file: Path, _: str, threads: int) -> OnnxModel:
+    """An exported file, before it is a bundle."""
+    return OnnxModel(open_session(file, threads))

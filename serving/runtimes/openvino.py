@@ -56,3 +56,14 @@ def compile_file(file: Path, precision: str, threads: int) -> Any:
         "ENABLE_CPU_PINNING": False,  # replicas would all choose the same cores; a measurement pins its process
     }
     return import_openvino().Core().compile_model(str(file), "CPU", config)
+
+
+def open_file(file: Path, precision: str, threads: int) -> OpenvinoModel:
+    """An exported file, before it is a bundle."""
+    return OpenvinoModel(compile_file(file, precision, threads))
+
+
+def computes(precision: str) -> bool:
+    """Whether this CPU has the instructions of bf16 or f16."""
+    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return {"bf16": "BF16", "f16": "FP16"}[precision] in capabilities

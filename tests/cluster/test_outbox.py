@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from cluster import outbox, spool
+from cluster.client import client
 from cluster.delivery import Delivery
 from cluster.outbox import Outbox, replay
-from cluster.patience import client
 from cluster.record import Cluster
 from tests.faults import fault
 from tests.processes import ROOT

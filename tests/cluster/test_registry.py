@@ -8,7 +8,7 @@ import mlflow.artifacts
 import pytest
 
 from cluster import registry, tracking
-from cluster.patience import client
+from cluster.client import client
 from cluster.record import Cluster
 from cluster.session import JobError
 from configs.folder import FolderError

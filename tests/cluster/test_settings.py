@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from cluster import launch, servers, session, settings, tracking
+from cluster.client import client, in_a_line
 from cluster.outbox import Outbox
-from cluster.patience import client, in_a_line
 from cluster.record import Cluster
 from cluster.session import JobError
 from cluster.settings import ADDRESS, Settings, of_this_process

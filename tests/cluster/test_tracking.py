@@ -15,9 +15,9 @@ import yaml
 from mlflow.entities import Run
 
 from cluster import spool, tracking
+from cluster.client import DEFAULTS, client
 from cluster.delivery import LOCAL, find
 from cluster.outbox import Outbox
-from cluster.patience import DEFAULTS, client
 from cluster.record import Cluster
 from cluster.session import JobError
 from cluster.version import code_version

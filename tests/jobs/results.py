@@ -25,12 +25,13 @@ from torch import nn
 
 from configs.folder import digest_json
 from configs.schema.compression import StepSpec
-from configs.schema.distillation import DistillationSpec, Wanted
+from configs.schema.distillation import DistillationSpec, StoredOutputs
 from configs.schema.models import StudentSpec
 from configs.schema.recipe import Recipe
-from jobs.compression import steps
-from jobs.compression.rows import logits
-from jobs.compression.workplace import Workplace
+from configs.schema.tasks import TASKS, named
+from jobs.compression import apply
+from jobs.compression.logits import logits
+from jobs.compression.step_context import StepContext
 from jobs.data.prepared import Prepared
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
@@ -90,8 +91,8 @@ def finetune(folder: Path) -> Figures:
 
 def distill(folder: Path) -> Figures:
     """Losses, students as they begin, and what they say after some steps."""
-    from jobs.models.inside import Inside
-    from jobs.training.loss import distill_completion_loss, distill_loss, inside_loss
+    from jobs.models.hidden_states import HiddenStates
+    from jobs.training.loss import distill_completion_loss, distill_loss, hidden_states_loss
 
     student_BC, teacher_BC, label_B = seeded_logits()
     every = dict.fromkeys(("kl", "reverse_kl", "jensen_shannon", "cross_entropy", "hidden", "cosine", "relations"), 0.5)
@@ -99,13 +100,13 @@ def distill(folder: Path) -> Figures:
     chance = torch.Generator().manual_seed(1)
     student_BLH, teacher_BLH = torch.randn(2, 8, 5, 12, generator=chance)
     mask_BL = (torch.arange(5) < torch.arange(8)[:, None] % 5 + 1).long()
-    seen = Inside(student_BC, [student_BLH, student_BLH], list(student_BLH.chunk(3, -1)))
+    seen = HiddenStates(student_BC, [student_BLH, student_BLH], list(student_BLH.chunk(3, -1)))
     told = {"attention_mask": mask_BL, "teacher_hidden": torch.cat([teacher_BLH, teacher_BLH], -1)}
     ids_BLK = torch.arange(16).reshape(2, 4, 2) % 5
     stored_BLK = teacher_BC.log_softmax(-1).reshape(2, 4, -1).gather(2, ids_BLK)
     found = in_process(folder)["student"] | {
         "loss": rounded(distill_loss(student_BC, teacher_BC, label_B, spec)),
-        "loss inside": rounded(inside_loss(seen, told | {"teacher_relations": teacher_BLH}, spec)),
+        "loss inside": rounded(hidden_states_loss(seen, told | {"teacher_relations": teacher_BLH}, spec)),
         "loss of completions": rounded(
             distill_completion_loss(student_BC.reshape(2, 4, -1), label_B.reshape(2, 4), ids_BLK, stored_BLK, spec)
         ),
@@ -126,7 +127,7 @@ def teach(folder: Path) -> Figures:
     def asked(name: str, model: Any, **wanted: Any) -> Any:
         rows = tiny_workplace.completed(model, 12) if name == "tokens" else tiny_workplace.examples(12)
         place = tiny_workplace.workplace(folder / name, model, rows, rows)
-        told, parts = Wanted.model_validate(wanted).model_dump(), folder / name / "parts"
+        told, parts = StoredOutputs.model_validate(wanted).model_dump(), folder / name / "parts"
         Teach(str(place.prepared.folder), str(parts), [(str(place.student), 1.0)], told, "fp32", 1)(
             {"id": np.array([0])}
         )
@@ -159,22 +160,21 @@ def compress(folder: Path) -> Figures:
     ):
         given = [{"step": name, **fields}, {"step": "export"}, *([{"step": "code"}] if name == "cluster" else [])]
         place, (spec, *_) = compressing(folder / name, model, given)
-        found[name] = said(steps._function(steps.STEPS[type(spec)])(model, spec, place))
+        found[name] = said(named(apply.STEPS[type(spec)])(model, spec, place))
     place, (spec, _) = of_texts(folder / "vocabulary", [{"step": "vocabulary"}, {"step": "export"}])
-    steps._function(steps.STEPS[type(spec)])(encoder.load(place.student), spec, place)
+    named(apply.STEPS[type(spec)])(encoder.load(place.student), spec, place)
     found["vocabulary"] = [*map(str, itertools.chain(*sorted(place.facts["vocabulary"].items())))]
     coded = [{"step": "cluster", "bits": 2, "steps": 0}, {"step": "export"}, {"step": "code"}]
     int8 = [{"step": "export"}, {"step": "quantize"}]
     for name, model, given in (("exported", bert, coded), ("exported, int8", conv, int8)):
         place, specs = compressing(folder / name, model, given)
-        file = steps.compress(model, specs, place, ["onnxruntime"]).files["onnxruntime"].last
+        file = apply.compress(model, specs, place, ["onnxruntime"]).files["onnxruntime"].last
         found[name] = rounded(logits(file, place.rows("validation", 10)))
     return found
 
 
 def measure(folder: Path) -> Figures:
     """Metrics and their intervals of what was said; latencies by a clock of our own."""
-    from configs.schema.tasks import TASKS, named
     from jobs.data.source import Row
     from jobs.measure import timing
     from jobs.measure.bootstrap import interval, resampled
@@ -241,7 +241,7 @@ def evaluate(folder: Path) -> Figures:
     """The comparison of contenders."""
     from jobs.measure.answers import Answer
     from jobs.measure.comparison import UnseenRows, compare
-    from jobs.measure.fresh import BUDGET_SHAPE, Measured, key
+    from jobs.measure.measurement import BUDGET_SHAPE, Measured, key
 
     labels = ["refund"] * 20 + ["track"] * 20
 
@@ -260,13 +260,13 @@ def evaluate(folder: Path) -> Figures:
 def baselines(folder: Path) -> Figures:
     """What they say, calibrated."""
     from jobs.data.source import rows
-    from jobs.measure.answers import asked
+    from jobs.measure.answers import input_of
     from jobs.measure.baselines import Source, find_or_make
     from serving.runtime import load_bundle
 
     place, _ = of_texts(folder, [{"step": "export"}])
     source = Source(place.recipe.data, place.recipe.judged_by, place.student)
-    texts = [asked(row) for row in rows(place.recipe.data, "validation")]
+    texts = [input_of(row) for row in rows(place.recipe.data, "validation")]
     return {
         name: rounded(load_bundle(find_or_make(place.recipe, name, source)).logits(texts))
         for name in ("tfidf", "static")
@@ -386,7 +386,7 @@ def digest_of(rows: Prepared) -> str:
     )
 
 
-def of_texts(folder: Path, given: list[dict[str, Any]]) -> tuple[Workplace, list[StepSpec]]:
+def of_texts(folder: Path, given: list[dict[str, Any]]) -> tuple[StepContext, list[StepSpec]]:
     """A place to compress in, of texts, and the steps."""
     rows = prepared(folder, compression=given)
     torch.manual_seed(0)
@@ -394,14 +394,14 @@ def of_texts(folder: Path, given: list[dict[str, Any]]) -> tuple[Workplace, list
     write_reference(folder / "student", student, rows, "tiny", {}, {})
     (folder / "between").mkdir()
     recipe = recipe_of(folder, compression=given)
-    return Workplace(recipe, folder / "student", read_reference(folder / "student", ""), folder / "between"), [
+    return StepContext(recipe, folder / "student", read_reference(folder / "student", ""), folder / "between"), [
         *recipe.compression
     ]
 
 
 def compressing(
     folder: Path, model: EncoderClassifier, given: list[dict[str, Any]]
-) -> tuple[Workplace, list[StepSpec]]:
+) -> tuple[StepContext, list[StepSpec]]:
     """A place to compress in, of tokens, and the steps."""
     rows = tiny_workplace.labelled(tiny_workplace.examples(40), model)
     without = {"export": {"parity": 0}, "budget": {"min_retention": 0}, "engine": {"precision": "fp32"}}

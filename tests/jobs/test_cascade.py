@@ -18,14 +18,15 @@ from cluster.registry import CHAMPION
 from cluster.session import JobError
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
-from jobs.cascade import cascade, check_accuracy, run, teacher_metric
+from jobs.cascade import cascade, check_accuracy, run
 from jobs.data.prepared import Prepared
 from jobs.data.source import rows, sample
 from jobs.deploy import deploy, evidence
-from jobs.measure import fresh
+from jobs.measure import measurement
 from jobs.measure.contenders import Contender
-from jobs.measure.fresh import Measured
+from jobs.measure.measurement import Measured
 from jobs.measure.retention import Teacher
+from jobs.measure.teacher import teacher_metric
 from serving import deployment
 from serving.bundle import MANIFEST, BundleError, read_bundle
 from serving.cascade import Cascade
@@ -122,11 +123,11 @@ def taught_to(monkeypatch: pytest.MonkeyPatch, output: Path, accuracy: float) ->
 
     def ask(question: Any) -> dict[str, Measured]:
         if question.contenders[0].name != "teacher":
-            return fresh.ask(question)
+            return measurement.measure(question)
         asked.append(question)
         return {"teacher": Measured({"accuracy": accuracy}, [])}
 
-    monkeypatch.setattr("jobs.cascade.ask", ask)
+    monkeypatch.setattr("jobs.measure.teacher.measure", ask)
     return asked
 
 
@@ -139,9 +140,9 @@ def test_what_is_kept_of_a_teacher_is_of_the_same_rows(
     assert teacher_metric(told, second, examples) == 0.9
     assert [(each.sample, each.data) for each in asked] == [(sample(examples), told.data)]
     manifest = {"rows": {"validation": len(examples)}, "fingerprints": {"validation": sample(examples).fingerprint}}
-    monkeypatch.setattr("jobs.cascade.outputs_of", lambda _: tmp_path / "outputs")
-    monkeypatch.setattr("jobs.cascade.taught", lambda *_: Teacher(0.8, [], sample(examples)))
-    monkeypatch.setattr("jobs.cascade.Prepared.open", lambda _: Prepared(tmp_path, manifest))
+    monkeypatch.setattr("jobs.measure.teacher.outputs_of", lambda _: tmp_path / "outputs")
+    monkeypatch.setattr("jobs.measure.teacher.taught", lambda *_: Teacher(0.8, [], sample(examples)))
+    monkeypatch.setattr("jobs.measure.teacher.Prepared.open", lambda _: Prepared(tmp_path, manifest))
     assert teacher_metric(told, second, examples) == 0.8 and len(asked) == 1
     caplog.set_level(logging.INFO)
     assert teacher_metric(told, second, examples[1:]) == 0.9 and len(asked) == 2
@@ -246,14 +247,16 @@ def test_measuring_gives_the_share_of_the_first_and_latencies_of_rows_as_they_co
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     joined = made(folder, tmp_path, cascade={"max_loss": 0.05})
-    monkeypatch.setattr(fresh, "pin", lambda threads: None)
-    monkeypatch.setattr(fresh, "CALLS", 10)
+    monkeypatch.setattr(measurement, "pin", lambda threads: None)
+    monkeypatch.setattr(measurement, "CALLS", 10)
     contenders = [
         Contender(name="both", kind="bundle", folder=str(tmp_path / "cascade")),
         Contender(name="second", kind="bundle", folder=str(folder / "second")),
     ]
     data = recipe(folder, tmp_path).data
-    found = fresh.answer(fresh.Question(data=data, split="validation", contenders=contenders, mix=True))
+    found = measurement.measure_here(
+        measurement.Measurement(data=data, split="validation", contenders=contenders, mix=True)
+    )
     assert found["both"].metrics["first_share"] == joined.share_first(TEXTS)
     assert found["both"].metrics["accuracy"] == pytest.approx(accuracy(folder, labels_of(joined)))
     assert "first_share" not in found["second"].metrics

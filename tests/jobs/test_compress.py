@@ -17,17 +17,17 @@ from cluster.session import JobError
 from configs.folder import digest_file
 from configs.loader import UsageError
 from configs.schema.compression import APART, StepSpec
-from configs.schema.distillation import Wanted
+from configs.schema.distillation import StoredOutputs
 from configs.schema.engine import EngineSpec
-from configs.schema.evaluation import BASELINES
 from configs.schema.models import StudentSpec
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import BASELINES
 from jobs.compress import run
-from jobs.compression import steps
+from jobs.compression import apply
+from jobs.compression.apply import Compressed
 from jobs.compression.bundle import compress
-from jobs.compression.export import TOLERANCE
-from jobs.compression.steps import Compressed
-from jobs.compression.workplace import Workplace
+from jobs.compression.export.onnx import TOLERANCE
+from jobs.compression.step_context import StepContext
 from jobs.data.prepared import Prepared
 from jobs.measure.reference import load_reference
 from jobs.models import encoder
@@ -47,8 +47,8 @@ TEXTS = ["w5", "w6 w7", "w7 w5 w6 w5", "w5 w5 w5 w6 w7 w7 w6 w5 w6"]
 
 def test_a_convolutional_student_is_pruned_exported_quantised_and_served(tmp_path: Path):
     student = encoder_student(encoder_classifier(), StudentSpec(kind="conv", layers=2, hidden=16))
-    steps = [{"step": "prune", "sparsity": 0.05}, {"step": "export"}, {"step": "quantize"}]
-    told = {"compression": steps, "budget": {"min_retention": 0}}
+    apply = [{"step": "prune", "sparsity": 0.05}, {"step": "export"}, {"step": "quantize"}]
+    told = {"compression": apply, "budget": {"min_retention": 0}}
     place = workplace(tmp_path, student, examples(60), examples(20, seed=1), **told)
     compress(place.recipe, tmp_path / "student", tmp_path / "bundle", {})
     expected_NC = load_reference(tmp_path / "student").scores(TEXTS)
@@ -61,8 +61,8 @@ def test_a_convolutional_student_is_pruned_exported_quantised_and_served(tmp_pat
 def test_a_step_that_ruins_the_model_fails_the_job_and_leaves_no_bundle(tmp_path: Path):
     student = encoder_classifier(layers=1)
     rows = labelled(examples(60), student)
-    steps = [{"step": "prune", "sparsity": 0.99}, {"step": "export"}]
-    recipe = workplace(tmp_path, student, rows, rows, compression=steps).recipe
+    apply = [{"step": "prune", "sparsity": 0.99}, {"step": "export"}]
+    recipe = workplace(tmp_path, student, rows, rows, compression=apply).recipe
     with pytest.raises(
         JobError, match=r"^compression\[0\]: 'prune' lowers validation accuracy from 1 to 0\.\d+ \(60 rows\)"
     ):
@@ -109,7 +109,7 @@ WORDS = ["Where is my parcel?", "refund", "I was charged twice and nobody answer
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> StepContext:
     """Rows of texts, two students, a teacher and what it says of the rows."""
     place = tiny_texts.workplace(tmp_path_factory.mktemp("shop"))
     prepared, model = place.prepared, encoder.load(place.student)
@@ -121,8 +121,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     for name, student in {"bert": model, "conv": conv, "teacher": model}.items():
         write_reference(place.output / name, student, prepared, "tiny", {}, {})
     logits_NC = np.random.default_rng(0).normal(size=(len(prepared.examples("train")), len(prepared.labels)))
-    key = outputs_key(place.recipe, prepared, Wanted())
-    tiny_texts.write_logits(place.output / "teacher_outputs", logits_NC, key=key, wanted=Wanted().model_dump())
+    key = outputs_key(place.recipe, prepared, StoredOutputs())
+    tiny_texts.write_logits(place.output / "teacher_outputs", logits_NC, key=key, wanted=StoredOutputs().model_dump())
     return place
 
 
@@ -148,19 +148,19 @@ def and_keep(folder: Path, compress: Any, model: Any, specs: Sequence[StepSpec],
     made: Compressed = compress(model, specs, *told)
     (file,) = made.files.values()
     shutil.copyfile(file.last, folder / "last")
-    place: Workplace = told[0]
+    place: StepContext = told[0]
     write_reference(folder / "model", made.model, place.prepared, "tiny", {}, {})
     return made
 
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_the_bundle_of_two_steps_reloads_in_one_call_and_answers_as_their_model(
-    pair: str, shop: Workplace, workers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: str, shop: StepContext, workers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     student, given = PAIRS[pair]
     fields = {"compression": given, "budget": {"min_retention": 0}}
     recipe = Recipe.model_validate(shop.recipe.model_dump() | fields)
-    monkeypatch.setattr(steps, "compress", functools.partial(and_keep, tmp_path, steps.compress))
+    monkeypatch.setattr(apply, "compress", functools.partial(and_keep, tmp_path, apply.compress))
     bundle = compress(recipe, shop.output / student, tmp_path / "bundle", {})
     assert set(pair.split(", ")) <= bundle.provenance["facts"].keys()
     assert bundle.files["model.onnx"].sha256 == digest_file(tmp_path / "last")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster import registry, session, tracking, underway
+from cluster import registry, resume, session, tracking
 from cluster.record import Cluster
 from cluster.registry import CHALLENGER, CHAMPION, PREVIOUS
 from cluster.session import JobError
@@ -19,8 +19,9 @@ from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from configs.schema.serving import ServingSpec
 from jobs import deploy, evaluate
-from jobs.deploy import SERVED_TAG, check_serve, evidence, make_champion, smoke
+from jobs.deploy import SERVED_TAG, check_serve, evidence, make_champion
 from jobs.measure.gate import Evidence
+from jobs.tasks.classify.evaluation import smoke
 from serving import deployment
 from serving.bundle import bundle_bytes, bundle_digest, read_bundle
 from serving.dashboard import Dashboard, DeployError
@@ -310,7 +311,7 @@ def test_what_has_served_comes_back_whatever_todays_budget_says_and_whatever_is_
 HOLD = """
 import sys
 from pathlib import Path
-from cluster.underway import only_job
+from cluster.resume import only_job
 with only_job(Path(sys.argv[1]), "optimize"):
     print("held", flush=True)
     sys.stdin.read()
@@ -346,7 +347,7 @@ def test_a_return_to_previous_works_while_another_process_searches_in_the_output
 def test_two_deployments_of_one_service_are_one_after_the_other(shop: Shop):
     place = session.home() / ".deployments" / "shop"
     with (
-        underway.only_job(place, "deploy (process 1)"),
+        resume.only_job(place, "deploy (process 1)"),
         pytest.raises(
             JobError,
             match=r"^serving\.service: .*/shop: deploy \(process 1\) works there; wait for it, stop it, or",

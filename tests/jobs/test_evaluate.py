@@ -12,6 +12,7 @@ from cluster.session import JobError
 from configs.folder import commit
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import TASKS
 from jobs.data.prepared import MANIFEST
 from jobs.evaluate import (
     _compare_with_peak,
@@ -27,9 +28,11 @@ from jobs.evaluate import (
 )
 from jobs.measure import baselines, gate
 from jobs.measure.contenders import Contender
-from jobs.measure.fresh import Measured, Question
+from jobs.measure.measurement import Measured, Measurement
 from serving.bundle import Bundle, bundle_digest, read_bundle
 from tests.serving.tiny import LABELS, write_tiny_bundle
+
+NEAREST = TASKS["generate"].baselines["nearest"].make
 
 
 def recipe(folder: Path, slices: list[str], **sections: Any) -> Recipe:
@@ -153,7 +156,7 @@ def test_lengths_beyond_what_the_models_see_are_left_out_with_a_word(tmp_path: P
     found = [Contender(name=name, kind="bundle", folder=str(tmp_path / name)) for name in ("long", "longer")]
     caplog.set_level("INFO")
     asked = recipe(tmp_path, [])
-    assert _shapes(asked, [Contender(name="nearest_row", kind="nearest"), *found]) == [
+    assert _shapes(asked, [Contender(name="nearest_row", kind="fitted", fit=NEAREST), *found]) == [
         (batch, tokens) for tokens in (16, 32, 64) for batch in (1, 8, 32)
     ]
     assert "not timed at [128] tokens: the models cut a text after 64" in caplog.text
@@ -170,15 +173,15 @@ def test_what_is_fitted_is_scored_where_it_is_timed_and_bundles_alone(tmp_path: 
     write_tiny_bundle(tmp_path / "tiny")
     asked: list[tuple[list[str], bool | list[str]]] = []
 
-    def answer(question: Question) -> dict[str, Measured]:
+    def answer(question: Measurement) -> dict[str, Measured]:
         names = [each.name for each in question.contenders]
         asked.append((names, question.score))
         scored = names if question.score is True else question.score or []
         return {name: Measured({"accuracy": 0.5} if name in scored else {"p50_ms": 1.0}, []) for name in names}
 
-    monkeypatch.setattr("jobs.evaluate.ask", answer)
+    monkeypatch.setattr("jobs.evaluate.measure", answer)
     contenders = [
-        Contender(name="nearest_row", kind="nearest"),
+        Contender(name="nearest_row", kind="fitted", fit=NEAREST),
         Contender(name="winner", kind="bundle", folder=str(tmp_path / "tiny")),
     ]
     found = _measure(recipe(tmp_path, []), tmp_path / "tokenizer.json", contenders, [(1, 32)])
@@ -193,17 +196,17 @@ def test_a_contender_that_fails_does_not_end_the_evaluation_of_the_others(
     write_tiny_bundle(tmp_path / "tiny")
     bad: list[str] = []
 
-    def answer(question: Question) -> dict[str, Measured]:
+    def answer(question: Measurement) -> dict[str, Measured]:
         for each in question.contenders:
             if each.name in bad:
                 raise JobError(f"measuring {each.name} failed: empty vocabulary")
         return {each.name: Measured({"accuracy": 0.5, "p50_ms": 1.0}, []) for each in question.contenders}
 
-    monkeypatch.setattr("jobs.evaluate.ask", answer)
-    kinds = {"nearest_row": "nearest", "static_logreg": "bundle", "winner": "bundle"}
+    monkeypatch.setattr("jobs.evaluate.measure", answer)
+    folder = str(tmp_path / "tiny")
     contenders = [
-        Contender.model_validate({"name": name, "kind": kind, "folder": str(tmp_path / "tiny")})
-        for name, kind in kinds.items()
+        Contender(name="nearest_row", kind="fitted", fit=NEAREST),
+        *(Contender(name=name, kind="bundle", folder=folder) for name in ("static_logreg", "winner")),
     ]
     told, file = recipe(tmp_path, []), tmp_path / "tokenizer.json"
     bad += ["static_logreg"]
@@ -220,11 +223,11 @@ def test_a_decoder_is_timed_on_rows_as_they_come(tmp_path: Path, monkeypatch: py
     write_tiny_bundle(tmp_path / "tiny")
     asked: list[tuple[bool, list[tuple[int, int]]]] = []
 
-    def answer(question: Question) -> dict[str, Measured]:
+    def answer(question: Measurement) -> dict[str, Measured]:
         asked.append((question.mix, question.shapes))
         return {each.name: Measured({}, []) for each in question.contenders}
 
-    monkeypatch.setattr("jobs.evaluate.ask", answer)
+    monkeypatch.setattr("jobs.evaluate.measure", answer)
     told = recipe(tmp_path, [], task="generate")
     contenders = [Contender(name="winner", kind="bundle", folder=str(tmp_path / "tiny"))]
     assert _shapes(told, contenders) == []

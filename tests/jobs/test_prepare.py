@@ -20,7 +20,8 @@ from jobs import teach
 from jobs.data.prepared import TOKENIZER, Prepared, PreparedSplit
 from jobs.layout import pool_folder
 from jobs.models.reference import write_reference
-from jobs.prepare import known_to, prepare, prepare_student, run, summary
+from jobs.prepare import prepare, prepare_student, run, summary
+from jobs.tasks.classify.rows import known_to
 from jobs.training.fit import student_key, teacher_key
 from tests.tiny_models import encoder_classifier
 from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_encoder, write_locally

@@ -15,7 +15,7 @@ from cluster import session
 from cluster.session import JobError
 from configs.folder import commit
 from configs.loader import UsageError
-from configs.schema.distillation import Wanted
+from configs.schema.distillation import StoredOutputs
 from configs.schema.recipe import Recipe, SearchRecipe
 from jobs import teach as module
 from jobs.data.prepared import MANIFEST, Prepared
@@ -47,18 +47,20 @@ def recipe(output: Path, space: dict[str, Any] | None = None, **distillation: An
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        ({}, Wanted()),
-        ({"hidden_layers": [2, -1], "weights": {"hidden": 1}}, Wanted(hidden_layers=[2, 6])),
-        ({"hidden_layers": [2], "weights": {"cosine": 1}}, Wanted(hidden_layers=[6])),
-        ({"hidden_layers": [2], "weights": {"cosine": 1, "hidden": 1}}, Wanted(hidden_layers=[2, 6])),
-        ({"relation_layer": -2, "weights": {"relations": 1}}, Wanted(relation_layer=5)),
-        ({"epochs": 2, "stages": [{"epochs": 1, "weights": {"relations": 1}}]}, Wanted(relation_layer=6)),
-        ({"space": {"distillation.weights.hidden": {"uniform": [0, 1]}}}, Wanted(hidden_layers=[6])),
-        ({"space": {"distillation.weights.kl": {"uniform": [0, 1]}}}, Wanted()),
+        ({}, StoredOutputs()),
+        ({"hidden_layers": [2, -1], "weights": {"hidden": 1}}, StoredOutputs(hidden_layers=[2, 6])),
+        ({"hidden_layers": [2], "weights": {"cosine": 1}}, StoredOutputs(hidden_layers=[6])),
+        ({"hidden_layers": [2], "weights": {"cosine": 1, "hidden": 1}}, StoredOutputs(hidden_layers=[2, 6])),
+        ({"relation_layer": -2, "weights": {"relations": 1}}, StoredOutputs(relation_layer=5)),
+        ({"epochs": 2, "stages": [{"epochs": 1, "weights": {"relations": 1}}]}, StoredOutputs(relation_layer=6)),
+        ({"space": {"distillation.weights.hidden": {"uniform": [0, 1]}}}, StoredOutputs(hidden_layers=[6])),
+        ({"space": {"distillation.weights.kl": {"uniform": [0, 1]}}}, StoredOutputs()),
     ],
     ids=str,
 )
-def test_what_objectives_compare_is_stored_and_nothing_else(tmp_path: Path, given: dict[str, Any], wanted: Wanted):
+def test_what_objectives_compare_is_stored_and_nothing_else(
+    tmp_path: Path, given: dict[str, Any], wanted: StoredOutputs
+):
     assert wanted_of(recipe(tmp_path, **given)) == wanted
 
 
@@ -140,7 +142,7 @@ def test_vectors_are_not_computed_where_the_disk_has_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr(Prepared, "examples", lambda self, split: SimpleNamespace(lengths=np.array([7, 3])))
-    wanted, asked = Wanted(hidden_layers=[6], relation_layer=6), recipe(tmp_path)
+    wanted, asked = StoredOutputs(hidden_layers=[6], relation_layer=6), recipe(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=959))
     words = r"10 tokens x 4 vectors x 12 x 2 bytes = 0 MB"
     with pytest.raises(JobError, match=words):
@@ -173,7 +175,7 @@ def test_two_jobs_at_once_ask_the_teacher_once(tmp_path: Path, locked: bool, mon
     assert len(asked) == (1 if locked else 2)
 
 
-def leave_outputs(folder: Path, wanted: Wanted, pool: bool = False) -> None:
+def leave_outputs(folder: Path, wanted: StoredOutputs, pool: bool = False) -> None:
     """What `prepare` and `teach` leave, as far as their manifests go."""
     write_tiny_bundle(folder / "teacher")
     for rows, outputs in [("prepared", "teacher_outputs"), *([("pool", "pool_outputs")] if pool else [])]:
@@ -188,12 +190,12 @@ def test_answers_of_another_precision_are_others_and_completions_are_not(tmp_pat
     write_tiny_bundle(tmp_path / "teacher")
     asked = recipe(tmp_path)
     exact = asked.model_copy(update={"engine": asked.engine.model_copy(update={"precision": "fp32"})})
-    keys = {outputs_key(each, ROWS, Wanted(completions=completions)) for each in (asked, exact)}
+    keys = {outputs_key(each, ROWS, StoredOutputs(completions=completions)) for each in (asked, exact)}
     assert len(keys) == (1 if same else 2)
 
 
 def test_outputs_that_teach_left_are_found_also_where_they_hold_more(tmp_path: Path):
-    leave_outputs(tmp_path, Wanted(hidden_layers=[3, 6]))
+    leave_outputs(tmp_path, StoredOutputs(hidden_layers=[3, 6]))
     assert outputs_of(recipe(tmp_path)) == tmp_path / "teacher_outputs"
     assert outputs_of(recipe(tmp_path, weights={"cosine": 1})) == tmp_path / "teacher_outputs"
 
@@ -212,7 +214,7 @@ def test_outputs_that_teach_left_are_found_also_where_they_hold_more(tmp_path: P
 def test_outputs_that_do_not_fit_are_refused_with_the_command_that_makes_them(
     tmp_path: Path, damage: Any, asked: dict[str, Any]
 ):
-    leave_outputs(tmp_path, Wanted(), pool=True)
+    leave_outputs(tmp_path, StoredOutputs(), pool=True)
     assert outputs_of(recipe(tmp_path, pool={"rows": 2})) == tmp_path / "teacher_outputs"
     damage(tmp_path)
     with pytest.raises(JobError, match=r"python -m jobs\.teach makes them"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs.folder import digest_json
-from configs.schema.distillation import Wanted
+from configs.schema.distillation import StoredOutputs
 from jobs import versions
 from jobs.data.prepared import Prepared
 from jobs.evaluate import evaluation_key
@@ -103,7 +103,7 @@ def keys(tmp_path: Path) -> Callable[[], dict[str, str]]:
                 "prepared": made.key,
                 "pool": made.pool.key,
                 "teacher": teacher_key(recipe, rows),
-                "outputs": outputs_key(recipe, rows, Wanted()),
+                "outputs": outputs_key(recipe, rows, StoredOutputs()),
                 "student": student_key(recipe, rows),
                 "search": search_key(recipe, rows),
                 "judged": digest_json(judged(recipe)),

@@ -36,7 +36,7 @@ def test_stages_come_one_after_the_other_and_then_the_weights():
     assert [weights.relations for weights in seen] == [1, 1, 0, 0, 0]
     assert [weights.hidden for weights in seen] == [0, 0, 2, 0, 0]
     assert [weights.kl for weights in seen] == [0, 0, 0, 0.7, 0.7]
-    assert given.inside == {"relations": 1, "hidden": 2}
+    assert given.hidden_objectives == {"relations": 1, "hidden": 2}
 
 
 @pytest.mark.parametrize(

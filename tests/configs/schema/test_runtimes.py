@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from configs.schema.recipe import Recipe
-from configs.schema.runtimes import Form, forms
+from configs.schema.runtimes import ExportTarget, export_targets
 
 
 def recipe(task: str = "classify", steps: list[dict[str, Any]] | None = None, **export: Any) -> Recipe:
@@ -15,7 +15,7 @@ def recipe(task: str = "classify", steps: list[dict[str, Any]] | None = None, **
 
 
 def found(given: Recipe) -> list[tuple[str, ...]]:
-    return [tuple(form) for form in forms(given.export, given.task, given.compression)]
+    return [tuple(form) for form in export_targets(given.export, given.task, given.compression)]
 
 
 def test_without_a_word_a_task_has_its_usual_runtime():
@@ -25,7 +25,7 @@ def test_without_a_word_a_task_has_its_usual_runtime():
 
 def test_auto_tries_every_runtime_of_the_task_in_f32_and_bf16():
     assert found(recipe(runtime="auto")) == [("onnxruntime", "f32"), ("openvino", "f32"), ("openvino", "bf16")]
-    assert found(recipe(runtime="auto", precision="bf16")) == [Form("openvino", "bf16")]
+    assert found(recipe(runtime="auto", precision="bf16")) == [ExportTarget("openvino", "bf16")]
     assert found(recipe("generate", runtime="auto")) == [("ctranslate2", "f32")]
 
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.compression.workplace import Workplace
+from jobs.compression.step_context import StepContext
 
 
-class Alone(Workplace):
+class Alone(StepContext):
     """A workplace without a student's files: a step finds there what the test gives, and nothing else."""
 
     def __init__(self, **given: Any) -> None:

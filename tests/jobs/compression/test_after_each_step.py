@@ -9,7 +9,7 @@ from cluster.session import JobError
 from configs.schema.recipe import Recipe
 from jobs.compression import after_each_step as module
 from jobs.compression.after_each_step import after_each_step, exported_prefixes
-from jobs.measure.fresh import BUDGET_SHAPE
+from jobs.measure.measurement import BUDGET_SHAPE
 from serving.bundle import bundle_digest, read_bundle
 from tests.serving.tiny import write_tiny_bundle
 

@@ -12,9 +12,10 @@ import pytest
 from cluster.session import JobError
 from configs.schema.models import StudentSpec
 from configs.schema.recipe import Recipe
-from configs.schema.runtimes import PRECISIONS, RUNTIMES, Form
-from jobs.compression.choice import installed, write
-from jobs.compression.steps import compress
+from configs.schema.runtimes import RUNTIMES, ExportTarget
+from configs.schema.tasks import TASKS
+from jobs.compression.apply import compress
+from jobs.compression.checks.selection import installed, write
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.student import encoder_student
 from serving.cascade import join
@@ -26,13 +27,13 @@ STEPS: Mapping[str, list[dict[str, Any]]] = {
     "float": [{"step": "export"}],
     "int8": [{"step": "export"}, {"step": "quantize"}],
 }
-FORMS = [Form(runtime, precision) for runtime in RUNTIMES["classify"] for precision in PRECISIONS[runtime]]
+FORMS = [ExportTarget(name, each) for name in TASKS["classify"].runtimes for each in RUNTIMES[name].precisions]
 BUNDLES = [f"{steps} {' '.join(form)}" for steps in STEPS for form in FORMS]
 CASCADES = ["cascade of float", "cascade of int8"]
 ATOL = {"f32": 1e-3, "bf16": 1e-2, "f16": 1e-2}  # of a score
 
 
-def export(folder: Path, model: EncoderClassifier, forms: Sequence[Form]) -> None:
+def export(folder: Path, model: EncoderClassifier, forms: Sequence[ExportTarget]) -> None:
     """Bundles of a model in float and in int8, by one export."""
     place = workplace(folder, model, examples(100), examples(20, seed=1), budget={"min_retention": 0})
     fields = place.reference.model_dump(exclude={"files", "metrics", "provenance"})
@@ -69,7 +70,7 @@ def texts(bundles: Path) -> list[str]:
 def test_a_text_is_answered_alike_alone_and_among_any_others(name: str, bundles: Path, texts: list[str]):
     runtime, precision = name.split()[-2:] if name.endswith(tuple(ATOL)) else ("onnxruntime", "f32")
     try:
-        installed([Form(runtime, precision)])
+        installed([ExportTarget(runtime, precision)])
     except JobError as error:
         pytest.skip(str(error))
     classifier = load_bundle(bundles / name)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models
 from cluster.session import JobError
 from configs.schema.compression import ShrinkSpec
 from jobs.compression.importance import Importance, importance, magnitude, taylor, teacher_loss
-from jobs.compression.workplace import Workplace
+from jobs.compression.step_context import StepContext
 from jobs.data.prepared import Examples
 from jobs.models.layers import KNOWN, layers_of
 from tests.jobs.compression.alone import Alone
@@ -119,7 +119,7 @@ class Stored:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path) -> Workplace:
+def workplace(tmp_path: Path) -> StepContext:
     """What the importance looks at of one."""
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, "a"))
     tokenizer.save(str(tmp_path / "tokenizer.json"))
@@ -135,7 +135,7 @@ def same(one: Importance, other: Importance) -> bool:
     return all(torch.equal(a, b) for a, b in zip([*one.heads, *one.units], [*other.heads, *other.units], strict=True))
 
 
-def test_rows_are_drawn_with_the_seed_of_the_recipe(workplace: Workplace):
+def test_rows_are_drawn_with_the_seed_of_the_recipe(workplace: StepContext):
     model, spec = encoder_classifier(), shrink_by(loss="labels", calibration_rows=20)
     first = importance(model, spec, workplace)
     assert same(first, importance(model, spec, workplace))
@@ -143,7 +143,7 @@ def test_rows_are_drawn_with_the_seed_of_the_recipe(workplace: Workplace):
     assert not same(first, importance(model, spec, workplace))
 
 
-def test_the_teacher_is_asked_for_its_stored_logits(workplace: Workplace, monkeypatch: pytest.MonkeyPatch):
+def test_the_teacher_is_asked_for_its_stored_logits(workplace: StepContext, monkeypatch: pytest.MonkeyPatch):
     model, spec = encoder_classifier(), shrink_by()
     with pytest.raises(JobError, match=r"compression.shrink: .*teacher_outputs.*run jobs.teach, or use loss=labels"):
         importance(model, spec, workplace)

@@ -12,10 +12,10 @@ import pytest
 from configs.folder import digest_file
 from configs.schema.compression import QuantizeSpec
 from jobs.compression import int4
-from jobs.compression.ctranslate2 import export, quantize
-from jobs.compression.rows import token_accuracy, token_logits
-from jobs.compression.workplace import Workplace
+from jobs.compression.export.ctranslate2 import export, quantize
+from jobs.compression.step_context import StepContext
 from jobs.models.decoder import Decoder
+from jobs.tasks.generate.judging import token_accuracy, token_logits
 from serving.bundle import BundleError
 from serving.runtimes.int4 import CODES, SCALES, expanded, read, unpack
 from tests.tiny_models import decoder
@@ -82,7 +82,7 @@ def model() -> Decoder:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, model: Decoder) -> Workplace:
+def place(tmp_path_factory: pytest.TempPathFactory, model: Decoder) -> StepContext:
     """With the model in float in the folder `0`."""
     rows = completed(model, 40)
     made = workplace(
@@ -92,13 +92,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, model: Decoder) -> Workplace
     return made
 
 
-def in_4_bits(place: Workplace, name: str, **fields: object) -> Path:
+def in_4_bits(place: StepContext, name: str, **fields: object) -> Path:
     made = place.folder / name
     quantize(place.folder / "0", QuantizeSpec.model_validate({"step": "quantize", "bits": 4, **fields}), made, place)
     return made
 
 
-def test_a_file_that_is_read_is_written_as_it_was(place: Workplace):
+def test_a_file_that_is_read_is_written_as_it_was(place: StepContext):
     whole = place.folder / "0" / "model.bin"
     assert read(whole).content() == whole.read_bytes()
 
@@ -106,7 +106,7 @@ def test_a_file_that_is_read_is_written_as_it_was(place: Workplace):
 @pytest.mark.parametrize("kept", [0.9, 0.1, 0.0001, 0])
 @pytest.mark.parametrize("content", [None, b"something else " * 99])
 def test_a_file_that_is_cut_or_something_else_is_refused_in_one_line(
-    place: Workplace, tmp_path: Path, kept: float, content: bytes | None
+    place: StepContext, tmp_path: Path, kept: float, content: bytes | None
 ):
     file = tmp_path / "model.bin"
     whole = content or (place.folder / "0" / "model.bin").read_bytes()
@@ -116,7 +116,7 @@ def test_a_file_that_is_cut_or_something_else_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
-def test_layers_are_stored_in_4_bits_and_all_else_as_it_was(place: Workplace):
+def test_layers_are_stored_in_4_bits_and_all_else_as_it_was(place: StepContext):
     made = in_4_bits(place, "all", guard=False)
     before, after = (read(folder / "model.bin") for folder in (place.folder / "0", made))
     coded = [name.removesuffix(CODES) for name in after.arrays if name.endswith(CODES)]
@@ -130,7 +130,7 @@ def test_layers_are_stored_in_4_bits_and_all_else_as_it_was(place: Workplace):
     assert list(expanded(after).arrays) == list(before.arrays)
 
 
-def test_the_answers_are_those_of_a_float_file_with_the_rounded_weights(place: Workplace, tmp_path: Path):
+def test_the_answers_are_those_of_a_float_file_with_the_rounded_weights(place: StepContext, tmp_path: Path):
     made = in_4_bits(place, "compared", guard=False)
     plain = tmp_path / "plain"
     plain.mkdir()
@@ -144,7 +144,7 @@ def test_the_answers_are_those_of_a_float_file_with_the_rounded_weights(place: W
         assert found[0].std() > 0.01
 
 
-def test_what_is_computed_in_bfloat16_is_as_near_to_the_rounded_weights(place: Workplace):
+def test_what_is_computed_in_bfloat16_is_as_near_to_the_rounded_weights(place: StepContext):
     export_spec = place.recipe.export.model_copy(update={"precision": "bf16"})
     half = replace(place, recipe=place.recipe.model_copy(update={"export": export_spec}), folder=place.folder / "half")
     half.folder.mkdir()
@@ -160,7 +160,7 @@ def test_what_is_computed_in_bfloat16_is_as_near_to_the_rounded_weights(place: W
         np.testing.assert_allclose(found[0], expected[0], atol=0.3 * expected[0].std())
 
 
-def test_the_guard_leaves_layers_in_float_until_the_loss_is_inside(place: Workplace):
+def test_the_guard_leaves_layers_in_float_until_the_loss_is_inside(place: StepContext):
     examples = place.prepared.examples("validation")
     free = token_accuracy(in_4_bits(place, "free", guard=False), examples, 40)
     held = token_accuracy(in_4_bits(place, "held", max_loss=0.02), examples, 40)
@@ -169,6 +169,6 @@ def test_the_guard_leaves_layers_in_float_until_the_loss_is_inside(place: Workpl
     assert 0 < len(left) < place.facts["quantize"]["layers"] == 10
 
 
-def test_the_same_file_comes_of_the_same_model(place: Workplace):
+def test_the_same_file_comes_of_the_same_model(place: StepContext):
     first, second = (in_4_bits(place, name, guard=False) / "model.bin" for name in ("first", "second"))
     assert digest_file(first) == digest_file(second)

@@ -14,8 +14,8 @@ from onnx import TensorProto, numpy_helper
 
 from configs.schema.compression import QuantizeSpec
 from jobs.compression import int8
-from jobs.compression.export import export_onnx
-from jobs.training.rounding import calibrate, learn_rounded
+from jobs.compression.export.onnx import export_onnx
+from jobs.training.quantize_aware import calibrate, learn_rounded
 from tests.tiny_graph import in_8_bits
 from tests.tiny_models import VOCABULARY, batch, encoder_classifier
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from configs.schema.models import StudentSpec
-from jobs.compression.export import export_onnx
+from jobs.compression.export.onnx import export_onnx
 from jobs.compression.int8 import layers, read
 from jobs.compression.rewrite import for_export
 from jobs.models.encoder import EncoderClassifier

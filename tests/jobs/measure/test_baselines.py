@@ -19,19 +19,23 @@ from configs.loader import UsageError
 from configs.schema.data import DataSpec
 from configs.schema.models import TeacherSpec
 from configs.schema.recipe import Recipe
+from configs.schema.runtimes import VOCABULARY
+from configs.schema.tasks import TASKS
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.data.source import rows
-from jobs.measure import baselines
 from jobs.measure.answers import Answer, Fitted
 from jobs.measure.baselines import Source, check_possible, embedding_table, find_or_make, made, possible
 from jobs.measure.contenders import Contender, load
 from jobs.models.encoder import load_tokenizer, pretrained
 from jobs.models.reference import write_reference
-from serving.bundle import VOCABULARY, bundle_bytes, bundle_digest, read_bundle
+from jobs.tasks.classify import baselines
+from serving.bundle import bundle_bytes, bundle_digest, read_bundle
 from serving.classifier import Classifier
 from serving.runtime import load_bundle
 from serving.runtimes.linear import CHARACTERS
 from tests.serving.tiny import write_tiny_bundle
+
+NEAREST = TASKS["generate"].baselines["nearest"].make
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +169,7 @@ def test_the_nearest_row_answers_with_its_own_text(tmp_path: Path):
     rows = [{"text": {"name": name, "type": "tv"}, "label": f"{name} is a tv"} for name in ("Apollo", "Hermes")]
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    predict = load(Contender(name="n", kind="nearest"), DataSpec(train=str(file)), 1)
+    predict = load(Contender(name="n", kind="fitted", fit=NEAREST), DataSpec(train=str(file)), 1)
     answers = predict(["name: Hermes; type: radio", "name: Apollo; type: tv"])
     assert answers == [Answer("Hermes is a tv"), Answer("Apollo is a tv")]
     assert isinstance(predict, Fitted) and predict.bytes > sum(len(str(row["label"])) for row in rows)
@@ -173,7 +177,8 @@ def test_the_nearest_row_answers_with_its_own_text(tmp_path: Path):
 
 def test_the_nearest_row_of_prompts_without_words_is_found_by_characters(tmp_path: Path):
     write_rows(tmp_path, [{"text": text, "label": f"it is {text}"} for text in ("a b", "c d")])
-    answers = load(Contender(name="n", kind="nearest"), DataSpec(train=str(tmp_path / "train.jsonl")), 1)(["d c"])
+    predict = load(Contender(name="n", kind="fitted", fit=NEAREST), DataSpec(train=str(tmp_path / "train.jsonl")), 1)
+    answers = predict(["d c"])
     assert answers == [Answer("it is c d")]
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from configs.schema.recipe import Recipe
 from jobs.measure.card import card
-from jobs.measure.fresh import BUDGET_SHAPE, key
+from jobs.measure.measurement import BUDGET_SHAPE, key
 from serving.bundle import Bundle, read_bundle, with_metrics
 from serving.cascade import join
 from tests.serving.tiny import LABELS, decoder_description, write_tiny_bundle

@@ -12,9 +12,9 @@ from configs.schema.recipe import Recipe
 from jobs.measure.answers import Answer
 from jobs.measure.bootstrap import resampled
 from jobs.measure.comparison import UnseenRows, compare, shown_shapes
-from jobs.measure.fresh import BUDGET_SHAPE, Measured, key
+from jobs.measure.measurement import BUDGET_SHAPE, Measured, key
 from jobs.measure.table import Machine
-from jobs.tasks import classify
+from jobs.tasks.classify import metrics
 
 LABELS = ["refund"] * 20 + ["track"] * 20
 TEST = UnseenRows("0" * 64, "1" * 64, LABELS, {"channel": ["phone", "mail"] * 20})
@@ -38,7 +38,7 @@ FIVE = {
 
 def drawn(wrong: list[int]) -> Measured:
     right = [(row not in wrong, 1) for row in range(40)]
-    return measured(1.0, wrong)._replace(resampled=resampled(np.array(right), classify.accuracy))
+    return measured(1.0, wrong)._replace(resampled=resampled(np.array(right), metrics.accuracy))
 
 
 def compared(contenders: dict[str, Measured], **budget: Any) -> tuple[dict[str, Any], dict[str, str]]:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from configs.schema.recipe import Recipe
-from jobs.measure import baselines
 from jobs.measure.early import compare, said
+from jobs.tasks.classify import baselines
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from jobs.data.prepared import Examples, Prepared
 from jobs.data.source import Row, Sample
 from jobs.measure.bootstrap import resampled
 from jobs.measure.retention import Teacher, kept, taught
-from jobs.tasks import classify
+from jobs.tasks.classify import metrics
 
 ROWS = 400
 LABELS = ["track", "refund", "cancel"]
@@ -20,7 +20,7 @@ NOBODY = Sample(ROWS, "0")
 def drawn(right_N: np.ndarray) -> tuple[float, list[float]]:
     """Accuracy, and that of resampled rows."""
     statistics = np.stack([right_N, np.ones(len(right_N))], axis=1).astype(np.int64)
-    return float(right_N.mean()), resampled(statistics, classify.accuracy)
+    return float(right_N.mean()), resampled(statistics, metrics.accuracy)
 
 
 def test_the_error_of_retention_is_that_of_paired_rows():
@@ -56,6 +56,6 @@ def test_a_teacher_is_what_it_said_of_the_prepared_rows(monkeypatch: pytest.Monk
     monkeypatch.setattr(Prepared, "examples", lambda *_: examples)
     found = taught(Prepared(Path("prepared"), manifest), Path("outputs"), TASKS["classify"].by(name))
     said = [LABELS[number] for number in logits_NC.argmax(1)]
-    assert found.metric == classify.score(said, [Row("", None, LABELS[number]) for number in labels_N])[name]
+    assert found.metric == metrics.score(said, [Row("", None, LABELS[number]) for number in labels_N])[name]
     assert np.mean(found.resampled) == pytest.approx(found.metric, abs=0.005)
     assert found.sample == Sample(ROWS, "abc")

@@ -7,7 +7,7 @@ import pytest
 from configs.schema.search import BudgetSpec
 from configs.schema.tasks import TASKS
 from jobs.measure.differences import Difference
-from jobs.measure.fresh import BUDGET_SHAPE, key
+from jobs.measure.measurement import BUDGET_SHAPE, key
 from jobs.measure.table import (
     Gap,
     Machine,

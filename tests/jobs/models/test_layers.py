@@ -12,7 +12,7 @@ from configs.loader import UsageError
 from configs.schema.models import StudentSpec
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
-from jobs.models.inside import look_inside, relation_width
+from jobs.models.hidden_states import look_inside, relation_width
 from jobs.models.layers import LayerSize, has_own_sizes, layers_of, set_hidden, set_sizes, sizes_of
 from jobs.models.stages import encoder_layers
 from jobs.models.student import encoder_student

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from configs.loader import UsageError
 from configs.schema.models import StudentSpec
-from jobs.compression.export import export_onnx
+from jobs.compression.export.onnx import export_onnx
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import layers_of

@@ -28,13 +28,13 @@ from configs.schema.compression import DistillStep, PruneSpec
 from configs.schema.engine import EngineSpec
 from configs.schema.models import StudentSpec, TeacherSpec
 from configs.schema.recipe import Recipe
-from jobs.compression.prune import zeroed
+from jobs.compression.steps.prune import zeroed
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, PreparedSplit
 from jobs.layout import teacher_folder
 from jobs.models import decoder, encoder
 from jobs.models.decoder import Decoder
 from jobs.models.reference import read_tokenizer, write_reference
-from jobs.models.sparsity import multiplied, zeros
+from jobs.models.sparsity import multiplied, sparsity_facts
 from jobs.models.student import encoder_student
 from jobs.prepare import prepare, prepare_student
 from jobs.training import loop
@@ -475,14 +475,14 @@ def test_a_student_of_what_its_teacher_holds_inside_is_kept_without_its_projecti
 )
 def test_a_student_goes_on_with_its_zeros(shop: Shop, one: dict[str, Facts], name: str, share: float):
     before, after = (encoder.load(folder) for folder in (shop.folder / "pruned", shop.student(name)))
-    assert zeros(after)["sparsity"] == pytest.approx(share, abs=1e-3)
+    assert sparsity_facts(after)["sparsity"] == pytest.approx(share, abs=1e-3)
     for path, layer in multiplied(after).items():
         assert not layer.weight[before.get_submodule(path).weight == 0].any()
     assert one[name]["curve"][-1] < one[name]["curve"][0]
 
 
 def test_a_student_that_forgets_its_zeros_has_none(shop: Shop, one: dict[str, Facts]):
-    assert zeros(encoder.load(shop.student("pruned student, forgotten")))["sparsity"] < 0.01
+    assert sparsity_facts(encoder.load(shop.student("pruned student, forgotten")))["sparsity"] < 0.01
 
 
 def test_of_a_rising_sparsity_only_epochs_at_its_target_are_kept(one: dict[str, Facts]):

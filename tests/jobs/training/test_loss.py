@@ -12,7 +12,7 @@ from torch import Tensor
 
 from configs.schema.distillation import DistillationSpec
 from jobs.data.batches import NO_TARGET
-from jobs.models.inside import Inside
+from jobs.models.hidden_states import HiddenStates
 from jobs.training.loss import (
     balanced_weights,
     completion_loss,
@@ -21,7 +21,7 @@ from jobs.training.loss import (
     distill_loss,
     grade_loss,
     hidden_loss,
-    inside_loss,
+    hidden_states_loss,
     jensen_shannon,
     kl,
     label_loss,
@@ -351,7 +351,7 @@ def test_what_is_inside_adds_up_by_its_weights():
         [vectors(seed=seed).float() for seed in range(6)],
         [vectors(seed=9 + n).float() for n in range(6)],
     )
-    seen = Inside(torch.zeros(2, 3), student[:3], student[3:])
+    seen = HiddenStates(torch.zeros(2, 3), student[:3], student[3:])
     batch = {
         "attention_mask": MASK,
         "teacher_hidden": torch.cat(teacher[:3], dim=-1),
@@ -363,4 +363,4 @@ def test_what_is_inside_adds_up_by_its_weights():
     hidden_B = sum(hidden_loss(*pair, MASK) for pair in zip(student[:2], teacher[:2], strict=True)) / 2
     relations_B = sum(relation_loss(*pair, MASK, 2) for pair in zip(student[3:], teacher[3:], strict=True)) / 3
     expected_B = 2 * hidden_B + 3 * cosine_loss(student[2], teacher[2], MASK) + 5 * relations_B
-    torch.testing.assert_close(inside_loss(seen, batch, given), expected_B)
+    torch.testing.assert_close(hidden_states_loss(seen, batch, given), expected_B)

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 
 from configs.folder import GOES_ON, FolderError, commit, no_room
-from configs.schema.distillation import Wanted
+from configs.schema.distillation import StoredOutputs
 from configs.schema.engine import Precision
 from jobs.data.batches import collate
 from jobs.data.prepared import MANIFEST, ROWS, Examples, Prepared, rows_of
 from jobs.models import decoder as decoders
 from jobs.models import encoder
 from jobs.models.encoder import INPUTS, EncoderClassifier
-from jobs.models.inside import look_inside
+from jobs.models.hidden_states import look_inside
 from jobs.training import teaching
 from jobs.training.loss import kl, sampled_kl
 from jobs.training.outputs import Vectors, hidden_column, read_logits, relations_column
@@ -30,7 +30,7 @@ from tests.full_disk import files_of_at_most
 from tests.tiny_models import POSITIONS, VOCABULARY, decoder, encoder_classifier
 
 ROWS_IN_ALL = 20
-WANTED = Wanted(hidden_layers=[1, 3], relation_layer=3)
+WANTED = StoredOutputs(hidden_layers=[1, 3], relation_layer=3)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def ask(
     prepared: Prepared,
     parts: Path,
     names: dict[str, float],
-    wanted: Wanted,
+    wanted: StoredOutputs,
     numbers: list[int],
     precision: Precision = "fp32",
 ) -> None:
@@ -153,7 +153,7 @@ def test_answers_of_far_away_grades_are_stored_as_finite_numbers_that_name_the_s
     model = EncoderClassifier(encoder_classifier(layers=1).encoder, "mean", [0.0, 500.0, 1000.0, 5000.0])
     (tmp_path / "teacher").mkdir()
     encoder.save(model, tmp_path / "teacher")
-    ask(prepared, tmp_path / "parts", {"teacher": 1.0}, Wanted(), [0, 1, 2], "bf16_autocast")
+    ask(prepared, tmp_path / "parts", {"teacher": 1.0}, StoredOutputs(), [0, 1, 2], "bf16_autocast")
     stored_NC = read_logits(gathered(tmp_path / "parts", tmp_path / "outputs"), "train").astype(np.float32)
     examples = prepared.examples("train")
     batch = collate(examples, np.arange(len(examples)), int(examples.lengths.max()))
@@ -167,7 +167,7 @@ def test_parts_survive_a_kill_while_they_are_put_together(
     prepared: Prepared, teacher: EncoderClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Moved into the folder instead, they would go with it."""
-    ask(prepared, tmp_path / "parts", {"teacher": 1.0}, Wanted(), [0])
+    ask(prepared, tmp_path / "parts", {"teacher": 1.0}, StoredOutputs(), [0])
     part = tmp_path / "parts" / part_name(0) / PART
     teaching._put(part, tmp_path / "linked")
     monkeypatch.setattr(Path, "hardlink_to", refuse)
@@ -182,7 +182,7 @@ def refuse(*_: Any) -> None:
 def test_logits_alone_are_stored_where_nothing_else_is_wanted(
     prepared: Prepared, teacher: EncoderClassifier, tmp_path: Path
 ):
-    ask(prepared, tmp_path / "parts", {"teacher": 1.0}, Wanted(), [0])
+    ask(prepared, tmp_path / "parts", {"teacher": 1.0}, StoredOutputs(), [0])
     assert pq.read_schema(tmp_path / "parts" / part_name(0) / PART).names == ["split", "row", "logits"]
 
 
@@ -190,11 +190,11 @@ def test_whole_parts_stay_and_damaged_ones_are_made_again(
     prepared: Prepared, teacher: EncoderClassifier, tmp_path: Path
 ):
     parts = tmp_path / "parts"
-    ask(prepared, parts, {"teacher": 1.0}, Wanted(), [0, 1])
+    ask(prepared, parts, {"teacher": 1.0}, StoredOutputs(), [0, 1])
     whole, damaged = (parts / part_name(number) / PART for number in (0, 1))
     before, content = whole.stat().st_mtime_ns, damaged.read_bytes()
     damaged.write_bytes(content[: len(content) // 2])
-    ask(prepared, parts, {"teacher": 1.0}, Wanted(), [0, 1, 2])
+    ask(prepared, parts, {"teacher": 1.0}, StoredOutputs(), [0, 1, 2])
     assert whole.stat().st_mtime_ns == before
     assert damaged.read_bytes() == content
     rows = sum(pq.read_metadata(part / PART).num_rows for part in parts.iterdir())
@@ -242,7 +242,7 @@ def in_place(folder: Path, *given: Any) -> None:
 
 def test_several_teachers_are_averaged_by_weight(prepared: Prepared, teacher: EncoderClassifier, tmp_path: Path):
     second = saved(tmp_path / "second", seed=1)
-    ask(prepared, tmp_path / "parts", {"teacher": 1.0, "second": 3.0}, Wanted(), [0, 1, 2])
+    ask(prepared, tmp_path / "parts", {"teacher": 1.0, "second": 3.0}, StoredOutputs(), [0, 1, 2])
     stored_NC = np.array(read_logits(gathered(tmp_path / "parts", tmp_path / "outputs"), "train"), dtype=np.float32)
     stored_NC -= np.log(np.exp(stored_NC).sum(1, keepdims=True))  # less the largest, as they are stored
     examples = prepared.examples("train")
@@ -317,7 +317,7 @@ def test_rows_to_learn_from_are_completed_by_the_teacher_and_validation_rows_sta
 
     commit(tmp_path / "prepared", MANIFEST, fill)
     prepared = Prepared.open(tmp_path / "prepared")
-    ask(prepared, tmp_path / "parts", {"teacher": 1.0}, Wanted(completions=True), [0])
+    ask(prepared, tmp_path / "parts", {"teacher": 1.0}, StoredOutputs(completions=True), [0])
     made = Examples.from_table(rows_of(tmp_path / "parts" / part_name(0) / PART, "train"))
     for row, prompt in enumerate(([5, 6], [7, 8])):
         (written,) = decoders.complete(teacher, [prompt], 11, 3)

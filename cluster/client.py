@@ -1,0 +1,65 @@
+"""MLflow's client, one that gives up after seconds, and what may be asked again of a server that is away."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from cluster import session
+from cluster.shown_urls import shown_urls
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULTS = {  # MLflow's own hold a caller for about 244 s
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # it would repeat a creation whose answer was lost, and make two
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where the last line is a job's RESULT
+}
+SECONDS_BETWEEN = 1.0
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+
+T = TypeVar("T")
+
+
+class NotOpened(Exception):
+    """MLflow has no such run yet: it was away when the run began."""
+
+
+def client() -> MlflowClient:
+    """A client of $MLFLOW_TRACKING_URI that asks once, for seconds, not minutes."""
+    for key, value in DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=session.tracking_uri())
+
+
+def again(call: Callable[[], T], seconds: float) -> T:
+    """What `call` returns, tried for `seconds` while MLflow does not answer; then its last error."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if not may_pass(error) or time.monotonic() + SECONDS_BETWEEN > deadline:
+                raise
+        time.sleep(SECONDS_BETWEEN)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed later: MLflow was away, slow or in trouble, and refused nothing."""
+    from mlflow.exceptions import MlflowException, RestException
+    from requests import RequestException
+
+    if isinstance(error, RestException) and error.error_code in REFUSALS:
+        return False
+    return isinstance(error, MlflowException | RequestException | NotOpened)
+
+
+def in_a_line(error: BaseException) -> str:
+    """The first line of an error, shortened; MLflow's name the address with its user."""
+    lines = shown_urls(str(error)).splitlines()
+    return lines[0][:300] if lines else repr(error)

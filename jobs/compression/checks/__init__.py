@@ -1,0 +1,1 @@
+"""What steps and files are judged by."""

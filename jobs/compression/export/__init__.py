@@ -1,0 +1,1 @@
+"""From a model to the file of a runtime, one file each."""

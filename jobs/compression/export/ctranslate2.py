@@ -1,0 +1,129 @@
+"""CTranslate2: decoders in its own form, in float or with weights in 8 or 4 bits."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Collection
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ctranslate2.converters import TransformersConverter
+from ctranslate2.specs.model_spec import visit_spec
+from tokenizers import Tokenizer
+from transformers import AutoConfig
+
+from cluster.session import JobError
+from configs.schema.compression import QuantizeSpec
+from jobs.compression import int4
+from jobs.compression.checks.sensitivity import quantize_guarded
+from jobs.compression.step_context import StepContext
+from jobs.models import decoder
+from jobs.models.decoder import Decoder
+from serving.runtimes.ctranslate2 import MODEL
+
+FLOATS = {"f32": "float32", "bf16": "bfloat16"}
+SOURCE = "transformers"  # folder beside the exported ones: what they are converted from
+SCALE = "weight_scale"  # what the library's layers have that it can put in 8 bits
+
+
+def export(model: Decoder, made: Path, context: StepContext) -> None:
+    """Write the folder `made`: model.bin, config.json, vocabulary.json. Raises `JobError` for an unknown kind."""
+    source = made.parent / SOURCE
+    source.mkdir()
+    decoder.save(model, source)
+    _converter(source, context).write(made, _float(context))
+
+
+def quantize(file: Path, spec: QuantizeSpec, made: Path, context: StepContext) -> None:
+    """Write `made`, the form of `file` whose layers have their matrices in 8 bits, one scale to a row, or in 4.
+
+    Embeddings and the output layer stay in float: they decide between tokens that are nearly as likely. Raises
+    `JobError` where the guard cannot keep the loss in its limit.
+    """
+    converter = _converter(file.parent / SOURCE, context)
+
+    def convert(chosen: Collection[str]) -> Path:
+        shutil.rmtree(made, ignore_errors=True)
+        if spec.bits == 8:
+            converter.write(made, f"int8_{_float(context)}", chosen)
+        else:
+            converter.write(made, _float(context))
+            int4.put(made / MODEL, [f"{layer}/weight" for layer in chosen], spec.group)
+        return made
+
+    quantize_guarded(file, converter.layers(), convert, spec, context)
+
+
+def _float(context: StepContext) -> str:
+    return FLOATS[context.recipe.export.precision or "f32"]
+
+
+class Tokens:
+    """What the converter asks of a tokenizer: names of tokens, of which one ends a text."""
+
+    def __init__(self, tokenizer: Tokenizer, rows: int, end: int) -> None:
+        """`rows`: of the embedding table; those that no token has are named by their number."""
+        names = {number: name for name, number in tokenizer.get_vocab().items()}
+        self._vocabulary = {names.get(number, f"<unused {number}>"): number for number in range(rows)}
+        self.bos_token = self.eos_token = self.unk_token = names[end]
+
+    def get_vocab(self) -> dict[str, int]:
+        """Numbers of all tokens by name."""
+        return self._vocabulary
+
+
+class _Converter(TransformersConverter):
+    """Takes the tokens as given: transformers would guess what else a tokenizer of this kind of model has."""
+
+    def __init__(self, source: Path, tokens: Tokens) -> None:
+        super().__init__(str(source))
+        self._tokens = tokens
+        self._chosen: Collection[str] = ()
+
+    def load_tokenizer(self, *_: Any, **__: Any) -> Tokens:
+        return self._tokens
+
+    def layers(self) -> list[str]:
+        """Names of those that may be put in 8 bits."""
+        return [name for name, _ in _scaled(self._whole)]
+
+    def write(self, made: Path, kind: str, chosen: Collection[str] = ()) -> None:
+        """Write the folder `made`, the `chosen` layers in the `kind` of number."""
+        self._chosen = chosen
+        try:
+            self.convert(str(made), quantization=kind)
+        except (ValueError, NotImplementedError) as error:
+            raise JobError(f"CTranslate2 cannot convert this decoder: {str(error).splitlines()[0]}") from None
+
+    @cached_property
+    def _whole(self) -> Any:
+        spec: Any = super()._load()
+        for kept in (spec.decoder.embeddings, spec.decoder.projection):
+            delattr(kept, SCALE)
+        return spec
+
+    def _load(self) -> Any:
+        spec = copy.deepcopy(self._whole)  # what is converted is changed
+        for name, layer in _scaled(spec):
+            if name not in self._chosen:
+                delattr(layer, SCALE)  # what has no scale is not put in 8 bits
+        return spec
+
+
+def _scaled(spec: Any) -> list[tuple[str, Any]]:
+    """Layers that have a place for a scale, by name."""
+    found: list[tuple[str, Any]] = []
+
+    def look(layer: Any, name: str, _: Any) -> None:
+        if name.endswith(f"/{SCALE}"):
+            found.append((name.removesuffix(f"/{SCALE}"), layer))
+
+    visit_spec(spec, look)
+    return found
+
+
+def _converter(source: Path, context: StepContext) -> _Converter:
+    rows = AutoConfig.from_pretrained(source).vocab_size
+    return _Converter(source, Tokens(context.tokenizer, rows, decoder.end_of(str(source))))

@@ -1,0 +1,1 @@
+"""Classification: one label of C for a text or a pair of texts."""

@@ -1,0 +1,1 @@
+"""Generation: a text that follows from a prompt, or from attributes."""

@@ -1,0 +1,84 @@
+"""Rows of prompts and completions as tokens: whose tokenizer cuts them, and where a text ends."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.loader import UsageError
+from configs.schema.data import DataSpec
+from configs.schema.models import NEW
+from configs.schema.recipe import Recipe
+from jobs.data.prepared import TOKENIZER, Prepared
+from jobs.data.tokenise import Plan
+from jobs.models.reference import read_reference, read_tokenizer
+from serving.inputs import prompt
+
+if TYPE_CHECKING:
+    import pyarrow
+    from tokenizers import Tokenizer
+
+
+def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Plan:
+    """By the tokenizer of the teacher, or one that is learned from the training rows. Raises `UsageError`."""
+    from jobs.data.tokenise import END, tokenise_completions, train_tokenizer
+    from jobs.models.decoder import end_of
+    from jobs.models.encoder import load_tokenizer
+
+    data, teacher = recipe.data, recipe.teacher
+    if teacher.bundle:
+        reference = read_reference(Path(teacher.bundle), "python -m jobs.finetune")
+        tokenizer, end = read_tokenizer(Path(teacher.bundle) / reference.tokenizer), end_of(teacher.bundle)
+        source = tokenizer.to_str()
+    elif teacher.model.startswith(NEW):
+        tokenizer, end = None, 0
+        source = f"{teacher.new.vocabulary} tokens learned from the training rows"
+    else:
+        tokenizer, end = load_tokenizer(teacher.model), end_of(teacher.model)
+        source = tokenizer.to_str()
+
+    def make() -> tuple[Tokenizer, Callable[[pyarrow.Table], pyarrow.Table]]:
+        made = tokenizer or train_tokenizer(_texts(train), teacher.new.vocabulary)
+        assert tokenizer or made.token_to_id(END) == end
+        tokenise = functools.partial(
+            tokenise_completions, tokenizer_json=made.to_str(), end=end, max_length=data.max_length
+        )
+        _refuse_long_prompts({"train": train, "validation": validation}, made, data)
+        return made, tokenise
+
+    key = {"tokenizer": source, "task": "generate", "max_length": data.max_length, "packing": data.packing}
+    return Plan(key, make, [], {"end": end, "packing": data.packing})
+
+
+def _texts(table: pyarrow.Table) -> Iterator[str]:
+    for name in ("text", "pair", "label"):
+        yield from (text for text in table[name].to_pylist() if text is not None)
+
+
+def _refuse_long_prompts(tables: dict[str, pyarrow.Table], tokenizer: Tokenizer, data: DataSpec) -> None:
+    """A prompt that leaves no room for a completion is no example of one."""
+    for split, table in tables.items():
+        prompts = list(map(prompt, table["text"].to_pylist(), table["pair"].to_pylist()))
+        for number, found in enumerate(tokenizer.encode_batch(prompts, add_special_tokens=False), 1):
+            if len(found) >= data.max_length:
+                raise UsageError(
+                    f"data.max_length: {data.max_length}: the prompt of row {number} of data.{split} alone has "
+                    f"{len(found)} tokens; raise it, or remove the row"
+                )
+
+
+def plan_of_student(recipe: Recipe, prepared: Prepared, tokenizer: Tokenizer) -> None:
+    """The teacher's rows serve. Raises `UsageError` where a student cuts or ends texts otherwise than the teacher."""
+    from jobs.models.decoder import end_of
+
+    model = recipe.student.model
+    assert model is not None
+    if tokenizer.to_str() != read_tokenizer(prepared.folder / TOKENIZER).to_str():
+        raise UsageError(
+            f"student.model: {model}: has another tokenizer than the teacher, whose stored tokens it cannot learn to "
+            "say; give one with the teacher's tokenizer"
+        )
+    if (end := end_of(model, "student.model")) != prepared.manifest["end"]:
+        raise UsageError(f"student.model: {model}: ends a text with token {end}, not as the teacher does")
