@@ -177,7 +177,7 @@ def prepared_of(recipe: Recipe) -> Prepared:
         for split, table in tables.items():
             rows = tokenise_classes(table.slice(0, CALIBRATION_ROWS), tokenizer.to_str(), labels)
             pyarrow.parquet.write_table(rows, aside / ROWS / f"{split}.parquet")
-        return {"key": "", "labels": labels, "pairs": False, "max_length": LONGEST}
+        return {"key": "", "labels": labels, "pairs": False, "max_length": LONGEST, "task": "classify"}
 
     folder = Path(str(recipe.output), "prepared")
     commit(folder, MANIFEST, fill)

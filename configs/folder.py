@@ -240,3 +240,13 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def only_maker(folder: Path) -> Iterator[None]:
+    """Hold what makes `folder`, so that two at once make it once: the second waits, and finds it."""
+    from filelock import FileLock  # readers of a folder need none
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        yield

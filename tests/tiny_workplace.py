@@ -59,7 +59,8 @@ def workplace(
     words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(VOCABULARY)}, "w1"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
     labels = list("vwxyz"[:CLASSES]) if isinstance(student, EncoderClassifier) else []
-    manifest = {"key": "k", "labels": labels, "pairs": False, "max_length": POSITIONS}
+    task = "classify" if labels else "generate"
+    manifest = {"key": "k", "task": task, "labels": labels, "pairs": False, "max_length": POSITIONS}
 
     def fill(aside: Path) -> dict[str, Any]:
         words.save(str(aside / TOKENIZER))

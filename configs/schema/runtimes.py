@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from configs.schema.compression import ExportSpec, Step
 from configs.schema.tasks import TASKS
+
+if TYPE_CHECKING:  # a device that only answers has none of what the compression's section needs
+    from configs.schema.compression import ExportSpec, Step
 
 VOCABULARY = "vocabulary.json"  # of the runtimes that have one beside the tokenizer
 

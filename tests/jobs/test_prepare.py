@@ -192,7 +192,7 @@ def write_teacher(folder: Path, labels: list[str]) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.enable_truncation(4)
     tokenizer.save(str(folder / TOKENIZER))
-    learned = Prepared(folder, {"key": "k", "labels": labels, "pairs": False, "max_length": 4})
+    learned = Prepared(folder, {"key": "k", "labels": labels, "pairs": False, "max_length": 4, "task": "classify"})
     write_reference(folder / "teacher", encoder_classifier(), learned, "tiny", {}, {})
     return folder / "teacher"
 

@@ -191,7 +191,7 @@ def teacher(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     tokenizer.enable_truncation(8)
     tokenizer.save(str(folder / TOKENIZER))
     model = pretrained(TeacherSpec(model=str(tiny_teacher)), ["a", "b"])
-    prepared = Prepared(folder, {"labels": ["a", "b"], "max_length": 8, "pairs": False})
+    prepared = Prepared(folder, {"labels": ["a", "b"], "max_length": 8, "pairs": False, "task": "classify"})
     write_reference(folder / "bundle", model, prepared, "tiny", {}, {})
     return folder / "bundle"
 

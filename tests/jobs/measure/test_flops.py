@@ -77,7 +77,9 @@ def test_a_call_is_as_many_rows_as_the_batch_has(tmp_path: Path):
 
 def test_tokens_that_a_model_does_not_see_are_not_counted(tmp_path: Path):
     tokenizer(False).save(str(tmp_path / TOKENIZER))
-    learned = Prepared(tmp_path, {"labels": list("vwxyz"[:CLASSES]), "pairs": False, "max_length": 8})
+    learned = Prepared(
+        tmp_path, {"labels": list("vwxyz"[:CLASSES]), "pairs": False, "max_length": 8, "task": "classify"}
+    )
     write_reference(tmp_path / "teacher", encoder_classifier(layers=1), learned, "tiny", {}, {})
     teacher = Contender(name="teacher", kind="reference", folder=str(tmp_path / "teacher"))
     found = count(teacher, [(1, 8), (1, 16), (2, 32)])
@@ -86,7 +88,9 @@ def test_tokens_that_a_model_does_not_see_are_not_counted(tmp_path: Path):
 
 def test_an_eager_encoder_is_counted_layer_by_layer(tmp_path: Path):
     tokenizer(False).save(str(tmp_path / TOKENIZER))
-    learned = Prepared(tmp_path, {"labels": list("vwxyz"[:CLASSES]), "pairs": False, "max_length": 16})
+    learned = Prepared(
+        tmp_path, {"labels": list("vwxyz"[:CLASSES]), "pairs": False, "max_length": 16, "task": "classify"}
+    )
     write_reference(tmp_path / "teacher", encoder_classifier(layers=2), learned, "tiny", {}, {})
     teacher = Contender(name="teacher", kind="reference", folder=str(tmp_path / "teacher"))
     tokens, width, inner = 7, 32, 64

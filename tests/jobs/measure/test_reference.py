@@ -35,7 +35,9 @@ def bundle(words: Tokenizer, model: Decoder, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("generator")
     (folder / "prepared").mkdir()
     words.save(str(folder / "prepared" / TOKENIZER))
-    prepared = Prepared(folder / "prepared", {"labels": [], "max_length": POSITIONS, "pairs": False})
+    prepared = Prepared(
+        folder / "prepared", {"task": "generate", "labels": [], "max_length": POSITIONS, "pairs": False}
+    )
     write_reference(folder / "bundle", model, prepared, "tiny", {}, {})
     return folder / "bundle"
 

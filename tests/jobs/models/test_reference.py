@@ -21,7 +21,9 @@ def rows(folder: Path, labels: list[str], words: str = "a b c", max_length: int 
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words.split())}, "a"))
     tokenizer.enable_truncation(max_length)
     tokenizer.save(str(folder / TOKENIZER))
-    return Prepared(folder, {"key": "k", "labels": labels, "pairs": False, "max_length": max_length})
+    return Prepared(
+        folder, {"key": "k", "labels": labels, "pairs": False, "max_length": max_length, "task": "classify"}
+    )
 
 
 @pytest.fixture

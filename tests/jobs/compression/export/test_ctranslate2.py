@@ -38,7 +38,7 @@ def words() -> Tokenizer:
 def student(folder: Path, words: Tokenizer, kind: str, tied: bool = True) -> Path:
     """A decoder of random weights, as `jobs.distill` leaves one; its table has rows that no token uses."""
     words.save(str(folder / TOKENIZER))
-    prepared = Prepared(folder, {"labels": [], "max_length": POSITIONS, "pairs": False})
+    prepared = Prepared(folder, {"task": "generate", "labels": [], "max_length": POSITIONS, "pairs": False})
     model = decoder(kind, tied=tied, vocabulary=words.get_vocab_size() + 4, seed=3)
     write_reference(folder / "student", model, prepared, "tiny", {}, {})
     return folder / "student"

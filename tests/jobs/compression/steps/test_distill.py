@@ -40,7 +40,7 @@ def workplace(tmp_path: Path) -> StepContext:
 
     def fill(aside: Path) -> dict[str, Any]:
         words("a", "b").save(str(aside / TOKENIZER))
-        return {"key": "rows", "labels": list("vwxyz"[:CLASSES]), "pairs": False, "max_length": 16}
+        return {"key": "rows", "labels": list("vwxyz"[:CLASSES]), "pairs": False, "max_length": 16, "task": "classify"}
 
     commit(tmp_path / "prepared", MANIFEST, fill)
     prepared = Prepared.open(tmp_path / "prepared")

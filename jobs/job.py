@@ -1,0 +1,62 @@
+"""A job: one MLflow run around what a verb makes, on the cluster, and what its RESULT line says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster import session, tracking
+from configs.schema.recipe import Recipe
+from jobs.command import Result
+from jobs.layout import output
+
+
+@dataclass
+class Way:
+    """A job under way: its recipe, its MLflow run, and what it has opened or made so far."""
+
+    recipe: Recipe
+    run: tracking.Run
+    verb: str
+    tracked: bool = False  # whether each stage that is made is an MLflow run below the job's own
+    values: dict[str, Any] = field(default_factory=dict)  # by the name of a stage
+
+    @property
+    def output(self) -> Path:
+        """The folder of results."""
+        return Path(output(self.recipe))
+
+    def result(self, metrics: Mapping[str, float], **places: str | None) -> Result:
+        """What the last line of the job says; `places` are fields of `Result`."""
+        return Result(self.verb, self.run.id, str(self.output), dict(metrics), **places)
+
+    @contextmanager
+    def below(self, verb: str) -> Iterator[Way]:
+        """The same way in an MLflow run of its own."""
+        with _run(verb, self.recipe, self.run.id) as run:
+            yield Way(self.recipe, run, verb, values=self.values)
+
+
+@contextmanager
+def job(
+    verb: str,
+    recipe: Recipe,
+    parent: str | None = None,
+    *,
+    tracked: bool = False,
+    cluster: bool = True,
+    place: tracking.Place | None = None,
+) -> Iterator[Way]:
+    """Open the MLflow run of `verb`, below `parent` where there is one, and join the cluster where it is needed."""
+    with _run(verb, recipe, parent, place) as run:
+        if cluster:
+            session.connect()
+        yield Way(recipe, run, verb, tracked)
+
+
+def _run(verb: str, recipe: Recipe, parent: str | None, place: tracking.Place | None = None) -> Any:
+    told = recipe.model_dump()
+    return tracking.run(verb, experiment=recipe.tracking.experiment, recipe=told, parent=parent, place=place)
