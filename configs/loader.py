@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, LiteralString, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, PydanticUndefined
 
 LARGEST_RECIPE_BYTES = 1 << 20
@@ -33,6 +33,10 @@ IN_PLAIN_WORDS = {  # where pydantic speaks of Python
 }
 
 
+# Of a field that is no part of a stage's key: it changes no result, or the key holds a digest of what it names.
+UNKEYED: dict[str, JsonValue] = {"keyed": False}
+
+
 class UsageError(Exception):
     """What the user wrote cannot work; the message is the one line that they read (exit code 2)."""
 
@@ -41,6 +45,13 @@ class Spec(BaseModel):
     """Base of every section of a recipe: frozen, and a key it does not know is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    def keyed(self) -> dict[str, Any]:
+        """The fields that a stage's key holds, as JSON: all but those that are declared `UNKEYED`."""
+        names = {name for name, field in type(self).model_fields.items() if field.json_schema_extra != UNKEYED}
+        parts = {name: getattr(self, name) for name in names}
+        nested = {name: part.keyed() for name, part in parts.items() if isinstance(part, Spec)}
+        return self.model_dump(include=names - nested.keys()) | nested
 
     @model_validator(mode="before")
     @classmethod

@@ -18,21 +18,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster import quiet, registry, tracking, version
+from cluster import quiet, registry, version
 from cluster.session import JobError
+from configs.folder import digest_json
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS
 from jobs.command import Result, main
-from jobs.data.source import Row, rows, shown
-from jobs.layout import output, teacher_folder
+from jobs.data.source import Row, rows, sample, shown
+from jobs.job import Way, job
+from jobs.layout import bundle_folder, cascade_folder, teacher_folder
 from jobs.measure.answers import FIRST_SHARE, input_of
 from jobs.measure.calibration import confidence, fit_temperature, lowest_threshold
 from jobs.measure.card import card
+from jobs.measure.machine import machine_kind
 from jobs.measure.measurement import measure_candidate
 from jobs.measure.teacher import teacher_metric
+from jobs.models.reference import made_from
 from jobs.preflight import check_given
-from serving.bundle import MANIFEST, Bundle, bundle_digest, with_metrics
+from jobs.stage import Stage, made
+from jobs.versions import behaviour
+from serving.bundle import MANIFEST, Bundle, bundle_digest, read_description, with_metrics
 from serving.cascade import check_pair, join
 from serving.runtime import load_bundle
 from serving.runtimes import read_servable
@@ -56,25 +62,70 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     for field, given in (("first", recipe.cascade.first), ("second", recipe.cascade.second)):
         check_given(f"cascade.{field}", given, uri=True)
     check_given("teacher.bundle", recipe.teacher.bundle)
-    with tracking.run(
-        "cascade", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
-    ) as run:
-        first = registry.folder(recipe.cascade.first, MANIFEST)
-        second = registry.folder(recipe.cascade.second or str(Path(output(recipe), "bundle")), MANIFEST)
-        folder = Path(output(recipe), "cascade")
-        bundle = cascade(recipe, first, second, folder, {"run_id": run.id})
-        if data := bundle.provenance["second"]["provenance"].get("data"):
-            run.tag(slimcart__data=data)
-        measured = measure_candidate(recipe, folder)
-        measured[METRIC] = measured[f"validation_{chosen_by}"]
-        if teacher := bundle.provenance["teacher_accuracy"]:
-            measured[RETENTION] = measured[METRIC] / teacher
-        metrics = with_metrics(folder, measured, functools.partial(card, recipe=recipe)).metrics
-        run.metrics.log(metrics)
-        log.info("the first model answers %.1f %% of the validation rows", 100 * metrics[f"validation_{FIRST_SHARE}"])
-        check_accuracy(metrics[METRIC], bundle.provenance["wanted_accuracy"])
-        uri = registry.register(recipe.name, run, folder, {registry.BUNDLE_TAG: bundle_digest(folder)}, ALIAS)
-    return Result("cascade", run.id, output(recipe), metrics, bundle=str(folder), model_uri=uri)
+    with job("cascade", recipe, parent, cluster=False) as way:
+        bundle = made(way, JOINED)
+        uri = _register(way, cascade_folder(recipe))
+        return way.result(bundle.metrics, bundle=str(cascade_folder(recipe)), model_uri=uri)
+
+
+def _parts(way: Way) -> tuple[Path, Path]:
+    """The folders of the two bundles, fetched once where they are registered models."""
+    if "parts of the cascade" not in way.values:
+        spec = way.recipe.cascade
+        assert spec.first is not None
+        places = spec.first, spec.second or str(bundle_folder(way.recipe))
+        way.values["parts of the cascade"] = tuple(registry.folder(place, MANIFEST) for place in places)
+    return way.values["parts of the cascade"]
+
+
+def _key(way: Way) -> str:
+    """Digest of the two bundles, the validation rows, the teacher and what decides how accurate the cascade is."""
+    recipe, teacher = way.recipe, teacher_folder(way.recipe)
+    parts: dict[str, Any] = {"bundles": [bundle_digest(each) for each in _parts(way)], "name": recipe.name}
+    parts |= {"rows": list(sample(list(rows(recipe.data, "validation")))), "budget": recipe.budget.keyed()}
+    parts |= {"cascade": recipe.cascade.max_loss, "machine": machine_kind()}
+    parts["teacher"] = bundle_digest(teacher) if (teacher / MANIFEST).exists() else None
+    return digest_json(parts | behaviour("cascade", "measure"))
+
+
+def _make(way: Way, folder: Path, key: str) -> None:
+    recipe = way.recipe
+    bundle = cascade(recipe, *_parts(way), folder, {"run_id": way.run.id, "key": key})
+    metrics = measure_candidate(recipe, folder)
+    metrics[METRIC] = metrics[f"validation_{TASKS[recipe.task].metric}"]
+    if teacher := bundle.provenance["teacher_accuracy"]:
+        metrics[RETENTION] = metrics[METRIC] / teacher
+    with_metrics(folder, metrics, functools.partial(card, recipe=recipe))
+
+
+def _open(way: Way, folder: Path, key: str) -> Bundle | None:
+    """The bundle's manifest. A bundle without METRIC was not measured before the job was killed."""
+    bundle = read_description(folder) if made_from(folder, key) else None
+    return bundle if bundle and METRIC in bundle.metrics else None
+
+
+def _tell(way: Way, bundle: Bundle) -> None:
+    """Raises `JobError` where the cascade is less accurate than was asked."""
+    if data := bundle.provenance["second"]["provenance"].get("data"):
+        way.run.tag(slimcart__data=data)
+    way.run.metrics.log(bundle.metrics)
+    log.info(
+        "the first model answers %.1f %% of the validation rows", 100 * bundle.metrics[f"validation_{FIRST_SHARE}"]
+    )
+    check_accuracy(bundle.metrics[METRIC], bundle.provenance["wanted_accuracy"])
+
+
+JOINED: Stage[Bundle] = Stage("cascade", cascade_folder, _key, _open, _make, tell=_tell)
+
+
+def _register(way: Way, folder: Path) -> str:
+    """Have the model registry know the cascade, once, as the one that the alias names."""
+    digest, name = bundle_digest(folder), way.recipe.name
+    known = [version for each, version in registry.versions_of(digest) if each == name]
+    if not known:
+        return registry.register(name, way.run, folder, {registry.BUNDLE_TAG: digest}, ALIAS)
+    registry.set_alias(name, ALIAS, known[-1])
+    return f"models:/{name}/{known[-1]}"
 
 
 def cascade(recipe: Recipe, first: Path, second: Path, folder: Path, provenance: Mapping[str, Any]) -> Bundle:
@@ -108,8 +159,8 @@ def cascade(recipe: Recipe, first: Path, second: Path, folder: Path, provenance:
     }
     alone = {"validation_first_accuracy": first_alone, "validation_second_accuracy": second_alone}
     limits = {"wanted_accuracy": wanted, "teacher_accuracy": teacher}
-    made = {**provenance, **origins, **limits, "code": version.code_version()[1]}
-    return join(folder, first, second, threshold, temperatures, alone, made)
+    origin = {**provenance, **origins, **limits, "code": version.code_version()[1]}
+    return join(folder, first, second, threshold, temperatures, alone, origin)
 
 
 def wanted_accuracy(recipe: Recipe, teacher: float | None, second: float) -> float:
@@ -145,4 +196,4 @@ def _label_numbers(examples: Sequence[Row], bundle: Bundle) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, takes=["again"])

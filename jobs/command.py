@@ -54,7 +54,7 @@ def main(
 ) -> NoReturn:
     """Run a verb as a command; never returns. Exit 0 done, 1 failed, 2 usage error.
 
-    `takes`: which of the fields `bundle`, `deploy` and `remove`, that some verbs know, this one does not ignore.
+    `takes`: which of `bundle`, `deploy`, `remove` and `again`, that some verbs know, this one does not ignore.
     `kind`: what its recipe is checked as.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -85,7 +85,7 @@ def _refuse_what_is_ignored(recipe: Recipe, verb: str, takes: Sequence[str]) -> 
     if verb in VERBS and verb not in (known := TASKS[recipe.task].verbs):
         able = f"{', '.join(known[:-1])} and {known[-1]} do"
         raise UsageError(f"task: {recipe.task!r}: {verb} does not know such models yet; {able}")
-    for name in ("bundle", "deploy", "remove"):
+    for name in ("bundle", "deploy", "remove", "again"):
         if name not in takes and (value := getattr(recipe, name)):
             raise UsageError(f"{name}: {value!r}: {verb} does not take it; leave it out")
 

@@ -13,16 +13,32 @@ from __future__ import annotations
 import functools
 import logging
 from pathlib import Path
+from typing import Any
 
-from cluster import registry, session, tracking
+from cluster import registry
+from configs.folder import digest_json, read_manifest
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.compression.bundle import compress
-from jobs.layout import output, teacher_folder
+from jobs.data.prepared import MANIFEST as ROWS
+from jobs.job import Way, job
+from jobs.layout import (
+    bundle_folder,
+    output,
+    outputs_folder,
+    prepared_folder,
+    student_folder,
+    student_rows_folder,
+    teacher_folder,
+)
 from jobs.measure.card import card
+from jobs.measure.machine import machine_kind
 from jobs.measure.measurement import measure_candidate
+from jobs.models.reference import made_from, read_reference
 from jobs.preflight import check_given
-from serving.bundle import MANIFEST, bundle_digest, copy_bundle, with_metrics
+from jobs.stage import Stage, made
+from jobs.versions import behaviour
+from serving.bundle import MANIFEST, Bundle, bundle_digest, copy_bundle, read_description, with_metrics
 from tuning.pareto import METRIC, RETENTION
 
 ALIAS = "baseline"
@@ -31,50 +47,76 @@ log = logging.getLogger(__name__)
 
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
-    """The job: one MLflow run around `compress`, with the bundle measured on the validation rows."""
-    name = recipe.baseline
-    if name is None:
+    """The job: one MLflow run around the bundle, which is measured on the validation rows."""
+    if recipe.baseline is None:
         check_given("bundle", recipe.bundle)
-    with tracking.run(
-        "compress", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
-    ) as run:
-        if name is not None:
-            return _baseline(recipe, name, run)
-        session.connect()
-        folder = Path(output(recipe), "bundle")
-        student = Path(recipe.bundle or Path(output(recipe), "student"))
-        made = compress(recipe, student, folder, {"run_id": run.id}, judged=True)
-        if data := made.provenance["data"]:
-            run.tag(slimcart__data=data)
-        metrics = measure_candidate(recipe, folder)
-        with_metrics(folder, metrics, functools.partial(card, recipe=recipe))
-        run.metrics.log(metrics)
-        run.artifact(folder, "bundle")
-    return Result("compress", run.id, output(recipe), metrics, bundle=str(folder))
+        with job("compress", recipe, parent) as way:
+            return way.result(made(way, BUNDLE).metrics, bundle=str(bundle_folder(recipe)))
+    with job("compress", recipe, parent, cluster=False) as way:
+        return _baseline(way, recipe.baseline)
 
 
-def _baseline(recipe: Recipe, name: str, run: tracking.Run) -> Result:
+def _student(recipe: Recipe) -> Path:
+    return Path(recipe.bundle) if recipe.bundle else student_folder(recipe)
+
+
+def _key(way: Way) -> str:
+    """Digest of the student, the steps, what they may look at, and what judges and measures them."""
+    recipe, student = way.recipe, _student(way.recipe)
+    read_reference(student, "python -m jobs.distill")
+    rows = [prepared_folder(recipe), student_rows_folder(recipe), outputs_folder(recipe)]
+    parts: dict[str, Any] = {"student": bundle_digest(student), "machine": machine_kind()}
+    parts["rows"] = [read_manifest(each, ROWS)["key"] for each in rows if (each / ROWS).exists()]
+    parts["compression"] = [step.keyed() for step in recipe.compression]
+    sections = ("data", "distillation", "engine", "export", "budget")
+    parts |= {name: getattr(recipe, name).keyed() for name in sections}
+    return digest_json(parts | {"name": recipe.name, "seed": recipe.seed} | behaviour("compress", "measure"))
+
+
+def _make(way: Way, folder: Path, key: str) -> None:
+    compress(way.recipe, _student(way.recipe), folder, {"run_id": way.run.id, "key": key}, judged=True)
+    with_metrics(folder, measure_candidate(way.recipe, folder), functools.partial(card, recipe=way.recipe))
+
+
+def _open(way: Way, folder: Path, key: str) -> Bundle | None:
+    """The bundle's manifest. A bundle without metrics was not measured before the job was killed."""
+    bundle = read_description(folder) if made_from(folder, key) else None
+    return bundle if bundle and bundle.metrics else None
+
+
+def _tell(way: Way, bundle: Bundle) -> None:
+    if data := bundle.provenance["data"]:
+        way.run.tag(slimcart__data=data)
+    way.run.metrics.log(bundle.metrics)
+    way.run.artifact(bundle_folder(way.recipe), "bundle")
+
+
+BUNDLE: Stage[Bundle] = Stage("compress", bundle_folder, _key, _open, _make, tell=_tell)
+
+
+def _baseline(way: Way, name: str) -> Result:
     """Make the baseline `name` <output>/baseline, measure it, and register it."""
     from jobs.measure import baselines
     from jobs.measure.teacher import teacher_metric
 
+    recipe = way.recipe
     folder, teacher = Path(output(recipe), "baseline"), teacher_folder(recipe)
     there = teacher if (teacher / MANIFEST).exists() else None
     baselines.check_possible(name, there, "bundle")
     source = baselines.Source(recipe.data, recipe.judged_by, there)
-    made = copy_bundle(baselines.find_or_make(recipe, name, source), folder, {"run_id": run.id})
+    bundle = copy_bundle(baselines.find_or_make(recipe, name, source), folder, {"run_id": way.run.id})
     metrics = measure_candidate(recipe, folder)
     metrics[METRIC] = metrics[f"validation_{recipe.judged_by.metric}"]
-    if whole := teacher_metric(recipe, made, source.validation):
+    if whole := teacher_metric(recipe, bundle, source.validation):
         metrics[RETENTION] = metrics[METRIC] / whole
     else:
         log.info("no teacher of these labels: what the baseline keeps of one is not known")
     with_metrics(folder, metrics, functools.partial(card, recipe=recipe))
-    run.metrics.log(metrics)
-    uri = registry.register(recipe.name, run, folder, {registry.BUNDLE_TAG: bundle_digest(folder)}, ALIAS)
+    way.run.metrics.log(metrics)
+    uri = registry.register(recipe.name, way.run, folder, {registry.BUNDLE_TAG: bundle_digest(folder)}, ALIAS)
     log.info("registered %s as %s", uri, ALIAS)
-    return Result("compress", run.id, output(recipe), metrics, bundle=str(folder), model_uri=uri)
+    return way.result(metrics, bundle=str(folder), model_uri=uri)
 
 
 if __name__ == "__main__":
-    main(run, takes=["bundle"])
+    main(run, takes=["bundle", "again"])

@@ -29,7 +29,7 @@ from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS, named
 from jobs.command import Result, main
-from jobs.layout import output
+from jobs.job import job
 from jobs.measure import gate
 from jobs.measure.gate import Objected, Release
 from jobs.measure.served import SMOKE, served, words
@@ -55,25 +55,16 @@ class Deployed(NamedTuple):
 def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run around `deploy`. It needs nothing of the output, so another job may work there."""
     place = tracking.Place(session.home() / ".deployments" / recipe.service, "serving.service")
-    with tracking.run(
-        "deploy",
-        experiment=recipe.tracking.experiment,
-        recipe=recipe.model_dump(),
-        parent=parent,
-        place=None if parent else place,
-    ) as run:
-        session.connect()
+    with job("deploy", recipe, parent, place=None if parent else place) as way:
         if recipe.remove:
             remove(recipe)
-            return Result("deploy", run.id, output(recipe))
+            return way.result({})
         deployed = deploy(recipe)
-        run.metrics.log(deployed.metrics)
-        run.tag(slimcart__model=deployed.uri, slimcart__endpoint=deployed.endpoint)
+        way.run.metrics.log(deployed.metrics)
+        way.run.tag(slimcart__model=deployed.uri, slimcart__endpoint=deployed.endpoint)
         if deployed.accepted:
-            run.tag(slimcart__accepted=gate.listed(deployed.accepted))
-    return Result(
-        "deploy", run.id, output(recipe), deployed.metrics, model_uri=deployed.uri, endpoint=deployed.endpoint
-    )
+            way.run.tag(slimcart__accepted=gate.listed(deployed.accepted))
+        return way.result(deployed.metrics, model_uri=deployed.uri, endpoint=deployed.endpoint)
 
 
 def deploy(recipe: Recipe) -> Deployed:

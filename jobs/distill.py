@@ -2,37 +2,65 @@
 
     ray job submit --working-dir . -- python -m jobs.distill --config configs/intent.yaml student.layers=2
 
-Writes <output>/student, a reference bundle (safetensors) of the best epoch by validation metric.
+Writes <output>/student, a reference bundle (safetensors) of the best epoch by validation metric. A student whose inputs
+did not change is not trained again, unless again=true.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from cluster import session, tracking
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
-from jobs.layout import output
-from jobs.prepare import prepare, prepare_student
-from jobs.teach import teach, training_rows
-from jobs.training.fit import distill
+from jobs.data.prepared import Prepared
+from jobs.job import Way, job
+from jobs.layout import student_folder
+from jobs.models.reference import made_from
+from jobs.prepare import PREPARED, prepare_student
+from jobs.stage import Stage, made
+from jobs.teach import TAUGHT, rows_to_learn
+from jobs.training import fit
+from serving.bundle import read_description
 
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
-    """The job: one MLflow run around `distill`."""
-    with tracking.run(
-        "distill", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
-    ) as run:
-        session.connect()
-        prepared = training_rows(recipe, prepare(recipe))
-        run.tag(slimcart__data=prepared.key)
-        outputs = teach(recipe, prepared)
-        folder = Path(output(recipe), "student")
-        metrics = distill(recipe, prepare_student(recipe, prepared), outputs, folder, run.id)
-        run.artifact(folder, "student")
-        run.metrics.log({f"best_{name}": value for name, value in metrics.items()})
-    return Result("distill", run.id, output(recipe), metrics, bundle=str(folder))
+    """The job: one MLflow run around the student."""
+    with job("distill", recipe, parent) as way:
+        metrics = made(way, STUDENT)
+        return way.result(metrics, bundle=str(student_folder(recipe)))
 
+
+def _rows(way: Way) -> Prepared:
+    """The rows to learn from in the student's own tokens."""
+    if "student's rows to learn" not in way.values:
+        way.values["student's rows to learn"] = prepare_student(way.recipe, rows_to_learn(way))
+    return way.values["student's rows to learn"]
+
+
+def _make(way: Way, folder: Path, key: str) -> None:
+    fit.distill(way.recipe, _rows(way), made(way, TAUGHT), folder, way.run.id)
+
+
+def _open(way: Way, folder: Path, key: str) -> dict[str, float] | None:
+    """The metrics of the student's best epoch."""
+    return read_description(folder).metrics if made_from(folder, key) else None
+
+
+def _tell(way: Way, metrics: dict[str, float]) -> None:
+    way.run.tag(slimcart__data=rows_to_learn(way).key)
+    way.run.artifact(student_folder(way.recipe), "student")
+    way.run.metrics.log({f"best_{name}": value for name, value in metrics.items()})
+
+
+STUDENT = Stage(
+    "distill",
+    student_folder,
+    key=lambda way: fit.student_key(way.recipe, _rows(way)),
+    open=_open,
+    make=_make,
+    needs=(PREPARED, TAUGHT),
+    tell=_tell,
+)
 
 if __name__ == "__main__":
-    main(run)
+    main(run, takes=["again"])

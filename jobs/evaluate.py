@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cluster import registry, tracking
+from cluster import registry
 from cluster.session import JobError
 from cluster.shown_urls import shown_urls
 from configs.folder import FolderError, commit, digest_json, read_manifest
@@ -27,9 +27,10 @@ from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.compression.after_each_step import after_each_step
-from jobs.data.prepared import MANIFEST
+from jobs.data.prepared import MANIFEST, has_key
 from jobs.data.source import place, rows, shown
-from jobs.layout import output, teacher_folder
+from jobs.job import Way, job
+from jobs.layout import evaluation_folder, output, teacher_folder
 from jobs.measure.comparison import TEACHER, WINNER, UnseenRows, compare
 from jobs.measure.contenders import Contender
 from jobs.measure.differences import grouped
@@ -38,6 +39,7 @@ from jobs.measure.machine import machine_kind
 from jobs.measure.measurement import BUDGET_SHAPE, Measured, Measurement, key, measure
 from jobs.measure.table import Machine
 from jobs.preflight import check_given
+from jobs.stage import Stage, made
 from jobs.versions import behaviour
 from serving.bundle import MANIFEST as BUNDLE
 from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle, read_description
@@ -45,21 +47,56 @@ from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle, rea
 log = logging.getLogger(__name__)
 
 
-def run(recipe: Recipe, parent: str | None = None, *, found: dict[str, Any] | None = None) -> Result:
-    """The job: one MLflow run around `evaluate`; of an evaluation that is `found` it tells what is left to tell."""
+def run(recipe: Recipe, parent: str | None = None) -> Result:
+    """The job: one MLflow run around the evaluation."""
     check_given("bundle", recipe.bundle, uri=True)
     check_given("teacher.bundle", recipe.teacher.bundle)
-    with tracking.run(
-        "evaluate", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
-    ) as run:
-        bundle = locate(recipe)
-        found = found or evaluate(recipe, bundle, run.id)
-        record(found)
-        run.tag(slimcart__data=found["fingerprint"])
-        run.metrics.log(found["metrics"])
-        run.artifact(Path(output(recipe), "evaluation"))
-        print(found["table"], flush=True)
-    return Result("evaluate", run.id, output(recipe), found["metrics"], bundle=str(bundle))
+    with job("evaluate", recipe, parent, cluster=False) as way:
+        evaluation = made(way, EVALUATION)
+        say(evaluation)
+        return way.result(evaluation["metrics"], bundle=str(_bundle(way)))
+
+
+def say(evaluation: Mapping[str, Any]) -> None:
+    """Print the table, and have the registry know what the test rows said: it may have forgotten it."""
+    record(evaluation)
+    print(evaluation["table"], flush=True)
+
+
+def _bundle(way: Way) -> Path:
+    """The bundle under evaluation, fetched once where it is a registered model."""
+    if "bundle under evaluation" not in way.values:
+        way.values["bundle under evaluation"] = locate(way.recipe)
+    return way.values["bundle under evaluation"]
+
+
+def _key(way: Way) -> str:
+    bundle = _bundle(way)
+    check_there(bundle)
+    description = read_bundle(bundle)
+    test = check_test_rows(way.recipe, description)
+    return evaluation_key(way.recipe, _contenders(way.recipe, bundle, description), test.fingerprint)
+
+
+def _make(way: Way, folder: Path, key: str) -> None:
+    evaluate(way.recipe, _bundle(way), way.run.id)
+
+
+def _open(way: Way, folder: Path, key: str) -> dict[str, Any] | None:
+    """The manifest of the evaluation."""
+    if not has_key(folder, MANIFEST, key):
+        return None
+    found = read_manifest(folder, MANIFEST)
+    return found if "tested" in found else None
+
+
+def _tell(way: Way, evaluation: dict[str, Any]) -> None:
+    way.run.tag(slimcart__data=evaluation["fingerprint"])
+    way.run.metrics.log(evaluation["metrics"])
+    way.run.artifact(evaluation_folder(way.recipe))
+
+
+EVALUATION: Stage[dict[str, Any]] = Stage("evaluate", evaluation_folder, _key, _open, _make, tell=_tell)
 
 
 def locate(recipe: Recipe) -> Path:
@@ -101,10 +138,7 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str) -> dict[str, Any]:
     """
     from jobs.measure.unseen import audit_test_rows
 
-    if not (bundle / BUNDLE).exists():
-        raise FolderError(
-            f"{bundle}: no bundle there; python -m jobs.tune or jobs.compress makes it, or give bundle=<folder>"
-        )
+    check_there(bundle)
     description = read_bundle(bundle)
     test = check_test_rows(recipe, description)
     contenders = _contenders(recipe, bundle, description)
@@ -137,7 +171,15 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str) -> dict[str, Any]:
             (aside / name).write_text(text, encoding="utf-8")
         return found
 
-    return commit(Path(output(recipe), "evaluation"), MANIFEST, fill)
+    return commit(evaluation_folder(recipe), MANIFEST, fill)
+
+
+def check_there(bundle: Path) -> None:
+    """Raise `FolderError` where there is no bundle."""
+    if not (bundle / BUNDLE).exists():
+        raise FolderError(
+            f"{bundle}: no bundle there; python -m jobs.tune or jobs.compress makes it, or give bundle=<folder>"
+        )
 
 
 def check_test_rows(recipe: Recipe, bundle: Bundle) -> UnseenRows:
@@ -266,18 +308,6 @@ def _shapes(recipe: Recipe, contenders: list[Contender]) -> list[tuple[int, int]
     return sorted({BUDGET_SHAPE, *asked}, key=lambda shape: (shape[1], shape[0]))
 
 
-def evaluated_already(recipe: Recipe, bundle: Path) -> dict[str, Any] | None:
-    """The manifest of an evaluation whose bundles and test rows did not change."""
-    folder = Path(output(recipe), "evaluation")
-    if not (folder / MANIFEST).exists():
-        return None
-    description = read_bundle(bundle)
-    test = check_test_rows(recipe, description)
-    identity = evaluation_key(recipe, _contenders(recipe, bundle, description), test.fingerprint)
-    found = read_manifest(folder, MANIFEST)
-    return found if found.get("key") == identity and "tested" in found else None
-
-
 def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Contender]:
     """Baselines, teacher, student, winner: those that belong to this bundle. Makes the baselines that are missing."""
     own = recipe.bundle is None
@@ -331,4 +361,4 @@ def _made_of(description: Bundle, student: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main(run, takes=["bundle"])
+    main(run, takes=["bundle", "again"])

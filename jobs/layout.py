@@ -13,6 +13,16 @@ def output(recipe: Recipe) -> str:
     return recipe.output
 
 
+def prepared_folder(recipe: Recipe) -> Path:
+    """Where the training and validation rows lie as tokens."""
+    return Path(output(recipe), "prepared")
+
+
+def student_rows_folder(recipe: Recipe) -> Path:
+    """Where they lie in the tokens of a student with a tokenizer of its own."""
+    return Path(output(recipe), "prepared_student")
+
+
 def pool_folder(recipe: Recipe) -> Path | None:
     """Where the rows without labels lie, if the recipe has any."""
     return Path(output(recipe), "pool") if recipe.has_pool else None
@@ -21,6 +31,41 @@ def pool_folder(recipe: Recipe) -> Path | None:
 def teacher_folder(recipe: Recipe) -> Path:
     """Where the teacher lies: `teacher.bundle`, else <output>/teacher."""
     return Path(recipe.teacher.bundle or Path(output(recipe), "teacher"))
+
+
+def outputs_folder(recipe: Recipe) -> Path:
+    """Where the teachers' outputs for the prepared rows lie."""
+    return Path(output(recipe), "teacher_outputs")
+
+
+def student_folder(recipe: Recipe) -> Path:
+    """Where the student lies."""
+    return Path(output(recipe), "student")
+
+
+def bundle_folder(recipe: Recipe) -> Path:
+    """Where the exported bundle lies."""
+    return Path(output(recipe), "bundle")
+
+
+def search_folder(recipe: Recipe) -> Path:
+    """Where the record of a search lies."""
+    return Path(output(recipe), "search")
+
+
+def report_file(recipe: Recipe) -> Path:
+    """The page of a search."""
+    return Path(output(recipe), "report.html")
+
+
+def evaluation_folder(recipe: Recipe) -> Path:
+    """Where the final evaluation lies."""
+    return Path(output(recipe), "evaluation")
+
+
+def cascade_folder(recipe: Recipe) -> Path:
+    """Where two bundles as one lie."""
+    return Path(output(recipe), "cascade")
 
 
 def pool_outputs(recipe: Recipe) -> Path:

@@ -17,19 +17,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cluster import session, tracking
 from cluster.session import JobError
-from configs.folder import commit, digest_json
+from configs.folder import commit, digest_json, only_maker
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import named
 from jobs.command import Result, main
 from jobs.data import audit, leaks
-from jobs.data.leaks import HASHES, Hashes
+from jobs.data.leaks import HASHES, Finding, Hashes
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key, readings_of
 from jobs.data.source import Split, has_test, hashes
 from jobs.data.tokenise import Plan
-from jobs.layout import output, pool_folder
+from jobs.job import Way, job
+from jobs.layout import pool_folder, prepared_folder, student_rows_folder
 from jobs.preflight import check_given
+from jobs.stage import Stage, made
 from jobs.versions import behaviour
 
 if TYPE_CHECKING:
@@ -39,48 +40,108 @@ log = logging.getLogger(__name__)
 
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
-    """The job: one MLflow run around `prepare`."""
-    with tracking.run(
-        "prepare", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent
-    ) as run:
-        session.connect()
-        prepared = prepare(recipe)
-        prepare_student(recipe, prepared)
-        run.tag(slimcart__data=prepared.key)
-        metrics = summary(prepared)
-        run.metrics.log(metrics)
-    return Result("prepare", run.id, output(recipe), metrics)
+    """The job: one MLflow run around the rows that teacher and student learn from."""
+    with job("prepare", recipe, parent) as way:
+        prepared = learned_rows(way)
+        student_rows(way)
+        return way.result(summary(prepared))
 
 
-def prepare(recipe: Recipe) -> Prepared:
-    """The prepared rows of a recipe, made or found. Raises `UsageError` for a bad row before any worker starts."""
-    from jobs.data.pool import make_pool
+def learned_rows(way: Way) -> Prepared:
+    """The prepared rows of the way, with its pool where the recipe has one."""
+    return made(way, PREPARED)
+
+
+def student_rows(way: Way) -> Prepared:
+    """The rows for the student; see `prepare_student`."""
+    if "student rows" not in way.values:
+        way.values["student rows"] = prepare_student(way.recipe, learned_rows(way))
+    return way.values["student rows"]
+
+
+class _Tables(NamedTuple):
+    train: pyarrow.Table
+    validation: pyarrow.Table
+    fingerprints: dict[str, str]
+    seen: dict[Split, Hashes]  # of these, and of the test rows where some were left out for them
+
+
+class Source(NamedTuple):
+    """The checked rows of a recipe, and how they become tokens."""
+
+    tables: _Tables
+    unlabelled: tuple[pyarrow.Table, str] | None
+    plan: Plan
+    findings: dict[str, list[Finding]]
+
+    @property
+    def key(self) -> str:
+        """Digest of what the prepared rows depend on."""
+        return _key_of(self.tables, self.plan)
+
+
+def read(recipe: Recipe) -> Source:
+    """Raises `UsageError` for a bad row before any worker starts."""
     from jobs.data.tokenise import checked
 
     check_given("teacher.bundle", recipe.teacher.bundle)
-    tables, pool = _checked(recipe), pool_folder(recipe)
+    tables = _checked(recipe)
     unlabelled = checked(recipe.data, "unlabelled", tables.seen) if recipe.data.unlabelled else None
-    plan = named(recipe.judged_by.plan)(recipe, tables.train, tables.validation)
-    found = audit.tell_leaks(recipe.data, tables.seen, labelled=bool(plan.labels))
-    prepared = _prepared(recipe, tables, plan, "prepared", audit.about(tables.seen, found, ["train", "validation"]))
+    plan: Plan = named(recipe.judged_by.plan)(recipe, tables.train, tables.validation)
+    findings = audit.tell_leaks(recipe.data, tables.seen, labelled=bool(plan.labels))
+    return Source(tables, unlabelled, plan, findings)
+
+
+def opened(recipe: Recipe, source: Source) -> Prepared | None:
+    """The prepared rows with the pool that belongs to them, which is made where it is not there; None without rows."""
+    from jobs.data.pool import make_pool
+
+    (tables, unlabelled, _, findings), folder = source, prepared_folder(recipe)
+    if not has_key(folder, MANIFEST, source.key):
+        return None
+    prepared = audit.note(Prepared.open(folder), _said(source))
     field = "bundle" if recipe.teacher.bundle else "model"
     audit.check_readings(recipe.data, prepared, f"teacher.{field}: {getattr(recipe.teacher, field)}")
-    if pool is None:
+    if (place := pool_folder(recipe)) is None:
         return prepared
-    spec = recipe.distillation.pool
-    made = make_pool(
-        pool, prepared, spec, recipe.seed, tables.train, tables.validation, unlabelled, tables.seen.get("unlabelled")
-    )
-    if unlabelled:
-        made = audit.note(made, audit.about(tables.seen, found, ["unlabelled"]))
-    return replace(prepared, pool=made)
+    with only_maker(place):
+        pool = make_pool(
+            place,
+            prepared,
+            recipe.distillation.pool,
+            recipe.seed,
+            tables.train,
+            tables.validation,
+            unlabelled,
+            tables.seen.get("unlabelled"),
+        )
+        if unlabelled:
+            pool = audit.note(pool, audit.about(tables.seen, findings, ["unlabelled"]))
+    return replace(prepared, pool=pool)
+
+
+def write(recipe: Recipe, source: Source) -> None:
+    """Tokenise the rows into <output>/prepared."""
+    _write(recipe, source.tables, source.plan, prepared_folder(recipe), _said(source))
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """The prepared rows of a recipe outside a job, made or found. Raises `UsageError` for a bad row."""
+    source = read(recipe)
+    with only_maker(prepared_folder(recipe)):
+        found = opened(recipe, source)
+        if found is None:
+            write(recipe, source)
+            found = opened(recipe, source)
+    assert found is not None
+    return found
 
 
 def prepare_student(recipe: Recipe, prepared: Prepared) -> Prepared:
     """The rows for the student: `prepared`, or the same rows in <output>/prepared_student in the student's own tokens.
 
-    Row for row the same, so what the teacher said of a text goes with it. Raises `UsageError` where more than that is
-    to be learned of the teacher than its logits.
+    They are the same row for row, so what the teacher said of a text goes with it. Raises `UsageError` where more than
+    that is to be learned of the teacher than its logits.
     """
     if (model := recipe.student.model) is None:
         return prepared
@@ -93,16 +154,21 @@ def prepare_student(recipe: Recipe, prepared: Prepared) -> Prepared:
     if tables.fingerprints != prepared.manifest["fingerprints"]:
         raise JobError(f"data.train, data.validation: changed since {prepared.folder} was made; run it again")
     said = {name: prepared.manifest[name] for name in ("findings", "left_out")}
-    own = _prepared(recipe, tables, plan, "prepared_student", said)
+    folder = student_rows_folder(recipe)
+    with only_maker(folder):
+        if not has_key(folder, MANIFEST, _key_of(tables, plan)):
+            _write(recipe, tables, plan, folder, said)
+        own = audit.note(Prepared.open(folder), said)
     audit.check_readings(recipe.data, own, f"student.model: {model}")
     return own
 
 
-class _Tables(NamedTuple):
-    train: pyarrow.Table
-    validation: pyarrow.Table
-    fingerprints: dict[str, str]
-    seen: dict[Split, Hashes]  # of these, and of the test rows where some were left out for them
+def _said(source: Source) -> dict[str, Any]:
+    return audit.about(source.tables.seen, source.findings, ["train", "validation"])
+
+
+def _key_of(tables: _Tables, plan: Plan) -> str:
+    return digest_json({"fingerprints": tables.fingerprints, **plan.key, **behaviour("prepare")})
 
 
 def _checked(recipe: Recipe) -> _Tables:
@@ -116,12 +182,11 @@ def _checked(recipe: Recipe) -> _Tables:
     return _Tables(train, validation, {"train": train_digest, "validation": validation_digest}, seen)
 
 
-def _prepared(recipe: Recipe, tables: _Tables, plan: Plan, name: str, said: Mapping[str, Any]) -> Prepared:
-    """<output>/`name`, made or found; its manifest also has what is `said` of the rows."""
+def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapping[str, Any]) -> None:
+    """Write a folder of prepared rows; its manifest also has what is `said` of the rows."""
     from jobs.data.tokenise import write_shards
 
-    folder, (train, validation, fingerprints, seen) = Path(output(recipe), name), tables
-    key = digest_json({"fingerprints": fingerprints, **plan.key, **behaviour("prepare")})
+    train, validation, fingerprints, seen = tables
 
     def fill(aside: Path) -> dict[str, Any]:
         tokenizer, tokenise = plan.make()
@@ -129,7 +194,7 @@ def _prepared(recipe: Recipe, tables: _Tables, plan: Plan, name: str, said: Mapp
         write_shards([train, validation], aside / ROWS, tokenise)
         leaks.write(aside / HASHES, {split: seen[split] for split in ("train", "validation")})
         return {
-            "key": key,
+            "key": _key_of(tables, plan),
             "task": recipe.task,
             "fingerprints": fingerprints,
             "labels": plan.labels,
@@ -141,12 +206,8 @@ def _prepared(recipe: Recipe, tables: _Tables, plan: Plan, name: str, said: Mapp
             **said,
         } | plan.facts
 
-    if has_key(folder, MANIFEST, key):
-        log.info("prepared rows are there already, unchanged: %s", folder)
-    else:
-        log.info("tokenising %d training and %d validation rows", len(train), len(validation))
-        commit(folder, MANIFEST, fill)
-    return audit.note(Prepared.open(folder), said)
+    log.info("tokenising %d training and %d validation rows", len(train), len(validation))
+    commit(folder, MANIFEST, fill)
 
 
 def summary(prepared: Prepared) -> dict[str, float]:
@@ -161,5 +222,25 @@ def summary(prepared: Prepared) -> dict[str, float]:
     return metrics | audit.faults(prepared)
 
 
+def _source(way: Way) -> Source:
+    if "rows" not in way.values:  # once a job
+        way.values["rows"] = read(way.recipe)
+    return way.values["rows"]
+
+
+def _tell(way: Way, prepared: Prepared) -> None:
+    way.run.tag(slimcart__data=prepared.key)
+    way.run.metrics.log(summary(prepared))
+
+
+PREPARED = Stage(
+    "prepare",
+    prepared_folder,
+    key=lambda way: _source(way).key,
+    open=lambda way, folder, key: opened(way.recipe, _source(way)),
+    make=lambda way, folder, key: write(way.recipe, _source(way)),
+    tell=_tell,
+)
+
 if __name__ == "__main__":
-    main(run)
+    main(run, takes=["again"])

@@ -14,32 +14,38 @@ import shutil
 import time
 from pathlib import Path
 
-from cluster import session, tracking
+from cluster import session
 from cluster.session import JobError
-from configs.folder import FolderError, verify
+from configs.folder import FolderError, only_maker, verify
 from configs.schema.distillation import StoredOutputs
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.data.prepared import MANIFEST, Prepared, has_key
-from jobs.layout import output, pool_outputs
+from jobs.job import Way, job
+from jobs.layout import output, outputs_folder, pool_outputs
 from jobs.models.reference import check_fits, read_reference
-from jobs.prepare import prepare
+from jobs.prepare import PREPARED, learned_rows
+from jobs.stage import Stage, made
 from jobs.training.wanted import outputs_key, teacher_config, teachers, wanted_of
 
 log = logging.getLogger(__name__)
 
 
-def run(recipe: Recipe, parent: str | None = None, prepared: Prepared | None = None) -> Result:
-    """The job: one MLflow run around `teach`."""
-    with tracking.run("teach", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent) as run:
-        session.connect()
-        prepared = training_rows(recipe, prepared or prepare(recipe))
-        run.tag(slimcart__data=prepared.key)
+def run(recipe: Recipe, parent: str | None = None) -> Result:
+    """The job: one MLflow run around what the teachers say."""
+    with job("teach", recipe, parent) as way:
         started = time.monotonic()
-        teach(recipe, prepared)
+        made(way, TAUGHT)
         metrics = {"seconds": time.monotonic() - started}
-        run.metrics.log(metrics)
-    return Result("teach", run.id, output(recipe), metrics)
+        way.run.metrics.log(metrics)
+        return way.result(metrics)
+
+
+def rows_to_learn(way: Way) -> Prepared:
+    """The rows that students of the way learn from; see `training_rows`."""
+    if "training rows" not in way.values:
+        way.values["training rows"] = training_rows(way.recipe, learned_rows(way))
+    return way.values["training rows"]
 
 
 def training_rows(recipe: Recipe, prepared: Prepared) -> Prepared:
@@ -56,7 +62,7 @@ def teach(recipe: Recipe, prepared: Prepared) -> Path:
     wanted = wanted_of(recipe)
     if prepared.pool is not None:
         _ask(recipe, prepared.pool, pool_outputs(recipe), wanted)
-    return _ask(recipe, prepared, Path(output(recipe), "teacher_outputs"), wanted)
+    return _ask(recipe, prepared, outputs_folder(recipe), wanted)
 
 
 def _check_teachers(recipe: Recipe, prepared: Prepared) -> None:
@@ -66,27 +72,57 @@ def _check_teachers(recipe: Recipe, prepared: Prepared) -> None:
 
 def _ask(recipe: Recipe, prepared: Prepared, folder: Path, wanted: StoredOutputs) -> Path:
     """Let the teachers make `folder`, or find it made; two jobs at once make it once."""
-    from filelock import FileLock
+    with only_maker(folder):
+        key = outputs_key(recipe, prepared, wanted)
+        if _is_there(folder, key):
+            log.info("%s is there already, unchanged: %s", folder.name, folder)
+        else:
+            _write(recipe, prepared, folder, wanted, key)
+    return folder
 
+
+def _is_there(folder: Path, key: str) -> bool:
+    """Whether a whole folder of this key is there."""
+    if not has_key(folder, MANIFEST, key):
+        return False
+    try:
+        verify(folder, MANIFEST)
+    except FolderError as error:
+        log.warning("%s is made again: %s", folder.name, error)
+        return False
+    return True
+
+
+def _write(recipe: Recipe, prepared: Prepared, folder: Path, wanted: StoredOutputs, key: str) -> None:
     from jobs.training.teaching import write_outputs
 
-    key = outputs_key(recipe, prepared, wanted)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if has_key(folder, MANIFEST, key):
-            try:
-                verify(folder, MANIFEST)
-            except FolderError as error:
-                log.warning("%s is made again: %s", folder.name, error)
-            else:
-                log.info("%s is there already, unchanged: %s", folder.name, folder)
-                return folder
-        log.info("the teacher runs once over %s rows", prepared.manifest["rows"])
-        _check_room(wanted, recipe, prepared)
-        engine = recipe.engine
-        session.check_capacity(engine)
-        write_outputs(folder, teachers(recipe), prepared, key, wanted, engine)
+    log.info("the teacher runs once over %s rows", prepared.manifest["rows"])
+    _check_room(wanted, recipe, prepared)
+    session.check_capacity(recipe.engine)
+    write_outputs(folder, teachers(recipe), prepared, key, wanted, recipe.engine)
+
+
+def _key(way: Way) -> str:
+    rows = rows_to_learn(way)
+    _check_teachers(way.recipe, rows)
+    return outputs_key(way.recipe, rows, wanted_of(way.recipe))
+
+
+def _open(way: Way, folder: Path, key: str) -> Path | None:
+    """The folder, with that of the pool beside it, which is made where it is not there."""
+    if not _is_there(folder, key):
+        return None
+    if (pool := rows_to_learn(way).pool) is not None:
+        _ask(way.recipe, pool, pool_outputs(way.recipe), wanted_of(way.recipe))
     return folder
+
+
+def _make(way: Way, folder: Path, key: str) -> None:
+    _write(way.recipe, rows_to_learn(way), folder, wanted_of(way.recipe), key)
+
+
+def _tell(way: Way, _: Path) -> None:
+    way.run.tag(slimcart__data=rows_to_learn(way).key)
 
 
 def _check_room(wanted: StoredOutputs, recipe: Recipe, prepared: Prepared) -> None:
@@ -103,5 +139,7 @@ def _check_room(wanted: StoredOutputs, recipe: Recipe, prepared: Prepared) -> No
     log.info("what objectives compare inside the teacher is stored too: %s", words)
 
 
+TAUGHT = Stage("teach", outputs_folder, _key, _open, _make, (PREPARED,), _tell)
+
 if __name__ == "__main__":
-    main(run)
+    main(run, takes=["again"])

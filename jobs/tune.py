@@ -29,15 +29,17 @@ from jobs.compression.bundle import compress
 from jobs.data import audit
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import check_unchanged, rows
-from jobs.layout import output, pool_folder, teacher_folder
+from jobs.job import Way, job
+from jobs.layout import bundle_folder, output, pool_folder, report_file, search_folder, teacher_folder
 from jobs.measure import early
 from jobs.measure.card import card
 from jobs.measure.machine import machine_kind
 from jobs.measure.measurement import measure_candidate, time_again
 from jobs.measure.retention import Teacher, taught
 from jobs.preflight import check_possible
-from jobs.prepare import prepare, prepare_student
-from jobs.teach import teach
+from jobs.prepare import PREPARED, learned_rows, prepare_student
+from jobs.stage import Stage, made
+from jobs.teach import TAUGHT
 from jobs.training.fit import distill, student_key
 from jobs.versions import behaviour
 from serving.bundle import bundle_digest, read_bundle, with_metrics
@@ -49,34 +51,42 @@ from tuning.search import Judge, search
 log = logging.getLogger(__name__)
 
 
-def run(
-    recipe: Recipe,
-    parent: str | None = None,
-    prepared: Prepared | None = None,
-    *,
-    found: dict[str, Any] | None = None,
-) -> Result:
-    """The job: one MLflow run with exactly one child per trial; of a search that is `found` it tells what is left."""
-    with tracking.run("tune", experiment=recipe.tracking.experiment, recipe=recipe.model_dump(), parent=parent) as run:
-        session.connect()
-        prepared = prepared or prepare(recipe)
-        run.tag(slimcart__data=prepared.key)
-        check_possible(recipe)
-        outputs = teach(recipe, prepared)
-        found = found or tune(recipe, prepared, outputs, run)
-        run.metrics.log({f"winner_{name}": value for name, value in found["winner"]["metrics"].items()})
-        run.tag(slimcart__winner=found["winner"]["id"], slimcart__model=found["model_uri"])
-        page = Path(output(recipe), "report.html")
-        run.artifact(page)
-    return Result(
-        "tune",
-        run.id,
-        output(recipe),
-        found["winner"]["metrics"],
-        bundle=str(Path(output(recipe), "bundle")),
-        model_uri=found["model_uri"],
-        report=str(page),
-    )
+def run(recipe: Recipe, parent: str | None = None) -> Result:
+    """The job: one MLflow run with exactly one child per trial."""
+    with job("tune", recipe, parent) as way:
+        found = made(way, SEARCH)
+        return way.result(
+            found["winner"]["metrics"],
+            bundle=str(bundle_folder(recipe)),
+            model_uri=found["model_uri"],
+            report=str(report_file(recipe)),
+        )
+
+
+def _key(way: Way) -> str:
+    check_possible(way.recipe)
+    return search_key(way.recipe, learned_rows(way))
+
+
+def _make(way: Way, folder: Path, key: str) -> None:
+    tune(way.recipe, learned_rows(way), made(way, TAUGHT), way.run)
+
+
+def _open(way: Way, folder: Path, key: str) -> dict[str, Any] | None:
+    """The manifest of a search whose winner is registered."""
+    found = found_already(way.recipe, learned_rows(way))
+    return found if found and found["model_uri"] else None
+
+
+def _tell(way: Way, found: dict[str, Any]) -> None:
+    way.run.tag(slimcart__data=learned_rows(way).key)
+    way.run.metrics.log({f"winner_{name}": value for name, value in found["winner"]["metrics"].items()})
+    way.run.tag(slimcart__winner=found["winner"]["id"], slimcart__model=found["model_uri"])
+    if (page := report_file(way.recipe)).exists():
+        way.run.artifact(page)
+
+
+SEARCH: Stage[dict[str, Any]] = Stage("tune", search_folder, _key, _open, _make, (PREPARED, TAUGHT), _tell)
 
 
 def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: tracking.Run) -> dict[str, Any]:
@@ -129,8 +139,8 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         run.artifact(write_report(recipe, found, prepared))
     winner = _winner(choice, trials, trials_folder)
     put_in_place(recipe, winner, trials_folder)
-    found |= {"winner": asdict(winner), "model_uri": None, "bundle": bundle_digest(Path(output(recipe), "bundle"))}
-    commit(Path(output(recipe), "search"), MANIFEST, lambda _: found)
+    found |= {"winner": asdict(winner), "model_uri": None, "bundle": bundle_digest(bundle_folder(recipe))}
+    commit(search_folder(recipe), MANIFEST, lambda _: found)
     return _register(recipe, found, run, prepared)
 
 
@@ -201,11 +211,11 @@ def _record(recipe: Recipe, trial: Trial, names: Collection[str], bundle: Path) 
 
 def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run, prepared: Prepared) -> dict[str, Any]:
     """Make the winner of a search challenger; returns the search's manifest, which then names the model."""
-    bundle = Path(output(recipe), "bundle")
+    bundle = bundle_folder(recipe)
     tags = {registry.BUNDLE_TAG: found["bundle"], "slimcart.tune": run.id}
     uri = registry.register(recipe.name, run, bundle, tags, CHALLENGER)
     log.info("registered %s as %s", uri, CHALLENGER)
-    manifest = commit(Path(output(recipe), "search"), MANIFEST, lambda _: found | {"model_uri": uri})
+    manifest = commit(search_folder(recipe), MANIFEST, lambda _: found | {"model_uri": uri})
     write_report(recipe, manifest, prepared)
     return manifest
 
@@ -218,7 +228,7 @@ def write_report(
     served: Mapping[str, float] | None = None,
 ) -> Path:
     """<output>/report.html of a search, whole; see `tuning.report.render`."""
-    page, learned_from = Path(output(recipe), "report.html"), audit.record_of(prepared)
+    page, learned_from = report_file(recipe), audit.record_of(prepared)
     budget, objective = recipe.budget, recipe.search.objective
     write_synced(page, report.render(recipe.name, found, budget, objective, evaluation, learned_from, served))
     return page
@@ -300,7 +310,7 @@ def found_already(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
     One that was judged otherwise, or has fewer trials, is no such search: `tune` goes on from its trials. Its
     `model_uri` is None where the winner could not be registered.
     """
-    folder, bundle = Path(output(recipe), "search"), Path(output(recipe), "bundle")
+    folder, bundle = search_folder(recipe), bundle_folder(recipe)
     if not (folder / MANIFEST).exists() or not (bundle / "bundle.json").exists():
         return None
     try:
@@ -329,4 +339,4 @@ def _winner(choice: Choice, trials: list[Trial], folder: Path) -> Trial:
 
 
 if __name__ == "__main__":
-    main(run, kind=SearchRecipe)
+    main(run, takes=["again"], kind=SearchRecipe)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from configs.loader import Spec
+from configs.loader import UNKEYED, Spec
 from configs.schema.data import PoolSpec
 from configs.schema.models import OptimizerSpec
 
@@ -93,7 +93,9 @@ class DistillationSpec(OptimizerSpec):
         default=12, ge=1, description="classify: parts into which a relation cuts the vectors of both models"
     )
     further_teachers: list[FurtherTeacher] = Field(
-        default_factory=list, description="classify: teachers whose probabilities are averaged with the own one's"
+        default_factory=list,
+        description="classify: teachers whose probabilities are averaged with the own one's",
+        json_schema_extra=UNKEYED,
     )
     targets: Literal["rows", "teacher"] = Field(
         default="rows",

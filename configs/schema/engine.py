@@ -6,9 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from configs.loader import Spec
-
-RECOVERY = {"max_failures", "checkpoint_seconds"}  # fields of an engine that change nothing of what is learned
+from configs.loader import UNKEYED, Spec
 
 Precision = Literal["fp32", "bf16", "bf16_autocast", "fp16"]
 
@@ -25,7 +23,9 @@ class EngineSpec(Spec):
     """How a model is trained, and how a teacher is asked: workers, precision, batches."""
 
     workers: int = Field(default=1, ge=1, description="Ray Train workers, each drives one device")
-    cpus_per_worker: int = Field(default=2, ge=1, description="CPU cores of a worker; its math threads follow")
+    cpus_per_worker: int = Field(
+        default=2, ge=1, description="CPU cores of a worker; its math threads follow", json_schema_extra=UNKEYED
+    )
     use_gpu: bool = Field(default=False, description="a GPU for each worker (NCCL) instead of CPU cores (gloo)")
     gpus_per_worker: float = Field(
         default=1.0, gt=0, le=1, description="share of a GPU that a worker takes, with use_gpu; trials may share one"
@@ -58,9 +58,17 @@ class EngineSpec(Spec):
     gradient_clipping: float = Field(
         default=1.0, ge=0, description="largest global L2 norm of the gradient; 0 = no limit"
     )
-    max_failures: int = Field(default=3, ge=0, description="restarts after a worker died, from the last checkpoint")
+    max_failures: int = Field(
+        default=3,
+        ge=0,
+        description="restarts after a worker died, from the last checkpoint",
+        json_schema_extra=UNKEYED,
+    )
     checkpoint_seconds: float = Field(
-        default=600, gt=0, description="time after which an epoch that goes on has a checkpoint inside it, seconds"
+        default=600,
+        gt=0,
+        description="time after which an epoch that goes on has a checkpoint inside it, seconds",
+        json_schema_extra=UNKEYED,
     )
 
     @property

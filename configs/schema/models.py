@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from configs.loader import Spec
+from configs.loader import UNKEYED, Spec
 
 NEW = "new:"  # a model without pretrained weights, for example new:llama
 NEW_KINDS = ("gpt2", "llama", "qwen2")
@@ -63,7 +63,10 @@ class TeacherSpec(OptimizerSpec):
     )
     new: NewModelSpec = Field(default_factory=NewModelSpec, description=f"sizes where teacher.model is {NEW}<kind>")
     bundle: str | None = Field(
-        default=None, min_length=1, description="bundle folder of an already fine-tuned teacher to use instead"
+        default=None,
+        min_length=1,
+        description="bundle folder of an already fine-tuned teacher to use instead",
+        json_schema_extra=UNKEYED,
     )
     pooling: Literal["auto", "mean", "cls"] = Field(
         default="auto",

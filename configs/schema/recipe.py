@@ -96,6 +96,10 @@ class Recipe(Spec):
         "or models:/<name>@<alias>; deploy: models:/<name>@<alias>",
     )
     deploy: bool = Field(default=False, description="optimize: also deploy the winner")
+    again: bool = Field(
+        default=False,
+        description="make the verb's own result although nothing changed; what it needs is still found",
+    )
     remove: bool = Field(default=False, description="deploy: take the service away; its model keeps its aliases")
 
     @field_validator("output")

@@ -9,7 +9,6 @@ from cluster import launch, session
 from configs.folder import digest_file, digest_json
 from configs.loader import UsageError
 from configs.schema.compression import DistillStep
-from configs.schema.engine import RECOVERY
 from configs.schema.models import NEW
 from configs.schema.recipe import Recipe
 from jobs.data.prepared import Prepared
@@ -42,9 +41,8 @@ def finetune(recipe: Recipe, prepared: Prepared, run_id: str | None = None) -> d
 
 def teacher_key(recipe: Recipe, prepared: Prepared) -> str:
     """Digest of what the teacher depends on."""
-    engine = recipe.engine.model_dump(exclude=RECOVERY)
-    teacher = recipe.teacher.model_dump(exclude={"bundle"})
-    parts = {"prepared": prepared.key, "teacher": teacher, "engine": engine, "seed": recipe.seed}
+    parts = {"prepared": prepared.key, "teacher": recipe.teacher.keyed()}
+    parts |= {"engine": recipe.engine.keyed(), "seed": recipe.seed}
     return digest_json(parts | weights_key(recipe.teacher.model, "teacher.model") | behaviour("finetune"))
 
 
@@ -110,9 +108,9 @@ def student_key(recipe: Recipe, prepared: Prepared) -> str:
             "prepared": prepared.key,
             "pool": None if prepared.pool is None else prepared.pool.key,
             "teachers": taught_by(recipe),
-            "student": recipe.student.model_dump(),
-            "distillation": recipe.distillation.model_dump(exclude={"further_teachers"}),
-            "engine": recipe.engine.model_dump(exclude=RECOVERY),
+            "student": recipe.student.keyed(),
+            "distillation": recipe.distillation.keyed(),
+            "engine": recipe.engine.keyed(),
             "seed": recipe.seed,
             **weights_key(recipe.student.model, "student.model"),
             **behaviour("teach", "distill"),
