@@ -74,7 +74,8 @@ def _parts(way: Way) -> tuple[Path, Path]:
         spec = way.recipe.cascade
         assert spec.first is not None
         places = spec.first, spec.second or str(bundle_folder(way.recipe))
-        way.values["parts of the cascade"] = tuple(registry.folder(place, MANIFEST) for place in places)
+        first, second = (registry.folder(place, MANIFEST) for place in places)
+        way.values["parts of the cascade"] = first, second
     return way.values["parts of the cascade"]
 
 

@@ -24,9 +24,9 @@ from configs.schema.tasks import named
 from jobs.command import Result, main
 from jobs.data import audit, leaks
 from jobs.data.leaks import HASHES, Finding, Hashes
+from jobs.data.plan import Plan
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key, readings_of
 from jobs.data.source import Split, has_test, hashes
-from jobs.data.tokenise import Plan
 from jobs.job import Way, job
 from jobs.layout import pool_folder, prepared_folder, student_rows_folder
 from jobs.preflight import check_given

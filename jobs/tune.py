@@ -54,6 +54,8 @@ log = logging.getLogger(__name__)
 def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run with exactly one child per trial."""
     with job("tune", recipe, parent) as way:
+        learned_rows(way)
+        check_possible(recipe)
         found = made(way, SEARCH)
         return way.result(
             found["winner"]["metrics"],
@@ -64,7 +66,6 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 
 
 def _key(way: Way) -> str:
-    check_possible(way.recipe)
     return search_key(way.recipe, learned_rows(way))
 
 

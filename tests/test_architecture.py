@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import re
 import subprocess
@@ -132,7 +133,7 @@ for name in {names!r}:
     assert done.stdout == ""
 
 
-def functions_named_as_text() -> list[tuple[str, str]]:
+def named_as_text() -> list[tuple[str, str]]:
     """(file, "module:function") of every such text in the code."""
     pattern = re.compile(r"^(?:" + "|".join(MAY_IMPORT) + r")(?:\.\w+)+:\w+$")
     return [
@@ -143,19 +144,71 @@ def functions_named_as_text() -> list[tuple[str, str]]:
     ]
 
 
-def test_every_function_that_a_table_names_as_text_can_be_imported():
-    for file, text in functions_named_as_text():
-        module, function = text.split(":")
-        assert callable(getattr(importlib.import_module(module), function, None)), f"{file}: {text}"
+def test_everything_that_a_table_names_as_text_can_be_imported():
+    for file, text in named_as_text():
+        module, name = text.split(":")
+        assert getattr(importlib.import_module(module), name, None) is not None, f"{file}: {text}"
 
 
 def test_every_step_of_the_recipe_has_a_function():
-    if not (ROOT / "jobs/compression/apply.py").exists():
-        pytest.skip("jobs/compression/apply.py is not there yet")
     from typing import get_args
 
-    from configs.schema.compression import Step
+    from configs.schema.compression import ExportStep, Step
+    from configs.schema.runtimes import RUNTIMES
+    from jobs.compression.apply import STEPS
 
-    named = " ".join((ROOT / "jobs/compression/apply.py").read_text(encoding="utf-8").split())
+    on_files = {step for runtime in RUNTIMES.values() for step in runtime.steps}
     for spec in get_args(get_args(Step)[0]):
-        assert spec.__name__ in named
+        (kind,) = get_args(spec.model_fields["step"].annotation)
+        assert spec is ExportStep or (kind in on_files if spec.after_export else spec in STEPS), kind
+
+
+# Inside jobs, from the ground up; what stands beside the rooms is a verb, or the ground that verbs and rooms share.
+ROOMS = ("data", "models", "training", "measure", "compression", "tasks")
+GROUND = {"jobs.layout", "jobs.versions"}
+
+
+def test_imports_inside_jobs_point_one_way():
+    order = {f"jobs.{room}": number for number, room in enumerate(ROOMS)}
+    wrong = []
+    for path in MODULES:
+        if MODULES[path].parts[0] != "jobs" or len(MODULES[path].parts) < 3:
+            continue
+        room = ".".join(MODULES[path].parts[:2])
+        for line, module in imports(path):
+            other = ".".join(module.split(".")[:2])
+            if module.startswith("jobs") and other not in GROUND and order.get(other, len(ROOMS)) > order[room]:
+                wrong.append(f"{MODULES[path]}:{line}: {module}")
+    assert wrong == []
+
+
+def imported_files(path: Path) -> set[str]:
+    """Modules of ours that a file imports, those named behind `from package import` too, late imports counted."""
+    known, found = {dotted(each) for each in MODULES}, set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names} & known
+            found |= names or ({node.module} & known)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & known
+    return found
+
+
+def test_no_files_import_one_another_in_a_circle():
+    graph = {dotted(path): imported_files(path) for path in MODULES}
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_no_other_file_names_a_task():
+    """Callers ask the task's record (`configs/schema/tasks.py`)."""
+    from configs.schema.tasks import TASKS
+
+    allowed = {Path("configs/schema/tasks.py")}
+    named = [
+        f"{MODULES[path]}:{node.lineno}: {node.value!r}"
+        for path in MODULES
+        if MODULES[path] not in allowed and MODULES[path].parts[:2] != ("jobs", "tasks")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in TASKS
+    ]
+    assert named == []

@@ -56,11 +56,11 @@ RUNTIMES: dict[str, Runtime] = {
         precisions=("f32",),
         tried=("f32",),
         suffix=".onnx",
-        export="jobs.compression.export.onnx.onnx:export",
+        export="jobs.compression.export.onnx:export",
         open_file="serving.runtimes.onnxruntime:open_file",
         steps={
-            "quantize": FileStep("jobs.compression.apply.quantize:quantize", ("bits", "group")),
-            "code": FileStep("jobs.compression.apply.codebook:code"),
+            "quantize": FileStep("jobs.compression.steps.quantize:quantize", ("bits", "group")),
+            "code": FileStep("jobs.compression.steps.codebook:code"),
         },
         count="jobs.measure.flops:of_graph",
     ),
@@ -71,12 +71,12 @@ RUNTIMES: dict[str, Runtime] = {
         tried=("f32", "bf16"),
         suffix=".xml",
         beside=("{stem}.bin",),
-        export="jobs.compression.export.onnx.openvino:export",
+        export="jobs.compression.export.openvino:export",
         open_file="serving.runtimes.openvino:open_file",
         computes="serving.runtimes.openvino:computes",
         steps={
             "quantize": FileStep(
-                "jobs.compression.export.onnx.openvino:quantize",
+                "jobs.compression.export.openvino:quantize",
                 ("bits", "group", "per_channel", "reduce_range", "calibration"),
             )
         },
@@ -88,12 +88,12 @@ RUNTIMES: dict[str, Runtime] = {
         precisions=("f32", "bf16"),
         tried=("f32",),
         beside=("config.json", VOCABULARY),
-        export="jobs.compression.export.onnx.ctranslate2:export",
+        export="jobs.compression.export.ctranslate2:export",
         open_file="serving.runtimes.ctranslate2:open_file",
         computes="serving.runtimes.ctranslate2:computes",
         steps={
             "quantize": FileStep(
-                "jobs.compression.export.onnx.ctranslate2:quantize",
+                "jobs.compression.export.ctranslate2:quantize",
                 ("per_channel", "reduce_range", "calibration_rows", "calibration"),
             )
         },

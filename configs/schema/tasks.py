@@ -70,7 +70,7 @@ class Task:
     score: str  # (predictions, rows) -> metrics by name
 
     # Rows and models.
-    plan: str  # (recipe, training rows, validation rows) -> jobs.data.tokenise.Plan
+    plan: str  # (recipe, training rows, validation rows) -> jobs.data.plan.Plan
     plan_of_student: str  # (recipe, prepared, tokenizer) -> Plan; None where the teacher's rows serve
     trainer: str  # the jobs.training.task.TrainingTask that workers make
     load: str  # (folder of a reference bundle) -> nn.Module

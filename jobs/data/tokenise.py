@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from configs.loader import UsageError
 from configs.schema.data import DataSpec
@@ -181,12 +181,3 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     )
     made.train_from_iterator(texts, trainer)
     return made
-
-
-class Plan(NamedTuple):
-    """How the rows of a task become tokens."""
-
-    key: dict[str, Any]  # what the tokens depend on beside the rows
-    make: Callable[[], tuple[Tokenizer, Callable[[pyarrow.Table], pyarrow.Table]]]
-    labels: list[str]
-    facts: dict[str, Any]  # further entries of the manifest

@@ -50,7 +50,7 @@ def test_an_answer_that_makes_no_sense_is_refused(
         def predict(self, texts: list[str]) -> list[dict[str, Any]]:
             return [answer for _ in texts]
 
-    monkeypatch.setattr(deploy, "load_bundle", lambda folder: Nonsense())
+    monkeypatch.setattr("jobs.tasks.classify.evaluation.load_bundle", lambda folder: Nonsense())
     with pytest.raises(JobError, match=rf"^{URI}: not deployed: the smoke request was answered '{answer['label']}'"):
         smoke(URI, tmp_path / "tiny", write_tiny_bundle(tmp_path / "tiny"))
 

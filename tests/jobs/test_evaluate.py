@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,17 +15,18 @@ from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS
 from jobs.data.prepared import MANIFEST
 from jobs.evaluate import (
+    EVALUATION,
     _compare_with_peak,
     _contenders,
     _counted_by,
     _measure,
     _shapes,
     check_test_rows,
-    evaluated_already,
     evaluation_key,
     record,
     run,
 )
+from jobs.job import Way
 from jobs.measure import baselines, gate
 from jobs.measure.contenders import Contender
 from jobs.measure.measurement import Measured, Measurement
@@ -97,13 +98,17 @@ def test_an_evaluation_is_found_again_until_a_slice_is_added(tmp_path: Path):
     place: dict[str, Any] = {"output": str(tmp_path / "out"), "bundle": str(tmp_path / "tiny")}
     asked = recipe(tmp_path, ["channel"], **place)
     bundle = Path(place["bundle"])
-    assert evaluated_already(asked, bundle) is None
+
+    def found(asked: Recipe) -> Any:
+        way = Way(asked, cast("Any", None), "evaluate")
+        return EVALUATION.open(way, tmp_path / "out" / "evaluation", EVALUATION.key(way))
+
+    assert found(asked) is None
     contenders = [Contender(name="winner", kind="bundle", folder=str(bundle))]
     key = evaluation_key(asked, contenders, check_test_rows(asked, read_bundle(bundle)).fingerprint)
     commit(tmp_path / "out" / "evaluation", MANIFEST, lambda _: {"key": key, "table": "it", "tested": None})
-    found = evaluated_already(asked, bundle)
-    assert found is not None and found["table"] == "it"
-    assert evaluated_already(recipe(tmp_path, [], **place), bundle) is None
+    assert found(asked)["table"] == "it"
+    assert found(recipe(tmp_path, [], **place)) is None
 
 
 def test_a_student_that_the_bundle_was_not_made_of_is_no_contender(tmp_path: Path):

@@ -14,7 +14,7 @@ from cluster import session, tracking
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from jobs import finetune as module
-from jobs import optimize, prepare, tune
+from jobs import optimize, tune
 from jobs.data.prepared import Prepared
 from jobs.training.fit import finetune, teacher_key, weights_key
 
@@ -35,10 +35,9 @@ def test_a_student_that_the_teacher_cannot_have_is_refused_before_anything_is_tr
     monkeypatch.setattr(tracking, "run", lambda *_, **__: contextlib.nullcontext(told))
     for name in ("connect", "check_capacity"):
         monkeypatch.setattr(session, name, lambda *_: None)
-    for place in (module, tune):
-        monkeypatch.setattr(place, "prepare", lambda recipe: prepared)
-    monkeypatch.setattr(prepare, "run", lambda *_: None)
-    monkeypatch.setattr(Prepared, "open", lambda *_: prepared)
+    monkeypatch.setattr("jobs.prepare.read", lambda _: SimpleNamespace(key="k"))
+    monkeypatch.setattr("jobs.prepare.opened", lambda *_: prepared)
+    monkeypatch.setattr("jobs.optimize.audit.look_at_test", lambda *_: None)
     monkeypatch.setattr("cluster.launch.fit", lambda *_: pytest.fail("trained"))
     BertConfig(num_hidden_layers=6).save_pretrained(tmp_path / "model")
     given = {"teacher": {"model": str(tmp_path / "model")}, "student": {"layers": 12}}

@@ -16,13 +16,12 @@ import pytest
 
 from cluster import session, tracking
 from cluster.session import JobError
-from configs.folder import commit
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe, SearchRecipe
 from configs.schema.serving import ServingSpec
-from jobs import deploy, evaluate, optimize, prepare, teach, tune
+from jobs import deploy, evaluate, optimize
 from jobs.data import audit
-from jobs.data.prepared import MANIFEST, Prepared
+from jobs.job import Way
 from jobs.preflight import check
 
 
@@ -113,7 +112,7 @@ def test_where_the_winner_could_not_be_deployed_nothing_is_prepared(monkeypatch:
     monkeypatch.setattr(tracking, "run", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(session, "connect", lambda: None)
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
-    monkeypatch.setattr(prepare, "run", lambda *_: pytest.fail("prepared"))
+    monkeypatch.setattr("jobs.prepare.read", lambda *_: pytest.fail("prepared"))
     monkeypatch.setattr(deploy, "check_serve", taken)
     with pytest.raises(JobError, match="port 8000 is taken"):
         optimize.run(SearchRecipe.model_validate({"name": "x", "deploy": True}))
@@ -147,22 +146,15 @@ class Told:
 
 @pytest.fixture
 def all_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """An output in which every stage is done; what its evaluation says can be changed. Returns that manifest."""
-    found = {"model_uri": "models:/x/1", "trials": [], "winner": None, "teacher_metric": 0.9}
-    commit(tmp_path / "search", MANIFEST, lambda _: found)
-    evaluation: dict[str, Any] = {"table": "the table", "metrics": {"inside": 0.0}, "tested": None}
+    """What a way holds on which every stage is made, by the stage's name; what its evaluation says can be changed."""
+    search = {"model_uri": "models:/x/1", "trials": [], "winner": None, "teacher_metric": 0.9}
+    evaluation: dict[str, Any] = {"task": "classify", "table": "the table", "metrics": {"inside": 0.0}, "tested": None}
     evaluation |= {"answers": {}, "first": [], "verdict": None, "behind": [], "judged": None}
-    monkeypatch.setattr(prepare, "run", lambda *_: None)
-    monkeypatch.setattr(Prepared, "open", lambda *_: SimpleNamespace(key="k"))
     for name, said in (("look_at_test", None), ("record_of", None), ("faults", {})):
         monkeypatch.setattr(audit, name, lambda *_, said=said: said)
     monkeypatch.setattr(optimize, "check_possible", lambda _: None)
-    monkeypatch.setattr(optimize, "made_from", lambda *_: True)
-    monkeypatch.setattr(optimize, "teacher_key", lambda *_: "k")
-    monkeypatch.setattr(teach, "run", lambda *_: None)
-    monkeypatch.setattr(tune, "found_already", lambda *_: found)
-    monkeypatch.setattr(evaluate, "evaluated_already", lambda *_: evaluation)
-    return evaluation
+    prepared = SimpleNamespace(key="k")
+    return {"prepare": prepared, "finetune": {}, "teach": tmp_path, "tune": search, "evaluate": evaluation}
 
 
 def test_where_the_gate_is_shut_the_evaluation_the_report_and_the_figures_stay(
@@ -176,7 +168,7 @@ def test_where_the_gate_is_shut_the_evaluation_the_report_and_the_figures_stay(
     asked = SearchRecipe.model_validate({"name": "x", "output": str(tmp_path), "deploy": True})
     run: Any = Told()
     with pytest.raises(JobError, match="not deployed: outside the budget"):
-        optimize.optimize(asked, run)
+        optimize.optimize(Way(asked, run, "optimize", tracked=True, values=all_done))
     assert run.logged == {"inside": 0.0} and run.tags["slimcart__model"] == "models:/x/1"
     assert run.artifacts == [tmp_path / "report.html"] and run.artifacts[0].exists()
     assert "the table" in capsys.readouterr().out
@@ -188,5 +180,6 @@ def test_an_evaluation_that_is_not_made_again_is_told_to_the_registry_again(
     recorded: list[Any] = []
     monkeypatch.setattr(evaluate, "record", recorded.append)
     run: Any = Told()
-    optimize.optimize(SearchRecipe.model_validate({"name": "x", "output": str(tmp_path)}), run)
-    assert recorded == [all_done]
+    asked = SearchRecipe.model_validate({"name": "x", "output": str(tmp_path)})
+    optimize.optimize(Way(asked, run, "optimize", tracked=True, values=all_done))
+    assert recorded == [all_done["evaluate"]]

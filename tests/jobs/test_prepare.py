@@ -182,7 +182,7 @@ def test_each_verb_says_in_which_output_it_worked(shop_folder: Path, tmp_path: P
     monkeypatch.setattr(tracking, "run", lambda *_, **__: contextlib.nullcontext(told))
     monkeypatch.setattr(session, "connect", lambda: None)
     monkeypatch.setattr("jobs.data.tokenise.write_shards", write_locally)
-    monkeypatch.setattr("jobs.teach.teach", lambda *_: tmp_path / "teacher_outputs")
+    monkeypatch.setattr("jobs.teach.made", lambda *_: tmp_path / "teacher_outputs")
     recipe = load(Recipe, shop_folder / "recipe.yaml", []).on_driver(tmp_path, shop_folder)
     assert run(recipe).output == teach.run(recipe).output == recipe.output
 

@@ -20,8 +20,8 @@ from configs.schema.recipe import Recipe, SearchRecipe
 from jobs import teach as module
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.preflight import check_possible
+from jobs.tasks.classify import teaching
 from jobs.teach import _check_room, teach
-from jobs.training import wanted
 from jobs.training.wanted import outputs_key, outputs_of, taught_by, wanted_of
 from tests.serving.tiny import write_tiny_bundle
 
@@ -32,7 +32,7 @@ ROWS = Prepared(Path(__file__).parent, {"key": "rows", "rows": {"train": 2, "val
 def six_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the teacher, and nothing else is asked of it."""
     config = BertConfig(num_hidden_layers=6, hidden_size=12)
-    for user in (wanted, module):
+    for user in (teaching, module):
         monkeypatch.setattr(user, "teacher_config", lambda recipe: config)
     monkeypatch.setattr(module, "_check_teachers", lambda recipe, prepared: None)
     monkeypatch.setattr(session, "check_capacity", lambda engine: None)

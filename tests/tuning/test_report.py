@@ -315,6 +315,7 @@ def answer(accuracy: float, p50: float, size: float | None = None) -> dict[str, 
 
 VERDICT = "No baseline is inside the budget; the best, tfidf_svm, keeps 90.5% of the teacher's accuracy."
 EVALUATION = {
+    "task": "classify",
     "answers": {
         "tfidf_svm": answer(0.86, 0.5) | {"agreement": 0.87},
         "teacher": answer(0.95, 20.0, 90e6) | {"ece": 0.0412},
@@ -359,7 +360,7 @@ def test_the_final_evaluation_says_what_a_cascades_first_model_answers():
 
 
 def test_the_final_evaluation_does_without_a_teacher():
-    alone = {"answers": {"winner": EVALUATION["answers"]["winner"]}, "first": [], "behind": []}
+    alone = {"task": "classify", "answers": {"winner": EVALUATION["answers"]["winner"]}, "first": [], "behind": []}
     found = page(evaluation=alone)
     assert found.tables[1][1] == ["accuracy", "0.9440"]
     assert "compare with the teacher" not in found.text and "its teacher" not in found.text

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
+from jobs.data.plan import Plan
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.data.source import shown
-from jobs.data.tokenise import Plan
 from jobs.models.reference import read_reference, read_tokenizer
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from configs.loader import UsageError
 from configs.schema.data import DataSpec
 from configs.schema.models import NEW
 from configs.schema.recipe import Recipe
+from jobs.data.plan import Plan
 from jobs.data.prepared import TOKENIZER, Prepared
-from jobs.data.tokenise import Plan
 from jobs.models.reference import read_reference, read_tokenizer
 from serving.inputs import prompt
 

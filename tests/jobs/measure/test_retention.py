@@ -52,7 +52,7 @@ def test_a_teacher_is_what_it_said_of_the_prepared_rows(monkeypatch: pytest.Monk
     empty = np.zeros(0)
     examples = Examples(empty, empty, np.zeros(ROWS + 1), labels_N)
     manifest = {"labels": LABELS, "rows": {"validation": ROWS}, "fingerprints": {"validation": "abc"}}
-    monkeypatch.setattr("jobs.training.outputs.read_logits", lambda *_: logits_NC)
+    monkeypatch.setattr("jobs.tasks.classify.teaching.read_logits", lambda *_: logits_NC)
     monkeypatch.setattr(Prepared, "examples", lambda *_: examples)
     found = taught(Prepared(Path("prepared"), manifest), Path("outputs"), TASKS["classify"].by(name))
     said = [LABELS[number] for number in logits_NC.argmax(1)]
