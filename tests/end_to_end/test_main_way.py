@@ -116,9 +116,7 @@ def unseen(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def later(
-    done: Done, environment: dict[str, str], recipe: Path, own_data: list[str], unseen: Path
-) -> dict[str, Done]:
+def later(done: Done, environment: dict[str, str], recipe: Path, own_data: list[str], unseen: Path) -> dict[str, Done]:
     """Two jobs side by side: the same recipe again, and an evaluation of its winner on a file of its own."""
     assert done.result is not None
     bundle, teacher = done.result["bundle"], Path(done.result["output"], "teacher")
