@@ -6,6 +6,7 @@ import csv
 import functools
 import http.server
 import json
+import os
 import threading
 import time
 import urllib.error
@@ -19,7 +20,8 @@ import pytest
 import yaml
 
 from cluster.record import Cluster
-from tests.processes import Done, free_port, submit
+from tests.documents import README, the_command
+from tests.processes import Done, free_port, run, submit
 
 TRIALS = 2
 
@@ -62,21 +64,37 @@ def served_rows(shop_folder: Path) -> Iterator[str]:
     handler = functools.partial(Asked, directory=str(shop_folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/test.jsonl"
+        yield f"http://127.0.0.1:{server.server_port}/test.csv"
         server.shutdown()
 
 
 @pytest.fixture(scope="module")
-def done(environment: dict[str, str], recipe: Path, served_rows: str, port: int) -> Done:
+def own_data(shop_folder: Path, recipe: Path, served_rows: str) -> list[str]:
+    """What README gives `jobs.optimize` for own data, about the tiny shop: its rows in CSV under README's columns."""
+    for split in ("train", "validation", "test"):
+        rows = [json.loads(line) for line in (shop_folder / f"{split}.jsonl").read_text().splitlines()]
+        with (shop_folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("message", "intent"), *((row["text"], row["label"]) for row in rows)])
+    stand_for = {
+        "configs/intent.yaml": str(recipe),
+        "data.train=/data/train.csv": f"data.train={shop_folder}/train.csv",
+        "data.validation=/data/validation.csv": f"data.validation={shop_folder}/validation.csv",
+        "data.test=/data/test.csv": f"data.test={served_rows}",
+        "name=my-shop": "name=tiny-shop",
+    }
+    words = the_command(README, "jobs.optimize").words[3:]
+    assert stand_for.keys() | {"deploy=true"} <= set(words)
+    return [stand_for.get(word, word) for word in words]
+
+
+@pytest.fixture(scope="module")
+def done(environment: dict[str, str], own_data: list[str], port: int) -> Done:
     """`optimize` with a test file that only its last stage may open, then deployed."""
     ended = submit(
         environment,
         "jobs.optimize",
-        "--config",
-        str(recipe),
+        *own_data,
         "output=way",
-        "deploy=true",
-        f"data.test={served_rows}",
         f"serving.port={port}",
         "serving.service=tiny",
         timeout=900,
@@ -98,21 +116,20 @@ def unseen(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def later(done: Done, environment: dict[str, str], recipe: Path, served_rows: str, unseen: Path) -> dict[str, Done]:
+def later(done: Done, environment: dict[str, str], recipe: Path, own_data: list[str], unseen: Path) -> dict[str, Done]:
     """Two jobs side by side: the same recipe again, and an evaluation of its winner on a file of its own."""
     assert done.result is not None
     bundle, teacher = done.result["bundle"], Path(done.result["output"], "teacher")
     jobs = {
-        "again": ["jobs.optimize", "output=way", f"data.test={served_rows}"],
+        "again": ["jobs.optimize", *(word for word in own_data if word != "deploy=true"), "output=way"],
         "evaluate": [
-            *("jobs.evaluate", f"bundle={bundle}", f"data.test={unseen}", f"teacher.bundle={teacher}"),
-            *("output=elsewhere", "data.slices=[long]"),
+            *("jobs.evaluate", "--config", str(recipe), f"bundle={bundle}", f"data.test={unseen}"),
+            *(f"teacher.bundle={teacher}", "output=elsewhere", "data.slices=[long]"),
         ],
     }
     with ThreadPoolExecutor(len(jobs)) as pool:
         ends = {
-            name: pool.submit(submit, environment, module, "--config", str(recipe), *overrides)
-            for name, (module, *overrides) in jobs.items()
+            name: pool.submit(submit, environment, module, *arguments) for name, (module, *arguments) in jobs.items()
         }
         found = {name: end.result() for name, end in ends.items()}
     for ended in found.values():
@@ -182,6 +199,15 @@ def test_the_endpoint_answers_in_order_and_names_the_model(done: Done):
     assert sum(answer["predictions"][0]["scores"].values()) == pytest.approx(1, abs=1e-3)
 
 
+def test_the_question_of_readme_is_answered_in_the_form_that_it_shows(done: Done):
+    assert done.result is not None
+    (shown,) = (line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith('{"model"'))
+    *question, _ = the_command(README, "curl").words
+    asked = run([*question, "--silent", "--show-error", "--noproxy", "*", done.result["endpoint"]], os.environ)
+    assert asked.code == 0, asked.output
+    assert _form(json.loads(asked.output)) == _form(json.loads(shown))
+
+
 def test_the_test_file_is_opened_for_its_hashes_alone_before_the_final_evaluation(done: Done, cluster: Cluster):
     """Once, before anything is trained: how the texts of rows are hashed is of tests/jobs/data/test_leaks.py."""
     (evaluate,) = [run for run in _runs(cluster) if _tag(run, "slimcart.job") == "evaluate"]
@@ -222,6 +248,13 @@ def test_winner_and_teacher_are_compared_by_class_and_slice(done: Done, later: d
         assert {(row["slice"], row["value"]) for row in csv.DictReader(file)} == {("long", "True"), ("long", "False")}
     with (cluster.home / "elsewhere" / "evaluation" / "classes.csv").open() as file:
         assert sum(int(row["rows"]) for row in csv.DictReader(file)) == 80
+
+
+def _form(value: Any) -> Any:
+    """Keys and types, without the values."""
+    if isinstance(value, dict):
+        return {key: _form(below) for key, below in value.items()}
+    return [_form(each) for each in value] if isinstance(value, list) else type(value)
 
 
 def _runs(cluster: Cluster) -> list[dict[str, Any]]:
