@@ -12,11 +12,12 @@ from pathlib import Path
 
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
+from jobs.data.preparation import prepare_student
 from jobs.data.prepared import Prepared
 from jobs.job import Way, job
 from jobs.layout import student_folder
 from jobs.models.reference import made_from
-from jobs.prepare import PREPARED, prepare_student
+from jobs.prepare import PREPARED
 from jobs.stage import Stage, made
 from jobs.teach import TAUGHT, rows_to_learn
 from jobs.training import fit
@@ -32,9 +33,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 
 def _rows(way: Way) -> Prepared:
     """The rows to learn from in the student's own tokens."""
-    if "student's rows to learn" not in way.values:
-        way.values["student's rows to learn"] = prepare_student(way.recipe, rows_to_learn(way))
-    return way.values["student's rows to learn"]
+    return way.once("rows of the student", lambda: prepare_student(way.recipe, rows_to_learn(way)))
 
 
 def _make(way: Way, folder: Path, key: str) -> None:

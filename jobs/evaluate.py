@@ -65,9 +65,7 @@ def say(evaluation: Mapping[str, Any]) -> None:
 
 def _bundle(way: Way) -> Path:
     """The bundle under evaluation, fetched once where it is a registered model."""
-    if "bundle under evaluation" not in way.values:
-        way.values["bundle under evaluation"] = locate(way.recipe)
-    return way.values["bundle under evaluation"]
+    return way.once("bundle under evaluation", lambda: locate(way.recipe))
 
 
 def _key(way: Way) -> str:

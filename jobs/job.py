@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster import session, tracking
 from configs.schema.recipe import Recipe
 from jobs.command import Result
 from jobs.layout import output
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -22,12 +24,18 @@ class Way:
     run: tracking.Run
     verb: str
     tracked: bool = False  # whether each stage that is made is an MLflow run below the job's own
-    values: dict[str, Any] = field(default_factory=dict)  # by the name of a stage
+    values: dict[str, Any] = field(default_factory=dict)  # by the name of a stage, or of what is asked `once`
 
     @property
     def output(self) -> Path:
         """The folder of results."""
         return Path(output(self.recipe))
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives, asked once a job."""
+        if name not in self.values:
+            self.values[name] = make()
+        return self.values[name]
 
     def result(self, metrics: Mapping[str, float], **places: str | None) -> Result:
         """What the last line of the job says; `places` are fields of `Result`."""

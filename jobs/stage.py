@@ -49,13 +49,15 @@ def made(way: Way, stage: Stage[T]) -> T:
         made(way, need)
     folder = stage.folder(way.recipe)
     with only_maker(folder):
-        key = stage.key(way)
-        found = None if way.recipe.again and way.verb == stage.name else stage.open(way, folder, key)
+        found = None
+        if folder.exists() and not (way.recipe.again and way.verb == stage.name):
+            found = stage.open(way, folder, stage.key(way))
         if found is not None:
             log.info("%s: not run again, its inputs did not change: %s", stage.name, folder)
         if found is None or way.verb == stage.name or _broken_off(way, stage):
             with _told(way, stage) as (inner, tells):
-                if found is None:
+                if found is None:  # what a key is made of is read in the stage's run, not before it
+                    key = stage.key(inner)
                     stage.make(inner, folder, key)
                     found = stage.open(inner, folder, key)
                 if found is None:

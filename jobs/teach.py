@@ -43,9 +43,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
 
 def rows_to_learn(way: Way) -> Prepared:
     """The rows that students of the way learn from; see `training_rows`."""
-    if "training rows" not in way.values:
-        way.values["training rows"] = training_rows(way.recipe, learned_rows(way))
-    return way.values["training rows"]
+    return way.once("training rows", lambda: training_rows(way.recipe, learned_rows(way)))
 
 
 def training_rows(recipe: Recipe, prepared: Prepared) -> Prepared:

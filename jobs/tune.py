@@ -27,6 +27,7 @@ from configs.schema.recipe import Recipe, SearchRecipe
 from jobs.command import Result, main
 from jobs.compression.bundle import compress
 from jobs.data import audit
+from jobs.data.preparation import prepare_student
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.data.source import check_unchanged, rows
 from jobs.job import Way, job
@@ -37,7 +38,7 @@ from jobs.measure.machine import machine_kind
 from jobs.measure.measurement import measure_candidate, time_again
 from jobs.measure.retention import Teacher, taught
 from jobs.preflight import check_possible
-from jobs.prepare import PREPARED, learned_rows, prepare_student
+from jobs.prepare import PREPARED, learned_rows
 from jobs.stage import Stage, made
 from jobs.teach import TAUGHT
 from jobs.training.fit import distill, student_key

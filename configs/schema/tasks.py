@@ -71,7 +71,7 @@ class Task:
 
     # Rows and models.
     plan: str  # (recipe, training rows, validation rows) -> jobs.data.plan.Plan
-    plan_of_student: str  # (recipe, prepared, tokenizer) -> Plan; None where the teacher's rows serve
+    plan_of_student: str  # (recipe, prepared) -> Plan; None where the teacher's rows serve
     trainer: str  # the jobs.training.task.TrainingTask that workers make
     load: str  # (folder of a reference bundle) -> nn.Module
     save: str  # (nn.Module, folder)

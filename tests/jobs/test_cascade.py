@@ -18,15 +18,17 @@ from cluster.registry import CHAMPION
 from cluster.session import JobError
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
-from jobs.cascade import cascade, check_accuracy, run
+from jobs.cascade import run
+from jobs.compression.cascade import cascade, check_accuracy
 from jobs.data.prepared import Prepared
 from jobs.data.source import rows, sample
-from jobs.deploy import deploy, evidence
+from jobs.deploy import deploy
 from jobs.measure import measurement
 from jobs.measure.contenders import Contender
 from jobs.measure.measurement import Measured
 from jobs.measure.retention import Teacher
 from jobs.measure.teacher import teacher_metric
+from jobs.release import evidence
 from serving import deployment
 from serving.bundle import MANIFEST, BundleError, read_bundle
 from serving.cascade import Cascade

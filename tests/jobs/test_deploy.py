@@ -19,8 +19,9 @@ from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from configs.schema.serving import ServingSpec
 from jobs import deploy, evaluate
-from jobs.deploy import SERVED_TAG, check_serve, evidence, make_champion
+from jobs.deploy import check_serve
 from jobs.measure.gate import Evidence
+from jobs.release import SERVED_TAG, evidence, make_champion
 from jobs.tasks.classify.evaluation import smoke
 from serving import deployment
 from serving.bundle import bundle_bytes, bundle_digest, read_bundle

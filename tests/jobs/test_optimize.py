@@ -112,7 +112,7 @@ def test_where_the_winner_could_not_be_deployed_nothing_is_prepared(monkeypatch:
     monkeypatch.setattr(tracking, "run", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(session, "connect", lambda: None)
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
-    monkeypatch.setattr("jobs.prepare.read", lambda *_: pytest.fail("prepared"))
+    monkeypatch.setattr("jobs.data.preparation.read", lambda *_: pytest.fail("prepared"))
     monkeypatch.setattr(deploy, "check_serve", taken)
     with pytest.raises(JobError, match="port 8000 is taken"):
         optimize.run(SearchRecipe.model_validate({"name": "x", "deploy": True}))

@@ -17,10 +17,11 @@ from cluster.record import Cluster
 from configs.loader import UsageError, load, merge
 from configs.schema.recipe import Recipe
 from jobs import teach
+from jobs.data.preparation import prepare_student, summary
 from jobs.data.prepared import TOKENIZER, Prepared, PreparedSplit
 from jobs.layout import pool_folder
 from jobs.models.reference import write_reference
-from jobs.prepare import prepare, prepare_student, run, summary
+from jobs.prepare import prepare, run
 from jobs.tasks.classify.rows import known_to
 from jobs.training.fit import student_key, teacher_key
 from tests.tiny_models import encoder_classifier

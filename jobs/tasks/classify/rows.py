@@ -56,15 +56,16 @@ def known_to(teacher: Path, labels: list[str]) -> tuple[list[str], Tokenizer]:
     return list(reference.labels), read_tokenizer(teacher / reference.tokenizer)
 
 
-def plan_of_student(recipe: Recipe, prepared: Prepared, tokenizer: Tokenizer) -> Plan | None:
+def plan_of_student(recipe: Recipe, prepared: Prepared) -> Plan | None:
     """The same rows in the student's own tokens; None where its tokenizer is the teacher's.
 
     Raises `UsageError` where more than logits is to be learned of the teacher.
     """
-    from jobs.models.encoder import check_length
+    from jobs.models.encoder import check_length, load_tokenizer
 
     model = recipe.student.model
     assert model is not None
+    tokenizer = load_tokenizer(model, "student.model")
     check_length(model, recipe.data.max_length, "student.model")
     if tokenizer.to_str() == read_tokenizer(prepared.folder / TOKENIZER).to_str():
         return None

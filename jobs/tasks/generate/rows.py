@@ -69,12 +69,14 @@ def _refuse_long_prompts(tables: dict[str, pyarrow.Table], tokenizer: Tokenizer,
                 )
 
 
-def plan_of_student(recipe: Recipe, prepared: Prepared, tokenizer: Tokenizer) -> None:
+def plan_of_student(recipe: Recipe, prepared: Prepared) -> None:
     """The teacher's rows serve. Raises `UsageError` where a student cuts or ends texts otherwise than the teacher."""
     from jobs.models.decoder import end_of
+    from jobs.models.encoder import load_tokenizer
 
     model = recipe.student.model
     assert model is not None
+    tokenizer = load_tokenizer(model, "student.model")
     if tokenizer.to_str() != read_tokenizer(prepared.folder / TOKENIZER).to_str():
         raise UsageError(
             f"student.model: {model}: has another tokenizer than the teacher, whose stored tokens it cannot learn to "

@@ -10,9 +10,10 @@ import pytest
 from configs.loader import UsageError, load
 from configs.schema.recipe import Recipe
 from jobs.data import audit
+from jobs.data.preparation import prepare_student, summary
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.models.reference import read_tokenizer
-from jobs.prepare import prepare, prepare_student, summary
+from jobs.prepare import prepare
 from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_locally
 
 LEAKED = 7

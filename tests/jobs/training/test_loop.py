@@ -29,6 +29,7 @@ from configs.schema.engine import EngineSpec
 from configs.schema.models import StudentSpec, TeacherSpec
 from configs.schema.recipe import Recipe
 from jobs.compression.steps.prune import zeroed
+from jobs.data.preparation import prepare_student
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, PreparedSplit
 from jobs.layout import teacher_folder
 from jobs.models import decoder, encoder
@@ -36,7 +37,7 @@ from jobs.models.decoder import Decoder
 from jobs.models.reference import read_tokenizer, write_reference
 from jobs.models.sparsity import multiplied, sparsity_facts
 from jobs.models.student import encoder_student
-from jobs.prepare import prepare, prepare_student
+from jobs.prepare import prepare
 from jobs.training import loop
 from jobs.training.fit import GoingOn, distill, finetune
 from jobs.training.task import TrainingTask
