@@ -92,6 +92,9 @@ def test_sensitivity_is_the_divergence_from_the_answers_in_float(case: Callable[
     assert found["second"] == pytest.approx(expected, rel=1e-2)
 
 
-@pytest.mark.parametrize(("before", "after", "share"), [(0.8, 0.6, 0.25), (0.9, 0.9, 0), (0.5, 0.6, -0.2), (0, 0, 0)])
+@pytest.mark.parametrize(
+    ("before", "after", "share"),
+    [(0.8, 0.6, 0.25), (0.9, 0.9, 0), (0.5, 0.6, -0.2), (0.5, 0, 1), (0, 0, 0), (0, 0.5, 0)],
+)
 def test_a_loss_is_a_share_of_what_there_was(before: float, after: float, share: float):
     assert lost(before, after) == pytest.approx(share)

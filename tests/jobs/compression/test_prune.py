@@ -209,3 +209,6 @@ def test_zeros_are_counted_in_layers_that_multiply():
         model[0].weight[0, :2] = 0  # pyright: ignore[reportIndexIssue]
     assert zeros(model) == {"sparsity": 2 / 10, "layers": {"0": 0.25, "1": 0.0}}
     assert zeros(nn.LayerNorm(3)) == {"sparsity": 0, "layers": {}}
+    alone = nn.Linear(1, 1)
+    alone.weight.data.zero_()
+    assert zeros(nn.Sequential(alone)) == {"sparsity": 1, "layers": {"0": 1}}

@@ -109,6 +109,90 @@ def test_terms_add_up_by_their_weights_and_pull_towards_the_teacher(term: str):
     torch.testing.assert_close(distill_loss(teacher_BC, teacher_BC, LABELS, alone), torch.zeros(6))
 
 
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Of one row, in float64 and without torch."""
+    powers = np.exp(logits.astype(np.float64) / temperature)
+    return powers / powers.sum()
+
+
+def divergences_by_formula(student: np.ndarray, teacher: np.ndarray, given: DistillationSpec) -> float:
+    """T^2 (w1 KL(p || q) + w2 KL(q || p) + w3 (a KL(p || m) + (1 - a) KL(q || m))) of one row, m = a p + (1 - a) q."""
+    p, q, share = softmax(teacher, given.temperature), softmax(student, given.temperature), given.teacher_share
+    m, weights = share * p + (1 - share) * q, given.weights
+    total = weights.kl * (p * np.log(p / q)).sum() + weights.reverse_kl * (q * np.log(q / p)).sum()
+    total += weights.jensen_shannon * share * (p * np.log(p / m)).sum()
+    total += weights.jensen_shannon * (1 - share) * (q * np.log(q / m)).sum()
+    return given.temperature**2 * total
+
+
+def drawn(seed: int) -> DistillationSpec:
+    """All terms of logits at once, each by a weight of its own; the last seeds leave out one of them."""
+    chance = np.random.default_rng(seed)
+    names = ("kl", "reverse_kl", "jensen_shannon", "cross_entropy")
+    weights = dict(zip(names, chance.uniform(0.2, 2.0, 4).tolist(), strict=True))
+    if seed >= 3:
+        weights[names[seed - 3]] = 0.0
+    fields = {"temperature": chance.uniform(0.5, 5.0), "teacher_share": chance.uniform(0.1, 0.9), "weights": weights}
+    return DistillationSpec.model_validate(fields | {"label_smoothing": chance.uniform(0.0, 0.3)})
+
+
+@pytest.mark.parametrize("seed", range(7))
+def test_all_terms_of_a_classifier_together_are_the_formula(seed: int):
+    student_BC, teacher_BC, weight_C, given = logits(seed=seed), logits(seed=99), torch.rand(4) + 0.5, drawn(seed)
+    expected = []
+    for student, teacher, label in zip(student_BC.numpy(), teacher_BC.numpy(), LABELS.tolist(), strict=True):
+        target = np.full(4, given.label_smoothing / 4)
+        target[label] += 1 - given.label_smoothing
+        own = -(target * np.log(softmax(student))).sum() * float(weight_C[label])
+        expected.append(divergences_by_formula(student, teacher, given) + given.weights.cross_entropy * own)
+    found_B = distill_loss(student_BC, teacher_BC, LABELS, given, weight_C)
+    assert found_B.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("stored", [1, 6, 7], ids=["one token", "all but one", "all"])
+@pytest.mark.parametrize("seed", range(7))
+def test_all_terms_of_a_decoder_together_are_the_formula(seed: int, stored: int):
+    """The tokens that are not stored are one: the student's rest, and the teacher's as if it were spread evenly."""
+    given, tokens = drawn(seed), 7
+    student_BLV = logits(6, tokens, seed=seed).reshape(2, 3, tokens)
+    teacher_BLV = logits(6, tokens, seed=99).reshape(2, 3, tokens)
+    target_BL = torch.tensor([[NO_TARGET, 4, 0], [6, NO_TARGET, 2]])
+    best = F.log_softmax(teacher_BLV, dim=-1).topk(stored)
+    expected = np.zeros(2)
+    for row, place in (target_BL != NO_TARGET).nonzero().tolist():
+        student, teacher = (each[row, place].double().numpy() for each in (student_BLV, teacher_BLV))
+        known, others = best.indices[row, place].numpy(), tokens - stored
+        p, q = softmax(teacher), softmax(student, given.temperature)
+        teacher, student = np.log(p[known]), np.log(q[known]) * given.temperature
+        if others:
+            each = (1 - p[known].sum()) / others
+            teacher = np.append(teacher, np.log(each) + given.temperature * np.log(others))
+            student = np.append(student, np.log(1 - q[known].sum()) * given.temperature)
+        target = np.full(tokens, given.label_smoothing / tokens)
+        target[int(target_BL[row, place])] += 1 - given.label_smoothing
+        own = -(target * np.log(softmax(student_BLV[row, place].numpy()))).sum()
+        expected[row] += divergences_by_formula(student, teacher, given) + given.weights.cross_entropy * own
+    found_B = distill_completion_loss(student_BLV, target_BL, best.indices, best.values, given)
+    assert found_B.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_drawn_tokens_and_the_cross_entropy_are_the_formula():
+    fields = {"stored_draws": 2, "temperature": 1.0, "weights": {"kl": 0.7, "cross_entropy": 0.4}}
+    given = DistillationSpec.model_validate(fields | {"label_smoothing": 0.1})
+    student_BLV, target_BL = logits(2, 5).reshape(1, 2, 5), torch.tensor([[3, 0]])
+    ids_BLK, log_probs_BLK = torch.tensor([[[3, 1], [0, 4]]]), torch.tensor([[[-0.3, -1.5], [-0.2, -2.0]]])
+    expected = 0.0
+    for place, label in enumerate(target_BL[0].tolist()):
+        log_q = np.log(softmax(student_BLV[0, place].numpy()))
+        target = np.full(5, 0.1 / 5)
+        target[label] += 0.9
+        for token, log_p in zip(ids_BLK[0, place].tolist(), log_probs_BLK[0, place].tolist(), strict=True):
+            expected += 0.7 * math.exp(log_p) * (log_p - log_q[token])
+        expected -= 0.4 * (target * log_q).sum()
+    found_B = distill_completion_loss(student_BLV, target_BL, ids_BLK, log_probs_BLK, given)
+    assert found_B.tolist() == pytest.approx([expected], rel=1e-4)
+
+
 def test_reverse_kl_weighs_by_the_student():
     log_p, log_q = (F.log_softmax(logits(seed=seed), dim=-1) for seed in (1, 0))
     found_B = distill_loss(logits(seed=0), logits(seed=1), LABELS, spec(kl=0.0, reverse_kl=1.0))
@@ -364,3 +448,35 @@ def test_what_is_inside_adds_up_by_its_weights():
     relations_B = sum(relation_loss(*pair, MASK, 2) for pair in zip(student[3:], teacher[3:], strict=True)) / 3
     expected_B = 2 * hidden_B + 3 * cosine_loss(student[2], teacher[2], MASK) + 5 * relations_B
     torch.testing.assert_close(inside_loss(seen, batch, given), expected_B)
+
+
+@pytest.mark.parametrize("left_out", [None, "hidden", "cosine", "relations"])
+@pytest.mark.parametrize("layers", [[-1], [1, 2, 3]])
+def test_what_is_inside_is_the_formula(layers: list[int], left_out: str | None):
+    """In numpy and loops: of every real token of a row, the mean over them."""
+    chance, names = np.random.default_rng(len(layers)), ("hidden", "cosine", "relations")
+    weights = dict(zip(names, chance.uniform(0.5, 2.0, 3).tolist(), strict=True))
+    weights |= {left_out: 0.0} if left_out else {}
+    given = spec(**weights).model_copy(update={"hidden_layers": layers, "relation_heads": 2})
+    compared = len(given.vectors_of([name for name in names if weights[name]]))
+    student, teacher = ([vectors(seed=first + n).float() for n in range(compared + 3)] for first in (0, 50))
+    seen = Inside(torch.zeros(2, 3), student[:compared], student[compared:])
+    batch = {"attention_mask": MASK, "teacher_relations": torch.cat(teacher[compared:], dim=-1)}
+    batch["teacher_hidden"] = torch.cat(teacher[:compared], dim=-1) if compared else torch.zeros(2, 4, 0)
+    expected = []
+    for row in range(2):
+        ours, theirs = ([each[row, : tokens(row)].double().numpy() for each in every] for every in (student, teacher))
+        pairs = list(zip(ours, theirs, strict=True))
+        total = (
+            weights["hidden"] * sum(((our - their) ** 2).mean() for our, their in pairs[: len(layers)]) / len(layers)
+        )
+        if weights["cosine"]:
+            our, their = pairs[compared - 1]
+            norms = np.linalg.norm(our, axis=1) * np.linalg.norm(their, axis=1)
+            total += weights["cosine"] * (1 - (our * their).sum(1) / norms).mean()
+        for our, their in pairs[compared:]:
+            for head, token in itertools.product((slice(0, 4), slice(4, 8)), range(len(our))):
+                q, p = (softmax(each[token, head] @ each[:, head].T, math.sqrt(4)) for each in (our, their))
+                total += weights["relations"] / 3 / 2 / len(our) * (p * np.log(p / q)).sum()
+        expected.append(float(total))
+    assert inside_loss(seen, batch, given).tolist() == pytest.approx(expected, rel=1e-4)
