@@ -142,6 +142,7 @@ def test_a_seed_fits_every_generator():
         ({"engine": {"workers": 2, "pipeline_stages": 2}}, "a pipeline gives logits alone; use 0 here"),
         ({"engine": {"workers": 2, "tensor_parallel": 2}}, "workers that split a layer hold a part of its vectors"),
         ({"task": "generate"}, "task 'generate' compares logits alone"),
+        ({"student": {"kind": "conv"}}, "a student of kind 'conv' has no layers like the teacher's; use 0 here"),
     ],
 )
 def test_objectives_that_compare_more_than_logits_are_refused_where_there_is_no_more(
@@ -151,6 +152,12 @@ def test_objectives_that_compare_more_than_logits_are_refused_where_there_is_no_
     first = {"epochs": 2, "stages": [{"epochs": 1, "weights": {name: 2}}]}
     for distillation in (later, first):
         assert refusal(distillation=distillation, **fields).startswith(f"distillation.weights.{name}: 2: {said}")
+
+
+@pytest.mark.parametrize("fields", [{}, {"engine": {"workers": 2}}, {"student": {"kind": "new"}}], ids=str)
+def test_objectives_that_compare_more_than_logits_are_taken_where_there_is_more(fields: dict[str, Any]):
+    every = dict.fromkeys(("hidden", "relations", "cosine"), 2)
+    assert recipe(distillation={"weights": every}, **fields).distillation.inside == every
 
 
 def test_baselines_are_named_as_the_task_has_them():
