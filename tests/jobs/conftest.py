@@ -8,7 +8,7 @@ import pytest
 
 from configs.schema.recipe import Recipe
 from tests.jobs.commands import Refusal
-from tests.serving.tiny import write_tiny_bundle
+from tests.tiny.bundles import write_tiny_bundle
 
 
 @pytest.fixture

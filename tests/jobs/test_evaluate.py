@@ -29,7 +29,7 @@ from jobs.measure import baselines, gate
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import Measured, Question
 from serving.bundle import Bundle, bundle_digest, read_bundle
-from tests.serving.tiny import LABELS, write_tiny_bundle
+from tests.tiny.bundles import LABELS, write_tiny_bundle
 
 
 def recipe(folder: Path, slices: list[str], **sections: Any) -> Recipe:

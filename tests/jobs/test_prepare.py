@@ -22,8 +22,8 @@ from jobs.layout import pool_folder
 from jobs.models.reference import write_reference
 from jobs.prepare import known_to, prepare, prepare_student, run, summary
 from jobs.training.fit import student_key, teacher_key
-from tests.tiny_models import encoder_classifier
-from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_encoder, write_locally
+from tests.tiny.models import encoder_classifier
+from tests.tiny.shop import CHOSEN, ROWS_PER_INTENT, write_encoder, write_locally
 
 SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")
 

@@ -27,9 +27,9 @@ from jobs.tune import (
 )
 from serving.bundle import bundle_digest, with_metrics
 from serving.runtime import load_bundle
-from tests.faults import fault
+from tests.faults.marks import fault
 from tests.jobs.tunes import GOOD, PREPARED, TEACHER, changed
-from tests.serving.tiny import write_tiny_bundle
+from tests.tiny.bundles import write_tiny_bundle
 from tuning.pareto import Trial
 
 

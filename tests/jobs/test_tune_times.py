@@ -19,7 +19,7 @@ from jobs.tune import (
 )
 from serving.bundle import read_bundle
 from tests.jobs.tunes import GOOD, PREPARED, TEACHER, changed
-from tests.serving.tiny import write_tiny_bundle
+from tests.tiny.bundles import write_tiny_bundle
 from tuning.pareto import Trial, choose
 
 

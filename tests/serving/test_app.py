@@ -14,7 +14,7 @@ from serving.bundle import BundleError
 from serving.classifier import Classifier
 from serving.endpoint import Answer, Question, create_app, create_catalogue
 from serving.runtime import load_bundle
-from tests.serving.tiny import LABELS, write_tiny_bundle
+from tests.tiny.bundles import LABELS, write_tiny_bundle
 
 SECRET = "my-card-is-4111"
 SPEC = ServingSpec.model_validate({"max_inputs": 8, "max_body_bytes": 2048, "request_timeout_s": 5})

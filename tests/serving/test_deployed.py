@@ -22,7 +22,7 @@ from serving.cascade import Cascade, join
 from serving.deployment import DeployError, application, deploy, package_code, undeploy
 from serving.runtime import load_bundle
 from tests.processes import free_port, named
-from tests.serving.tiny import LABELS, write_tiny_bundle
+from tests.tiny.bundles import LABELS, write_tiny_bundle
 
 TEXTS = ["where is my order", "", "refund now", "please cancel it", "unheard words"]
 

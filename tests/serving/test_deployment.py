@@ -5,7 +5,7 @@ import pytest
 from configs.schema.serving import ServingSpec
 from serving.bundle import BundleError
 from serving.deployment import DeployError, application, deploy, package_code
-from tests.serving.tiny import write_tiny_bundle
+from tests.tiny.bundles import write_tiny_bundle
 
 
 def test_code_is_packed_to_the_same_address_and_holds_only_what_serves(tmp_path: Path):

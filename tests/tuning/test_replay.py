@@ -12,7 +12,7 @@ import pytest
 
 from cluster.session import JobError
 from configs.schema.search import SearchSpec
-from tests.faults import fault
+from tests.faults.marks import fault
 from tuning.journal import Journal, Progress
 from tuning.replay import NUMBER, Notes, Replay
 from tuning.search import _algorithm, _blind

@@ -22,8 +22,8 @@ from jobs.compression.steps import Compressed, Exported
 from jobs.compression.workplace import Workplace
 from jobs.models.encoder import EncoderClassifier
 from serving.runtime import load_bundle
-from tests.tiny_models import encoder_classifier
-from tests.tiny_workplace import examples, labelled, workplace
+from tests.tiny.models import encoder_classifier
+from tests.tiny.workplace import examples, labelled, workplace
 
 ONNX, FAST = Form("onnxruntime", "f32"), Form("openvino", "f32")
 

@@ -13,8 +13,8 @@ from jobs.compression.gauge import of_labels
 from jobs.compression.guard import guarded, lost, sensitivity
 from jobs.compression.rows import logits, metric
 from jobs.data.feeds import Rows, take
-from tests.tiny_graph import LAYERS, write_graph
-from tests.tiny_workplace import INPUTS, examples
+from tests.tiny.graph import LAYERS, write_graph
+from tests.tiny.workplace import INPUTS, examples
 
 SPEC = QuantizeSpec(step="quantize")
 

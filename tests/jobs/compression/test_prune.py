@@ -15,8 +15,8 @@ from jobs.models.decoder import Decoder, load, save
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.sparsity import multiplied, zeros
 from jobs.models.student import encoder_student
-from tests.jobs.compression.alone import Alone
-from tests.tiny_models import batch, decoder, encoder_classifier
+from tests.tiny.models import batch, decoder, encoder_classifier
+from tests.tiny.workplace import Alone
 
 
 def linear_weights(model: nn.Module) -> dict[str, Tensor]:

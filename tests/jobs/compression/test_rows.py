@@ -9,9 +9,9 @@ import pytest
 from jobs.compression.rows import logits, metric, token_accuracy
 from jobs.data.batches import collate
 from jobs.data.feeds import take
-from tests.tiny_graph import write_graph
-from tests.tiny_models import decoder, encoder_classifier
-from tests.tiny_workplace import INPUTS, completed, examples
+from tests.tiny.graph import write_graph
+from tests.tiny.models import decoder, encoder_classifier
+from tests.tiny.workplace import INPUTS, completed, examples
 
 
 def test_rows_are_spread_evenly_over_the_examples_and_each_occurs_once():

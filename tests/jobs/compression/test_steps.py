@@ -12,7 +12,7 @@ from cluster.session import JobError
 from configs.schema.compression import DistillStep, ExportStep, PruneSpec, QuantizeSpec
 from jobs.compression import judge, steps
 from jobs.compression.gauge import Gauge
-from tests.jobs.compression.alone import Alone
+from tests.tiny.workplace import Alone
 
 
 def test_no_step_works_beside_a_measurement_but_one_that_waits_for_them_itself(

@@ -31,8 +31,8 @@ from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier, from_config
 from jobs.models.student import encoder_student
 from serving.runtime import load_bundle
-from tests.tiny_models import CLASSES, config
-from tests.tiny_texts import LONGEST, workplace
+from tests.tiny.models import CLASSES, config
+from tests.tiny.texts import LONGEST, workplace
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from jobs.data import audit
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.models.reference import read_tokenizer
 from jobs.prepare import prepare, prepare_student, summary
-from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_locally
+from tests.tiny.shop import CHOSEN, ROWS_PER_INTENT, write_locally
 
 LEAKED = 7
 CHINESE = "快递到现在还没有送到"

@@ -15,7 +15,7 @@ from jobs.data.augment import Inputs
 from jobs.data.batches import NO_TARGET
 from jobs.data.pool import cut_to_length, make_pool, mask_token
 from jobs.data.prepared import MANIFEST, TOKENIZER, Prepared
-from tests.tiny_shop import SPECIAL, tokenizer, write_locally
+from tests.tiny.shop import SPECIAL, tokenizer, write_locally
 
 MAX_LENGTH = 10
 TRAIN = ["where is my order", "refund it please, now or never", "cancel the order of this morning"]

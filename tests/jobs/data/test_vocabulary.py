@@ -11,7 +11,7 @@ from configs.loader import UsageError
 from jobs.data.shop import messages
 from jobs.data.tokenise import train_tokenizer
 from jobs.data.vocabulary import merges_of, reduced
-from tests.tiny_shop import SPECIAL, tokenizer
+from tests.tiny.shop import SPECIAL, tokenizer
 
 TEXTS = [row["text"] for row in itertools.islice(messages("train"), 300)]
 SEEN = TEXTS[:60]

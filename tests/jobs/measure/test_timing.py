@@ -11,7 +11,7 @@ from jobs.data.shop import messages
 from jobs.measure.answers import Answer, Predictor
 from jobs.measure.timing import BLOCKS, LEAST_CALLS, ROUNDS, WARM_UP, busy_words, interleaved, texts_of_length
 from serving.inputs import Input
-from tests.tiny_shop import tokenizer
+from tests.tiny.shop import tokenizer
 from tuning.pareto import BUSY
 
 TEXTS = [row["text"] for row in messages("train")][:200]

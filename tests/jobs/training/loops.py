@@ -33,7 +33,7 @@ from jobs.training import loop
 from jobs.training.fit import GoingOn, distill, finetune
 from jobs.training.task import TrainingTask
 from tests.jobs.training.modes import FURTHER, INTERRUPTED_AT
-from tests.tiny_shop import write_encoder
+from tests.tiny.shop import write_encoder
 
 EPOCHS = 3
 STORED = 8  # tokens of a decoder's teacher at each place

@@ -14,8 +14,8 @@ from jobs.models.reference import read_tokenizer
 from jobs.models.sparsity import multiplied, zeros
 from jobs.training import loop
 from serving.bundle import read_bundle
-from tests.faults import fault
-from tests.full_disk import files_of_at_most
+from tests.faults.full_disk import files_of_at_most
+from tests.faults.marks import fault
 from tests.jobs.training.loops import Facts, Shop, folder_of, head
 
 

@@ -22,7 +22,7 @@ from jobs.layout import teacher_folder
 from jobs.models import encoder
 from jobs.training import loop
 from jobs.training.fit import finetune
-from tests.faults import fault
+from tests.faults.marks import fault
 from tests.jobs.training.loops import EPOCHS, Facts, Shop, head
 from tests.jobs.training.modes import CALM, INTERRUPTED_AT, OFTEN, PAIR
 

@@ -28,8 +28,8 @@ from jobs.prepare import prepare
 from jobs.teach import teach
 from jobs.training.outputs import TokenOutputs, Vectors, read_logits
 from jobs.training.teaching import PART, Teach
-from tests.faults import fault
-from tests.tiny_models import POSITIONS, decoder
+from tests.faults.marks import fault
+from tests.tiny.models import POSITIONS, decoder
 
 PROMPTS = [("red shoe", "a shoe in red"), ("blue hat", "hats, blue ones, for you"), ("tea", "tea")]
 SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")

@@ -15,7 +15,7 @@ from jobs.compression.prune import zeroed
 from jobs.models.sparsity import multiplied, zeros
 from jobs.training.rounding import calibrate, learn_rounded
 from jobs.training.zeros import CHOICES, Zeros, cubic, release
-from tests.tiny_models import batch, encoder_classifier
+from tests.tiny.models import batch, encoder_classifier
 
 STEPS = 40
 
