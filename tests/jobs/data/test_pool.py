@@ -153,9 +153,10 @@ def test_a_cut_row_has_the_tokens_of_the_whole_one(shop: Shop):
         (" ".join(TRAIN), " ".join(TRAIN)),
         (" ".join(TRAIN), "now"),
         ("   ", " ".join(TRAIN)),  # of which no token is left to end at
+        (" ".join(TRAIN), "   "),
     ]
     cut = list(cut_to_length(rows, shop.words))
-    assert cut[0] == rows[0] and cut[-1][0] == ""
+    assert cut[0] == rows[0] and cut[-2][0] == cut[-1][1] == ""
     for (text, pair), (whole, whole_pair) in zip(cut[1:], rows[1:], strict=True):
         assert len(text) + len(pair or "") < len(whole) + len(whole_pair or "")
         assert whole.startswith(text)
