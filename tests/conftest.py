@@ -20,9 +20,9 @@ from _pytest.terminal import TerminalReporter
 from cluster import local, processes, servers
 from cluster.ports import choose_ports
 from cluster.record import Cluster
-from tests import faults
+from tests.faults import marks
 from tests.processes import FOREIGN, free_port
-from tests.tiny_shop import write_completions, write_encoder, write_recipe, write_rows
+from tests.tiny.shop import write_completions, write_encoder, write_recipe, write_rows
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest chooses in the same hook
@@ -31,13 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cluster)
-        faults.note(item)
+        marks.note(item)
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
     """`-m fault` ends with a table."""
-    if config.getoption("markexpr") == faults.ROW:
-        faults.summarise(terminalreporter)
+    if config.getoption("markexpr") == marks.ROW:
+        marks.summarise(terminalreporter)
 
 
 @pytest.fixture(scope="session")

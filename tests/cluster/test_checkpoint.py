@@ -18,7 +18,7 @@ import torch.distributed
 from cluster import checkpoint
 from cluster.session import JobError
 from configs.folder import FolderError
-from tests.faults import fault
+from tests.faults.marks import fault
 
 SHARDS = ("rank-0.bin", "rank-1.bin")
 

@@ -26,7 +26,7 @@ from cluster.session import JobError
 from configs.folder import FolderError
 from configs.loader import UsageError
 from configs.schema.engine import EngineSpec
-from tests.faults import fault
+from tests.faults.marks import fault
 from tests.processes import run
 
 KILLED_FOR_MEMORY = OutOfMemoryError("Memory on the node")

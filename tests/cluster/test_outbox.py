@@ -20,9 +20,9 @@ from cluster.client import client
 from cluster.delivery import Delivery
 from cluster.outbox import Outbox, replay
 from cluster.record import Cluster
-from tests.faults import fault
+from tests.faults.marks import fault
+from tests.faults.proxy import Fault, Proxy, in_front_of
 from tests.processes import ROOT
-from tests.proxy import Fault, Proxy, in_front_of
 
 GENEROUS_SECONDS = 60
 STEP_SECONDS = 0.05

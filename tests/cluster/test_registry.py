@@ -14,8 +14,8 @@ from cluster.session import JobError
 from configs.folder import FolderError
 from configs.loader import UsageError
 from serving.bundle import MANIFEST, bundle_digest, read_bundle
-from tests.proxy import Fault, in_front_of
-from tests.serving.tiny import write_tiny_bundle
+from tests.faults.proxy import Fault, in_front_of
+from tests.tiny.bundles import write_tiny_bundle
 
 NAME = "tiny-registry"
 

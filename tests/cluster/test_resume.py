@@ -11,7 +11,7 @@ import pytest
 
 from cluster import resume
 from cluster.session import JobError
-from tests.faults import fault
+from tests.faults.marks import fault
 from tests.processes import ROOT, run
 
 HOLD = """

@@ -21,9 +21,9 @@ from cluster.outbox import Outbox
 from cluster.record import Cluster
 from cluster.session import JobError
 from cluster.version import code_version
-from tests.faults import fault
+from tests.faults.marks import fault
+from tests.faults.proxy import Proxy, in_front_of
 from tests.processes import ROOT
-from tests.proxy import Proxy, in_front_of
 
 RECIPE: dict[str, Any] = {"name": "tiny", "engine": {"workers": 2, "precision": "fp32"}, "steps": [{"step": "prune"}]}
 EXPERIMENT = "tests of tracking"

@@ -10,8 +10,8 @@ import pytest
 
 from configs import folder as folders
 from configs.folder import FolderError, commit, digest_json, no_room, read_manifest, verify, write_synced
-from tests.faults import fault
-from tests.full_disk import files_of_at_most
+from tests.faults.full_disk import files_of_at_most
+from tests.faults.marks import fault
 
 MANIFEST = "manifest.json"
 LARGE = 200_000  # bytes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.tiny import LABELS, write_tiny_bundle
+from tests.tiny.bundles import LABELS, write_tiny_bundle
 
 pytestmark = pytest.mark.parallel  # pip downloads and installs: half a minute
 

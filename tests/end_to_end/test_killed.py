@@ -20,7 +20,7 @@ from mlflow.entities import Run
 from cluster import local, processes
 from cluster.record import Cluster
 from serving.bundle import read_bundle
-from tests.faults import fault
+from tests.faults.marks import fault
 from tests.processes import ROOT, run, submit
 
 POINTS = (  # what is there in the output when it dies

@@ -33,8 +33,8 @@ from serving import deployment
 from serving.bundle import MANIFEST, BundleError, read_bundle
 from serving.cascade import Cascade
 from serving.runtime import load_bundle
-from tests.serving import tiny
-from tests.serving.tiny import LABELS, WORDS, write_tiny_bundle
+from tests.tiny import bundles
+from tests.tiny.bundles import LABELS, WORDS, write_tiny_bundle
 
 TEXTS = [" ".join(words) for words in itertools.combinations(WORDS[4:], 2)]
 
@@ -44,11 +44,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two bundles, the first a blurred copy of the second, and validation rows of which that is right on 90 %."""
     folder = tmp_path_factory.mktemp("cascade")
     random = np.random.default_rng(0)
-    weights = tiny.reference_weights(0)
+    weights = bundles.reference_weights(0)
     write_tiny_bundle(folder / "second", seed=0)
     with pytest.MonkeyPatch.context() as patch:
         weights["linear"] = weights["linear"] + random.normal(size=weights["linear"].shape).astype(np.float32)
-        patch.setattr(tiny, "reference_weights", lambda seed: weights)
+        patch.setattr(bundles, "reference_weights", lambda seed: weights)
         write_tiny_bundle(folder / "first")
     with (folder / "validation.jsonl").open("w") as file:
         for text, said in zip(TEXTS, load_bundle(folder / "second").predict(TEXTS), strict=True):
@@ -180,7 +180,7 @@ def test_logits_of_any_size_make_the_same_cascade(folder: Path, tmp_path: Path, 
     linear = next(each for each in weights.graph.initializer if each.name == "linear")
     linear.CopyFrom(numpy_helper.from_array(np.float32(times) * numpy_helper.to_array(linear), "linear"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "mean_of_embeddings", lambda seed, pairs: weights)
+        patch.setattr(bundles, "mean_of_embeddings", lambda seed, pairs: weights)
         write_tiny_bundle(tmp_path / "first")
     shutil.copytree(folder / "second", tmp_path / "second")
     shutil.copyfile(folder / "validation.jsonl", tmp_path / "validation.jsonl")

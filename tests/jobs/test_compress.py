@@ -38,9 +38,9 @@ from jobs.training.wanted import outputs_key
 from serving.bundle import bundle_digest, read_bundle
 from serving.generator import load_generator
 from serving.runtime import load_bundle
-from tests import tiny_texts
-from tests.tiny_models import decoder, encoder_classifier
-from tests.tiny_workplace import completed, examples, labelled, workplace
+from tests.tiny import texts as tiny_texts
+from tests.tiny.models import decoder, encoder_classifier
+from tests.tiny.workplace import completed, examples, labelled, workplace
 
 TEXTS = ["w5", "w6 w7", "w7 w5 w6 w5", "w5 w5 w5 w6 w7 w7 w6 w5 w6"]
 

@@ -26,9 +26,9 @@ from jobs.tasks.classify.evaluation import smoke
 from serving import deployment
 from serving.bundle import bundle_bytes, bundle_digest, read_bundle
 from serving.dashboard import Dashboard, DeployError
+from tests.faults.proxy import Fault, in_front_of
 from tests.processes import ROOT
-from tests.proxy import Fault, in_front_of
-from tests.serving.tiny import LABELS, write_tiny_bundle
+from tests.tiny.bundles import LABELS, write_tiny_bundle
 
 URI = "models:/tiny/3"
 

@@ -31,7 +31,7 @@ from jobs.measure import baselines, gate
 from jobs.measure.contenders import Contender
 from jobs.measure.measurement import Measured, Measurement
 from serving.bundle import Bundle, bundle_digest, read_bundle
-from tests.serving.tiny import LABELS, write_tiny_bundle
+from tests.tiny.bundles import LABELS, write_tiny_bundle
 
 NEAREST = TASKS["generate"].baselines["nearest"].make
 

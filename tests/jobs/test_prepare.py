@@ -24,8 +24,8 @@ from jobs.models.reference import write_reference
 from jobs.prepare import prepare, run
 from jobs.tasks.classify.rows import known_to
 from jobs.training.fit import student_key, teacher_key
-from tests.tiny_models import encoder_classifier
-from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_encoder, write_locally
+from tests.tiny.models import encoder_classifier
+from tests.tiny.shop import CHOSEN, ROWS_PER_INTENT, write_encoder, write_locally
 
 SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")
 

@@ -23,7 +23,7 @@ from jobs.preflight import check_possible
 from jobs.tasks.classify import teaching
 from jobs.teach import _check_room, teach
 from jobs.training.wanted import outputs_key, outputs_of, taught_by, wanted_of
-from tests.serving.tiny import write_tiny_bundle
+from tests.tiny.bundles import write_tiny_bundle
 
 ROWS = Prepared(Path(__file__).parent, {"key": "rows", "rows": {"train": 2, "validation": 1}})
 

@@ -20,7 +20,8 @@ from jobs.training.wanted import outputs_key
 from jobs.tune import judged, search_key
 from jobs.versions import STAGES
 from tests.jobs import results
-from tests.jobs.results import RESULTS, differences, kept, main, prepared, recipe_of, write_model
+from tests.jobs.results import RESULTS, differences, kept, main
+from tests.tiny.stages import prepared, recipe_of, write_model
 
 WHO_DEPENDS = {  # keys, beside those of the stages after them, by what they are of
     "prepare": {"prepared"},

@@ -14,7 +14,7 @@ from serving.bundle import BundleError
 from serving.classifier import Classifier
 from serving.endpoint import Answer, Question, create_app, create_catalogue
 from serving.runtime import load_bundle
-from tests.serving.tiny import LABELS, write_tiny_bundle
+from tests.tiny.bundles import LABELS, write_tiny_bundle
 
 SECRET = "my-card-is-4111"
 SPEC = ServingSpec.model_validate({"max_inputs": 8, "max_body_bytes": 2048, "request_timeout_s": 5})
@@ -88,6 +88,8 @@ def test_details_say_what_the_model_could_not_read(client: TestClient):
         (b'"my-card-is-4111"', 422, "must be an object"),
         (b"{}", 422, "inputs must be a list"),
         (b'{"inputs": "my-card-is-4111"}', 422, "inputs must be a list"),
+        (b'{"inputs": null}', 422, "inputs must be a list"),
+        (b'{"inputs": {}}', 422, "inputs must be a list"),
         (b'{"inputs": []}', 422, "inputs must be a list of at least one input"),
         (b'{"inputs": ["a", 1]}', 422, "input 1 is neither"),
         (b'{"inputs": ["a", {"text": "my-card-is-4111"}]}', 422, "input 1 is not a text"),
@@ -102,6 +104,36 @@ def test_details_say_what_the_model_could_not_read(client: TestClient):
 )
 def test_a_body_that_is_wrong_gets_a_problem_that_does_not_repeat_it(client: TestClient, body, status, detail):
     assert_problem(client.post("/v1/intent", content=body), status, detail)
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"inputs": None}, {"inputs": "a text"}, {"inputs": []}, {"inputs": [], "scores": True}]
+)
+def test_a_question_of_nothing_is_a_line_and_reaches_no_model(body: dict):
+    async def never(question: Question) -> Answer:
+        raise AssertionError
+
+    with client_of(never) as client:
+        response = client.post("/v1/intent", json=body)
+    assert_problem(response, 422, "")
+    assert response.json()["detail"] == "inputs must be a list of at least one input"
+
+
+def test_as_many_inputs_as_are_allowed_are_answered_and_one_more_is_not(client: TestClient):
+    most = SPEC.max_inputs
+    assert len(client.post("/v1/intent", json={"inputs": ["a"] * most}).json()["predictions"]) == most
+    assert len(client.post("/v1/intent", json={"inputs": ["a"]}).json()["predictions"]) == 1
+    assert_problem(
+        client.post("/v1/intent", json={"inputs": ["a"] * (most + 1)}), 422, f"{most + 1} inputs; send at most"
+    )
+
+
+def test_a_body_of_as_many_bytes_as_are_allowed_is_read_and_one_more_is_not(client: TestClient):
+    body = b'{"inputs": ["a"]}'
+    assert client.post("/v1/intent", content=body.ljust(SPEC.max_body_bytes)).status_code == 200
+    assert_problem(
+        client.post("/v1/intent", content=body.ljust(SPEC.max_body_bytes + 1)), 413, "larger than 2048 bytes"
+    )
 
 
 def test_attributes_are_answered_as_their_text(tmp_path: Path):
@@ -202,6 +234,14 @@ def test_the_catalogue_lists_models_and_names_the_services_to_who_asks_for_anoth
         assert client.get("/v1/models").json() == {"models": models}
         assert client.get("/healthz").json() == {"status": "ok"}
         assert_problem(client.post(f"/v1/{SECRET}", content=b"x" * 9999), 404, "services: /v1/intent")
+
+
+def test_a_catalogue_of_nothing_is_an_empty_list():
+    with TestClient(create_catalogue(list)) as client:
+        assert client.get("/v1/models").json() == {"models": []}
+        assert_problem(
+            client.post("/v1/intent", json={"inputs": ["a"]}), 404, "nothing answers here; services: none yet"
+        )
 
 
 def test_requests_before_and_after_a_swap_are_answered_by_their_own_model(tmp_path: Path, classifier: Classifier):

@@ -20,9 +20,9 @@ from serving.bundle import (
     with_metrics,
     write_bundle,
 )
-from tests.faults import fault
-from tests.full_disk import files_of_at_most
-from tests.serving.tiny import LABELS, write_tiny_bundle
+from tests.faults.full_disk import files_of_at_most
+from tests.faults.marks import fault
+from tests.tiny.bundles import LABELS, write_tiny_bundle
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from serving.bundle import MANIFEST, BundleError, bundle_bytes, read_bundle
 from serving.cascade import Cascade, join
 from serving.classifier import Classifier
 from serving.runtime import Input, load_bundle
-from tests.serving import tiny
-from tests.serving.tiny import LABELS, WORDS, write_tiny_bundle
+from tests.tiny import bundles
+from tests.tiny.bundles import LABELS, WORDS, write_tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [" ".join(words) for words in itertools.permutations(WORDS[4:10], 2)]
@@ -107,12 +107,12 @@ def test_a_cascade_is_one_bundle_whose_manifest_holds_every_file(folder: Path, p
 def test_models_with_tokenizers_of_their_own_keep_them(
     parts: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def lowering(pairs: bool, plain: Any = tiny.tokenizer):
+    def lowering(pairs: bool, plain: Any = bundles.tokenizer):
         made = plain(pairs)
         made.normalizer = normalizers.Lowercase()
         return made
 
-    monkeypatch.setattr(tiny, "tokenizer", lowering)
+    monkeypatch.setattr(bundles, "tokenizer", lowering)
     write_tiny_bundle(tmp_path / "second", seed=0)
     join(tmp_path / "cascade", parts[0], tmp_path / "second", 1.0, HEAT)
     assert "first/tokenizer.json" in read_bundle(tmp_path / "cascade").files
@@ -189,7 +189,7 @@ def test_either_model_with_fewer_outputs_than_labels_is_refused_when_it_is_loade
     labels = [*LABELS, "other"]
     for part in range(2):
         if part != wrong:
-            monkeypatch.setattr(tiny, "LABELS", labels)
+            monkeypatch.setattr(bundles, "LABELS", labels)
         write_tiny_bundle(tmp_path / str(part), labels=labels)
         monkeypatch.undo()
     join(tmp_path / "cascade", tmp_path / "0", tmp_path / "1", 0.0)

@@ -6,7 +6,7 @@ import pytest
 
 from serving.generator import Generator, completions
 from serving.inputs import InputError
-from tests.serving.tiny import decoder_description, tokenizer
+from tests.tiny.bundles import decoder_description, tokenizer
 
 
 class Echo:

@@ -8,7 +8,7 @@ import pytest
 
 from configs.schema.data import DataSpec
 from jobs.data.source import rows
-from serving.inputs import InputError, checked, joined
+from serving.inputs import InputError, Reading, checked, joined
 
 ATTRIBUTES = {"name": "Apollo", "inch": 40}
 WORDS = "name: Apollo; inch: 40"
@@ -52,3 +52,9 @@ def test_joined_is_one_text_of_what_there_is():
     assert joined("one") == "one"
     assert joined(("one", "")) == "one"
     assert joined(("one", "two")) == "one two"
+
+
+@pytest.mark.parametrize(("tokens", "unknown", "share"), [(0, 0, 0.0), (1, 0, 0.0), (1, 1, 1.0), (8, 2, 0.25)])
+def test_of_no_tokens_none_are_unknown(tokens: int, unknown: int, share: float):
+    assert Reading(tokens, unknown, cut=False).unknown_share == share
+    assert Reading(tokens, unknown, cut=True).unknown_share == share

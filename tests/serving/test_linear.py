@@ -12,7 +12,7 @@ from serving.bundle import BundleError, read_description, write_bundle
 from serving.cascade import join
 from serving.runtime import load_bundle
 from serving.runtimes.linear import open_model, strings
-from tests.serving.tiny import LABELS, tokenizer, write_tiny_bundle
+from tests.tiny.bundles import LABELS, tokenizer, write_tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["order", "where"]

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, models
 from serving.bundle import BundleError
 from serving.inputs import cut, unknown_id
 from serving.runtime import load_bundle
-from tests.serving.tiny import LABELS, WORDS, reference_weights, write_tiny_bundle
+from tests.tiny import bundles
+from tests.tiny.bundles import LABELS, WORDS, reference_weights, write_tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["where is my order", "refund", "please cancel it now please", "", "unheard words", "is it my refund"]
@@ -121,10 +122,8 @@ def test_a_torch_bundle_is_refused_with_the_command_that_exports_it(tmp_path: Pa
 
 
 def test_a_model_that_answers_nan_is_refused_when_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from tests.serving import tiny
-
     weights = reference_weights(seed=0)
-    monkeypatch.setattr(tiny, "reference_weights", lambda seed: {**weights, "linear": weights["linear"] * np.nan})
+    monkeypatch.setattr(bundles, "reference_weights", lambda seed: {**weights, "linear": weights["linear"] * np.nan})
     write_tiny_bundle(tmp_path / "bundle")
     with pytest.raises(BundleError, match="answered NaN or infinity"):
         load_bundle(tmp_path / "bundle")

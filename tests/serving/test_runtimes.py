@@ -16,7 +16,7 @@ import pytest
 from configs.folder import digest_file
 from serving.bundle import MANIFEST, BundleError, read_bundle
 from serving.runtime import load_bundle
-from tests.serving.tiny import write_tiny_bundle
+from tests.tiny.bundles import write_tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["where is my order", "refund", "please cancel it now please", "", "unheard words", "is it my refund"]

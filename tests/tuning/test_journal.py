@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.session import JobError
-from tests.faults import fault
+from tests.faults.marks import fault
 from tuning.journal import STOPPED, Journal, Progress, leave
 
 GOOD = {"metrics": {"score": 0.5}}

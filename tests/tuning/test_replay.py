@@ -4,6 +4,7 @@ import math
 import random
 from operator import itemgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from cluster.session import JobError
 from configs.schema.search import SearchSpec
-from tests.faults import fault
+from tests.faults.marks import fault
 from tuning.journal import Journal, Progress
 from tuning.replay import NUMBER, Notes, Replay
 from tuning.search import _algorithm, _blind
@@ -186,3 +187,27 @@ def test_a_journal_of_other_values_is_refused(tmp_path: Path):
     journal.close()
     with pytest.raises(JobError, match=r"begun by another version, which drew other values; remove .* to begin"):
         started(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "its process died"),
+        ("", "its process died"),
+        ("Failure # 1 (occurred at 10-00)\n", "its process died"),
+        ("Failure # 1 (occurred at 10-00)\nActorDiedError:\n the worker\n", "ActorDiedError: the worker"),
+        (
+            "Failure # 1 (occurred at 10-00)\nFirst\nFailure # 2 (occurred at 11-00)\nLast\n",
+            "Last",
+        ),
+    ],
+    ids=["no file", "empty", "nothing below", "a reason", "the last of two"],
+)
+def test_a_trial_whose_process_died_fails_in_rays_words(tmp_path: Path, text: str | None, said: str):
+    progress, replay = started(tmp_path / "search")
+    number = (replay.suggest("") or {})[NUMBER]
+    (tmp_path / "error.txt").write_text(text or "")
+    file = None if text is None else str(tmp_path / "error.txt")
+    trial: Any = SimpleNamespace(config={NUMBER: number}, error_file=file, trial_id="a", num_failures=1)
+    Notes(progress, TRIALS).on_trial_error(0, [trial], trial)
+    assert progress.ended[number]["error"] == said

@@ -20,7 +20,7 @@ from cluster import launch, session
 from cluster.record import Cluster
 from configs.schema.engine import EngineSpec
 from configs.schema.search import SearchSpec
-from tests.faults import fault
+from tests.faults.marks import fault
 from tests.processes import ROOT
 from tests.tuning.searching import SPACE as SEARCHED
 from tuning.journal import Progress

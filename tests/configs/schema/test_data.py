@@ -1,4 +1,7 @@
-from configs.schema.data import DATA_FILE, HUB_ID
+import pytest
+from pydantic import ValidationError
+
+from configs.schema.data import DATA_FILE, HUB_ID, DataSpec
 from jobs.data import source
 
 
@@ -16,3 +19,10 @@ def test_a_hub_id_has_an_owner_and_a_revision_where_they_are_given():
         "owner/name": ("owner/name", "owner/", None),
         "bert-base-uncased": ("bert-base-uncased", None, None),
     }
+
+
+@pytest.mark.parametrize("kept", [4, 8192])
+def test_so_many_tokens_are_kept_of_a_text_and_neither_fewer_nor_more(kept: int):
+    assert DataSpec(max_length=kept).max_length == kept
+    with pytest.raises(ValidationError, match=r"than or equal to (4|8192)"):
+        DataSpec(max_length=kept + (1 if kept > 4 else -1))

@@ -39,6 +39,20 @@ def test_stages_come_one_after_the_other_and_then_the_weights():
     assert given.hidden_objectives == {"relations": 1, "hidden": 2}
 
 
+@pytest.mark.parametrize("field", ["temperature", "final_temperature", "teacher_share", "learning_rate"])
+def test_what_has_to_be_above_0_may_not_be_0(field: str):
+    assert spec(**{field: 1e-6})
+    for value in (0, -0.5):
+        with pytest.raises(ValidationError, match=rf"{field}\n +Input should be greater than 0"):
+            spec(**{field: value})
+
+
+def test_a_share_in_a_mixture_leaves_something_to_both():
+    assert spec(teacher_share=1 - 1e-6)
+    with pytest.raises(ValidationError, match="Input should be less than 1"):
+        spec(teacher_share=1)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

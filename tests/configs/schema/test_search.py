@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from configs.schema.search import BudgetSpec, Domain, SearchSpec
+from configs.schema.search import BudgetSpec, Domain, SearchSpec, Weights
 
 
 def refusal(**fields: Any) -> str:
@@ -90,3 +90,11 @@ def test_a_budget_that_nothing_fits_is_refused(fields: dict[str, Any]):
 def test_a_budget_without_limits_asks_for_accuracy_only():
     budget = BudgetSpec.model_validate({})
     assert (budget.min_retention, budget.max_p95_ms, budget.max_megabytes) == (0.99, None, None)
+
+
+@pytest.mark.parametrize("name", Weights.model_fields)
+def test_a_figure_counts_by_a_power_of_0_or_more(name: str):
+    others = {other: 1.0 for other in Weights.model_fields if other != name}
+    assert Weights(**others, **{name: 0.0})
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        Weights(**others, **{name: -0.5})

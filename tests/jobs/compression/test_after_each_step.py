@@ -11,7 +11,7 @@ from jobs.compression import after_each_step as module
 from jobs.compression.after_each_step import after_each_step, exported_prefixes
 from jobs.measure.measurement import BUDGET_SHAPE
 from serving.bundle import bundle_digest, read_bundle
-from tests.serving.tiny import write_tiny_bundle
+from tests.tiny.bundles import write_tiny_bundle
 
 STEPS = [
     {"step": "prune", "sparsity": 0.1, "name": "some"},

@@ -13,7 +13,7 @@ from configs.schema.compression import DistillStep, ExportStep, PruneSpec, Quant
 from jobs.compression import apply
 from jobs.compression.checks import step_loss
 from jobs.compression.checks.metric import StepMetric
-from tests.jobs.compression.alone import Alone
+from tests.tiny.workplace import Alone
 
 
 def test_no_step_works_beside_a_measurement_but_one_that_waits_for_them_itself(

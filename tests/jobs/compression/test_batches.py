@@ -20,8 +20,8 @@ from jobs.models.encoder import EncoderClassifier
 from jobs.models.student import encoder_student
 from serving.cascade import join
 from serving.runtime import load_bundle
-from tests.tiny_models import VOCABULARY, encoder_classifier
-from tests.tiny_workplace import examples, workplace
+from tests.tiny.models import VOCABULARY, encoder_classifier
+from tests.tiny.workplace import examples, workplace
 
 STEPS: Mapping[str, list[dict[str, Any]]] = {
     "float": [{"step": "export"}],

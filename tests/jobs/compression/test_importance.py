@@ -17,8 +17,8 @@ from jobs.compression.importance import Importance, importance, magnitude, taylo
 from jobs.compression.step_context import StepContext
 from jobs.data.prepared import Examples
 from jobs.models.layers import KNOWN, layers_of
-from tests.jobs.compression.alone import Alone
-from tests.tiny_models import CLASSES, batch, encoder_classifier
+from tests.tiny.models import CLASSES, batch, encoder_classifier
+from tests.tiny.workplace import Alone
 
 
 def labelled(rows: int, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -18,8 +18,8 @@ from jobs.models.decoder import Decoder
 from jobs.tasks.generate.judging import token_accuracy, token_logits
 from serving.bundle import BundleError
 from serving.runtimes.int4 import CODES, SCALES, expanded, read, unpack
-from tests.tiny_models import decoder
-from tests.tiny_workplace import completed, workplace
+from tests.tiny.models import decoder
+from tests.tiny.workplace import completed, workplace
 
 ROWS, COLUMNS, GROUP = 6, 64, 16
 

@@ -16,8 +16,8 @@ from configs.schema.compression import QuantizeSpec
 from jobs.compression import int8
 from jobs.compression.export.onnx import export_onnx
 from jobs.training.quantize_aware import calibrate, learn_rounded
-from tests.tiny_graph import in_8_bits
-from tests.tiny_models import VOCABULARY, batch, encoder_classifier
+from tests.tiny.graph import in_8_bits
+from tests.tiny.models import VOCABULARY, batch, encoder_classifier
 
 LAYERS = 2
 INPUTS = ("input_ids", "attention_mask")

@@ -85,3 +85,14 @@ def test_more_than_there_is_is_refused():
 def test_what_is_lost_is_the_share_of_what_does_not_stay():
     kept = {0: LayerSize(2, 4, 24)}  # loses the head of 1 and the layer of 12 + 16
     assert lost_by(kept, MATTERS) == pytest.approx((1 + 12 + 16) / (8 + 13.2 + 12 + 16))
+
+
+def test_of_no_importance_nothing_is_lost():
+    nothing = Importance(
+        heads=[torch.zeros_like(each) for each in MATTERS.heads],
+        units=[torch.zeros_like(each) for each in MATTERS.units],
+        dims=torch.ones(8),
+    )
+    assert lost_by({}, nothing) == lost_by({0: SIZES[0]}, nothing) == 0
+    assert lost_by({}, MATTERS) == pytest.approx(1)
+    assert lost_by(dict(enumerate(SIZES)), MATTERS) == pytest.approx(0, abs=1e-6)

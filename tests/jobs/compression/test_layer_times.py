@@ -9,7 +9,7 @@ import torch
 from jobs.compression import layer_times
 from jobs.compression.layer_times import LayerTimes
 from jobs.models.layers import LayerSize, layers_of
-from tests.tiny_models import batch, encoder_classifier
+from tests.tiny.models import batch, encoder_classifier
 
 
 def fed(tokens: int = 7) -> dict[str, torch.Tensor]:

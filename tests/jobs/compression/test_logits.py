@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from jobs.compression.logits import logits
 from jobs.data.batches import collate
 from jobs.data.feeds import take
 from jobs.tasks.classify.judging import metric
-from tests.tiny_graph import write_graph
-from tests.tiny_models import encoder_classifier
-from tests.tiny_workplace import INPUTS, examples
+from jobs.tasks.generate.judging import token_accuracy
+from tests.tiny.graph import write_graph
+from tests.tiny.models import decoder, encoder_classifier
+from tests.tiny.workplace import INPUTS, completed, examples
 
 
 def test_rows_are_spread_evenly_over_the_examples_and_each_occurs_once():
@@ -51,3 +53,18 @@ def test_the_metric_is_the_share_of_rows_that_are_answered_right(tmp_path: Path)
     assert metric(file, type(rows)(rows.feeds, said)) == 1
     said[:10] = (said[:10] + 1) % 5
     assert metric(file, type(rows)(rows.feeds, said)) == 0.75
+
+
+def test_of_tokens_to_generate_the_share_that_a_decoder_would_say():
+    model = decoder("llama")
+    said = completed(model, 6)
+    assert token_accuracy(model, said, 6) == 1
+    assert token_accuracy(model, said, 1) == 1
+    ids, lasts = said.ids.copy(), said.offsets[1:] - 1  # nothing follows these
+    ids[lasts] = 5 + (ids[lasts] - 4) % 55
+    assert token_accuracy(model, replace(said, ids=ids), 6) == pytest.approx(1 - len(lasts) / said.targets.sum())
+
+
+def test_of_no_tokens_to_generate_none_is_right():
+    model = decoder("llama")
+    assert token_accuracy(model, examples(3), 3) == 0

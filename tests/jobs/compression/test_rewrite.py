@@ -12,7 +12,7 @@ from jobs.compression.int8 import layers, read
 from jobs.compression.rewrite import for_export
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.student import encoder_student
-from tests.tiny_models import batch, encoder_classifier
+from tests.tiny.models import batch, encoder_classifier
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from configs.loader import UsageError, load
+from configs.schema.data import DataSpec
 from configs.schema.recipe import Recipe
 from jobs.data import audit
 from jobs.data.preparation import prepare_student, summary
-from jobs.data.prepared import TOKENIZER, Prepared
+from jobs.data.prepared import TOKENIZER, Prepared, Readings
 from jobs.models.reference import read_tokenizer
 from jobs.prepare import prepare
-from tests.tiny_shop import CHOSEN, ROWS_PER_INTENT, write_locally
+from tests.tiny.shop import CHOSEN, ROWS_PER_INTENT, write_locally
 
 LEAKED = 7
 CHINESE = "快递到现在还没有送到"
@@ -196,3 +197,40 @@ def test_cut_texts_are_counted(shop: Shop):
         len(tokenizer.encode(row["text"])) > 10 for split in ("train", "validation") for row in shop.rows[split]
     )
     assert summary(prepared)["cut_share"] == longer / 380 > 0
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [
+        (Readings(rows=0, tokens=0, unknown=0, cut=0), []),
+        (Readings(rows=8, tokens=100, unknown=5, cut=0), []),
+        (
+            Readings(rows=8, tokens=100, unknown=6, cut=0),
+            ["a.csv: 6.0 % of the tokens are unknown to m; a model that was trained in their language knows them"],
+        ),
+        (
+            Readings(rows=8, tokens=100, unknown=0, cut=1),
+            ["a.csv: 12.5 % of the texts are longer than 16 tokens and cut"],
+        ),
+    ],
+    ids=["no rows", "as many as are let pass", "one more", "one cut"],
+)
+def test_shares_are_told_in_percent_from_what_is_much_on(
+    caplog: pytest.LogCaptureFixture, read: Readings, said: list[str]
+):
+    caplog.set_level(logging.INFO)
+    audit.warn_of_readings(read, "a.csv", "m", 16)
+    assert [each.getMessage() for each in caplog.records] == said
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_as_much_may_be_unknown_as_the_recipe_says_and_no_more(split: str):
+    data = DataSpec(max_unknown=0.25)
+    for unknown in (25, 26):
+        readings = {"train": [9, 100, 0, 0], "validation": [9, 100, 0, 0], split: [9, 100, unknown, 0]}
+        prepared = Prepared(Path("prepared"), {"readings": readings, "max_length": 16})
+        if unknown == 25:
+            audit.check_readings(data, prepared, "m")
+        else:
+            with pytest.raises(UsageError, match=r"does not know 26\.0% of the tokens"):
+                audit.check_readings(data, prepared, "m")

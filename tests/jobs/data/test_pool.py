@@ -15,7 +15,7 @@ from jobs.data.augment import Inputs
 from jobs.data.batches import NO_TARGET
 from jobs.data.pool import cut_to_length, make_pool, mask_token
 from jobs.data.prepared import MANIFEST, TOKENIZER, Prepared
-from tests.tiny_shop import SPECIAL, tokenizer, write_locally
+from tests.tiny.shop import SPECIAL, tokenizer, write_locally
 
 MAX_LENGTH = 10
 TRAIN = ["where is my order", "refund it please, now or never", "cancel the order of this morning"]
@@ -152,9 +152,11 @@ def test_a_cut_row_has_the_tokens_of_the_whole_one(shop: Shop):
         (TRAIN[1], TRAIN[2]),
         (" ".join(TRAIN), " ".join(TRAIN)),
         (" ".join(TRAIN), "now"),
+        ("   ", " ".join(TRAIN)),  # of which no token is left to end at
+        (" ".join(TRAIN), "   "),
     ]
     cut = list(cut_to_length(rows, shop.words))
-    assert cut[0] == rows[0]
+    assert cut[0] == rows[0] and cut[-2][0] == cut[-1][1] == ""
     for (text, pair), (whole, whole_pair) in zip(cut[1:], rows[1:], strict=True):
         assert len(text) + len(pair or "") < len(whole) + len(whole_pair or "")
         assert whole.startswith(text)

@@ -22,7 +22,7 @@ from jobs.data.tokenise import (
     tokenise_completions,
     train_tokenizer,
 )
-from tests.tiny_shop import tokenizer
+from tests.tiny.shop import tokenizer
 
 TEXTS = ["where is my order", "refund it please, now", "cancel"]
 

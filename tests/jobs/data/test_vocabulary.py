@@ -11,7 +11,7 @@ from configs.loader import UsageError
 from jobs.data.shop import messages
 from jobs.data.tokenise import train_tokenizer
 from jobs.data.vocabulary import merges_of, reduced
-from tests.tiny_shop import SPECIAL, tokenizer
+from tests.tiny.shop import SPECIAL, tokenizer
 
 TEXTS = [row["text"] for row in itertools.islice(messages("train"), 300)]
 SEEN = TEXTS[:60]
@@ -91,6 +91,26 @@ def test_texts_of_wanted_tokens_are_cut_into_the_same_tokens_under_new_numbers(k
     assert ids(smaller, covered) == [[renumbered[index] for index in found] for found in ids(whole, covered)]
 
 
+def test_the_first_and_the_last_token_may_be_wanted_and_ids_outside_are_none(whole: Tokenizer):
+    last = whole.get_vocab_size() - 1
+    assert (whole.id_to_token(last), whole.id_to_token(last + 1)) != (None, None) == (None, whole.id_to_token(last + 1))
+    inner = max(index for name, index in whole.get_vocab(with_added_tokens=False).items() if len(name) > 1)
+    smaller, kept = reduced(whole, {-1, 0, inner, last, last + 1, 10**9}, "all")
+    assert {0, inner, last} <= set(kept) <= set(range(last + 1))
+    assert sorted(smaller.get_vocab().values()) == list(range(len(kept)))
+    assert [smaller.id_to_token(new) for new in (0, len(kept) - 1)] == [whole.id_to_token(old) for old in (0, last)]
+    found = ids(smaller, TEXTS)
+    assert min(map(min, found)) >= 0 and max(map(max, found)) < len(kept)
+    assert reduced(whole, {-1, last + 1, 10**9}, "all")[1] == reduced(whole, set(), "all")[1]
+
+
+def test_all_tokens_wanted_is_the_same_tokenizer(whole: Tokenizer):
+    smaller, kept = reduced(whole, set(range(whole.get_vocab_size())), "all")
+    assert kept == list(range(whole.get_vocab_size()))
+    assert smaller.get_vocab() == whole.get_vocab()
+    assert ids(smaller, TEXTS[:20]) == ids(whole, TEXTS[:20])
+
+
 def test_other_texts_stay_encodable(whole: Tokenizer):
     """What was no unknown token becomes none, and what can be written back is."""
     smaller, _ = reduced(whole, used(whole, SEEN[:10]), "all")
@@ -135,6 +155,8 @@ def test_whole_words_keep_the_unknown_one():
     smaller, kept = reduced(words, {2}, "all")
     assert kept == [1, 2]
     assert smaller.encode("b a").ids == [1, 0]
+    assert reduced(words, {0, 2}, "all")[1] == [0, 1, 2]
+    assert reduced(words, {-1, 3}, "all")[1] == [1]
 
 
 def test_the_merges_of_a_token_are_those_that_make_it_in_order_of_rank():

@@ -33,7 +33,7 @@ from serving.bundle import bundle_bytes, bundle_digest, read_bundle
 from serving.classifier import Classifier
 from serving.runtime import load_bundle
 from serving.runtimes.linear import CHARACTERS
-from tests.serving.tiny import write_tiny_bundle
+from tests.tiny.bundles import write_tiny_bundle
 
 NEAREST = TASKS["generate"].baselines["nearest"].make
 

@@ -11,7 +11,7 @@ from jobs.measure.card import card
 from jobs.measure.measurement import BUDGET_SHAPE, key
 from serving.bundle import Bundle, read_bundle, with_metrics
 from serving.cascade import join
-from tests.serving.tiny import LABELS, decoder_description, write_tiny_bundle
+from tests.tiny.bundles import LABELS, decoder_description, write_tiny_bundle
 
 ORIGIN = {
     "run_id": "5c0de0e0aa5f",

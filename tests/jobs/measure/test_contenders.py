@@ -6,7 +6,7 @@ import pytest
 
 from configs.schema.data import DataSpec
 from jobs.measure.contenders import Contender, load
-from tests.serving.tiny import LABELS, write_tiny_bundle
+from tests.tiny.bundles import LABELS, write_tiny_bundle
 
 
 def test_a_bundle_answers_with_label_names_and_probabilities_in_order(tmp_path: Path):

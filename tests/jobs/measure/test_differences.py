@@ -88,6 +88,8 @@ def test_accuracy_by_value_counts_the_rows_of_each_and_puts_the_worst_first():
 
 def test_the_worst_have_enough_rows_and_a_winner_that_is_behind():
     few = Difference("class", "few", LEAST_ROWS - 1, 1.0, 0.0)
+    enough = Difference("class", "enough", LEAST_ROWS, 1.0, 0.0)
+    assert worst([few, enough]) == [enough]
     ahead = Difference("class", "ahead", 100, 0.5, 0.9)
     same = Difference("class", "same", 100, 0.5, 0.5)
     behind = [Difference("channel", str(n), 100, 0.9, 0.9 - n / 100) for n in range(1, WORST + 3)]

@@ -12,8 +12,8 @@ from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.measure.contenders import Contender
 from jobs.measure.flops import count, of_graph, of_openvino
 from jobs.models.reference import write_reference
-from tests.serving.tiny import tokenizer, write_tiny_bundle
-from tests.tiny_models import CLASSES, encoder_classifier
+from tests.tiny.bundles import tokenizer, write_tiny_bundle
+from tests.tiny.models import CLASSES, encoder_classifier
 
 NEAREST = TASKS["generate"].baselines["nearest"].make
 

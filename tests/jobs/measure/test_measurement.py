@@ -25,8 +25,7 @@ from jobs.measure.retention import Teacher
 from jobs.measure.timing import BLOCKS
 from serving.inputs import Input
 from tests.processes import ROOT
-from tests.serving import tiny
-from tests.serving.tiny import LABELS, write_tiny_bundle
+from tests.tiny.bundles import LABELS, tokenizer, write_tiny_bundle
 from tuning.pareto import TIMED
 
 NEAREST = TASKS["generate"].baselines["nearest"].make
@@ -115,10 +114,10 @@ def test_a_trial_measures_only_what_the_search_needs(
 def test_finalists_are_timed_in_turns_each_at_that_many_tokens_of_its_own(
     tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
-    letters = tiny.tokenizer(pairs=False)  # cuts the same text into more tokens
+    letters = tokenizer(pairs=False)  # cuts the same text into more tokens
     letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # type: ignore[assignment]
     with monkeypatch.context() as patch:
-        patch.setattr(tiny, "tokenizer", lambda pairs: letters)
+        patch.setattr("tests.tiny.bundles.tokenizer", lambda pairs: letters)
         write_tiny_bundle(tmp_path / "other", max_length=64)
     asked: list[tuple[str, int]] = []
 

@@ -14,7 +14,7 @@ from jobs.measure.reference import load_decoder
 from jobs.models.decoder import Decoder
 from jobs.models.reference import write_reference
 from serving.inputs import prompt
-from tests.tiny_models import POSITIONS, decoder
+from tests.tiny.models import POSITIONS, decoder
 
 PROMPTS = ["red shoe", "a blue hat for you and me", "tea"]
 

@@ -44,6 +44,21 @@ def test_a_student_that_answers_as_its_teacher_keeps_all_of_it_whatever_the_rows
     assert kept(teacher.metric, teacher.resampled, teacher)["retention"] == 1
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [([], []), ([0.5], [1.0]), ([0.5, 0.9, 0.1], [0.0, 1.0, 0.0])],
+    ids=["no", "one", "one of three"],
+)
+def test_draws_too_few_to_differ_have_no_error(ours: list[float], theirs: list[float]):
+    """Where the teacher is right on no row of a draw, that draw says nothing."""
+    assert kept(0.6, ours, Teacher(0.8, theirs, NOBODY)) == {"metric": 0.6, "retention": 0.6 / 0.8, "retention_se": 0}
+
+
+def test_two_draws_have_an_error():
+    found = kept(0.6, [0.5, 0.9, 0.7], Teacher(0.8, [1.0, 1.0, 0.0], NOBODY))
+    assert found["retention_se"] == pytest.approx(0.4 / np.sqrt(2))
+
+
 @pytest.mark.parametrize("name", TASKS["classify"].metrics)
 def test_a_teacher_is_what_it_said_of_the_prepared_rows(monkeypatch: pytest.MonkeyPatch, name: str):
     chance = np.random.default_rng(1)

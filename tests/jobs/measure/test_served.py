@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from jobs.measure.served import CALLS, P50, P95, served, words
 from serving.bundle import Bundle
-from tests.serving.tiny import write_tiny_bundle
+from tests.tiny.bundles import write_tiny_bundle
 
 TEXT = "where is my order"
 

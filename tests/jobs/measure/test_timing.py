@@ -11,7 +11,8 @@ from jobs.data.shop import messages
 from jobs.measure.answers import Answer, Predictor
 from jobs.measure.timing import BLOCKS, LEAST_CALLS, ROUNDS, WARM_UP, busy_words, interleaved, texts_of_length
 from serving.inputs import Input
-from tests.tiny_shop import tokenizer
+from tests.tiny.shop import tokenizer
+from tuning.pareto import BUSY
 
 TEXTS = [row["text"] for row in messages("train")][:200]
 
@@ -228,3 +229,10 @@ def test_energy_is_that_of_a_contenders_own_turns():
 
     found = interleaved({"small": takes(0.25), "large": takes(3.0)}, [["a"]], 40, joules=lambda: spent[0])
     assert (found["small"]["joules"], found["large"]["joules"]) == (pytest.approx(0.25), pytest.approx(3.0))
+
+
+@pytest.mark.parametrize(
+    "figures", [{}, {"a": {}}, {"a": {"p50_ms": 1.0}}, {"a": {"busy": 0.0}}, {"a": {"busy": BUSY}}]
+)
+def test_of_no_share_or_a_small_one_nothing_is_said(figures: dict[str, dict[str, float]]):
+    assert busy_words(figures) is None

@@ -14,7 +14,7 @@ from jobs.data.prepared import MANIFEST
 from jobs.data.source import rows
 from jobs.measure.unseen import audit_test_rows
 from serving.bundle import Bundle
-from tests.serving.tiny import write_tiny_bundle
+from tests.tiny.bundles import write_tiny_bundle
 
 LEARNED = {"train": [("Where is my order?", "track"), ("refund", "refund")], "validation": [("cancel", "cancel")]}
 TEST = [("where is my order", "cancel"), ("REFUND", "refund"), ("cancel", "cancel"), ("please now", "track")]

@@ -7,7 +7,7 @@ import torch
 
 from configs.schema.engine import EngineSpec, Precision
 from jobs.models.attention import choose_attention
-from tests.tiny_models import batch, encoder_classifier
+from tests.tiny.models import batch, encoder_classifier
 
 
 @pytest.mark.parametrize(("precision", "chosen"), [("bf16_autocast", "eager"), ("bf16", "eager"), ("fp32", "sdpa")])

@@ -13,7 +13,7 @@ from jobs.models import encoder
 from jobs.models.conv import ConvBlock, TokenNorm, principal
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.student import encoder_student
-from tests.tiny_models import CLASSES, VOCABULARY, batch, encoder_classifier
+from tests.tiny.models import CLASSES, VOCABULARY, batch, encoder_classifier
 
 
 def student(width: int = 16, layers: int = 3, kernel: int = 3, seed: int = 0) -> EncoderClassifier:

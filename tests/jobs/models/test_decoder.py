@@ -10,7 +10,7 @@ from configs.loader import UsageError
 from configs.schema.models import NEW_KINDS, NewModelSpec, StudentSpec, TeacherSpec
 from jobs.models import decoder as decoders
 from jobs.models.student import decoder_student
-from tests.tiny_models import VOCABULARY, decoder, packed
+from tests.tiny.models import VOCABULARY, decoder, packed
 
 
 @pytest.mark.parametrize("kind", NEW_KINDS)

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from configs.loader import UsageError
 from configs.schema.models import TeacherSpec
 from jobs.models import encoder
-from tests.tiny_models import CLASSES, batch, encoder_classifier
+from tests.tiny.models import CLASSES, batch, encoder_classifier
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

@@ -11,7 +11,7 @@ from configs.loader import UsageError
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.hidden_states import PROJECTIONS, Observed, look_inside, place
 from jobs.models.layers import LAYERS
-from tests.tiny_models import batch, encoder_classifier
+from tests.tiny.models import batch, encoder_classifier
 
 KINDS = ["bert", "roberta", "distilbert"]
 

@@ -16,7 +16,7 @@ from jobs.models.hidden_states import look_inside, relation_width
 from jobs.models.layers import LayerSize, has_own_sizes, layers_of, set_hidden, set_sizes, sizes_of
 from jobs.models.stages import encoder_layers
 from jobs.models.student import encoder_student
-from tests.tiny_models import CLASSES, batch, config, encoder_classifier
+from tests.tiny.models import CLASSES, batch, config, encoder_classifier
 
 KINDS = ["bert", "roberta", "electra", "distilbert"]  # 32 wide, 2 heads of 16, 64 units
 UNEVEN = [LayerSize(1, 16, 40), LayerSize(2, 16, 8), LayerSize(1, 16, 64)]

@@ -10,7 +10,7 @@ from configs.loader import UsageError
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.models.reference import check_fits, made_from, read_reference, write_reference
 from jobs.preflight import check_given
-from tests.tiny_models import CLASSES, encoder_classifier
+from tests.tiny.models import CLASSES, encoder_classifier
 
 LABELS = [f"intent {number}" for number in range(CLASSES)]
 

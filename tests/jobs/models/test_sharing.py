@@ -17,8 +17,8 @@ from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import layers_of
 from jobs.models.sharing import first_names, share_layers
 from jobs.models.student import encoder_student
-from tests.tiny_graph import in_8_bits
-from tests.tiny_models import batch, encoder_classifier
+from tests.tiny.graph import in_8_bits
+from tests.tiny.models import batch, encoder_classifier
 
 
 def student(kind: str = "bert", layers: int = 3, teacher_layers: int = 3) -> EncoderClassifier:

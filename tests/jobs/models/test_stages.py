@@ -11,7 +11,7 @@ from configs.loader import UsageError
 from configs.schema.models import NEW_KINDS
 from jobs.models.decoder import Decoder
 from jobs.models.stages import decoder_layers, encoder_layers
-from tests.tiny_models import batch, decoder, encoder_classifier, packed
+from tests.tiny.models import batch, decoder, encoder_classifier, packed
 
 
 def run(layers: Layers, value: object) -> torch.Tensor:

@@ -12,7 +12,7 @@ from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import LAYERS
 from jobs.models.student import choose_layers, encoder_student
-from tests.tiny_models import CLASSES, POSITIONS, VOCABULARY, batch, encoder_classifier
+from tests.tiny.models import CLASSES, POSITIONS, VOCABULARY, batch, encoder_classifier
 
 KINDS = ["bert", "roberta", "distilbert", "modernbert"]
 

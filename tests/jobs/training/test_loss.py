@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -8,43 +7,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.spatial.distance import jensenshannon
-from torch import Tensor
 
-from configs.schema.distillation import DistillationSpec
 from jobs.data.batches import NO_TARGET
-from jobs.models.hidden_states import HiddenStates
 from jobs.training.loss import (
     balanced_weights,
-    completion_loss,
-    cosine_loss,
-    distill_completion_loss,
     distill_loss,
     grade_loss,
-    hidden_loss,
-    hidden_states_loss,
     jensen_shannon,
     kl,
     label_loss,
-    relation_loss,
-    truncated,
 )
-
-
-def spec(kl: float = 1.0, cross_entropy: float = 0.0, temperature: float = 1.0, **others: float) -> DistillationSpec:
-    weights = {"kl": kl, "cross_entropy": cross_entropy} | others
-    return DistillationSpec.model_validate({"temperature": temperature, "weights": weights})
-
-
-def truncated_kl(student_NV: Tensor, ids_NK: Tensor, log_probs_NK: Tensor, temperature: float) -> Tensor:
-    log_q, log_p = truncated(student_NV, ids_NK, log_probs_NK, temperature)
-    return kl(log_p, log_q)
-
-
-def logits(rows: int = 6, classes: int = 4, seed: int = 0) -> Tensor:
-    return torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed)) * 2
-
-
-LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
+from tests.jobs.training.losses import LABELS, divergences_by_formula, drawn, logits, softmax, spec
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -107,6 +80,19 @@ def test_terms_add_up_by_their_weights_and_pull_towards_the_teacher(term: str):
     nearer_BC = student_BC.detach() - 0.01 * student_BC.grad
     assert (distill_loss(nearer_BC, teacher_BC, LABELS, alone) < alone_B).all()
     torch.testing.assert_close(distill_loss(teacher_BC, teacher_BC, LABELS, alone), torch.zeros(6))
+
+
+@pytest.mark.parametrize("seed", range(7))
+def test_all_terms_of_a_classifier_together_are_the_formula(seed: int):
+    student_BC, teacher_BC, weight_C, given = logits(seed=seed), logits(seed=99), torch.rand(4) + 0.5, drawn(seed)
+    expected = []
+    for student, teacher, label in zip(student_BC.numpy(), teacher_BC.numpy(), LABELS.tolist(), strict=True):
+        target = np.full(4, given.label_smoothing / 4)
+        target[label] += 1 - given.label_smoothing
+        own = -(target * np.log(softmax(student))).sum() * float(weight_C[label])
+        expected.append(divergences_by_formula(student, teacher, given) + given.weights.cross_entropy * own)
+    found_B = distill_loss(student_BC, teacher_BC, LABELS, given, weight_C)
+    assert found_B.tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_reverse_kl_weighs_by_the_student():
@@ -215,152 +201,3 @@ def test_the_loss_of_a_grade_is_the_squared_error_of_the_score():
         distill_loss(logits_BC, logits_BC, label_B, spec(0.5, 0.5, 2.0), graded=True),
         0.5 * (score_B - grades_C[label_B]) ** 2,
     )
-
-
-def test_a_completions_loss_is_the_cross_entropy_of_its_tokens_by_row():
-    logits_BLV = logits(12, 7).reshape(3, 4, 7).requires_grad_()
-    target_BL = torch.tensor([[NO_TARGET, 2, 3, NO_TARGET], [NO_TARGET] * 4, [1, 1, 1, 1]])
-    loss_B = completion_loss(logits_BLV, target_BL)
-    expected = [
-        F.cross_entropy(logits_BLV[0, 1:3], target_BL[0, 1:3], reduction="sum"),
-        torch.tensor(0.0),
-        F.cross_entropy(logits_BLV[2], target_BL[2], reduction="sum"),
-    ]
-    torch.testing.assert_close(loss_B, torch.stack(expected))
-    loss_B.sum().backward()
-    assert logits_BLV.grad is not None
-    assert not logits_BLV.grad[1].any()
-
-
-@pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_with_all_tokens_stored_the_kl_is_the_whole_one(temperature: float):
-    student_NV, teacher_NV = logits(5, 9, seed=0), logits(5, 9, seed=1)
-    best = F.log_softmax(teacher_NV, dim=-1).topk(9)
-    log_q_NV, log_p_NV = (F.log_softmax(each / temperature, dim=-1) for each in (student_NV, teacher_NV))
-    whole_N = F.kl_div(log_q_NV, log_p_NV, reduction="none", log_target=True).sum(-1)
-    torch.testing.assert_close(truncated_kl(student_NV, best.indices, best.values, temperature), whole_N)
-
-
-def test_with_few_tokens_stored_the_kl_is_a_lower_bound_that_more_tokens_raise():
-    student_NV, teacher_NV = logits(50, 30, seed=0), logits(50, 30, seed=1)
-    log_p_NV = F.log_softmax(teacher_NV, dim=-1)
-    best = [log_p_NV.topk(stored) for stored in (1, 5, 20, 30)]
-    found = [truncated_kl(student_NV, each.indices, each.values, 1.0) for each in best]
-    for fewer_N, more_N in itertools.pairwise(found):
-        assert (fewer_N <= more_N + 1e-5).all()
-    assert (found[0] >= 0).all()
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-@pytest.mark.parametrize("stored", [3, 20])
-def test_a_student_that_says_what_the_teacher_says_has_no_kl(stored: int, temperature: float):
-    teacher_NV = torch.cat([logits(6, 3), torch.full((6, 17), -2.0)], dim=1)  # an even rest, as it is taken to be
-    log_p = F.log_softmax(teacher_NV, dim=-1).topk(stored)
-    kl_N = truncated_kl(teacher_NV + 5, log_p.indices, log_p.values, temperature)
-    torch.testing.assert_close(kl_N, torch.zeros(6), atol=1e-5, rtol=0)
-
-
-def test_distillation_of_completions_weighs_kl_and_cross_entropy_at_the_targets():
-    student_BLV, target_BL = logits(8, 6).reshape(2, 4, 6), torch.tensor([[1, 2, NO_TARGET, 0], [NO_TARGET] * 4])
-    best = F.log_softmax(logits(8, 6, seed=1).reshape(2, 4, 6), dim=-1).topk(4)
-    loss_B = distill_completion_loss(student_BLV, target_BL, best.indices, best.values, spec(0.75, 0.25, 2.0))
-    kl_N = truncated_kl(student_BLV[0, [0, 1, 3]], best.indices[0, [0, 1, 3]], best.values[0, [0, 1, 3]], 2.0)
-    expected = 0.75 * 4 * kl_N.sum() + 0.25 * completion_loss(student_BLV, target_BL)[0]
-    torch.testing.assert_close(loss_B, torch.stack([expected, torch.tensor(0.0)]))
-
-
-MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-
-
-def vectors(width: int = 8, seed: int = 0) -> Tensor:
-    return torch.randn(2, 4, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def tokens(row: int) -> int:
-    return int(MASK[row].sum())
-
-
-def test_the_error_of_hidden_states_is_a_mean_over_real_tokens():
-    student_BLH, teacher_BLH = vectors(seed=0), vectors(seed=1)
-    expected = [
-        float(((student_BLH[row, : tokens(row)] - teacher_BLH[row, : tokens(row)]) ** 2).mean()) for row in range(2)
-    ]
-    assert hidden_loss(student_BLH, teacher_BLH, MASK).tolist() == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_cosine_is_that_of_real_tokens():
-    student_BLH, teacher_BLH = vectors(seed=0), vectors(seed=1)
-    expected = []
-    for row in range(2):
-        pairs = list(zip(student_BLH[row, : tokens(row)], teacher_BLH[row, : tokens(row)], strict=True))
-        expected.append(sum(1 - float(one @ two / (one.norm() * two.norm())) for one, two in pairs) / len(pairs))
-    assert cosine_loss(student_BLH, teacher_BLH, MASK).tolist() == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("width", [8, 4])
-def test_relations_are_compared_head_by_head_and_token_by_token(width: int):
-    """A student of another width too; plain loops over equations 2 to 5 of MiniLM v2."""
-    heads, student_BLH, teacher_BLH = 2, vectors(width, seed=0), vectors(8, seed=1)
-    expected = []
-    for row in range(2):
-        count, total = tokens(row), 0.0
-        for head, token in itertools.product(range(heads), range(count)):
-            rows = []
-            for each in (teacher_BLH[row, :count], student_BLH[row, :count]):
-                size = each.shape[1] // heads
-                part = each[:, head * size : (head + 1) * size]
-                rows.append(torch.softmax(part[token] @ part.T / math.sqrt(size), dim=-1))
-            total += float((rows[0] * (rows[0] / rows[1]).log()).sum())
-        expected.append(total / heads / count)
-    assert relation_loss(student_BLH, teacher_BLH, MASK, heads).tolist() == pytest.approx(expected, rel=1e-5)
-
-
-INSIDE = {
-    "hidden": hidden_loss,
-    "cosine": cosine_loss,
-    "relations": lambda student, teacher, mask: relation_loss(student, teacher, mask, 2),
-}
-
-
-@pytest.mark.parametrize("name", INSIDE)
-def test_a_student_that_thinks_like_its_teacher_pays_nothing_inside(name: str):
-    assert INSIDE[name](vectors(), vectors(), MASK).tolist() == pytest.approx([0, 0], abs=1e-6)
-
-
-@pytest.mark.parametrize("name", INSIDE)
-def test_what_stands_in_the_padding_counts_nowhere(name: str):
-    student_BLH = vectors(seed=0)
-    other_BLH = torch.where(MASK[..., None].bool(), student_BLH, 9.0)
-    teacher_BLH = vectors(seed=1)
-    torch.testing.assert_close(INSIDE[name](student_BLH, teacher_BLH, MASK), INSIDE[name](other_BLH, teacher_BLH, MASK))
-
-
-@pytest.mark.parametrize("name", INSIDE)
-def test_a_step_down_the_gradient_brings_the_student_nearer(name: str):
-    student_BLH, teacher_BLH = vectors(seed=0).requires_grad_(), vectors(seed=1)
-    loss = INSIDE[name](student_BLH, teacher_BLH, MASK).sum()
-    (slope_BLH,) = torch.autograd.grad(loss, student_BLH)
-    assert torch.isfinite(slope_BLH).all() and not slope_BLH[1, 2:].any()
-    step = 1e-3
-    moved = INSIDE[name](student_BLH - step * slope_BLH, teacher_BLH, MASK).sum()
-    assert float((loss - moved).detach()) == pytest.approx(step * float((slope_BLH**2).sum()), rel=0.02)
-
-
-def test_what_is_inside_adds_up_by_its_weights():
-    student, teacher = (
-        [vectors(seed=seed).float() for seed in range(6)],
-        [vectors(seed=9 + n).float() for n in range(6)],
-    )
-    seen = HiddenStates(torch.zeros(2, 3), student[:3], student[3:])
-    batch = {
-        "attention_mask": MASK,
-        "teacher_hidden": torch.cat(teacher[:3], dim=-1),
-        "teacher_relations": torch.cat(teacher[3:], dim=-1),
-    }
-    given = spec(hidden=2.0, cosine=3.0, relations=5.0).model_copy(
-        update={"hidden_layers": [1, 2], "relation_heads": 2}
-    )
-    hidden_B = sum(hidden_loss(*pair, MASK) for pair in zip(student[:2], teacher[:2], strict=True)) / 2
-    relations_B = sum(relation_loss(*pair, MASK, 2) for pair in zip(student[3:], teacher[3:], strict=True)) / 3
-    expected_B = 2 * hidden_B + 3 * cosine_loss(student[2], teacher[2], MASK) + 5 * relations_B
-    torch.testing.assert_close(hidden_states_loss(seen, batch, given), expected_B)

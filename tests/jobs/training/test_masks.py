@@ -15,7 +15,7 @@ from jobs.compression.steps.prune import zeroed
 from jobs.models.sparsity import multiplied, sparsity_facts
 from jobs.training.masks import CHOICES, Masks, cubic, release
 from jobs.training.quantize_aware import calibrate, learn_rounded
-from tests.tiny_models import batch, encoder_classifier
+from tests.tiny.models import batch, encoder_classifier
 
 STEPS = 40
 

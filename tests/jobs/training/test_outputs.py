@@ -26,10 +26,10 @@ from jobs.models import encoder
 from jobs.models.reference import write_reference
 from jobs.prepare import prepare
 from jobs.teach import teach
-from jobs.training.outputs import TokenOutputs, read_logits
+from jobs.training.outputs import TokenOutputs, Vectors, read_logits
 from jobs.training.teaching import PART, Teach
-from tests.faults import fault
-from tests.tiny_models import POSITIONS, decoder
+from tests.faults.marks import fault
+from tests.tiny.models import POSITIONS, decoder
 
 PROMPTS = [("red shoe", "a shoe in red"), ("blue hat", "hats, blue ones, for you"), ("tea", "tea")]
 SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")
@@ -203,3 +203,20 @@ def test_the_likeliest_tokens_of_a_decoder_are_stored_for_every_place(words: Tok
     if stored == 4:
         assert torch.equal(beside["teacher_ids"][wanted], best.indices)
     assert not beside["teacher_log_probs"][~wanted].any()
+
+
+def test_the_first_and_the_last_token_stand_beside_their_place_in_any_order_of_rows():
+    """Rows of two, none and one places, packed the other way round; blank rows get nothing."""
+    last = 2**31 - 1
+    ids = Vectors(np.array([[0, last], [last, 0], [7, 0]], np.int32), np.array([0, 2, 2, 3]))
+    log_probs = Vectors(np.array([[-1, -2], [-3, -4], [-5, -6]], np.float16), ids.offsets)
+    target_BL = torch.tensor([[5, NO_TARGET, 0, last], [NO_TARGET] * 4])
+    beside = TokenOutputs(ids, log_probs).beside(target_BL, [np.array([2, 1, 0])])
+    assert beside["teacher_ids"].tolist() == [[[7, 0], [0, 0], [0, last], [last, 0]], [[0, 0]] * 4]
+    assert beside["teacher_log_probs"].tolist() == [[[-5, -6], [0, 0], [-1, -2], [-3, -4]], [[0, 0]] * 4]
+    assert ids.padded(np.array([2, 1, 0]), 3, 4).tolist() == [
+        [[7, 0], [0, 0], [0, 0]],
+        [[0, 0], [0, 0], [0, 0]],
+        [[0, last], [last, 0], [0, 0]],
+        [[0, 0], [0, 0], [0, 0]],
+    ]

@@ -19,9 +19,9 @@ from jobs.models.conv import ConvBlock, ConvConfig
 from jobs.models.encoder import EncoderClassifier
 from jobs.training.masks import release
 from jobs.training.quantize_aware import calibrate, learn_rounded, rounded_within
-from tests.jobs.compression.alone import Alone
-from tests.tiny_graph import in_8_bits
-from tests.tiny_models import CLASSES, VOCABULARY, batch, encoder_classifier
+from tests.tiny.graph import in_8_bits
+from tests.tiny.models import CLASSES, VOCABULARY, batch, encoder_classifier
+from tests.tiny.workplace import Alone
 
 INPUTS = ["input_ids", "attention_mask"]
 

@@ -25,9 +25,9 @@ from jobs.training import teaching
 from jobs.training.loss import kl, sampled_kl
 from jobs.training.outputs import Vectors, hidden_column, read_logits, relations_column
 from jobs.training.teaching import PART, Teach, mean_log_probs, part_name, sampled
-from tests.faults import fault
-from tests.full_disk import files_of_at_most
-from tests.tiny_models import POSITIONS, VOCABULARY, decoder, encoder_classifier
+from tests.faults.full_disk import files_of_at_most
+from tests.faults.marks import fault
+from tests.tiny.models import POSITIONS, VOCABULARY, decoder, encoder_classifier
 
 ROWS_IN_ALL = 20
 WANTED = StoredOutputs(hidden_layers=[1, 3], relation_layer=3)

@@ -101,3 +101,34 @@ def test_a_roberta_counts_its_positions_as_before(rows: Examples):
     tokens.restore(model)
     batch = collate(rows, np.arange(4), 6)
     torch.testing.assert_close(model(**{name: batch[name] for name in INPUTS}), said)
+
+
+def of(*texts: list[int]) -> Examples:
+    ids = np.concatenate(texts).astype(np.int32)
+    offsets = np.cumsum([0, *map(len, texts)])
+    return Examples(ids, np.zeros(len(ids), np.int8), offsets, np.zeros(len(texts), np.int64))
+
+
+def test_the_first_and_the_last_token_of_the_table_are_tokens_like_any_other(model: EncoderClassifier):
+    whole, last = table(model).clone(), len(table(model)) - 1
+    given = of([0, last, 1], [last - 1])
+    tokens = UsedTokens(model, given)
+    found = tokens.renumbered(given)
+    assert found.ids.dtype == given.ids.dtype
+    assert found.ids.tolist() == [0, 3, 1, 2]  # the table of four
+    assert torch.equal(table(model), whole[[0, 1, last - 1, last]])
+    table(model)[3] += 1
+    tokens.restore(model)
+    changed = (table(model) != whole).any(1)
+    assert len(table(model)) == last + 1 and changed.nonzero().flatten().tolist() == [last]
+
+
+def test_an_id_that_leaves_the_table_is_refused(model: EncoderClassifier):
+    with pytest.raises(IndexError):
+        UsedTokens(model, of([2, len(table(model)), 3]))
+
+
+def test_padding_has_its_place_where_no_row_has_any(model: EncoderClassifier):
+    tokens = UsedTokens(model, of([7, 9]))
+    assert len(table(model)) == 3
+    assert tokens.renumbered(of([9, 7])).ids.tolist() == [2, 1]

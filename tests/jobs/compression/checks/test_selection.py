@@ -22,8 +22,8 @@ from jobs.compression.export.onnx import export
 from jobs.compression.step_context import StepContext
 from jobs.models.encoder import EncoderClassifier
 from serving.runtime import load_bundle
-from tests.tiny_models import encoder_classifier
-from tests.tiny_workplace import examples, labelled, workplace
+from tests.tiny.models import encoder_classifier
+from tests.tiny.workplace import examples, labelled, workplace
 
 ONNX, FAST = ExportTarget("onnxruntime", "f32"), ExportTarget("openvino", "f32")
 

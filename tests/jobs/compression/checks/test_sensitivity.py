@@ -13,8 +13,8 @@ from jobs.compression.checks.sensitivity import guarded, lost, sensitivity
 from jobs.compression.logits import logits
 from jobs.data.feeds import Rows, take
 from jobs.tasks.classify.judging import metric, of_labels
-from tests.tiny_graph import LAYERS, write_graph
-from tests.tiny_workplace import INPUTS, examples
+from tests.tiny.graph import LAYERS, write_graph
+from tests.tiny.workplace import INPUTS, examples
 
 SPEC = QuantizeSpec(step="quantize")
 
@@ -92,6 +92,9 @@ def test_sensitivity_is_the_divergence_from_the_answers_in_float(case: Callable[
     assert found["second"] == pytest.approx(expected, rel=1e-2)
 
 
-@pytest.mark.parametrize(("before", "after", "share"), [(0.8, 0.6, 0.25), (0.9, 0.9, 0), (0.5, 0.6, -0.2), (0, 0, 0)])
+@pytest.mark.parametrize(
+    ("before", "after", "share"),
+    [(0.8, 0.6, 0.25), (0.9, 0.9, 0), (0.5, 0.6, -0.2), (0.5, 0, 1), (0, 0, 0), (0, 0.5, 0)],
+)
 def test_a_loss_is_a_share_of_what_there_was(before: float, after: float, share: float):
     assert lost(before, after) == pytest.approx(share)

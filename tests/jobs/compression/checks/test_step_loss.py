@@ -14,8 +14,8 @@ from jobs.compression.step_context import StepContext
 from jobs.compression.steps.prune import zeroed
 from jobs.data.prepared import ROWS
 from jobs.models.encoder import EncoderClassifier
-from tests.tiny_models import decoder, encoder_classifier
-from tests.tiny_workplace import completed, examples, labelled, workplace
+from tests.tiny.models import decoder, encoder_classifier
+from tests.tiny.workplace import completed, examples, labelled, workplace
 
 
 class Train(StepSpec):

@@ -24,8 +24,8 @@ from jobs.tasks.generate.judging import token_accuracy
 from serving.bundle import MANIFEST, Bundle, BundleError, read_bundle
 from serving.generator import load_generator
 from serving.runtime import load_bundle
-from tests.tiny_models import POSITIONS, decoder
-from tests.tiny_workplace import completed, workplace
+from tests.tiny.models import POSITIONS, decoder
+from tests.tiny.workplace import completed, workplace
 
 TEXTS = ["red shoe", "a blue hat for you and me", "tea", "red hat", "shoe for me"]
 

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from cluster.session import JobError
 from jobs.compression.export.onnx import SAMPLE, TOLERANCE, _quiet, export_onnx, largest_difference
 from jobs.models.encoder import EncoderClassifier
-from tests.tiny_models import CLASSES, POSITIONS, batch, encoder_classifier
+from tests.tiny.models import CLASSES, POSITIONS, batch, encoder_classifier
 
 SINGLE = ("input_ids", "attention_mask")
 PAIR = (*SINGLE, "token_type_ids")

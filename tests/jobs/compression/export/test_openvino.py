@@ -16,9 +16,9 @@ from jobs.compression.step_context import StepContext
 from jobs.data.feeds import Rows
 from jobs.models.encoder import EncoderClassifier
 from jobs.tasks.classify.judging import metric
-from tests.tiny_graph import LAYERS, write_graph
-from tests.tiny_models import encoder_classifier
-from tests.tiny_workplace import examples, labelled, workplace
+from tests.tiny.graph import LAYERS, write_graph
+from tests.tiny.models import encoder_classifier
+from tests.tiny.workplace import examples, labelled, workplace
 
 
 class Made(NamedTuple):

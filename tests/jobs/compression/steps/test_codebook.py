@@ -14,9 +14,9 @@ from configs.schema.compression import ClusterSpec, CodeSpec
 from jobs.compression.export.onnx import export_onnx
 from jobs.compression.steps.codebook import candidates, code
 from jobs.compression.steps.weight_sharing import cluster
-from tests.jobs.compression.alone import Alone
-from tests.tiny_graph import in_8_bits
-from tests.tiny_models import batch, encoder_classifier
+from tests.tiny.graph import in_8_bits
+from tests.tiny.models import batch, encoder_classifier
+from tests.tiny.workplace import Alone
 
 INPUTS = ("input_ids", "attention_mask")
 UNPACKING = {"BitShift", "BitwiseAnd"}

@@ -25,7 +25,7 @@ from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import read_reference, write_reference
 from jobs.training.loop import Fit
 from jobs.training.wanted import outputs_key
-from tests.tiny_models import CLASSES, encoder_classifier
+from tests.tiny.models import CLASSES, encoder_classifier
 
 STEP = DistillStep(step="distill", epochs=3, learning_rate=5e-5, sparsity=0.6, name="on")
 

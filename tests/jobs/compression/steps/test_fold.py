@@ -15,8 +15,8 @@ from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier, GradeHead
 from jobs.models.sharing import share_layers
 from jobs.models.student import encoder_student
-from tests.jobs.compression.alone import Alone
-from tests.tiny_models import batch, encoder_classifier
+from tests.tiny.models import batch, encoder_classifier
+from tests.tiny.workplace import Alone
 
 
 def folded(model: EncoderClassifier) -> tuple[EncoderClassifier, list[str]]:

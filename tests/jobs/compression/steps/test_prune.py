@@ -15,8 +15,8 @@ from jobs.models.decoder import Decoder, load, save
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.sparsity import multiplied, sparsity_facts
 from jobs.models.student import encoder_student
-from tests.jobs.compression.alone import Alone
-from tests.tiny_models import batch, decoder, encoder_classifier
+from tests.tiny.models import batch, decoder, encoder_classifier
+from tests.tiny.workplace import Alone
 
 
 def linear_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -209,3 +209,6 @@ def test_zeros_are_counted_in_layers_that_multiply():
         model[0].weight[0, :2] = 0  # pyright: ignore[reportIndexIssue]
     assert sparsity_facts(model) == {"sparsity": 2 / 10, "layers": {"0": 0.25, "1": 0.0}}
     assert sparsity_facts(nn.LayerNorm(3)) == {"sparsity": 0, "layers": {}}
+    alone = nn.Linear(1, 1)
+    alone.weight.data.zero_()
+    assert sparsity_facts(nn.Sequential(alone)) == {"sparsity": 1, "layers": {"0": 1}}

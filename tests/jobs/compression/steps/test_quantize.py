@@ -12,9 +12,9 @@ from jobs.compression import int8
 from jobs.compression.step_context import StepContext
 from jobs.compression.steps.quantize import quantize
 from jobs.tasks.classify.judging import metric
-from tests.tiny_graph import LAYERS, write_graph
-from tests.tiny_models import encoder_classifier
-from tests.tiny_workplace import examples, labelled, workplace
+from tests.tiny.graph import LAYERS, write_graph
+from tests.tiny.models import encoder_classifier
+from tests.tiny.workplace import examples, labelled, workplace
 
 RUINED = "second"
 

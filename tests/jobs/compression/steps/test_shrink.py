@@ -25,8 +25,8 @@ from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import KNOWN, LayerSize, layers_of, sizes_of
 from jobs.models.narrow import PROJECTION, largest
 from jobs.models.sharing import share_layers
-from tests.jobs.compression.alone import Alone
-from tests.tiny_models import CLASSES, batch, encoder_classifier
+from tests.tiny.models import CLASSES, batch, encoder_classifier
+from tests.tiny.workplace import Alone
 
 KINDS = ["bert", "roberta", "electra", "distilbert"]  # 32 wide, 2 heads of 16, 64 units
 WHOLE = LayerSize(2, 16, 64)

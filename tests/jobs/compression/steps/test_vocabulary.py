@@ -20,7 +20,7 @@ from configs.schema.models import StudentSpec
 from jobs.compression.bundle import compress
 from jobs.compression.checks.step_loss import StepLoss
 from jobs.compression.step_context import StepContext
-from jobs.compression.steps.vocabulary import prune_vocabulary
+from jobs.compression.steps.vocabulary import prune_vocabulary, share_changed
 from jobs.data import tokenise
 from jobs.data.batches import collate
 from jobs.data.prepared import MANIFEST, ROWS, Examples, rows_of
@@ -31,8 +31,8 @@ from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier, from_config
 from jobs.models.student import encoder_student
 from serving.runtime import load_bundle
-from tests.tiny_models import CLASSES, config
-from tests.tiny_texts import LONGEST, workplace
+from tests.tiny.models import CLASSES, config
+from tests.tiny.texts import LONGEST, workplace
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +142,39 @@ def test_the_embeddings_of_a_reloaded_model_are_found_by_their_number_of_tokens(
     encoder.save(smaller, again)
     (again / "bundle.json").write_text((place.student / "bundle.json").read_text())
     assert embedding_table(again) == "encoder.embeddings.word_embeddings.weight"
+
+
+def test_ids_that_a_config_names_follow_their_tokens_and_those_outside_are_left(place: StepContext):
+    shape = config("bert", layers=1)
+    known = place.tokenizer.get_vocab_size()
+    shape.vocab_size = known + 8  # a table may have rows that are no token's
+    shape.max_position_embeddings = LONGEST
+    named = {"pad": 0, "bos": known - 1, "sep": known, "cls": known + 7, "eos": known + 8, "mask": -1, "unk": None}
+    for name, index in named.items():
+        setattr(shape, f"{name}_token_id", index)
+    model, before = from_config(shape, "mean", CLASSES, 0.0).eval(), place.prepared.examples("train")
+    last = place.tokenizer.id_to_token(known - 1)
+    smaller, after = prune_vocabulary(model, spec(), place), place.prepared.examples("train")
+    kept = place.facts["vocabulary"]["tokens"]
+    assert kept == place.tokenizer.get_vocab_size() < known
+    said = {name: getattr(smaller.encoder.config, f"{name}_token_id") for name in named}
+    assert last is not None and said["bos"] == place.tokenizer.token_to_id(last) == kept - 1
+    assert (said["pad"], said["eos"], said["mask"]) == (0, known + 8, -1)
+    assert said["sep"] is said["cls"] is said["unk"] is None
+    assert after.ids.min() >= 0 and after.ids.max() < kept
+    assert torch.equal(logits(smaller, after), logits(model, before))
+
+
+@pytest.mark.parametrize(("given", "share"), [([[5], [6, 7]], 0), ([[5], [6]], 0.5), ([[6], [7, 6]], 1)])
+def test_a_row_has_changed_where_a_token_is_another_or_none(given: list[list[int]], share: float):
+    def of(texts: list[list[int]]) -> Examples:
+        ids = np.array([each for text in texts for each in text], np.int32)
+        offsets = np.cumsum([0, *map(len, texts)])
+        return Examples(ids, np.zeros(len(ids), np.int8), offsets, np.zeros(len(texts), np.int64))
+
+    renumbered = np.array([-1, 5, 6, 7])
+    assert share_changed(of([[1], [2, 3]]), of(given), renumbered) == share
+    assert share_changed(of([[0], [0, 0]]), of(given), renumbered) == 1
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["id that stays", "id that moves"])

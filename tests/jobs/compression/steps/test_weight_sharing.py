@@ -21,9 +21,9 @@ from jobs.compression.steps.weight_sharing import Codes, _loss, centroids, clust
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.training.loss import distill_loss
-from tests.jobs.compression.alone import Alone
-from tests.tiny_models import CLASSES, batch, encoder_classifier
-from tests.tiny_texts import workplace, write_logits
+from tests.tiny.models import CLASSES, batch, encoder_classifier
+from tests.tiny.texts import workplace, write_logits
+from tests.tiny.workplace import Alone
 
 
 def clustered(model: EncoderClassifier, bits: int = 4) -> tuple[EncoderClassifier, dict[str, Any]]:

@@ -21,7 +21,7 @@ from jobs.models import encoder
 from jobs.models.layers import LayerSize, set_sizes
 from jobs.tasks.classify.training import Classify
 from jobs.training.loss import balanced_weights, distill_loss
-from tests.tiny_models import CLASSES, config, encoder_classifier
+from tests.tiny.models import CLASSES, config, encoder_classifier
 
 TRAIN, POOL = 30, 20
 LABELS = [row % 3 for row in range(TRAIN)]

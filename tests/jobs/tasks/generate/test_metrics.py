@@ -77,3 +77,16 @@ def test_what_is_counted_of_each_row_adds_up_to_the_bleu_of_all():
     assert counted_NS.shape == (4, 10)
     assert value(counted_NS.sum(axis=0)) == pytest.approx(score(said, rows)["bleu"])
     assert value(counted_NS[:1].sum(axis=0)) == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("texts", "slots"), [([], []), (["It is an Apollo 73 with a matt black finish."], [()])])
+def test_slot_error_rate_is_0_where_nothing_was_asked(texts: list[str], slots: list[Slots]):
+    assert slot_error_rate(texts, slots, KNOWN) == 0
+    assert slot_error_rate(texts, slots, ()) == 0
+
+
+def test_what_was_not_asked_is_wrong_beside_a_row_of_slots():
+    texts, black = ["Apollo 73 40 inch", "It is an Apollo 73 with a matt black finish."], "matt black finish"
+    assert slot_error_rate(texts, [TV, ()], KNOWN) == 2 / 2
+    assert slot_error_rate(texts, [TV, (("colour", black),)], KNOWN) == 1 / 3
+    assert slot_error_rate(["Apollo 73"], [(*TV, ("colour", black))], KNOWN) == 2 / 3

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from configs.schema.compression import QuantizeSpec
 from jobs.compression import int8
-from tests.tiny_models import CLASSES, VOCABULARY, batch
+from tests.tiny.models import CLASSES, VOCABULARY, batch
 
 WIDTH = 16
 LAYERS = ["words", "first", "second", "head"]

@@ -17,7 +17,7 @@ from jobs.data.prepared import MANIFEST, ROWS
 from jobs.models import encoder
 from jobs.models.reference import read_reference, write_reference
 from jobs.prepare import prepare
-from tests.tiny_shop import CHOSEN, write_encoder, write_locally, write_rows
+from tests.tiny.shop import CHOSEN, write_encoder, write_locally, write_rows
 
 LONGEST = 24
 

@@ -20,9 +20,17 @@ from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared
 from jobs.models.decoder import Decoder, complete
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import read_reference, write_reference
-from tests.tiny_models import CLASSES, POSITIONS, VOCABULARY
+from tests.tiny.models import CLASSES, POSITIONS, VOCABULARY
 
 INPUTS = ("input_ids", "attention_mask")
+
+
+class Alone(StepContext):
+    """A workplace without a student's files: a step finds there what the test gives, and nothing else."""
+
+    def __init__(self, **given: Any) -> None:
+        self.facts = {}
+        self.__dict__.update(given)
 
 
 def examples(number: int, seed: int = 0) -> Examples:

@@ -1,0 +1,315 @@
+"""Services on the shared cluster: what customers get while versions come, go and break."""
+
+import os
+import socket
+import stat
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from cluster.processes import listening, members
+from cluster.record import Cluster
+from configs.schema.serving import ServingSpec
+from serving import dashboard as dashboards
+from serving import ingress
+from serving.cascade import Cascade, join
+from serving.deployment import DeployError, application, deploy, package_code, undeploy
+from serving.runtime import load_bundle
+from tests.processes import free_port, named
+from tests.tiny.bundles import LABELS, write_tiny_bundle
+
+TEXTS = ["where is my order", "", "refund now", "please cancel it", "unheard words"]
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """A running cluster as a deployer sees it."""
+
+    url: str
+    headers: dict[str, str]
+
+    def end_serve(self) -> None:
+        """Serve listens on the port of its first application until it ends; others may deploy on another."""
+        requests.delete(f"{self.url}/api/serve/applications/", headers=self.headers, timeout=60).raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def dashboard(cluster: Cluster) -> Iterator[Dashboard]:
+    found = Dashboard(cluster.dashboard_url, {"Authorization": f"Bearer {cluster.token_path.read_text()}"})
+    found.end_serve()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (ingress.FOLDER, *ingress.FALLBACK_PORTS):  # a job has these of its cluster
+            patch.setenv(name, cluster.environment()[name])
+        yield found
+    found.end_serve()
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Where a test deploys to, with two bundles and a third that breaks after it was checked."""
+
+    dashboard: Dashboard
+    spec: ServingSpec
+    folder: Path
+    code_uri: str
+
+    def bundle(self, name: str, seed: int) -> Path:
+        if not (self.folder / name).exists():
+            write_tiny_bundle(self.folder / name, seed=seed)
+        return self.folder / name
+
+    def application(self, service: str, bundle: Path, version: str) -> dict:
+        return application(self.spec, service, bundle, "tiny", version, self.code_uri)
+
+    def deploy(self, made: dict, timeout_s: float = 90) -> str:
+        return deploy(self.dashboard.url, self.dashboard.headers, self.spec, made, self.folder, timeout_s=timeout_s)
+
+    def applications(self) -> dict[str, dict]:
+        url = f"{self.dashboard.url}/api/serve/applications/"
+        return requests.get(url, headers=self.dashboard.headers, timeout=10).json()["applications"]
+
+    def replicas(self, service: str) -> list[dict]:
+        return self.applications()[service]["deployments"]["Service"]["replicas"]
+
+
+@pytest.fixture(scope="module")
+def shop(dashboard: Dashboard, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    folder = tmp_path_factory.mktemp("deployment")
+    spec = ServingSpec.model_validate({"port": free_port(9700), "graceful_shutdown_timeout_s": 5})
+    return Shop(dashboard, spec, folder, package_code(folder / "code"))
+
+
+@pytest.fixture(scope="module")
+def endpoint(shop: Shop) -> str:
+    """Version 1 of the service `intent`."""
+    return shop.deploy(shop.application("intent", shop.bundle("one", seed=1), "1"))
+
+
+def ask(endpoint: str, texts: list[str]) -> dict:
+    response = requests.post(endpoint, json={"inputs": texts, "scores": True}, timeout=15)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def assert_answers_are_those_of(answer: dict, bundle: Path) -> None:
+    expected = load_bundle(bundle).predict(TEXTS, all_scores=True)
+    assert [each["label"] for each in answer["predictions"]] == [each["label"] for each in expected]
+    for given, wanted in zip(answer["predictions"], expected, strict=True):
+        assert given["scores"] == pytest.approx(wanted.get("scores"), abs=1e-6)
+
+
+class Customer(threading.Thread):
+    """Asks without a pause until told to stop; counts what it got."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+        self._enough = threading.Event()
+        self._seen = threading.Condition()
+        self.got: Counter[str] = Counter()
+
+    def run(self) -> None:
+        with requests.Session() as session:
+            while not self._enough.is_set():
+                try:
+                    response = session.post(self._endpoint, json={"inputs": ["refund"]}, timeout=15)
+                    outcome = response.json()["model"]["version"] if response.ok else f"HTTP {response.status_code}"
+                except requests.RequestException as error:
+                    outcome = type(error).__name__
+                with self._seen:
+                    self.got[outcome] += 1
+                    self._seen.notify_all()
+
+    def wait_for(self, outcome: str) -> None:
+        with self._seen:
+            assert self._seen.wait_for(lambda: self.got[outcome] > 0, timeout=15), self.got
+
+    def stop(self) -> Counter[str]:
+        self._enough.set()
+        self.join(timeout=30)
+        return self.got
+
+
+def test_a_taken_port_is_refused_before_serve_starts(dashboard: Dashboard, tmp_path: Path):
+    write_tiny_bundle(tmp_path / "bundle")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        spec = ServingSpec.model_validate({"port": taken.getsockname()[1]})
+        made = application(spec, "intent", tmp_path / "bundle", "tiny", "1", package_code(tmp_path))
+        with pytest.raises(DeployError, match=r"in use; choose another serving\.port"):
+            deploy(dashboard.url, dashboard.headers, spec, made, tmp_path)
+
+
+def test_a_wrong_token_is_refused_in_one_line(dashboard: Dashboard, tmp_path: Path):
+    write_tiny_bundle(tmp_path / "bundle")
+    spec = ServingSpec.model_validate({})
+    made = application(spec, "intent", tmp_path / "bundle", "tiny", "1", package_code(tmp_path))
+    with pytest.raises(DeployError, match="refused the token"):
+        deploy(dashboard.url, {"Authorization": "Bearer " + "0" * 64}, spec, made, tmp_path)
+
+
+def test_answers_over_http_are_ordered_and_equal_the_runtimes(shop: Shop, endpoint: str):
+    answer = ask(endpoint, TEXTS)
+    assert answer["model"] == {"name": "tiny", "version": "1"}
+    assert_answers_are_those_of(answer, shop.bundle("one", seed=1))
+
+
+def test_many_customers_at_once_each_get_their_own_answers(shop: Shop, endpoint: str):
+    from concurrent.futures import ThreadPoolExecutor
+
+    alone = load_bundle(shop.bundle("one", 1)).predict(TEXTS)
+    expected = {each["score"]: text for text, each in zip(TEXTS, alone, strict=True)}
+    with ThreadPoolExecutor(8) as pool:
+        asked = [TEXTS[index % len(TEXTS)] for index in range(80)]
+        answers = list(pool.map(lambda text: ask(endpoint, [text] * 40)["predictions"], asked))
+    for text, predictions in zip(asked, answers, strict=True):
+        assert len(predictions) == 40
+        nearest = {min(expected, key=lambda score: abs(score - each["score"])) for each in predictions}
+        assert {expected[score] for score in nearest} == {text}
+
+
+def test_the_catalogue_lists_the_model_and_answers_for_unknown_services(endpoint: str):
+    root = endpoint.removesuffix("/v1/intent")
+    (model,) = requests.get(f"{root}/v1/models", timeout=10).json()["models"]
+    assert model == {"service": "intent", "name": "tiny", "version": "1", "task": "classify", "labels": LABELS}
+    assert requests.get(f"{root}/healthz", timeout=10).json() == {"status": "ok"}
+    unknown = requests.post(f"{root}/v1/intention", json={"inputs": ["a"]}, timeout=10)
+    assert (unknown.status_code, unknown.headers["content-type"]) == (404, "application/problem+json")
+    assert "/v1/intent" in unknown.json()["detail"]
+
+
+def test_a_wrong_body_is_a_problem_with_one_request_id(endpoint: str):
+    response = requests.post(endpoint, data=b'{"inputs": ["my-card-is-4111', timeout=10)
+    assert (response.status_code, response.headers["content-type"]) == (400, "application/problem+json")
+    assert response.headers["x-request-id"] == response.json()["request_id"]
+    assert "4111" not in response.text
+    too_large = requests.post(endpoint, data=b" " * 70_000, timeout=10)
+    assert (too_large.status_code, too_large.headers["content-type"]) == (413, "application/problem+json")
+
+
+def test_a_replica_runs_without_torch_from_the_packed_code(shop: Shop, endpoint: str):
+    (replica,) = shop.replicas("intent")
+    process = psutil.Process(replica["pid"])
+    mapped = [each.path for each in process.memory_maps()]
+    assert any("onnxruntime" in path for path in mapped)
+    assert not [path for path in mapped if "/torch/" in path or "deepspeed" in path]
+    assert sorted(each for each in os.listdir(process.cwd()) if not each.startswith(("_", "."))) == [
+        "configs",
+        "serving",
+    ]
+
+
+def haproxies(cluster: Cluster) -> list[psutil.Process]:
+    """Those of the cluster."""
+    assert cluster.ray
+    return named("haproxy", members(cluster.ray))
+
+
+def test_requests_come_in_through_haproxy_and_all_of_serve_listens_on_loopback_only(
+    shop: Shop, endpoint: str, cluster: Cluster
+):
+    assert ("127.0.0.1", shop.spec.port) in listening(haproxies(cluster))
+    assert cluster.ray
+    sockets = listening(members(cluster.ray))
+    assert {address.removeprefix("::ffff:") for address, _ in sockets} <= {"127.0.0.1", "::1"}
+    assert cluster.ports.serve_http in {port for _, port in sockets}
+
+
+def test_nobody_but_its_owner_may_enter_where_haproxy_takes_commands(endpoint: str, cluster: Cluster):
+    folder = Path(cluster.environment()["SLIMCART_INGRESS"])
+    (commands,) = folder.glob("*/admin")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (commands, commands.parent, folder)] == [0o600, 0o700, 0o700]
+
+
+def test_headers_that_are_too_large_are_refused_and_the_next_request_is_answered(endpoint: str):
+    large = requests.post(endpoint, json={"inputs": ["a"]}, headers={"X-Long": "4111" * 5000}, timeout=10)
+    assert large.status_code == 400
+    assert "4111" not in large.text
+    assert ask(endpoint, ["refund"])["predictions"]
+
+
+def test_another_port_is_refused_while_serve_runs(shop: Shop, endpoint: str):
+    elsewhere = shop.spec.model_copy(update={"port": free_port(9700)})
+    made = shop.application("intent", shop.bundle("one", seed=1), "1")
+    with pytest.raises(DeployError, match=rf"already listens on 127\.0\.0\.1:{shop.spec.port}"):
+        deploy(shop.dashboard.url, shop.dashboard.headers, elsewhere, made, shop.folder)
+
+
+def test_a_second_version_takes_over_without_a_failed_request(shop: Shop, endpoint: str):
+    customer = Customer(endpoint)
+    customer.start()
+    customer.wait_for("1")
+    shop.deploy(shop.application("intent", shop.bundle("two", seed=2), "2"))
+    customer.wait_for("2")
+    got = customer.stop()
+    assert set(got) == {"1", "2"}
+    answer = ask(endpoint, TEXTS)
+    assert answer["model"]["version"] == "2"
+    assert_answers_are_those_of(answer, shop.bundle("two", seed=2))
+
+
+def test_a_version_that_breaks_is_not_deployed_and_the_one_before_keeps_answering(shop: Shop, endpoint: str):
+    broken = shop.application("intent", shop.bundle("three", seed=3), "3")
+    (shop.folder / "three" / "model.onnx").write_bytes(b"bit rot")
+    before = ask(endpoint, ["refund"])["model"]
+    customer = Customer(endpoint)
+    customer.start()
+    with pytest.raises(DeployError) as failed:
+        shop.deploy(broken)
+    assert set(customer.stop()) == {before["version"]}
+    first, *_ = str(failed.value).splitlines()
+    assert first.startswith("intent: tiny version 3 was not deployed: ")
+    assert "model.onnx" in first
+    assert first.endswith("; what was deployed before is restored")
+    assert ask(endpoint, ["refund"])["model"] == before
+    (listed,) = requests.get(endpoint.replace("/v1/intent", "/v1/models"), timeout=10).json()["models"]
+    assert listed["version"] == before["version"]
+
+
+def test_a_second_service_is_deployed_beside_the_first_and_taken_away_again(shop: Shop, endpoint: str):
+    (pid,) = (each["pid"] for each in shop.replicas("intent"))
+    second = shop.deploy(shop.application("review", shop.bundle("one", seed=1), "7"))
+    assert ask(second, TEXTS)["model"]["version"] == "7"
+    assert [each["pid"] for each in shop.replicas("intent")] == [pid]
+    models = requests.get(endpoint.replace("/v1/intent", "/v1/models"), timeout=10).json()["models"]
+    assert [each["service"] for each in models] == ["intent", "review"]
+    # Serve would let its replica stay for 30 s.
+    undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "review", shop.folder, timeout_s=25)
+    assert "review" not in shop.applications()
+    assert requests.post(second, json={"inputs": TEXTS}, timeout=10).status_code == 404
+    models = requests.get(endpoint.replace("/v1/intent", "/v1/models"), timeout=10).json()["models"]
+    assert [each["service"] for each in models] == ["intent"]
+    with pytest.raises(DeployError, match=r"^review: not deployed; services: intent$"):
+        undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "review", shop.folder)
+    assert ask(endpoint, ["refund"])["predictions"]
+    assert [each["pid"] for each in shop.replicas("intent")] == [pid]
+
+
+def test_a_cascade_answers_over_http_as_it_does_alone(shop: Shop, endpoint: str):
+    parts = shop.bundle("one", seed=1), shop.bundle("two", seed=2)
+    threshold = sorted(load_bundle(parts[0]).scores(TEXTS).max(axis=1))[2]
+    join(shop.folder / "cascade", *parts, float(threshold))
+    alone = load_bundle(shop.folder / "cascade")
+    assert isinstance(alone, Cascade) and 0 < alone.share_first(TEXTS) < 1
+    answer = ask(shop.deploy(shop.application("triage", shop.folder / "cascade", "4")), TEXTS)
+    assert answer["model"] == {"name": "tiny", "version": "4"}
+    assert_answers_are_those_of(answer, shop.folder / "cascade")
+    undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "triage", shop.folder)
+
+
+def test_a_serve_that_somebody_else_started_goes_on_with_its_own_proxy(shop: Shop, endpoint: str, cluster: Cluster):
+    shop.dashboard.end_serve()
+    elsewhere = shop.spec.model_copy(update={"port": free_port(9750)})
+    theirs = dashboards.Dashboard(shop.dashboard.url, shop.dashboard.headers, elsewhere)
+    theirs.write(theirs.read())
+    made = application(elsewhere, "intent", shop.bundle("one", seed=1), "tiny", "1", shop.code_uri)
+    answering = deploy(shop.dashboard.url, shop.dashboard.headers, elsewhere, made, shop.folder, timeout_s=90)
+    assert ask(answering, TEXTS)["model"]["version"] == "1"
+    assert not haproxies(cluster)
