@@ -24,6 +24,7 @@ from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS
 from jobs.command import Result, main
+from jobs.data.snapshot import Snapshot, take_snapshot
 from jobs.data.source import Row, rows, shown
 from jobs.layout import output, teacher_folder
 from jobs.measure.answers import FIRST_SHARE, input_of
@@ -62,10 +63,9 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         first = registry.folder(recipe.cascade.first, MANIFEST)
         second = registry.folder(recipe.cascade.second or str(Path(output(recipe), "bundle")), MANIFEST)
         folder = Path(output(recipe), "cascade")
-        bundle = cascade(recipe, first, second, folder, {"run_id": run.id})
+        bundle, measured = cascade_and_measure(recipe, first, second, folder, run.id)
         if data := bundle.provenance["second"]["provenance"].get("data"):
             run.tag(slimcart__data=data)
-        measured = measure_candidate(recipe, folder)
         measured[METRIC] = measured[f"validation_{chosen_by}"]
         if teacher := bundle.provenance["teacher_accuracy"]:
             measured[RETENTION] = measured[METRIC] / teacher
@@ -77,21 +77,38 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     return Result("cascade", run.id, output(recipe), metrics, bundle=str(folder), model_uri=uri)
 
 
-def cascade(recipe: Recipe, first: Path, second: Path, folder: Path, provenance: Mapping[str, Any]) -> Bundle:
+def cascade_and_measure(
+    recipe: Recipe, first: Path, second: Path, folder: Path, run_id: str
+) -> tuple[Bundle, dict[str, float]]:
+    """Make `folder` the cascade of two bundles; returns it and its figures of the validation rows."""
+    check_pair(read_servable(first), read_servable(second))  # before rows are read
+    with take_snapshot(recipe.data, "validation", Path(output(recipe))) as snapshot:
+        bundle = cascade(recipe, first, second, folder, {"run_id": run_id}, snapshot)
+        return bundle, measure_candidate(recipe, folder, snapshot=snapshot)
+
+
+def cascade(
+    recipe: Recipe,
+    first: Path,
+    second: Path,
+    folder: Path,
+    provenance: Mapping[str, Any],
+    validation: Snapshot | None = None,
+) -> Bundle:
     """Make `folder` the cascade of two bundles, calibrated on the validation rows.
 
     Raises `BundleError` where they do not go together, `JobError` where no threshold is accurate enough.
     """
     small, large = read_servable(first), read_servable(second)
     check_pair(small, large)
-    examples = list(rows(recipe.data, "validation"))
+    examples = validation.rows() if validation else list(rows(recipe.data, "validation"))
     label_N = _label_numbers(examples, large)
     with quiet.at_work():
         logits = [load_bundle(each).logits([input_of(row) for row in examples]) for each in (first, second)]
     temperatures = fit_temperature(logits[0], label_N), fit_temperature(logits[1], label_N)
     first_right_N, second_right_N = (logits_NC.argmax(axis=1) == label_N for logits_NC in logits)
     first_alone, second_alone = float(first_right_N.mean()), float(second_right_N.mean())
-    teacher = teacher_metric(recipe, large, examples)
+    teacher = teacher_metric(recipe, large, examples, validation)
     wanted = wanted_accuracy(recipe, teacher, second_alone)
     confidence_N, margin = confidence(logits[0], temperatures[0]), recipe.budget.margin
     threshold = lowest_threshold(confidence_N, first_right_N, second_right_N, wanted, margin)

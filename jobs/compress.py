@@ -18,11 +18,12 @@ from cluster import registry, session, tracking
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.compression.bundle import compress
+from jobs.data.snapshot import take_snapshot
 from jobs.layout import output, teacher_folder
 from jobs.measure.card import card
 from jobs.measure.measurement import measure_candidate
 from jobs.preflight import check_given
-from serving.bundle import MANIFEST, bundle_digest, copy_bundle, with_metrics
+from serving.bundle import MANIFEST, Bundle, bundle_digest, copy_bundle, with_metrics
 from tuning.pareto import METRIC, RETENTION
 
 ALIAS = "baseline"
@@ -43,14 +44,20 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         session.connect()
         folder = Path(output(recipe), "bundle")
         student = Path(recipe.bundle or Path(output(recipe), "student"))
-        made = compress(recipe, student, folder, {"run_id": run.id}, judged=True)
+        made, metrics = compress_and_measure(recipe, student, folder, run.id)
         if data := made.provenance["data"]:
             run.tag(slimcart__data=data)
-        metrics = measure_candidate(recipe, folder)
         with_metrics(folder, metrics, functools.partial(card, recipe=recipe))
         run.metrics.log(metrics)
         run.artifact(folder, "bundle")
     return Result("compress", run.id, output(recipe), metrics, bundle=str(folder))
+
+
+def compress_and_measure(recipe: Recipe, student: Path, folder: Path, run_id: str) -> tuple[Bundle, dict[str, float]]:
+    """Make `folder` the bundle of a student; returns it and its figures of the validation rows."""
+    with take_snapshot(recipe.data, "validation", Path(output(recipe))) as snapshot:
+        made = compress(recipe, student, folder, {"run_id": run_id}, judged=True, snapshot=snapshot)
+        return made, measure_candidate(recipe, folder, snapshot=snapshot)
 
 
 def _baseline(recipe: Recipe, name: str, run: tracking.Run) -> Result:
@@ -61,11 +68,13 @@ def _baseline(recipe: Recipe, name: str, run: tracking.Run) -> Result:
     folder, teacher = Path(output(recipe), "baseline"), teacher_folder(recipe)
     there = teacher if (teacher / MANIFEST).exists() else None
     baselines.check_possible(name, there, "bundle")
-    source = baselines.Source(recipe.data, recipe.judged_by, there)
-    made = copy_bundle(baselines.find_or_make(recipe, name, source), folder, {"run_id": run.id})
-    metrics = measure_candidate(recipe, folder)
+    with take_snapshot(recipe.data, "validation", Path(output(recipe))) as snapshot:
+        source = baselines.Source(recipe.data, recipe.judged_by, there, snapshot)
+        made = copy_bundle(baselines.find_or_make(recipe, name, source), folder, {"run_id": run.id})
+        metrics = measure_candidate(recipe, folder, snapshot=snapshot)
+        whole = teacher_metric(recipe, made, source.validation, snapshot)
     metrics[METRIC] = metrics[f"validation_{recipe.judged_by.metric}"]
-    if whole := teacher_metric(recipe, made, source.validation):
+    if whole:
         metrics[RETENTION] = metrics[METRIC] / whole
     else:
         log.info("no teacher of these labels: what the baseline keeps of one is not known")

@@ -27,8 +27,10 @@ from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.compression.after_each_step import after_each_step
+from jobs.data.leaks import Hashes
 from jobs.data.prepared import MANIFEST
-from jobs.data.source import place, rows, shown
+from jobs.data.snapshot import Snapshot, take_snapshot
+from jobs.data.source import Split, place, rows, shown
 from jobs.layout import output, teacher_folder
 from jobs.measure.comparison import TEACHER, WINNER, UnseenRows, compare
 from jobs.measure.contenders import Contender
@@ -106,20 +108,25 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str) -> dict[str, Any]:
             f"{bundle}: no bundle there; python -m jobs.tune or jobs.compress makes it, or give bundle=<folder>"
         )
     description = read_bundle(bundle)
-    test = check_test_rows(recipe, description)
-    contenders = _contenders(recipe, bundle, description)
-    identity = evaluation_key(recipe, contenders, test.fingerprint)
-    shapes = _shapes(recipe, contenders)
-    with tempfile.TemporaryDirectory(prefix="slimcart-evaluate-") as between:
+    check_inputs(recipe, description)
+    seen: dict[Split, Hashes] = {}
+    with (
+        take_snapshot(recipe.data, "test", Path(output(recipe)), seen) as snapshot,
+        tempfile.TemporaryDirectory(prefix="slimcart-evaluate-") as between,
+    ):
+        test = check_test_rows(recipe, description, snapshot)
+        contenders = _contenders(recipe, bundle, description)
+        identity = evaluation_key(recipe, contenders, test.fingerprint)
+        shapes = _shapes(recipe, contenders)
         if recipe.bundle is None and recipe.evaluation.steps and recipe.judged_by.uses("evaluation", "steps"):
             student = Path(output(recipe), "student")
             steps = after_each_step(recipe, description, student, Path(between)) if (student / BUNDLE).exists() else []
             contenders = [*contenders[:-1], *steps, contenders[-1]]
-        measured = _measure(recipe, _counted_by(contenders), contenders, shapes)
+        measured = _measure(recipe, _counted_by(contenders), contenders, shapes, snapshot)
         contenders = [each for each in contenders if each.name in measured]
         machine = _compare_with_peak(recipe, contenders, measured, shapes)
-    compared, files = compare(recipe, test, measured, shapes, machine)
-    audited, faults = audit_test_rows(recipe, bundle, description)
+        compared, files = compare(recipe, test, measured, shapes, machine)
+        audited, faults = audit_test_rows(recipe, bundle, description, snapshot.rows(), seen)
     compared["metrics"] |= faults
     found = {
         "key": identity,
@@ -140,11 +147,10 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str) -> dict[str, Any]:
     return commit(Path(output(recipe), "evaluation"), MANIFEST, fill)
 
 
-def check_test_rows(recipe: Recipe, bundle: Bundle) -> UnseenRows:
-    """The test rows after their checks. Refuses a file whose labels the bundle does not know."""
+def check_inputs(recipe: Recipe, bundle: Bundle) -> None:
+    """Refuse a bundle for another task than the recipe's, or for pairs where it has single texts, or the reverse."""
     if bundle.task != recipe.task:
         raise UsageError(f"task: {recipe.task!r}: the bundle is for task {bundle.task!r}")
-    known = set(bundle.labels)
     if bundle.pairs != (recipe.data.text_pair is not None):
         wanted = (
             "pairs: name the second column in data.text_pair"
@@ -152,7 +158,15 @@ def check_test_rows(recipe: Recipe, bundle: Bundle) -> UnseenRows:
             else "single texts: leave out data.text_pair"
         )
         raise UsageError(f"data.text_pair: {recipe.data.text_pair!r}: the bundle answers {wanted}")
-    found = list(rows(recipe.data, "test"))
+
+
+def check_test_rows(recipe: Recipe, bundle: Bundle, snapshot: Snapshot | None = None) -> UnseenRows:
+    """The test rows, those of the `snapshot` where there is one, after their checks.
+
+    Refuses a file whose labels the bundle does not know.
+    """
+    check_inputs(recipe, bundle)
+    found, known = snapshot.rows() if snapshot else list(rows(recipe.data, "test")), set(bundle.labels)
     labels = [row.label for row in found]
     unknown = sorted(set(labels) - known) if known else []
     if unknown and known.isdisjoint(labels):
@@ -183,14 +197,19 @@ def evaluation_key(recipe: Recipe, contenders: list[Contender], fingerprint: str
 
 
 def _measure(
-    recipe: Recipe, tokenizer: Path, contenders: list[Contender], shapes: list[tuple[int, int]]
+    recipe: Recipe,
+    tokenizer: Path,
+    contenders: list[Contender],
+    shapes: list[tuple[int, int]],
+    snapshot: Snapshot | None = None,
 ) -> dict[str, Measured]:
     """Score each in a process of its own, then time all of them in turns in one more.
 
     What is fitted to the rows is fitted once, in the latter; the memory that takes is not what answering takes. One
     that fails is left out with a warning, unless it is the winner or its teacher.
     """
-    common: dict[str, Any] = {"task": recipe.task, "data": recipe.data, "split": "test", "resources": True}
+    common: dict[str, Any] = {"task": recipe.task, "data": recipe.data, "split": "test", "snapshot": snapshot}
+    common |= {"resources": True}
     common |= {"answers": recipe.judged_by.compare is not None, "batches": True, "metric": recipe.budget.metric}
     found: dict[str, Measured] = {}
     for contender in contenders:

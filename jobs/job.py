@@ -11,6 +11,7 @@ from typing import Any
 from cluster import session, tracking
 from configs.schema.recipe import Recipe
 from jobs.command import Result
+from jobs.data.snapshot import remove_left
 from jobs.layout import output
 
 
@@ -52,6 +53,8 @@ def job(
 ) -> Iterator[Way]:
     """Open the MLflow run of `verb`, below `parent` where there is one, and join the cluster where it is needed."""
     with _run(verb, recipe, parent, place) as run:
+        if parent is None and place is None:  # the job has the output to itself
+            remove_left(Path(output(recipe)))
         if cluster:
             session.connect()
         yield Way(recipe, run, verb, tracked)

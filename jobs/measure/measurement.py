@@ -26,6 +26,7 @@ from configs.loader import Spec, UsageError
 from configs.schema.data import DataSpec
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import DEFAULT, TASKS, named
+from jobs.data.snapshot import Snapshot
 from jobs.data.source import Row, Sample, check_unchanged, rows
 from jobs.measure.answers import Answer, Fitted, LoadedContender, Predictor, input_of
 from jobs.measure.bootstrap import interval, resampled
@@ -57,6 +58,7 @@ class Measurement(Spec):
     task: str = DEFAULT
     data: DataSpec
     split: Literal["validation", "test"]
+    snapshot: Snapshot | None = None  # its rows; None: they are read from their source
     contenders: list[Contender]
     score: bool | list[str] = True  # all, none, or those of these names
     resources: bool = False  # score in quiet, and say rows per second, seconds to load, peak of memory
@@ -98,7 +100,11 @@ def measure(question: Measurement) -> dict[str, Measured]:
 def limit(question: Measurement) -> float:
     """Seconds after which the process that answers counts as stuck: they grow with the rows that are scored."""
     scored = len(question.contenders) * question.score if isinstance(question.score, bool) else len(question.score)
-    return SECONDS + (SECONDS_OF_A_ROW * scored * sum(1 for _ in rows(question.data, question.split)) if scored else 0)
+    if not scored:
+        return SECONDS
+    snapshot = question.snapshot
+    count = snapshot.sample.rows if snapshot else sum(1 for _ in rows(question.data, question.split))
+    return SECONDS + SECONDS_OF_A_ROW * scored * count
 
 
 def run_fresh(module: str, text: str, threads: int, what: str, seconds: float = SECONDS) -> Any:
@@ -133,10 +139,13 @@ def run_fresh(module: str, text: str, threads: int, what: str, seconds: float = 
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def measure_candidate(recipe: Recipe, bundle: Path, teacher: Teacher | None = None) -> dict[str, float]:
+def measure_candidate(
+    recipe: Recipe, bundle: Path, teacher: Teacher | None = None, snapshot: Snapshot | None = None
+) -> dict[str, float]:
     """What the search needs of an exported bundle: validation metrics, latency at the budget's shape, size.
 
-    With a `teacher` also what is kept of it; the rows must then be those that it answered. Raises `JobError`.
+    With a `teacher` also what is kept of it; the rows must then be those that it answered. `snapshot`: the validation
+    rows. Raises `JobError`.
     """
     from serving.bundle import bundle_bytes, read_bundle
 
@@ -149,6 +158,7 @@ def measure_candidate(recipe: Recipe, bundle: Path, teacher: Teacher | None = No
             task=recipe.task,
             data=recipe.data.model_copy(update=unseen | {"slices": []}),
             split="validation",
+            snapshot=snapshot,
             contenders=[contender],
             shapes=[BUDGET_SHAPE] if timed else [],
             tokenizer=str(bundle / description.tokenizer),
@@ -170,10 +180,12 @@ def measure_candidate(recipe: Recipe, bundle: Path, teacher: Teacher | None = No
     return found
 
 
-def time_again(recipe: Recipe, bundles: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+def time_again(
+    recipe: Recipe, bundles: Mapping[str, Path], snapshot: Snapshot | None = None
+) -> dict[str, dict[str, float]]:
     """{name: `TIMED` figures, and all at the budget's shape} of bundles, in turns in one process.
 
-    Each is asked texts of that many tokens of its own.
+    Each is asked texts of that many tokens of its own. `snapshot`: the validation rows.
     """
     from serving.bundle import read_bundle
 
@@ -183,7 +195,13 @@ def time_again(recipe: Recipe, bundles: Mapping[str, Path]) -> dict[str, dict[st
     ]
     data = recipe.data.model_copy(update={"test": None, "slices": []})
     question = Measurement(
-        task=recipe.task, data=data, split="validation", contenders=contenders, score=False, shapes=[BUDGET_SHAPE]
+        task=recipe.task,
+        data=data,
+        split="validation",
+        snapshot=snapshot,
+        contenders=contenders,
+        score=False,
+        shapes=[BUDGET_SHAPE],
     )
     return {
         name: each.metrics | {figure: each.metrics[key(BUDGET_SHAPE, figure)] for figure in TIMED}
@@ -199,7 +217,7 @@ def key(shape: tuple[int, int], name: str) -> str:
 def measure_here(question: Measurement) -> dict[str, Measured]:
     """Measure, in this process."""
     pin(question.threads)
-    examples = list(rows(question.data, question.split))
+    examples = question.snapshot.rows() if question.snapshot else list(rows(question.data, question.split))
     if question.sample:
         check_unchanged(examples, question.sample, question.data, question.split)
     inputs = [input_of(row) for row in examples]

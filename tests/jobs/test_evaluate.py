@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from cluster.record import Cluster
 from cluster.session import JobError
 from configs.folder import commit
 from configs.loader import UsageError
+from configs.schema.data import DataSpec
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS
+from jobs.data import snapshot as snapshots
 from jobs.data.prepared import MANIFEST
+from jobs.data.source import Row, Split
 from jobs.evaluate import (
     _compare_with_peak,
     _contenders,
@@ -21,14 +25,16 @@ from jobs.evaluate import (
     _measure,
     _shapes,
     check_test_rows,
+    evaluate,
     evaluated_already,
     evaluation_key,
     record,
     run,
 )
 from jobs.measure import baselines, gate
+from jobs.measure.answers import Answer
 from jobs.measure.contenders import Contender
-from jobs.measure.measurement import Measured, Measurement
+from jobs.measure.measurement import Measured, Measurement, key
 from serving.bundle import Bundle, bundle_digest, read_bundle
 from tests.serving.tiny import LABELS, write_tiny_bundle
 
@@ -286,3 +292,29 @@ def test_a_registry_that_is_away_is_a_warning(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr(registry, "versions_of", away)
     record({"tested": EVIDENCE, "bundle": "b", "run_id": "r", "at": "2026-01-01"})
     assert "is not in the registry: MLflow does not answer; evaluate again before deploy" in caplog.text
+
+
+def test_an_evaluation_reads_the_test_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who measures is handed a file of them, and what is wrong with them is counted on that."""
+    bundle = write_tiny_bundle(tmp_path / "tiny") and tmp_path / "tiny"
+    read, asked = snapshots.rows, list[Any]()
+
+    def counted(data: DataSpec, split: Split, *rest: Any) -> Iterator[Row]:
+        asked.append(split)
+        return read(data, split, *rest)
+
+    def answer(question: Measurement) -> dict[str, Measured]:
+        assert question.snapshot is not None
+        answers = [Answer(row.label, 1.0) for row in question.snapshot.rows()]
+        timed = {key((1, 32), f"{name}_ms"): 1.0 for name in ("p50", "p95")}
+        return {"winner": Measured({"accuracy": 1.0, **timed}, answers)}
+
+    monkeypatch.setattr(snapshots, "rows", counted)
+    monkeypatch.setattr("jobs.evaluate.rows", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("jobs.evaluate.measure", answer)
+    monkeypatch.setattr("jobs.measure.peak.ask", lambda: {"fp32_peak": 1.0})
+    given = {"bundle": str(bundle), "output": str(tmp_path / "out"), "export": {"lengths": [32], "batches": [1]}}
+    found = evaluate(recipe(tmp_path, ["channel"], **given), bundle, "1")
+    assert asked == ["test"]
+    assert found["rows"]["splits"]["test"]["rows"] == 60 == found["tested"]["rows"]
+    assert not list((tmp_path / "out" / ".work").glob("rows-*"))

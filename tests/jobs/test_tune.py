@@ -211,7 +211,7 @@ class Noise:
                 write_tiny_bundle(folder / each.id / made, metrics=each.metrics)
         monkeypatch.setattr("jobs.tune.time_again", self.time_again)
 
-    def time_again(self, recipe: Recipe, bundles: dict[str, Path]) -> dict[str, dict[str, float]]:
+    def time_again(self, recipe: Recipe, bundles: dict[str, Path], *_: Any) -> dict[str, dict[str, float]]:
         self.asked.append(list(bundles))
         return {name: self.alone[name] for name in bundles}
 
@@ -334,7 +334,7 @@ def test_after_nothing_fits_a_lower_limit_judges_the_trials_that_were_made(
     caplog: pytest.LogCaptureFixture,
 ):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("jobs.tune.time_again", lambda _, bundles: {name: {"p95_ms": 2.0} for name in bundles})
+    monkeypatch.setattr("jobs.tune.time_again", lambda _, bundles, *__: {name: {"p95_ms": 2.0} for name in bundles})
     kept = trials_of(recipe, PREPARED)
     strict, mild, other = (
         changed(recipe, change)
