@@ -37,12 +37,13 @@ from jobs.measure.contenders import Contender
 from jobs.measure.differences import grouped
 from jobs.measure.gate import Evidence
 from jobs.measure.machine import machine_kind
-from jobs.measure.measurement import BUDGET_SHAPE, Measured, Measurement, key, measure
+from jobs.measure.measurement import BUDGET_SHAPE, Measured, Measurement, measure
 from jobs.measure.table import Machine
 from jobs.preflight import check_given
 from jobs.versions import behaviour
 from serving.bundle import MANIFEST as BUNDLE
 from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle, read_description
+from tuning.figures import add, at
 
 log = logging.getLogger(__name__)
 
@@ -238,10 +239,11 @@ def _measure(
         log.warning("what is fitted to the rows is left out: %s", error)
         contenders, timed = scored, in_turns(scored)
     for name, each in timed.items():
-        found.setdefault(name, each).metrics.update(each.metrics)
+        add(each.figures, to=found.setdefault(name, each).figures)
     for contender in contenders:
         if contender.folder and contender.kind in ("bundle", "reference"):
-            found[contender.name].metrics["bytes"] = bundle_bytes(read_bundle(Path(contender.folder)))
+            size = bundle_bytes(read_bundle(Path(contender.folder)))
+            found[contender.name].figures["metrics"]["bytes"] = size
     return {each.name: found[each.name] for each in contenders}
 
 
@@ -263,10 +265,10 @@ def _compare_with_peak(
         return Machine({}, method)
     machine = Machine(peak.ask(), method)
     for contender in contenders:
-        metrics = measured[contender.name].metrics
+        found = measured[contender.name].figures
         for shape, operations in flops.count(contender, contender.shapes or shapes).items():
-            reached = operations / metrics[key(shape, "p50_ms")] / 1e6  # 10^9 a second
-            metrics |= {key(shape, f"{name}_share"): reached / best for name, best in machine.peaks.items()}
+            reached = operations / found["latency"][at(shape)]["p50_ms"] / 1e6  # 10^9 a second
+            found["shares"][at(shape)] = {kind: reached / best for kind, best in machine.peaks.items()}
     return machine
 
 

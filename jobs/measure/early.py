@@ -30,11 +30,8 @@ def compare(
     names = [name for name in baselines.possible(recipe, there) if BASELINES[name].is_bundle]
     for name, folder in baselines.made(recipe, names, there, validation).items():
         measured, contender = read_description(folder).metrics, BASELINES[name].contender
-        found[contender] = {
-            each.removeprefix("validation_"): value
-            for each, value in measured.items()
-            if each.startswith(f"validation_{metric}")
-        }
+        names = (metric, f"{metric}_low", f"{metric}_high")
+        found[contender] = {each: measured[f"validation_{each}"] for each in names}
         run.metrics.log({f"baseline_{name}_{each}": value for each, value in found[contender].items()})
     if found:
         words, ahead = said(found, whole, metric)

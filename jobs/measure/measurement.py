@@ -35,10 +35,9 @@ from jobs.measure.resources import meter, peak_mb
 from jobs.measure.retention import Teacher, kept
 from jobs.measure.timing import BLOCKS, busy_words, interleaved, texts_of_length
 from serving.inputs import Input, joined
+from tuning.figures import BUDGET_SHAPE, MIX, Figures, add, at, figures, flat
 from tuning.pareto import TIMED
 
-BUDGET_SHAPE = (1, 32)  # batch and tokens at which `budget.max_p95_ms` holds
-MIX = "mix"  # names latencies over single rows as they come, of whatever length
 CHANGED = "batch_changed"  # share of the rows that are answered otherwise among others than alone
 AMONG = 32  # rows, the others with it, that such an answer is given in
 CALLS = 300
@@ -78,7 +77,7 @@ class Measured(NamedTuple):
     """What was measured of one contender; its answers to the rows in their order, where asked for; and the metric of
     its task over resampled rows, the same ones for every contender."""
 
-    metrics: dict[str, float]
+    figures: Figures
     answers: list[Answer]
     resampled: Sequence[float] = ()
 
@@ -87,12 +86,12 @@ def measure(question: Measurement) -> dict[str, Measured]:
     """{contender: what was measured} in a fresh process. Raises `JobError` with its last words."""
     names = ", ".join(each.name for each in question.contenders)
     found = {
-        name: Measured(metrics, [Answer(*each) for each in answers], values)
-        for name, (metrics, answers, values) in run_fresh(
+        name: Measured(measured, [Answer(*each) for each in answers], values)
+        for name, (measured, answers, values) in run_fresh(
             "jobs.measure.measurement", question.model_dump_json(), question.threads, names, limit(question)
         ).items()
     }
-    if words := busy_words({name: each.metrics for name, each in found.items()}):
+    if words := busy_words({name: each.figures for name, each in found.items()}):
         log.warning(words)
     return found
 
@@ -168,15 +167,14 @@ def measure_candidate(
             resampled=teacher is not None,
         )
     )["bundle"]
-    measured = answered.metrics
-    timings = ("batch", MIX)
-    found = {name if name.startswith(timings) else f"validation_{name}": value for name, value in measured.items()}
+    metrics, latency = answered.figures["metrics"], answered.figures["latency"]
+    found = {f"validation_{name}": value for name, value in metrics.items()} | flat(figures(latency=latency))
     found["bytes"] = bundle_bytes(description)
     found["megabytes"] = found["bytes"] / 1e6
     if timed:
-        found |= {name: measured[key(BUDGET_SHAPE, name)] for name in TIMED}
+        found |= {name: latency[at(BUDGET_SHAPE)][name] for name in TIMED}
     if teacher:
-        found |= kept(measured[recipe.judged_by.metric], answered.resampled, teacher)
+        found |= kept(metrics[recipe.judged_by.metric], answered.resampled, teacher)
     return found
 
 
@@ -204,14 +202,14 @@ def time_again(
         shapes=[BUDGET_SHAPE],
     )
     return {
-        name: each.metrics | {figure: each.metrics[key(BUDGET_SHAPE, figure)] for figure in TIMED}
+        name: flat(each.figures) | {figure: each.figures["latency"][at(BUDGET_SHAPE)][figure] for figure in TIMED}
         for name, each in measure(question).items()
     }
 
 
 def key(shape: tuple[int, int], name: str) -> str:
-    """Name of a figure of one shape in an answer: batch, tokens, percentile."""
-    return f"batch{shape[0]}_tokens{shape[1]}_{name}"
+    """Flat name of a figure of one shape: batch, tokens, percentile."""
+    return f"{at(shape)}_{name}"
 
 
 def measure_here(question: Measurement) -> dict[str, Measured]:
@@ -230,17 +228,17 @@ def measure_here(question: Measurement) -> dict[str, Measured]:
             predictors[name] = load(contender, question.data, question.threads)
             seconds = time.perf_counter() - started
         scored = question.score if isinstance(question.score, bool) else name in question.score
-        found[name] = _score(question, predictors[name], examples, inputs) if scored else Measured({}, [])
+        found[name] = _score(question, predictors[name], examples, inputs) if scored else Measured(figures(), [])
         if scored and question.batches and contender.kind == "bundle":
             every = -(-len(inputs) // TASKS[question.task].asked_twice)
             with quiet.at_work():
-                found[name].metrics[CHANGED] = changed(predictors[name], inputs[::every])
+                found[name].figures["metrics"][CHANGED] = changed(predictors[name], inputs[::every])
         if isinstance(fitted := predictors[name], Fitted):
-            found[name].metrics["bytes"] = fitted.bytes
+            found[name].figures["metrics"]["bytes"] = fitted.bytes
         elif scored and question.resources:
-            found[name].metrics["load_s"] = seconds
-    for name, figures in _timed(question, predictors, examples, inputs).items():
-        found[name].metrics.update(figures)
+            found[name].figures["metrics"]["load_s"] = seconds
+    for name, timed in _timed(question, predictors, examples, inputs).items():
+        add(timed, to=found[name].figures)
     return found
 
 
@@ -263,7 +261,7 @@ def _score(question: Measurement, predict: LoadedContender, examples: list[Row],
         if len(question.contenders) == 1:
             metrics["peak_mb"] = peak
     told = question.resampled or question.resources
-    return Measured(metrics, answers if question.answers else [], values if told else [])
+    return Measured(figures(metrics), answers if question.answers else [], values if told else [])
 
 
 def changed(predict: Predictor, inputs: Sequence[Input], seed: int = 0) -> float:
@@ -281,9 +279,9 @@ def changed(predict: Predictor, inputs: Sequence[Input], seed: int = 0) -> float
 
 def _timed(
     question: Measurement, predictors: Mapping[str, Predictor], examples: list[Row], inputs: list[Input]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Figures]:
     """Latencies of all contenders in turns, at every shape, and of the rows one by one."""
-    found: dict[str, dict[str, float]] = {name: {} for name in predictors}
+    found = {name: figures() for name in predictors}
     texts = [joined(input_of(row)) for row in examples[:1000]]
     for shape in question.shapes:
         timed = [each for each in question.contenders if each.shapes is None or shape in each.shapes]
@@ -294,7 +292,7 @@ def _timed(
             seconds = math.inf if shape == BUDGET_SHAPE else SECONDS_OF_A_SHAPE
             latencies = interleaved(takers, batches, CALLS, seconds, blocks=BLOCKS if shape == BUDGET_SHAPE else 1)
         for name, latency in latencies.items():
-            found[name] |= {key(shape, each): value for each, value in latency.items()}
+            found[name]["latency"][at(shape)] = latency
     if question.mix:
         calls = TASKS[question.task].calls
         count = min(calls, len(inputs))
@@ -304,8 +302,8 @@ def _timed(
             latencies = interleaved(predictors, single, calls, joules=joules)
         for name, latency in latencies.items():
             if joules:
-                found[name]["joules_per_1000"] = 1000 * latency.pop("joules")
-            found[name] |= {f"{MIX}_{each}": value for each, value in latency.items()}
+                found[name]["metrics"]["joules_per_1000"] = 1000 * latency.pop("joules")
+            found[name]["latency"][MIX] = latency
     return found
 
 

@@ -51,4 +51,4 @@ def teacher_metric(
         sample=sample(examples),
         metric=recipe.budget.metric,
     )
-    return measure(question)["teacher"].metrics[recipe.judged_by.metric]
+    return measure(question)["teacher"].figures["metrics"][recipe.judged_by.metric]

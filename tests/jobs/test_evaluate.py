@@ -34,11 +34,13 @@ from jobs.evaluate import (
 from jobs.measure import baselines, gate
 from jobs.measure.answers import Answer
 from jobs.measure.contenders import Contender
-from jobs.measure.measurement import Measured, Measurement, key
+from jobs.measure.measurement import Measured, Measurement
 from serving.bundle import Bundle, bundle_digest, read_bundle
 from tests.serving.tiny import LABELS, write_tiny_bundle
+from tuning.figures import figures
 
 NEAREST = TASKS["generate"].baselines["nearest"].make
+TIMED = {"batch1_tokens32": {"p50_ms": 1.0, "p95_ms": 1.0}}
 
 
 def recipe(folder: Path, slices: list[str], **sections: Any) -> Recipe:
@@ -183,7 +185,8 @@ def test_what_is_fitted_is_scored_where_it_is_timed_and_bundles_alone(tmp_path: 
         names = [each.name for each in question.contenders]
         asked.append((names, question.score))
         scored = names if question.score is True else question.score or []
-        return {name: Measured({"accuracy": 0.5} if name in scored else {"p50_ms": 1.0}, []) for name in names}
+        known = {True: figures({"accuracy": 0.5}), False: figures(latency=TIMED)}
+        return {name: Measured(copy.deepcopy(known[name in scored]), []) for name in names}
 
     monkeypatch.setattr("jobs.evaluate.measure", answer)
     contenders = [
@@ -193,7 +196,8 @@ def test_what_is_fitted_is_scored_where_it_is_timed_and_bundles_alone(tmp_path: 
     found = _measure(recipe(tmp_path, []), tmp_path / "tokenizer.json", contenders, [(1, 32)])
     assert asked == [(["winner"], True), (["nearest_row", "winner"], ["nearest_row"])]
     assert list(found) == ["nearest_row", "winner"]
-    assert found["winner"].metrics.keys() == {"accuracy", "p50_ms", "bytes"}
+    size = bundle_bytes(read_bundle(tmp_path / "tiny"))
+    assert found["winner"].figures == figures({"accuracy": 0.5, "bytes": size}, TIMED)
 
 
 def test_a_contender_that_fails_does_not_end_the_evaluation_of_the_others(
@@ -206,7 +210,7 @@ def test_a_contender_that_fails_does_not_end_the_evaluation_of_the_others(
         for each in question.contenders:
             if each.name in bad:
                 raise JobError(f"measuring {each.name} failed: empty vocabulary")
-        return {each.name: Measured({"accuracy": 0.5, "p50_ms": 1.0}, []) for each in question.contenders}
+        return {each.name: Measured(figures({"accuracy": 0.5}, TIMED), []) for each in question.contenders}
 
     monkeypatch.setattr("jobs.evaluate.measure", answer)
     folder = str(tmp_path / "tiny")
@@ -231,7 +235,7 @@ def test_a_decoder_is_timed_on_rows_as_they_come(tmp_path: Path, monkeypatch: py
 
     def answer(question: Measurement) -> dict[str, Measured]:
         asked.append((question.mix, question.shapes))
-        return {each.name: Measured({}, []) for each in question.contenders}
+        return {each.name: Measured(figures(), []) for each in question.contenders}
 
     monkeypatch.setattr("jobs.evaluate.measure", answer)
     told = recipe(tmp_path, [], task="generate")
@@ -306,15 +310,16 @@ def test_an_evaluation_reads_the_test_rows_once(tmp_path: Path, monkeypatch: pyt
     def answer(question: Measurement) -> dict[str, Measured]:
         assert question.snapshot is not None
         answers = [Answer(row.label, 1.0) for row in question.snapshot.rows()]
-        timed = {key((1, 32), f"{name}_ms"): 1.0 for name in ("p50", "p95")}
-        return {"winner": Measured({"accuracy": 1.0, **timed}, answers)}
+        return {"winner": Measured(figures({"accuracy": 1.0}, TIMED), answers)}
 
     monkeypatch.setattr(snapshots, "rows", counted)
     monkeypatch.setattr("jobs.evaluate.rows", lambda *_: pytest.fail("read again"))
     monkeypatch.setattr("jobs.evaluate.measure", answer)
-    monkeypatch.setattr("jobs.measure.peak.ask", lambda: {"fp32_peak": 1.0})
+    monkeypatch.setattr("jobs.measure.peak.ask", lambda: {"fp32": 1.0})
     given = {"bundle": str(bundle), "output": str(tmp_path / "out"), "export": {"lengths": [32], "batches": [1]}}
     found = evaluate(recipe(tmp_path, ["channel"], **given), bundle, "1")
     assert asked == ["test"]
+    assert found["answers"]["winner"]["shares"]["batch1_tokens32"]["fp32"] > 0
+    assert found["metrics"]["winner_batch1_tokens32_fp32_peak_share"] > 0 and found["metrics"]["fp32_peak"] == 1
     assert found["rows"]["splits"]["test"]["rows"] == 60 == found["tested"]["rows"]
     assert not list((tmp_path / "out" / ".work").glob("rows-*"))

@@ -151,7 +151,15 @@ def all_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     found = {"model_uri": "models:/x/1", "trials": [], "winner": None, "teacher_metric": 0.9}
     commit(tmp_path / "search", MANIFEST, lambda _: found)
     evaluation: dict[str, Any] = {"table": "the table", "metrics": {"inside": 0.0}, "tested": None}
-    evaluation |= {"answers": {}, "first": [], "verdict": None, "behind": [], "judged": None}
+    evaluation |= {
+        "task": "classify",
+        "answers": {},
+        "shapes": [],
+        "first": [],
+        "verdict": None,
+        "behind": [],
+        "judged": None,
+    }
     monkeypatch.setattr(prepare, "run", lambda *_: None)
     monkeypatch.setattr(Prepared, "open", lambda *_: SimpleNamespace(key="k"))
     for name, said in (("look_at_test", None), ("record_of", None), ("faults", {})):

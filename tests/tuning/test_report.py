@@ -12,6 +12,7 @@ import pytest
 from configs.schema.search import BudgetSpec, Objective, Weights
 from tuning import report
 from tuning.chart import BOTTOM, DASH, LEFT, RIGHT, TOP, Axis, draw
+from tuning.figures import Figures, figures
 from tuning.pareto import Trial, choose, timed_again
 
 BUDGET = BudgetSpec(min_retention=0.99, max_p95_ms=2.0, max_megabytes=20.0)
@@ -306,23 +307,29 @@ def test_an_empty_space_shows_no_values():
     assert "Nothing was searched" in page([only]).words()
 
 
-def answer(accuracy: float, p50: float, size: float | None = None) -> dict[str, float]:
-    found = {"accuracy": accuracy, "macro_f1": accuracy - 0.01, "rows": 3080, "load_s": 0.5, "peak_mb": 300.0}
-    for name, factor in (("batch1_tokens32", 1), ("batch16_tokens32", 8)):
-        found |= {f"{name}_p{each}_ms": p50 * factor * times for each, times in ((50, 1), (95, 1.2), (99, 2))}
-    return found if size is None else found | {"bytes": size}
+SHAPES = [[1, 32], [16, 32]]
+
+
+def answer(accuracy: float, p50: float, size: float | None = None, **more: float) -> Figures:
+    metrics = {"accuracy": accuracy, "macro_f1": accuracy - 0.01, "rows": 3080, "load_s": 0.5, "peak_mb": 300.0}
+    latency = {
+        name: {f"p{each}_ms": p50 * factor * times for each, times in ((50, 1), (95, 1.2), (99, 2))}
+        for name, factor in (("batch1_tokens32", 1), ("batch16_tokens32", 8))
+    }
+    return figures(metrics | ({} if size is None else {"bytes": size}) | more, latency)
 
 
 VERDICT = "No baseline is inside the budget; the best, tfidf_svm, keeps 90.5% of the teacher's accuracy."
+OF_WINNER = {"agreement": 0.9712, "ece": 0.0523, "accuracy_low": 0.935, "accuracy_high": 0.953, "joules_per_1000": 12.5}
 EVALUATION = {
     "answers": {
-        "tfidf_svm": answer(0.86, 0.5) | {"agreement": 0.87},
-        "teacher": answer(0.95, 20.0, 90e6) | {"ece": 0.0412},
+        "tfidf_svm": answer(0.86, 0.5, agreement=0.87),
+        "teacher": answer(0.95, 20.0, 90e6, ece=0.0412),
         "student": answer(0.946, 8.0, 99e6),
-        "winner": answer(0.944, 1.25, 15e6)
-        | {"agreement": 0.9712, "ece": 0.0523, "accuracy_low": 0.935, "accuracy_high": 0.953}
-        | {"joules_per_1000": 12.5, "batch1_tokens32_int8_peak_share": 0.318},
+        "winner": {**answer(0.944, 1.25, 15e6, **OF_WINNER), "shares": {"batch1_tokens32": {"int8": 0.318}}},
     },
+    "task": "classify",
+    "shapes": SHAPES,
     "notes": ["Energy: an estimate of <what>."],
     "budgeted": {"winner": {"metric": 0.944, "retention": 0.9321, "p95_ms": 1.77, "megabytes": 15.0}},
     "first": [VERDICT],
@@ -350,8 +357,9 @@ def test_the_final_evaluation_compares_everyone_with_the_teacher_winner_first():
 
 
 def test_the_final_evaluation_says_what_a_cascades_first_model_answers():
-    mix = {"mix_p50_ms": 0.5, "mix_p95_ms": 2.0, "mix_p99_ms": 3.0, "mix_mean_ms": 0.9}
-    found = page(evaluation={**EVALUATION, "answers": {"winner": {**answer(0.94, 1.0), **mix, "first_share": 0.725}}})
+    winner = answer(0.94, 1.0, first_share=0.725)
+    winner["latency"]["mix"] = {"p50_ms": 0.5, "p95_ms": 2.0, "p99_ms": 3.0, "mean_ms": 0.9}
+    found = page(evaluation={**EVALUATION, "answers": {"winner": winner}})
     rows = {row[0]: row[1] for row in found.tables[1][1:]}
     assert rows["answered by the first model of a cascade"] == "72.5%"
     assert rows["p50 / p95 / p99 ms, a row as it comes"] == "0.50 / 2.00 / 3.00"
@@ -359,7 +367,8 @@ def test_the_final_evaluation_says_what_a_cascades_first_model_answers():
 
 
 def test_the_final_evaluation_does_without_a_teacher():
-    alone = {"answers": {"winner": EVALUATION["answers"]["winner"]}, "first": [], "behind": []}
+    alone = {"answers": {"winner": EVALUATION["answers"]["winner"]}, "shapes": SHAPES}
+    alone |= {"task": "classify", "first": [], "behind": []}
     found = page(evaluation=alone)
     assert found.tables[1][1] == ["accuracy", "0.9440"]
     assert "compare with the teacher" not in found.text and "its teacher" not in found.text

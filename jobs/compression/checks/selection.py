@@ -22,6 +22,7 @@ from jobs.data.snapshot import Snapshot
 from jobs.measure.contenders import Contender
 from jobs.measure.measurement import BUDGET_SHAPE, Measurement, key, measure
 from serving.bundle import Bundle, read_description, write_bundle
+from tuning.figures import at
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def _fastest(
 
 
 def timed(
-    bundles: Mapping[str, Path], recipe: Recipe, shapes: Sequence[tuple[int, int]], snapshot: Snapshot | None
+    bundles: Mapping[str, Path], recipe: Recipe, shapes: Sequence[tuple[int, int]], snapshot: Snapshot | None = None
 ) -> dict[str, dict[tuple[int, int], float]]:
     """{bundle: {(rows, tokens): p50 in ms}}, in turns in a fresh process, tokenizer included."""
     one = next(iter(bundles.values()))
@@ -151,7 +152,9 @@ def timed(
             tokenizer=str(one / read_description(one).tokenizer),
         )
     )
-    return {name: {shape: measured[name].metrics[key(shape, "p50_ms")] for shape in shapes} for name in bundles}
+    return {
+        name: {shape: measured[name].figures["latency"][at(shape)]["p50_ms"] for shape in shapes} for name in bundles
+    }
 
 
 def _computes(form: ExportTarget) -> bool:

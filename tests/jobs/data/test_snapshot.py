@@ -23,7 +23,7 @@ from configs.schema.recipe import Recipe
 from jobs.compress import compress_and_measure
 from jobs.data import snapshot as snapshots
 from jobs.data.snapshot import Snapshot, remove_left, take_snapshot
-from jobs.data.source import Split, rows, sample
+from jobs.data.source import Sample, Split, rows, sample
 from jobs.measure import measurement
 from jobs.measure.measurement import Measurement, limit, measure_candidate, run_fresh
 from jobs.measure.retention import Teacher
@@ -230,7 +230,8 @@ def test_rows_that_its_teacher_did_not_answer_are_read_again_by_a_trial(tmp_path
         teacher = Teacher(0.5, [], snapshot.sample._replace(fingerprint="0"))
         with pytest.raises(JobError, match="12 rows as then, with other texts or labels"):
             check_rows(recipe, teacher, snapshot)
-        asked = Measurement(data=recipe.data, split="validation", snapshot=snapshot, contenders=[], sample=(1, "0"))
+        other = Sample(1, "0")
+        asked = Measurement(data=recipe.data, split="validation", snapshot=snapshot, contenders=[], sample=other)
         with pytest.raises(JobError, match=r"failed: data\.validation: .*\(1 rows then, 12 now\)"):
             run_fresh("jobs.measure.measurement", asked.model_dump_json(), 1, "nothing")
         assert limit(asked.model_copy(update={"score": ["a"]})) == 3600 + 12
