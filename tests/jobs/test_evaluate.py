@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ from jobs.measure import baselines, gate
 from jobs.measure.answers import Answer
 from jobs.measure.contenders import Contender
 from jobs.measure.measurement import Measured, Measurement
-from serving.bundle import Bundle, bundle_digest, read_bundle
+from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle
 from tests.serving.tiny import LABELS, write_tiny_bundle
 from tuning.figures import figures
 

@@ -150,7 +150,7 @@ def all_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """An output in which every stage is done; what its evaluation says can be changed. Returns that manifest."""
     found = {"model_uri": "models:/x/1", "trials": [], "winner": None, "teacher_metric": 0.9}
     commit(tmp_path / "search", MANIFEST, lambda _: found)
-    evaluation: dict[str, Any] = {"table": "the table", "metrics": {"inside": 0.0}, "tested": None}
+    evaluation: dict[str, Any] = {"task": "classify", "table": "the table", "metrics": {"inside": 0.0}, "tested": None}
     evaluation |= {
         "task": "classify",
         "answers": {},
