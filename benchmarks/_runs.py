@@ -20,6 +20,7 @@ from jobs.measure.comparison import TEACHER
 from jobs.measure.contenders import Contender
 from jobs.measure.measurement import Measurement, measure
 from jobs.versions import behaviour
+from tuning.figures import flat
 
 
 class Study(NamedTuple):
@@ -64,7 +65,7 @@ class Runs:
             asked = Measurement.model_validate(
                 {"task": self.recipe.task, "data": self.recipe.data, "split": split, "contenders": [contender]}
             )
-            found |= {f"{prefix}{metric}": value for metric, value in measure(asked)[name].metrics.items()}
+            found |= {f"{prefix}{metric}": value for metric, value in flat(measure(asked)[name].figures).items()}
         return found
 
     @property

@@ -37,6 +37,7 @@ from jobs.measure.comparison import TEACHER
 from jobs.measure.contenders import Contender
 from jobs.measure.measurement import MIX, Measurement, key, measure
 from serving.bundle import bundle_bytes, read_bundle
+from tuning.figures import flat
 
 STUDIES = {
     "intent_banking77": Study("configs/intent.yaml", "accuracy", (ONE_CORE, NO_POOL)),
@@ -279,11 +280,11 @@ def faster(runs: Runs, bundles: Mapping[str, Path]) -> dict[str, dict[str, Seque
         mix=True,
         tokenizer=str(runs.teacher / "tokenizer.json"),
     )
-    answers = [measure(question) for _ in range(RUNS)]
+    answers = [{name: flat(each.figures) for name, each in measure(question).items()} for _ in range(RUNS)]
     for row in bundles:
         for measured, name in MEASURES.items():
             if name != "bytes":
-                found[row][measured] = [each[TEACHER].metrics[name] / each[row].metrics[name] for each in answers]
+                found[row][measured] = [each[TEACHER][name] / each[row][name] for each in answers]
     return found
 
 

@@ -104,7 +104,7 @@ def measure(place: Path, data: Path) -> None:
             call(ids_BL)
         rates = {name: statistics.median(side() for _ in range(3)) for name, side in sides.items()}
         best = max((name for name in sides if name != chosen), key=lambda name: rates[name])
-        share = rates[chosen] * work[tokens] / (1e9 * peaks["int8_peak"])
+        share = rates[chosen] * work[tokens] / (1e9 * peaks["int8"])
         shape = f"batch {rows}, {tokens} tokens"
         name = f"{shape}: auto ({chosen}, {share:.0%} of the int8 peak) / the fastest other ({best})"
         compare(name, UNIT, sides[chosen], sides[best], _version(best), OF_THE_BEST)

@@ -24,8 +24,7 @@ from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS
 from jobs.command import Result, main
 from jobs.compression.cascade import cascade, check_accuracy
-from jobs.data.source import rows, sample
-from jobs.job import Way, job
+from jobs.job import Way, job, validation_rows
 from jobs.layout import bundle_folder, cascade_folder, teacher_folder
 from jobs.measure.answers import FIRST_SHARE
 from jobs.measure.card import card
@@ -36,6 +35,8 @@ from jobs.preflight import check_given
 from jobs.stage import Stage, made
 from jobs.versions import behaviour
 from serving.bundle import MANIFEST, Bundle, bundle_digest, read_description, with_metrics
+from serving.cascade import check_pair
+from serving.runtimes import read_servable
 from tuning.pareto import METRIC, RETENTION
 
 if TYPE_CHECKING:
@@ -73,8 +74,9 @@ def _parts(way: Way) -> tuple[Path, Path]:
 def _key(way: Way) -> str:
     """Digest of the two bundles, the validation rows, the teacher and what decides how accurate the cascade is."""
     recipe, teacher = way.recipe, teacher_folder(way.recipe)
+    check_pair(*map(read_servable, _parts(way)))  # before rows are read
     parts: dict[str, Any] = {"bundles": [bundle_digest(each) for each in _parts(way)], "name": recipe.name}
-    parts |= {"rows": list(sample(list(rows(recipe.data, "validation")))), "budget": recipe.budget.keyed()}
+    parts |= {"rows": list(validation_rows(way).sample), "budget": recipe.budget.keyed()}
     parts |= {"cascade": recipe.cascade.max_loss, "machine": machine_kind()}
     parts["teacher"] = bundle_digest(teacher) if (teacher / MANIFEST).exists() else None
     return digest_json(parts | behaviour("cascade", "measure"))
@@ -82,8 +84,9 @@ def _key(way: Way) -> str:
 
 def _make(way: Way, folder: Path, key: str) -> None:
     recipe = way.recipe
-    bundle = cascade(recipe, *_parts(way), folder, {"run_id": way.run.id, "key": key})
-    metrics = measure_candidate(recipe, folder)
+    snapshot = validation_rows(way)
+    bundle = cascade(recipe, *_parts(way), folder, {"run_id": way.run.id, "key": key}, snapshot)
+    metrics = measure_candidate(recipe, folder, snapshot=snapshot)
     metrics[METRIC] = metrics[f"validation_{TASKS[recipe.task].metric}"]
     if teacher := bundle.provenance["teacher_accuracy"]:
         metrics[RETENTION] = metrics[METRIC] / teacher

@@ -21,7 +21,7 @@ from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.compression.bundle import compress
 from jobs.data.prepared import MANIFEST as ROWS
-from jobs.job import Way, job
+from jobs.job import Way, job, validation_rows
 from jobs.layout import (
     bundle_folder,
     output,
@@ -74,8 +74,10 @@ def _key(way: Way) -> str:
 
 
 def _make(way: Way, folder: Path, key: str) -> None:
-    compress(way.recipe, _student(way.recipe), folder, {"run_id": way.run.id, "key": key}, judged=True)
-    with_metrics(folder, measure_candidate(way.recipe, folder), functools.partial(card, recipe=way.recipe))
+    recipe, snapshot, origin = way.recipe, validation_rows(way), {"run_id": way.run.id, "key": key}
+    compress(recipe, _student(recipe), folder, origin, judged=True, snapshot=snapshot)
+    metrics = measure_candidate(recipe, folder, snapshot=snapshot)
+    with_metrics(folder, metrics, functools.partial(card, recipe=recipe))
 
 
 def _open(way: Way, folder: Path, key: str) -> Bundle | None:
@@ -103,11 +105,12 @@ def _baseline(way: Way, name: str) -> Result:
     folder, teacher = Path(output(recipe), "baseline"), teacher_folder(recipe)
     there = teacher if (teacher / MANIFEST).exists() else None
     baselines.check_possible(name, there, "bundle")
-    source = baselines.Source(recipe.data, recipe.judged_by, there)
+    snapshot = validation_rows(way)
+    source = baselines.Source(recipe.data, recipe.judged_by, there, snapshot)
     bundle = copy_bundle(baselines.find_or_make(recipe, name, source), folder, {"run_id": way.run.id})
-    metrics = measure_candidate(recipe, folder)
+    metrics = measure_candidate(recipe, folder, snapshot=snapshot)
     metrics[METRIC] = metrics[f"validation_{recipe.judged_by.metric}"]
-    if whole := teacher_metric(recipe, bundle, source.validation):
+    if whole := teacher_metric(recipe, bundle, source.validation, snapshot):
         metrics[RETENTION] = metrics[METRIC] / whole
     else:
         log.info("no teacher of these labels: what the baseline keeps of one is not known")

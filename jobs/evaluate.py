@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster import registry
 from cluster.session import JobError
@@ -27,8 +28,10 @@ from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.compression.after_each_step import after_each_step
+from jobs.data.leaks import Hashes
 from jobs.data.prepared import MANIFEST, has_key
-from jobs.data.source import place, rows, shown
+from jobs.data.snapshot import Snapshot, take_snapshot
+from jobs.data.source import Split, place, rows, shown
 from jobs.job import Way, job
 from jobs.layout import evaluation_folder, output, teacher_folder
 from jobs.measure.comparison import TEACHER, WINNER, UnseenRows, compare
@@ -36,13 +39,14 @@ from jobs.measure.contenders import Contender
 from jobs.measure.differences import grouped
 from jobs.measure.gate import Evidence
 from jobs.measure.machine import machine_kind
-from jobs.measure.measurement import BUDGET_SHAPE, Measured, Measurement, key, measure
+from jobs.measure.measurement import BUDGET_SHAPE, Measured, Measurement, measure
 from jobs.measure.table import Machine
 from jobs.preflight import check_given
 from jobs.stage import Stage, made
 from jobs.versions import behaviour
 from serving.bundle import MANIFEST as BUNDLE
 from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle, read_description
+from tuning.figures import add, at
 
 log = logging.getLogger(__name__)
 
@@ -68,16 +72,36 @@ def _bundle(way: Way) -> Path:
     return way.once("bundle under evaluation", lambda: locate(way.recipe))
 
 
+class TakenRows(NamedTuple):
+    """The test rows, read once, and the hashes of their texts."""
+
+    snapshot: Snapshot
+    seen: dict[Split, Hashes]
+
+
+@contextmanager
+def take_test_rows(recipe: Recipe) -> Iterator[TakenRows]:
+    """Opens the test file; what was read is there for as long as the block lasts."""
+    seen: dict[Split, Hashes] = {}
+    with take_snapshot(recipe.data, "test", Path(output(recipe)), seen) as snapshot:
+        yield TakenRows(snapshot, seen)
+
+
+def _taken(way: Way) -> TakenRows:
+    return way.once("test rows", lambda: way.held.enter_context(take_test_rows(way.recipe)))
+
+
 def _key(way: Way) -> str:
     bundle = _bundle(way)
     check_there(bundle)
     description = read_bundle(bundle)
-    test = check_test_rows(way.recipe, description)
+    check_inputs(way.recipe, description)
+    test = check_test_rows(way.recipe, description, _taken(way).snapshot)
     return evaluation_key(way.recipe, _contenders(way.recipe, bundle, description), test.fingerprint)
 
 
 def _make(way: Way, folder: Path, key: str) -> None:
-    evaluate(way.recipe, _bundle(way), way.run.id)
+    evaluate(way.recipe, _bundle(way), way.run.id, _taken(way))
 
 
 def _open(way: Way, folder: Path, key: str) -> dict[str, Any] | None:
@@ -129,29 +153,33 @@ def record(found: Mapping[str, Any]) -> None:
         log.warning("what the test rows said is not in the registry: %s; evaluate again before deploy", error)
 
 
-def evaluate(recipe: Recipe, bundle: Path, run_id: str) -> dict[str, Any]:
-    """Measure and write <output>/evaluation; returns its manifest: metrics, table, key. Opens the test file.
+def evaluate(recipe: Recipe, bundle: Path, run_id: str, taken: TakenRows | None = None) -> dict[str, Any]:
+    """Measure and write <output>/evaluation; returns its manifest: metrics, table, key.
 
-    `run_id` is the MLflow run that it names as its origin.
+    `run_id` is the MLflow run that it names as its origin. Opens the test file, unless its rows were `taken`.
     """
     from jobs.measure.unseen import audit_test_rows
 
     check_there(bundle)
     description = read_bundle(bundle)
-    test = check_test_rows(recipe, description)
-    contenders = _contenders(recipe, bundle, description)
-    identity = evaluation_key(recipe, contenders, test.fingerprint)
-    shapes = _shapes(recipe, contenders)
-    with tempfile.TemporaryDirectory(prefix="slimcart-evaluate-") as between:
+    check_inputs(recipe, description)
+    with (
+        nullcontext(taken) if taken else take_test_rows(recipe) as (snapshot, seen),
+        tempfile.TemporaryDirectory(prefix="slimcart-evaluate-") as between,
+    ):
+        test = check_test_rows(recipe, description, snapshot)
+        contenders = _contenders(recipe, bundle, description)
+        identity = evaluation_key(recipe, contenders, test.fingerprint)
+        shapes = _shapes(recipe, contenders)
         if recipe.bundle is None and recipe.evaluation.steps and recipe.judged_by.uses("evaluation", "steps"):
             student = Path(output(recipe), "student")
             steps = after_each_step(recipe, description, student, Path(between)) if (student / BUNDLE).exists() else []
             contenders = [*contenders[:-1], *steps, contenders[-1]]
-        measured = _measure(recipe, _counted_by(contenders), contenders, shapes)
+        measured = _measure(recipe, _counted_by(contenders), contenders, shapes, snapshot)
         contenders = [each for each in contenders if each.name in measured]
         machine = _compare_with_peak(recipe, contenders, measured, shapes)
-    compared, files = compare(recipe, test, measured, shapes, machine)
-    audited, faults = audit_test_rows(recipe, bundle, description)
+        compared, files = compare(recipe, test, measured, shapes, machine)
+        audited, faults = audit_test_rows(recipe, bundle, description, snapshot.rows(), seen)
     compared["metrics"] |= faults
     found = {
         "key": identity,
@@ -180,11 +208,10 @@ def check_there(bundle: Path) -> None:
         )
 
 
-def check_test_rows(recipe: Recipe, bundle: Bundle) -> UnseenRows:
-    """The test rows after their checks. Refuses a file whose labels the bundle does not know."""
+def check_inputs(recipe: Recipe, bundle: Bundle) -> None:
+    """Refuse a bundle for another task than the recipe's, or for pairs where it has single texts, or the reverse."""
     if bundle.task != recipe.task:
         raise UsageError(f"task: {recipe.task!r}: the bundle is for task {bundle.task!r}")
-    known = set(bundle.labels)
     if bundle.pairs != (recipe.data.text_pair is not None):
         wanted = (
             "pairs: name the second column in data.text_pair"
@@ -192,7 +219,15 @@ def check_test_rows(recipe: Recipe, bundle: Bundle) -> UnseenRows:
             else "single texts: leave out data.text_pair"
         )
         raise UsageError(f"data.text_pair: {recipe.data.text_pair!r}: the bundle answers {wanted}")
-    found = list(rows(recipe.data, "test"))
+
+
+def check_test_rows(recipe: Recipe, bundle: Bundle, snapshot: Snapshot | None = None) -> UnseenRows:
+    """The test rows, those of the `snapshot` where there is one, after their checks.
+
+    Refuses a file whose labels the bundle does not know.
+    """
+    check_inputs(recipe, bundle)
+    found, known = snapshot.rows() if snapshot else list(rows(recipe.data, "test")), set(bundle.labels)
     labels = [row.label for row in found]
     unknown = sorted(set(labels) - known) if known else []
     if unknown and known.isdisjoint(labels):
@@ -223,14 +258,19 @@ def evaluation_key(recipe: Recipe, contenders: list[Contender], fingerprint: str
 
 
 def _measure(
-    recipe: Recipe, tokenizer: Path, contenders: list[Contender], shapes: list[tuple[int, int]]
+    recipe: Recipe,
+    tokenizer: Path,
+    contenders: list[Contender],
+    shapes: list[tuple[int, int]],
+    snapshot: Snapshot | None = None,
 ) -> dict[str, Measured]:
     """Score each in a process of its own, then time all of them in turns in one more.
 
     What is fitted to the rows is fitted once, in the latter; the memory that takes is not what answering takes. One
     that fails is left out with a warning, unless it is the winner or its teacher.
     """
-    common: dict[str, Any] = {"task": recipe.task, "data": recipe.data, "split": "test", "resources": True}
+    common: dict[str, Any] = {"task": recipe.task, "data": recipe.data, "split": "test", "snapshot": snapshot}
+    common |= {"resources": True}
     common |= {"answers": recipe.judged_by.compare is not None, "batches": True, "metric": recipe.budget.metric}
     found: dict[str, Measured] = {}
     for contender in contenders:
@@ -259,10 +299,11 @@ def _measure(
         log.warning("what is fitted to the rows is left out: %s", error)
         contenders, timed = scored, in_turns(scored)
     for name, each in timed.items():
-        found.setdefault(name, each).metrics.update(each.metrics)
+        add(each.figures, to=found.setdefault(name, each).figures)
     for contender in contenders:
         if contender.folder and contender.kind in ("bundle", "reference"):
-            found[contender.name].metrics["bytes"] = bundle_bytes(read_bundle(Path(contender.folder)))
+            size = bundle_bytes(read_bundle(Path(contender.folder)))
+            found[contender.name].figures["metrics"]["bytes"] = size
     return {each.name: found[each.name] for each in contenders}
 
 
@@ -284,10 +325,10 @@ def _compare_with_peak(
         return Machine({}, method)
     machine = Machine(peak.ask(), method)
     for contender in contenders:
-        metrics = measured[contender.name].metrics
+        found = measured[contender.name].figures
         for shape, operations in flops.count(contender, contender.shapes or shapes).items():
-            reached = operations / metrics[key(shape, "p50_ms")] / 1e6  # 10^9 a second
-            metrics |= {key(shape, f"{name}_share"): reached / best for name, best in machine.peaks.items()}
+            reached = operations / found["latency"][at(shape)]["p50_ms"] / 1e6  # 10^9 a second
+            found["shares"][at(shape)] = {kind: reached / best for kind, best in machine.peaks.items()}
     return machine
 
 

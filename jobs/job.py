@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from cluster import session, tracking
 from configs.schema.recipe import Recipe
 from jobs.command import Result
+from jobs.data.snapshot import Snapshot, remove_left, take_snapshot
 from jobs.layout import output
 
 T = TypeVar("T")
@@ -24,6 +25,7 @@ class Way:
     run: tracking.Run
     verb: str
     tracked: bool = False  # whether each stage that is made is an MLflow run below the job's own
+    held: ExitStack = field(default_factory=ExitStack)  # what is given back when the job ends
     values: dict[str, Any] = field(default_factory=dict)  # by the name of a stage, or of what is asked `once`
 
     @property
@@ -45,7 +47,7 @@ class Way:
     def below(self, verb: str) -> Iterator[Way]:
         """The same way in an MLflow run of its own."""
         with _run(verb, self.recipe, self.run.id) as run:
-            yield Way(self.recipe, run, verb, values=self.values)
+            yield Way(self.recipe, run, verb, held=self.held, values=self.values)
 
 
 @contextmanager
@@ -60,9 +62,21 @@ def job(
 ) -> Iterator[Way]:
     """Open the MLflow run of `verb`, below `parent` where there is one, and join the cluster where it is needed."""
     with _run(verb, recipe, parent, place) as run:
+        if parent is None and place is None:  # the job has the output to itself
+            remove_left(Path(output(recipe)))
         if cluster:
             session.connect()
-        yield Way(recipe, run, verb, tracked)
+        with ExitStack() as held:
+            yield Way(recipe, run, verb, tracked, held)
+
+
+def validation_rows(way: Way) -> Snapshot:
+    """The validation rows, read once a job, as the processes that measure are handed them."""
+
+    def take() -> Snapshot:
+        return way.held.enter_context(take_snapshot(way.recipe.data, "validation", way.output))
+
+    return way.once("validation rows", take)
 
 
 def _run(verb: str, recipe: Recipe, parent: str | None, place: tracking.Place | None = None) -> Any:

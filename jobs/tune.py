@@ -29,6 +29,7 @@ from jobs.compression.bundle import compress
 from jobs.data import audit
 from jobs.data.preparation import prepare_student
 from jobs.data.prepared import MANIFEST, Prepared
+from jobs.data.snapshot import Snapshot, take_snapshot
 from jobs.data.source import check_unchanged, rows
 from jobs.job import Way, job
 from jobs.layout import bundle_folder, output, pool_folder, report_file, search_folder, teacher_folder
@@ -100,7 +101,6 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     teacher = taught(prepared, teacher_outputs, recipe.judged_by)
     if not teacher.metric:
         raise JobError("the teacher is right on none of the validation rows: its students would have nothing to keep")
-    known = early.compare(recipe, teacher_folder(recipe), teacher.metric, run)
     trials_folder = trials_of(recipe, prepared)
     for other in trials_folder.parent.glob("trials-*"):
         if other != trials_folder:  # of a search that nobody goes on with
@@ -115,14 +115,12 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         teacher=teacher,
     )
     choosing = functools.partial(choose, budget=recipe.budget, objective=recipe.search.objective)
-    judge = Judge(
-        functools.partial(score, budget=recipe.budget, objective=recipe.search.objective),
-        terms(recipe.budget, recipe.search.objective),
-    )
-    trials = search(objective, recipe.search, trials_folder / "search", judge, run.id)
-    if any(each.error for each in trials):
-        check_rows(recipe, teacher)  # where they changed, trials failed that are no worse than others
-    trials = with_final_times(recipe, trials, trials_folder, choosing)
+    with take_snapshot(recipe.data, "validation", Path(output(recipe))) as snapshot:
+        known = early.compare(recipe, teacher_folder(recipe), teacher.metric, run, snapshot)
+        trials = tried(recipe, functools.partial(objective, snapshot=snapshot), trials_folder, run.id)
+        if any(each.error for each in trials):
+            check_rows(recipe, teacher)  # where they changed, trials failed that are no worse than others
+        trials = with_final_times(recipe, trials, trials_folder, choosing, snapshot)
     choice = choosing(trials)
     for each in trials:
         log.info("trial %s %s", each.id, choice.reasons[each.id])
@@ -144,6 +142,17 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     found |= {"winner": asdict(winner), "model_uri": None, "bundle": bundle_digest(bundle_folder(recipe))}
     commit(search_folder(recipe), MANIFEST, lambda _: found)
     return _register(recipe, found, run, prepared)
+
+
+def tried(
+    recipe: Recipe, objective: Callable[[dict[str, Any], str], dict[str, float]], folder: Path, run_id: str
+) -> list[Trial]:
+    """The trials of a search in `folder`, as they were measured when each had its turn."""
+    judge = Judge(
+        functools.partial(score, budget=recipe.budget, objective=recipe.search.objective),
+        terms(recipe.budget, recipe.search.objective),
+    )
+    return search(objective, recipe.search, folder / "search", judge, run_id)
 
 
 def put_in_place(recipe: Recipe, winner: Trial, folder: Path) -> None:
@@ -174,12 +183,16 @@ def keep(folder: Path, trials: Sequence[Trial]) -> None:
 
 
 def with_final_times(
-    recipe: Recipe, trials: Sequence[Trial], folder: Path, choose: Callable[[Sequence[Trial]], Choice]
+    recipe: Recipe,
+    trials: Sequence[Trial],
+    folder: Path,
+    choose: Callable[[Sequence[Trial]], Choice],
+    snapshot: Snapshot | None = None,
 ) -> list[Trial]:
     """The trials of a search in `folder`, the figures of time of its finalists taken again, in turns in one process.
 
     Until then each was timed when its turn came, some beside noisier neighbours than others. What was measured is kept
-    in the folder, and measured again only where there are other finalists.
+    in the folder, and measured again only where there are other finalists. `snapshot`: the validation rows.
     """
     file = folder / "final.json"
     figures: dict[str, dict[str, float]] = json.loads(file.read_bytes()) if file.exists() else {}
@@ -191,7 +204,7 @@ def with_final_times(
         if not bundles.keys() - figures.keys():
             return judged
         log.info("timing trials %s again in turns", ", ".join(bundles))
-        figures |= time_again(recipe, bundles)
+        figures |= time_again(recipe, bundles, snapshot)
         for each in trials:
             if each.id in bundles:
                 _record(recipe, timed_again(each, figures[each.id]), figures[each.id].keys(), bundles[each.id])
@@ -236,8 +249,13 @@ def write_report(
     return page
 
 
-def check_rows(recipe: Recipe, teacher: Teacher) -> None:
-    """Raises `JobError` where the validation rows are not those that the teacher answered."""
+def check_rows(recipe: Recipe, teacher: Teacher, snapshot: Snapshot | None = None) -> None:
+    """Raises `JobError` where the validation rows are not those that the teacher answered.
+
+    They are read from their source, unless a `snapshot` holds those rows and no local source was written since.
+    """
+    if snapshot and snapshot.sample == teacher.sample and snapshot.looks_current(recipe.data):
+        return
     check_unchanged(list(rows(recipe.data, "validation")), teacher.sample, recipe.data, "validation")
 
 
@@ -251,10 +269,11 @@ def trial(
     folder: str,
     parent: str,
     teacher: Teacher,
+    snapshot: Snapshot | None = None,
 ) -> dict[str, float]:
     """One candidate: distil -> compress -> export -> measure the file. Runs in a process of Ray Tune."""
     whole = Recipe.model_validate(recipe)
-    check_rows(whole, teacher)  # before hours of training, and again by the process that measures
+    check_rows(whole, teacher, snapshot)  # before hours of training, and again by the process that measures
     engine = whole.engine.model_copy(
         update={"cpus_per_worker": max(1, whole.engine.cpus_per_worker // whole.search.concurrent), "max_failures": 0}
     )
@@ -272,8 +291,9 @@ def trial(
         examples = Prepared.open(Path(prepared), pool_folder(whole))
         distilled = distill(chosen, examples, Path(teacher_outputs), place / "student", run.id)
         bundle = place / "bundle"
-        compress(chosen, place / "student", bundle, {"run_id": run.id, "trial": trial_id, "values": values})
-        metrics = measure_candidate(chosen, bundle, teacher)
+        origin = {"run_id": run.id, "trial": trial_id, "values": values}
+        compress(chosen, place / "student", bundle, origin, snapshot=snapshot)
+        metrics = measure_candidate(chosen, bundle, teacher, snapshot)
         metrics["student_retention"] = distilled[f"validation_{whole.judged_by.metric}"] / teacher.metric
         with_metrics(bundle, metrics, functools.partial(card, recipe=chosen))
         run.metrics.log(metrics | {SCORE: score(metrics, whole.budget, whole.search.objective)})  # of that day

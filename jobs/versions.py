@@ -32,7 +32,7 @@ STAGES = {
     "search": Behaviour(1, ("hyperopt", "ray")),  # what is tried
     "choose": Behaviour(1, ()),  # which trial wins
     "baselines": Behaviour(2, ("numpy", "onnxruntime", "scikit-learn", "tokenizers")),  # their bundles
-    "evaluate": Behaviour(1, ("numpy", "scikit-learn", "torch", "transformers")),  # the comparison on test rows
+    "evaluate": Behaviour(2, ("numpy", "scikit-learn", "torch", "transformers")),  # the comparison on test rows
     "cascade": Behaviour(2, ("numpy",)),  # temperatures and threshold
 }
 

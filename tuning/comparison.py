@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tuning.chart import BOTTOM, FRAME, LEFT, LOG_FROM, RIGHT, TOP, Axis
+from tuning.figures import Figures, Timed
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -30,15 +31,13 @@ class Label(NamedTuple):
         return left, self.y - LINE + 3, left + LETTER * len(text), self.y + 3
 
 
-def svg(
-    answers: Mapping[str, Mapping[str, float]], metric: str, latency: str, alone: bool = True, title: str = ""
-) -> str:
-    """One circle for each contender that has `metric` and `latency`, which is named as in batch1_tokens32_p50_ms.
+def svg(answers: Mapping[str, Figures], metric: str, timed: Timed, alone: bool = True, title: str = "") -> str:
+    """One circle for each contender that has `metric` and a median latency of what was `timed`.
 
     Its area is its bytes; a line up and down is the interval from `<metric>_low` to `<metric>_high`. Empty where nobody
     was timed. Not `alone` it is a part of a page, whose colours it takes. `title` is what readers call the metric.
     """
-    picture = draw(answers, metric, latency, title)
+    picture = draw(answers, metric, timed, title)
     return templates().get_template("comparison.svg.jinja").render(picture, alone=alone) if picture else ""
 
 
@@ -55,14 +54,14 @@ def templates() -> Environment:
     )
 
 
-def draw(
-    answers: Mapping[str, Mapping[str, float]], metric: str, latency: str, title: str = ""
-) -> dict[str, Any] | None:
+def draw(answers: Mapping[str, Figures], metric: str, timed: Timed, title: str = "") -> dict[str, Any] | None:
     """The picture as numbers and words for its template; None where nobody was timed."""
-    drawn = {name: each for name, each in answers.items() if metric in each and each.get(latency, 0) > 0}
+    p50 = {name: each["latency"].get(timed.at, {}).get("p50_ms", 0.0) for name, each in answers.items()}
+    measured = {name: each["metrics"] for name, each in answers.items()}
+    drawn = {name: each for name, each in measured.items() if metric in each and p50[name] > 0}
     if not drawn:
         return None
-    times = [each[latency] for each in drawn.values()]
+    times = [p50[name] for name in drawn]
     ends = [each.get(f"{metric}_{end}", each[metric]) for each in drawn.values() for end in ("low", "high")]
     title = title or metric
     margin = (max(ends) - min(ends) or 1.0) * 0.1
@@ -72,13 +71,13 @@ def draw(
     largest = max(each.get("bytes", 0.0) for each in drawn.values()) or 1.0
     points = []
     for name, each in drawn.items():
-        size, low, high = (each.get(name) for name in ("bytes", f"{metric}_low", f"{metric}_high"))
-        words = f"{name.replace('_', ' ')}: {title} {each[metric]:.4f}, p50 {each[latency]:.2f} ms"
+        size, low, high = (each.get(figure) for figure in ("bytes", f"{metric}_low", f"{metric}_high"))
+        words = f"{name.replace('_', ' ')}: {title} {each[metric]:.4f}, p50 {p50[name]:.2f} ms"
         points.append(
             {
                 "name": name.replace("_", " "),
                 "kind": "ours" if name == "winner" else "other",
-                "x": x.at(each[latency]),
+                "x": x.at(p50[name]),
                 "y": y.at(each[metric]),
                 "radius": round(max(SMALLEST, LARGEST * math.sqrt((size or 0.0) / largest)), 1),
                 "interval": None if low is None or high is None else (y.at(low), y.at(high)),
@@ -91,7 +90,7 @@ def draw(
         **FRAME,
         "metric": title,
         "legend": "area: size" + (", line: 95 % interval" if any(each["interval"] for each in points) else ""),
-        "x_title": f"{_titled(latency)}{' (log scale)' if log else ''}",
+        "x_title": f"p50, ms: {timed.title}{' (log scale)' if log else ''}",
         "x_ticks": [(x.at(tick), f"{tick:g}") for tick in x.ticks()],
         "y_ticks": [(y.at(tick), f"{tick:g}") for tick in y.ticks()],
         "points": points,
@@ -137,12 +136,3 @@ def _overlap(one: Box, other: Box) -> float:
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     return max(0.0, width) * max(0.0, height)
-
-
-def _titled(latency: str) -> str:
-    """batch1_tokens32_p50_ms, or of rows as they come mix_p50_ms, as a reader writes it."""
-    *shape, percentile, unit = latency.split("_")
-    if len(shape) < 2:
-        return f"{percentile}, {unit}: a row as it comes"
-    batch, tokens = shape
-    return f"{percentile}, {unit}: {batch.replace('batch', 'batch ')}, {tokens.replace('tokens', '')} tokens"

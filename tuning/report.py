@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from configs.schema.search import BudgetSpec, Objective
 from configs.schema.tasks import TASKS
 from tuning.chart import DASH, FIGURES, draw, figure, fits
 from tuning.comparison import svg, templates
+from tuning.figures import AS_THEY_COME, BUDGET_SHAPE, Figures, Timed, at, timed
 from tuning.pareto import (
     BUSY,
     IN_SEARCH,
@@ -28,8 +28,6 @@ from tuning.pareto import (
 )
 
 UNITS = {"p95_ms": " ms", "megabytes": " MB"}
-TIMED = "batch1_tokens32_p50_ms"  # in the picture of an evaluation
-OTHERS = "batch1_tokens32_p95_ms_others_"  # blocks of calls than the quietest, whose p95 counts
 SPLITS = {"train": "training"}  # as readers call them
 OF_ROWS = (  # key, head and form of what is said of the rows of a split
     ("rows", "rows", ",d"),
@@ -100,7 +98,7 @@ def render(
 
 def _client(served: Metrics, evaluated: Metrics, searched: Metrics) -> str:
     """What a client sees beside what the model takes, which the evaluation says better than the search."""
-    alone = evaluated.get(f"winner_{TIMED}", searched.get("p50_ms"))
+    alone = evaluated.get(f"winner_{at(BUDGET_SHAPE)}_p50_ms", searched.get("p50_ms"))
     beside = f"; the model alone takes {alone:.2f} ms (p50)" if alone is not None else ""
     return (
         f"A client of the service gets an answer in {served['served_p50_ms']:.2f} ms (p50) and "
@@ -213,48 +211,67 @@ def _tile(name: str, metrics: Metrics, words: str) -> dict[str, Any]:
 def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The final evaluation: one row for each figure, one cell for each contender, compared with the teacher."""
     order, task = [*FIRST, *evaluation["answers"]], TASKS[evaluation["task"]]
-    answers: dict[str, Metrics] = dict(sorted(evaluation["answers"].items(), key=lambda each: order.index(each[0])))
+    answers: dict[str, Figures] = dict(sorted(evaluation["answers"].items(), key=lambda each: order.index(each[0])))
     teacher = answers.get("teacher")
-    latencies = {  # prefix: title
-        shape[1]: f"batch {shape[2]}, {shape[3]} tokens"
-        for metrics in answers.values()
-        for key in metrics
-        if (shape := re.fullmatch(r"(batch(\d+)_tokens(\d+)_)p50_ms", key))
-    } | {"mix_": "a row as it comes"}
-    shares = {
-        key: f"share of the {match[3]} peak, batch {match[1]}, {match[2]} tokens"
-        for metrics in answers.values()
-        for key in metrics
-        if (match := re.fullmatch(r"batch(\d+)_tokens(32)_(\w+)_peak_share", key))
-    }
+    shapes = [(batch, tokens) for batch, tokens in evaluation["shapes"]]
+    of_budget = timed(BUDGET_SHAPE)
+    kinds = dict.fromkeys(kind for each in answers.values() for found in each["shares"].values() for kind in found)
+    shares = [(timed(shape), kind) for shape in shapes if shape[1] == BUDGET_SHAPE[1] for kind in kinds]
 
     def row(
-        title: str, key: str, form: str, compare: str = "", scale: float = 1.0, further: Sequence[str] = ()
+        title: str,
+        key: str,
+        form: str,
+        compare: str = "",
+        scale: float = 1.0,
+        further: Sequence[str] = (),
+        part: Callable[[Figures], Metrics] = lambda each: each["metrics"],
     ) -> dict[str, Any]:
         cells = []
-        for metrics in answers.values():
-            text = " / ".join(format(metrics[each] * scale, form) for each in (key, *further) if each in metrics)
-            value, theirs = metrics.get(key), (teacher or {}).get(key)
-            against = _compared(compare, value, theirs) if metrics is not teacher else ""
+        for each in answers.values():
+            metrics = part(each)
+            text = " / ".join(format(metrics[name] * scale, form) for name in (key, *further) if name in metrics)
+            against = ""
+            if teacher and each is not teacher:
+                against = _compared(compare, metrics.get(key), part(teacher).get(key))
             cells.append((text or DASH, against))
         return {"title": title, "cells": cells}
+
+    def latency(place: Timed) -> Callable[[Figures], Metrics]:
+        return lambda each: each["latency"].get(place.at, {})
+
+    def share(place: Timed) -> Callable[[Figures], Metrics]:
+        return lambda each: each["shares"].get(place.at, {})
 
     rows = [
         *(row(each.title, each.metric, each.form, each.compare, further=each.further) for each in task.lines),
         row("answers that change with the batch", "batch_changed", ".2%"),
         *(
-            row(f"p50 / p95 / p99 ms, {title}", f"{at}p50_ms", ".2f", "faster", further=[f"{at}p95_ms", f"{at}p99_ms"])
-            for at, title in latencies.items()
+            row(
+                f"p50 / p95 / p99 ms, {place.title}",
+                "p50_ms",
+                ".2f",
+                "faster",
+                further=["p95_ms", "p99_ms"],
+                part=latency(place),
+            )
+            for place in (*(timed(shape) for shape in shapes), AS_THEY_COME)
         ),
-        row("p95 of the other blocks, ms, batch 1, 32 tokens", f"{OTHERS}low", ".2f", further=[f"{OTHERS}high"]),
-        row("mean ms, a row as it comes", "mix_mean_ms", ".2f", "faster"),
+        row(
+            f"p95 of the other blocks, ms, {of_budget.title}",
+            "p95_ms_others_low",
+            ".2f",
+            further=["p95_ms_others_high"],
+            part=latency(of_budget),
+        ),
+        row(f"mean ms, {AS_THEY_COME.title}", "mean_ms", ".2f", "faster", part=latency(AS_THEY_COME)),
         row("answered by the first model of a cascade", "first_share", ".1%"),
         row("rows per second, whole file", "rows_per_second", ",.0f"),
         row("size, MB", "bytes", ".1f", "smaller", scale=1e-6),
         row("seconds to load", "load_s", ".2f"),
         row("peak memory, MB", "peak_mb", ",.0f"),
         row("joules per 1,000 requests", "joules_per_1000", ".1f"),
-        *(row(title, key, ".1%") for key, title in shares.items()),
+        *(row(f"share of the {kind} peak, {place.title}", kind, ".1%", part=share(place)) for place, kind in shares),
     ]
     measured = [each for each in rows if any(text != DASH for text, _ in each["cells"])]
     names = [each.replace("_", " ") for each in answers]
@@ -264,7 +281,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "against_teacher": teacher is not None,
         "first": evaluation["first"],
         "behind": evaluation["behind"],
-        "chart": svg(answers, evaluation.get("metric", task.metric), TIMED, alone=False),
+        "chart": svg(answers, evaluation.get("metric", task.metric), of_budget, alone=False),
         "notes": evaluation.get("notes", []),
     }
 

@@ -12,14 +12,20 @@ from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from configs.schema.runtimes import export_targets
 from configs.schema.tasks import named
+from jobs.data.snapshot import Snapshot
 from jobs.models.reference import read_reference
 from serving.bundle import Bundle, bundle_digest
 
 
 def compress(
-    recipe: Recipe, student: Path, folder: Path, provenance: Mapping[str, Any], judged: bool = False
+    recipe: Recipe,
+    student: Path,
+    folder: Path,
+    provenance: Mapping[str, Any],
+    judged: bool = False,
+    snapshot: Snapshot | None = None,
 ) -> Bundle:
-    """Make `folder` the bundle of `student` after all steps of the recipe.
+    """Make `folder` the bundle of `student` after all steps of the recipe; `snapshot`: the validation rows.
 
     Raises `JobError` where, if `judged`, a step loses too much; the trials of a search are measured whole instead.
     """
@@ -33,7 +39,7 @@ def compress(
         raise UsageError(f"task: {recipe.task!r}: {student} is for task {reference.task!r}")
     load = named(recipe.judged_by.load)
     with tempfile.TemporaryDirectory(prefix="slimcart-compress-") as between:
-        context = StepContext(recipe, student, reference, Path(between), judged)
+        context = StepContext(recipe, student, reference, Path(between), judged, snapshot)
         runtimes = list(dict.fromkeys(form.runtime for form in possible))
         compressed = apply.compress(load(student), recipe.compression, context, runtimes)
         fields = reference.model_dump(exclude={"files", "metrics", "provenance"})

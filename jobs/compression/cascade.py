@@ -11,6 +11,7 @@ from cluster import quiet, version
 from cluster.session import JobError
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
+from jobs.data.snapshot import Snapshot
 from jobs.data.source import Row, rows, shown
 from jobs.layout import teacher_folder
 from jobs.measure.answers import input_of
@@ -27,21 +28,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def cascade(recipe: Recipe, first: Path, second: Path, folder: Path, provenance: Mapping[str, Any]) -> Bundle:
+def cascade(
+    recipe: Recipe,
+    first: Path,
+    second: Path,
+    folder: Path,
+    provenance: Mapping[str, Any],
+    validation: Snapshot | None = None,
+) -> Bundle:
     """Make `folder` the cascade of two bundles, calibrated on the validation rows.
 
     Raises `BundleError` where they do not go together, `JobError` where no threshold is accurate enough.
     """
     small, large = read_servable(first), read_servable(second)
     check_pair(small, large)
-    examples = list(rows(recipe.data, "validation"))
+    examples = validation.rows() if validation else list(rows(recipe.data, "validation"))
     label_N = _label_numbers(examples, large)
     with quiet.at_work():
         logits = [load_bundle(each).logits([input_of(row) for row in examples]) for each in (first, second)]
     temperatures = fit_temperature(logits[0], label_N), fit_temperature(logits[1], label_N)
     first_right_N, second_right_N = (logits_NC.argmax(axis=1) == label_N for logits_NC in logits)
     first_alone, second_alone = float(first_right_N.mean()), float(second_right_N.mean())
-    teacher = teacher_metric(recipe, large, examples)
+    teacher = teacher_metric(recipe, large, examples, validation)
     wanted = wanted_accuracy(recipe, teacher, second_alone)
     confidence_N, margin = confidence(logits[0], temperatures[0]), recipe.budget.margin
     threshold = lowest_threshold(confidence_N, first_right_N, second_right_N, wanted, margin)

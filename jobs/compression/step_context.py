@@ -16,6 +16,7 @@ from configs.schema.recipe import Recipe
 from configs.schema.tasks import Task
 from jobs.data.feeds import Rows, take
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared, PreparedSplit
+from jobs.data.snapshot import Snapshot
 from jobs.models.reference import check_fits, read_tokenizer
 from serving.bundle import Bundle
 from serving.classifier import pad_id
@@ -33,6 +34,7 @@ class StepContext:
     reference: Bundle
     folder: Path  # for files in between; gone afterwards
     judged: bool = False  # whether a step that loses too much ends the job
+    snapshot: Snapshot | None = None  # of the validation rows, whose texts files are timed on
     facts: dict[str, Any] = field(default_factory=dict)  # by the name of a step: what it says of itself, for the report
     tokenizer: Tokenizer = field(init=False)  # gives the ids that the model takes; see `adopt`
 

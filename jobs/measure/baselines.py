@@ -22,6 +22,7 @@ from configs.loader import UsageError
 from configs.schema.data import DataSpec
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import BASELINES, Task, named
+from jobs.data.snapshot import Snapshot
 from jobs.data.source import Row, rows
 from jobs.layout import output
 from jobs.measure.answers import input_of
@@ -50,9 +51,10 @@ class Made(NamedTuple):
 class Source:
     """What baselines are made of; read once for all of them."""
 
-    def __init__(self, data: DataSpec, task: Task, teacher: Path | None) -> None:
-        """`task`: its metric of the validation rows decides; `teacher`: a reference bundle, where there is one."""
-        self.data, self.task, self.teacher = data, task, teacher
+    def __init__(self, data: DataSpec, task: Task, teacher: Path | None, validation: Snapshot | None = None) -> None:
+        """`task`: its metric of the validation rows decides; `teacher`: a reference bundle, where there is one;
+        `validation`: the validation rows, where they were read before."""
+        self.data, self.task, self.teacher, self._validation = data, task, teacher, validation
 
     @cached_property
     def train(self) -> list[Row]:
@@ -62,7 +64,7 @@ class Source:
     @cached_property
     def validation(self) -> list[Row]:
         """The validation rows."""
-        return list(rows(self.data, "validation"))
+        return self._validation.rows() if self._validation else list(rows(self.data, "validation"))
 
     @property
     def pairs(self) -> bool:
@@ -79,13 +81,15 @@ class Source:
         return digest_json([self.train, self.validation])
 
 
-def made(recipe: Recipe, names: Sequence[str], teacher: Path | None) -> dict[str, Path]:
-    """Bundles of the baselines `names` of a classifier, by name; see `find_or_make`.
+def made(
+    recipe: Recipe, names: Sequence[str], teacher: Path | None, validation: Snapshot | None = None
+) -> dict[str, Path]:
+    """Bundles of the baselines `names` of a classifier, by name; see `find_or_make` and `Source`.
 
     `teacher`: a reference bundle, where there is one. One that cannot be made is left out with a warning; the others
     stand.
     """
-    source, found = Source(recipe.data, recipe.judged_by, teacher), {}
+    source, found = Source(recipe.data, recipe.judged_by, teacher, validation), {}
     for name in names:
         try:
             found[name] = find_or_make(recipe, name, source)

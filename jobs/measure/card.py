@@ -12,10 +12,11 @@ from configs.schema.runtimes import RUNTIMES
 from configs.schema.tasks import BASELINES, TASKS, named
 from jobs.measure.answers import FIRST_SHARE
 from jobs.measure.machine import cpu
-from jobs.measure.measurement import BUDGET_SHAPE, key
-from jobs.measure.table import AS_THEY_COME, BLOCKS_WORDS
+from jobs.measure.measurement import BUDGET_SHAPE
+from jobs.measure.table import BLOCKS_WORDS
 from jobs.measure.timing import busy_words
 from serving.bundle import Bundle, bundle_bytes
+from tuning.figures import AS_THEY_COME, at, figures, latency_of, timed
 
 MOST_LABELS = 100
 LONGEST_FACTS = 4000  # characters; more stands in bundle.json
@@ -213,20 +214,21 @@ def _figures(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
 
 
 def _latency(metrics: Mapping[str, float]) -> str:
-    batch, tokens = BUDGET_SHAPE
+    places = (timed(BUDGET_SHAPE), AS_THEY_COME)
+    found = {place.at: latency_of(metrics, place.at) for place in places}
     lines = ["| | calls | p50, ms | p95, ms | p99, ms | mean, ms |", "| --- | --- | --- | --- | --- | --- |"]
-    for title, prefix in ((f"batch {batch}, {tokens} tokens", key(BUDGET_SHAPE, "")), AS_THEY_COME):
-        if f"{prefix}p50_ms" in metrics:
-            figures = " | ".join(f"{metrics[f'{prefix}p{each}_ms']:.2f}" for each in (50, 95, 99))
-            mean = f"{value:.2f}" if (value := metrics.get(f"{prefix}mean_ms")) is not None else ""
-            lines.append(f"| {title} | {metrics[f'{prefix}calls']:.0f} | {figures} | {mean} |")
+    for place in places:
+        if "p50_ms" in (each := found[place.at]):
+            percentiles = " | ".join(f"{each[f'p{percent}_ms']:.2f}" for percent in (50, 95, 99))
+            mean = f"{value:.2f}" if (value := each.get("mean_ms")) is not None else ""
+            lines.append(f"| {place.title} | {each['calls']:.0f} | {percentiles} | {mean} |")
     if len(lines) == 2:
         return "Not measured."
     words = f"On one thread, tokenizer included, on {cpu()}."
-    low, high = (metrics.get(key(BUDGET_SHAPE, f"p95_ms_others_{end}")) for end in ("low", "high"))
+    low, high = (found[at(BUDGET_SHAPE)].get(f"p95_ms_others_{end}") for end in ("low", "high"))
     if low is not None:
         words += f" {BLOCKS_WORDS} p95 of the other blocks: {low:.2f} to {high:.2f} ms."
-    return "\n".join([*lines, "", words, *filter(None, [busy_words({"the bundle": metrics})])])
+    return "\n".join([*lines, "", words, *filter(None, [busy_words({"the bundle": figures(latency=found)})])])
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:

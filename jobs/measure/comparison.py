@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -15,9 +16,10 @@ from configs.schema.tasks import Task, named
 from jobs.measure import table
 from jobs.measure.bootstrap import interval
 from jobs.measure.gate import Judgement, Tested
-from jobs.measure.measurement import BUDGET_SHAPE, MIX, Measured, key
+from jobs.measure.measurement import Measured
 from jobs.measure.timing import busy_words
 from tuning import comparison
+from tuning.figures import AS_THEY_COME, BUDGET_SHAPE, flat, timed
 from tuning.pareto import METRIC
 
 WINNER, TEACHER = "winner", "teacher"
@@ -54,12 +56,13 @@ def compare(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """(fields of the manifest, files beside it) of what was `measured` on the test rows and timed at `shapes`."""
     task = recipe.judged_by
-    answers = {name: dict(each.metrics) for name, each in measured.items()}
+    answers = {name: copy.deepcopy(each.figures) for name, each in measured.items()}
     teacher = TEACHER if TEACHER in answers else None
     baselines = [each.contender for each in task.baselines.values() if each.contender in answers]
     fields: dict[str, Any] = {
         "task": task.name,
         "answers": answers,
+        "shapes": list(shapes),
         "metric": task.metric,
         "tested": None,
         "judged": None,
@@ -101,12 +104,13 @@ def compare(
     fields["table"] = "\n".join([*first, table.markdown(answers, teacher, shown, task), *words])
     further = []
     if machine:
-        fields["metrics"] |= machine.peaks
+        fields["metrics"] |= {f"{kind}_peak": best for kind, best in machine.peaks.items()}
         fields["notes"] = [*table.notes(machine), *([busy] if busy else [])]
         further = [table.latencies_markdown(answers, shapes), table.resources_markdown(answers, shown, machine)]
-        latency = key(BUDGET_SHAPE, "p50_ms") if shapes else f"{MIX}_p50_ms"
-        files["comparison.svg"] = comparison.svg(answers, task.metric, latency, title=task.titles.get(task.metric, ""))
-    files |= {"table.md": "\n".join([fields["table"], *further]), "metrics.json": json.dumps(answers, indent=2) + "\n"}
+        shown_at, title = timed(BUDGET_SHAPE) if shapes else AS_THEY_COME, task.titles.get(task.metric, "")
+        files["comparison.svg"] = comparison.svg(answers, task.metric, shown_at, title=title)
+    files["table.md"] = "\n".join([fields["table"], *further])
+    files["metrics.json"] = json.dumps({name: flat(each) for name, each in answers.items()}, indent=2) + "\n"
     return fields, files
 
 
@@ -118,8 +122,8 @@ def shown_shapes(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def tested_of(test: UnseenRows, measured: Mapping[str, Measured], task: Task) -> Tested:
     """The winner's figures as its evidence; without a teacher, or one that is never right, there is no retention."""
-    ours = measured[WINNER].metrics
-    whole = measured[TEACHER].metrics[task.metric] if TEACHER in measured else 0.0
+    ours = measured[WINNER].figures
+    whole = measured[TEACHER].figures["metrics"][task.metric] if TEACHER in measured else 0.0
     limited = table.budgeted(ours, whole or math.nan, task)
     low, high = (interval_of(measured, operator.truediv) if whole else None) or (None, None)
     return Tested(
@@ -127,8 +131,8 @@ def tested_of(test: UnseenRows, measured: Mapping[str, Measured], task: Task) ->
         rows=len(test.labels),
         metric=task.metric,
         value=limited[METRIC],
-        value_low=ours.get(f"{task.metric}_low"),
-        value_high=ours.get(f"{task.metric}_high"),
+        value_low=ours["metrics"].get(f"{task.metric}_low"),
+        value_high=ours["metrics"].get(f"{task.metric}_high"),
         retention=limited["retention"] if whole else None,
         retention_low=low,
         retention_high=high,
@@ -160,7 +164,9 @@ def _paired(
 def difference_of(ours: Measured, theirs: Measured, metric: str) -> table.Gap | None:
     """A metric less another contender's, and the interval of that; None where no rows were resampled."""
     ends = _paired(ours.resampled, theirs.resampled, operator.sub)
-    return table.Gap(ours.metrics[metric] - theirs.metrics[metric], *ends) if ends else None
+    if ends is None:
+        return None
+    return table.Gap(ours.figures["metrics"][metric] - theirs.figures["metrics"][metric], *ends)
 
 
 def leads(measured: Mapping[str, Measured], baselines: Sequence[str], metric: str) -> dict[str, dict[str, table.Gap]]:

@@ -8,12 +8,15 @@ from pathlib import Path
 from cluster import tracking
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import BASELINES
+from jobs.data.snapshot import Snapshot
 from serving.bundle import MANIFEST, read_description
 
 log = logging.getLogger(__name__)
 
 
-def compare(recipe: Recipe, teacher: Path, whole: float | None, run: tracking.Run) -> dict[str, dict[str, float]]:
+def compare(
+    recipe: Recipe, teacher: Path, whole: float | None, run: tracking.Run, validation: Snapshot | None = None
+) -> dict[str, dict[str, float]]:
     """{contender: its metric on the validation rows, with the ends of its interval} of the baselines that the recipe
     asks for; logged, and told to `run` as `baseline_*`.
 
@@ -25,13 +28,10 @@ def compare(recipe: Recipe, teacher: Path, whole: float | None, run: tracking.Ru
     metric, found = recipe.judged_by.metric, {}
     there = teacher if (teacher / MANIFEST).exists() else None
     names = [name for name in baselines.possible(recipe, there) if BASELINES[name].is_bundle]
-    for name, folder in baselines.made(recipe, names, there).items():
+    for name, folder in baselines.made(recipe, names, there, validation).items():
         measured, contender = read_description(folder).metrics, BASELINES[name].contender
-        found[contender] = {
-            each.removeprefix("validation_"): value
-            for each, value in measured.items()
-            if each.startswith(f"validation_{metric}")
-        }
+        names = (metric, f"{metric}_low", f"{metric}_high")
+        found[contender] = {each: measured[f"validation_{each}"] for each in names}
         run.metrics.log({f"baseline_{name}_{each}": value for each, value in found[contender].items()})
     if found:
         words, ahead = said(found, whole, metric)

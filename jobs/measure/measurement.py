@@ -26,6 +26,7 @@ from configs.loader import Spec, UsageError
 from configs.schema.data import DataSpec
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import DEFAULT, TASKS, named
+from jobs.data.snapshot import Snapshot
 from jobs.data.source import Row, Sample, check_unchanged, rows
 from jobs.measure.answers import Answer, Fitted, LoadedContender, Predictor, input_of
 from jobs.measure.bootstrap import interval, resampled
@@ -34,10 +35,9 @@ from jobs.measure.resources import meter, peak_mb
 from jobs.measure.retention import Teacher, kept
 from jobs.measure.timing import BLOCKS, busy_words, interleaved, texts_of_length
 from serving.inputs import Input, joined
+from tuning.figures import BUDGET_SHAPE, MIX, Figures, add, at, figures, flat
 from tuning.pareto import TIMED
 
-BUDGET_SHAPE = (1, 32)  # batch and tokens at which `budget.max_p95_ms` holds
-MIX = "mix"  # names latencies over single rows as they come, of whatever length
 CHANGED = "batch_changed"  # share of the rows that are answered otherwise among others than alone
 AMONG = 32  # rows, the others with it, that such an answer is given in
 CALLS = 300
@@ -57,6 +57,7 @@ class Measurement(Spec):
     task: str = DEFAULT
     data: DataSpec
     split: Literal["validation", "test"]
+    snapshot: Snapshot | None = None  # its rows; None: they are read from their source
     contenders: list[Contender]
     score: bool | list[str] = True  # all, none, or those of these names
     resources: bool = False  # score in quiet, and say rows per second, seconds to load, peak of memory
@@ -76,7 +77,7 @@ class Measured(NamedTuple):
     """What was measured of one contender; its answers to the rows in their order, where asked for; and the metric of
     its task over resampled rows, the same ones for every contender."""
 
-    metrics: dict[str, float]
+    figures: Figures
     answers: list[Answer]
     resampled: Sequence[float] = ()
 
@@ -85,12 +86,12 @@ def measure(question: Measurement) -> dict[str, Measured]:
     """{contender: what was measured} in a fresh process. Raises `JobError` with its last words."""
     names = ", ".join(each.name for each in question.contenders)
     found = {
-        name: Measured(metrics, [Answer(*each) for each in answers], values)
-        for name, (metrics, answers, values) in run_fresh(
+        name: Measured(measured, [Answer(*each) for each in answers], values)
+        for name, (measured, answers, values) in run_fresh(
             "jobs.measure.measurement", question.model_dump_json(), question.threads, names, limit(question)
         ).items()
     }
-    if words := busy_words({name: each.metrics for name, each in found.items()}):
+    if words := busy_words({name: each.figures for name, each in found.items()}):
         log.warning(words)
     return found
 
@@ -98,7 +99,11 @@ def measure(question: Measurement) -> dict[str, Measured]:
 def limit(question: Measurement) -> float:
     """Seconds after which the process that answers counts as stuck: they grow with the rows that are scored."""
     scored = len(question.contenders) * question.score if isinstance(question.score, bool) else len(question.score)
-    return SECONDS + (SECONDS_OF_A_ROW * scored * sum(1 for _ in rows(question.data, question.split)) if scored else 0)
+    if not scored:
+        return SECONDS
+    snapshot = question.snapshot
+    count = snapshot.sample.rows if snapshot else sum(1 for _ in rows(question.data, question.split))
+    return SECONDS + SECONDS_OF_A_ROW * scored * count
 
 
 def run_fresh(module: str, text: str, threads: int, what: str, seconds: float = SECONDS) -> Any:
@@ -133,10 +138,13 @@ def run_fresh(module: str, text: str, threads: int, what: str, seconds: float = 
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def measure_candidate(recipe: Recipe, bundle: Path, teacher: Teacher | None = None) -> dict[str, float]:
+def measure_candidate(
+    recipe: Recipe, bundle: Path, teacher: Teacher | None = None, snapshot: Snapshot | None = None
+) -> dict[str, float]:
     """What the search needs of an exported bundle: validation metrics, latency at the budget's shape, size.
 
-    With a `teacher` also what is kept of it; the rows must then be those that it answered. Raises `JobError`.
+    With a `teacher` also what is kept of it; the rows must then be those that it answered. `snapshot`: the validation
+    rows. Raises `JobError`.
     """
     from serving.bundle import bundle_bytes, read_bundle
 
@@ -149,6 +157,7 @@ def measure_candidate(recipe: Recipe, bundle: Path, teacher: Teacher | None = No
             task=recipe.task,
             data=recipe.data.model_copy(update=unseen | {"slices": []}),
             split="validation",
+            snapshot=snapshot,
             contenders=[contender],
             shapes=[BUDGET_SHAPE] if timed else [],
             tokenizer=str(bundle / description.tokenizer),
@@ -158,22 +167,23 @@ def measure_candidate(recipe: Recipe, bundle: Path, teacher: Teacher | None = No
             resampled=teacher is not None,
         )
     )["bundle"]
-    measured = answered.metrics
-    timings = ("batch", MIX)
-    found = {name if name.startswith(timings) else f"validation_{name}": value for name, value in measured.items()}
+    metrics, latency = answered.figures["metrics"], answered.figures["latency"]
+    found = {f"validation_{name}": value for name, value in metrics.items()} | flat(figures(latency=latency))
     found["bytes"] = bundle_bytes(description)
     found["megabytes"] = found["bytes"] / 1e6
     if timed:
-        found |= {name: measured[key(BUDGET_SHAPE, name)] for name in TIMED}
+        found |= {name: latency[at(BUDGET_SHAPE)][name] for name in TIMED}
     if teacher:
-        found |= kept(measured[recipe.judged_by.metric], answered.resampled, teacher)
+        found |= kept(metrics[recipe.judged_by.metric], answered.resampled, teacher)
     return found
 
 
-def time_again(recipe: Recipe, bundles: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+def time_again(
+    recipe: Recipe, bundles: Mapping[str, Path], snapshot: Snapshot | None = None
+) -> dict[str, dict[str, float]]:
     """{name: `TIMED` figures, and all at the budget's shape} of bundles, in turns in one process.
 
-    Each is asked texts of that many tokens of its own.
+    Each is asked texts of that many tokens of its own. `snapshot`: the validation rows.
     """
     from serving.bundle import read_bundle
 
@@ -183,23 +193,29 @@ def time_again(recipe: Recipe, bundles: Mapping[str, Path]) -> dict[str, dict[st
     ]
     data = recipe.data.model_copy(update={"test": None, "slices": []})
     question = Measurement(
-        task=recipe.task, data=data, split="validation", contenders=contenders, score=False, shapes=[BUDGET_SHAPE]
+        task=recipe.task,
+        data=data,
+        split="validation",
+        snapshot=snapshot,
+        contenders=contenders,
+        score=False,
+        shapes=[BUDGET_SHAPE],
     )
     return {
-        name: each.metrics | {figure: each.metrics[key(BUDGET_SHAPE, figure)] for figure in TIMED}
+        name: flat(each.figures) | {figure: each.figures["latency"][at(BUDGET_SHAPE)][figure] for figure in TIMED}
         for name, each in measure(question).items()
     }
 
 
 def key(shape: tuple[int, int], name: str) -> str:
-    """Name of a figure of one shape in an answer: batch, tokens, percentile."""
-    return f"batch{shape[0]}_tokens{shape[1]}_{name}"
+    """Flat name of a figure of one shape: batch, tokens, percentile."""
+    return f"{at(shape)}_{name}"
 
 
 def measure_here(question: Measurement) -> dict[str, Measured]:
     """Measure, in this process."""
     pin(question.threads)
-    examples = list(rows(question.data, question.split))
+    examples = question.snapshot.rows() if question.snapshot else list(rows(question.data, question.split))
     if question.sample:
         check_unchanged(examples, question.sample, question.data, question.split)
     inputs = [input_of(row) for row in examples]
@@ -212,17 +228,17 @@ def measure_here(question: Measurement) -> dict[str, Measured]:
             predictors[name] = load(contender, question.data, question.threads)
             seconds = time.perf_counter() - started
         scored = question.score if isinstance(question.score, bool) else name in question.score
-        found[name] = _score(question, predictors[name], examples, inputs) if scored else Measured({}, [])
+        found[name] = _score(question, predictors[name], examples, inputs) if scored else Measured(figures(), [])
         if scored and question.batches and contender.kind == "bundle":
             every = -(-len(inputs) // TASKS[question.task].asked_twice)
             with quiet.at_work():
-                found[name].metrics[CHANGED] = changed(predictors[name], inputs[::every])
+                found[name].figures["metrics"][CHANGED] = changed(predictors[name], inputs[::every])
         if isinstance(fitted := predictors[name], Fitted):
-            found[name].metrics["bytes"] = fitted.bytes
+            found[name].figures["metrics"]["bytes"] = fitted.bytes
         elif scored and question.resources:
-            found[name].metrics["load_s"] = seconds
-    for name, figures in _timed(question, predictors, examples, inputs).items():
-        found[name].metrics.update(figures)
+            found[name].figures["metrics"]["load_s"] = seconds
+    for name, timed in _timed(question, predictors, examples, inputs).items():
+        add(timed, to=found[name].figures)
     return found
 
 
@@ -245,7 +261,7 @@ def _score(question: Measurement, predict: LoadedContender, examples: list[Row],
         if len(question.contenders) == 1:
             metrics["peak_mb"] = peak
     told = question.resampled or question.resources
-    return Measured(metrics, answers if question.answers else [], values if told else [])
+    return Measured(figures(metrics), answers if question.answers else [], values if told else [])
 
 
 def changed(predict: Predictor, inputs: Sequence[Input], seed: int = 0) -> float:
@@ -263,9 +279,9 @@ def changed(predict: Predictor, inputs: Sequence[Input], seed: int = 0) -> float
 
 def _timed(
     question: Measurement, predictors: Mapping[str, Predictor], examples: list[Row], inputs: list[Input]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Figures]:
     """Latencies of all contenders in turns, at every shape, and of the rows one by one."""
-    found: dict[str, dict[str, float]] = {name: {} for name in predictors}
+    found = {name: figures() for name in predictors}
     texts = [joined(input_of(row)) for row in examples[:1000]]
     for shape in question.shapes:
         timed = [each for each in question.contenders if each.shapes is None or shape in each.shapes]
@@ -276,7 +292,7 @@ def _timed(
             seconds = math.inf if shape == BUDGET_SHAPE else SECONDS_OF_A_SHAPE
             latencies = interleaved(takers, batches, CALLS, seconds, blocks=BLOCKS if shape == BUDGET_SHAPE else 1)
         for name, latency in latencies.items():
-            found[name] |= {key(shape, each): value for each, value in latency.items()}
+            found[name]["latency"][at(shape)] = latency
     if question.mix:
         calls = TASKS[question.task].calls
         count = min(calls, len(inputs))
@@ -286,8 +302,8 @@ def _timed(
             latencies = interleaved(predictors, single, calls, joules=joules)
         for name, latency in latencies.items():
             if joules:
-                found[name]["joules_per_1000"] = 1000 * latency.pop("joules")
-            found[name] |= {f"{MIX}_{each}": value for each, value in latency.items()}
+                found[name]["metrics"]["joules_per_1000"] = 1000 * latency.pop("joules")
+            found[name]["latency"][MIX] = latency
     return found
 
 

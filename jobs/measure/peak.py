@@ -24,7 +24,7 @@ def ask(threads: int = 1) -> dict[str, float]:
 
 
 def measure(threads: int, size: int = SIZE, seconds: float = SECONDS) -> dict[str, float]:
-    """`fp32_peak` and `int8_peak`: 10^9 multiplications and additions a second of `threads` threads, the best call."""
+    """`fp32` and `int8`: 10^9 multiplications and additions a second of `threads` threads, the best call."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -32,8 +32,8 @@ def measure(threads: int, size: int = SIZE, seconds: float = SECONDS) -> dict[st
     byte_MK = random.integers(0, 255, (size, size), dtype=np.uint8)
     byte_KN = random.integers(-127, 127, (size, size), dtype=np.int8)
     calls = {
-        "fp32_peak": [lambda: float_MK @ float_KN, _product("MatMul", float_MK, float_KN, threads)],
-        "int8_peak": [_product("MatMulInteger", byte_MK, byte_KN, threads)],
+        "fp32": [lambda: float_MK @ float_KN, _product("MatMul", float_MK, float_KN, threads)],
+        "int8": [_product("MatMulInteger", byte_MK, byte_KN, threads)],
     }
     return {name: 2e-9 * size**3 / min(_fastest(call, seconds) for call in each) for name, each in calls.items()}
 

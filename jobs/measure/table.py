@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,30 +10,21 @@ from configs.schema.search import BudgetSpec
 from configs.schema.tasks import Task
 from jobs.measure.answers import FIRST_SHARE
 from jobs.measure.differences import LEAST_ROWS, Difference
-from jobs.measure.measurement import BUDGET_SHAPE, CALLS, CHANGED, MIX, SECONDS_OF_A_SHAPE, TEXTS, key
+from jobs.measure.measurement import CALLS, CHANGED, SECONDS_OF_A_SHAPE, TEXTS
 from jobs.measure.timing import BLOCKS, LEAST_CALLS, PERCENTILES
+from tuning.figures import AS_THEY_COME, BUDGET_SHAPE, MIX, Figures, at, figures, timed
+from tuning.figures import flat as flat_names
 from tuning.pareto import METRIC, broken, missed
 
 BLOCKS_WORDS = (
     f"Batch {BUDGET_SHAPE[0]}, {BUDGET_SHAPE[1]} tokens: p50 and p95 are those of the quietest of {BLOCKS} blocks of "
     "calls, p99 is that of all; elsewhere all are those of all calls."
 )
-Figures = Mapping[str, Mapping[str, float]]  # by contender and metric
-
-
-class Timed(NamedTuple):
-    """What was timed, in words, and how the names of its figures begin."""
-
-    title: str
-    prefix: str
-
-
-AS_THEY_COME = Timed("a row as it comes", f"{MIX}_")
-MEAN = f"{MIX}_mean_ms"
+Answers = Mapping[str, Figures]  # by contender
 
 
 class Machine(NamedTuple):
-    """What the figures were taken on: its peaks by name (10^9 operations a second), how energy was taken."""
+    """What the figures were taken on: its peaks by kind (10^9 operations a second), how energy was taken."""
 
     peaks: Mapping[str, float]
     energy: str
@@ -54,7 +46,7 @@ class Gap(NamedTuple):
 
 
 def ratios(
-    answers: Figures, winner: str, teacher: str, shapes: Sequence[tuple[int, int]], task: Task
+    answers: Answers, winner: str, teacher: str, shapes: Sequence[tuple[int, int]], task: Task
 ) -> dict[str, float]:
     """How the winner compares with the teacher: retention, times faster at each shape (p50) and by the mean row as it
     comes, times smaller.
@@ -62,68 +54,77 @@ def ratios(
     There is no retention of a metric that is 0.
     """
     ours, theirs = answers[winner], answers[teacher]
-    found = {"retention": ours[task.metric] / theirs[task.metric]} if theirs[task.metric] else {}
-    for name in (*(key(shape, "p50_ms") for shape in shapes), f"{MIX}_p50_ms"):
-        if name in ours and name in theirs:
-            found[f"speedup_{name.removesuffix('_p50_ms')}"] = theirs[name] / ours[name]
-    if MEAN in ours and MEAN in theirs:
-        found[f"speedup_{MEAN.removesuffix('_ms')}"] = theirs[MEAN] / ours[MEAN]
-    if ours.get("bytes") and theirs.get("bytes"):
-        found["times_smaller"] = theirs["bytes"] / ours["bytes"]
+    kept, whole = (each["metrics"][task.metric] for each in (ours, theirs))
+    found = {"retention": kept / whole} if whole else {}
+    for name, place, figure in (
+        *((at(shape), at(shape), "p50_ms") for shape in shapes),
+        (MIX, MIX, "p50_ms"),
+        (f"{MIX}_mean", MIX, "mean_ms"),
+    ):
+        mine, other = (each["latency"].get(place, {}).get(figure) for each in (ours, theirs))
+        if mine is not None and other is not None:
+            found[f"speedup_{name}"] = other / mine
+    mine, other = (each["metrics"].get("bytes") for each in (ours, theirs))
+    if mine and other:
+        found["times_smaller"] = other / mine
     return found
 
 
-def flat(answers: Figures) -> dict[str, float]:
+def flat(answers: Answers) -> dict[str, float]:
     """{contender_metric: value}; how often something was called is left to the files."""
-    return {
-        f"{name}_{each}": value
-        for name, metrics in answers.items()
-        for each, value in metrics.items()
-        if not each.endswith("_calls")
-    }
+    found: dict[str, float] = {}
+    for name, each in answers.items():
+        latency = {place: {**taken} for place, taken in each["latency"].items()}
+        for taken in latency.values():
+            taken.pop("calls", None)
+        shown = flat_names({**each, "latency": latency})
+        found |= {f"{name}_{metric}": value for metric, value in shown.items()}
+    return found
 
 
-def budgeted(metrics: Mapping[str, float], whole: float, task: Task) -> dict[str, float]:
+def budgeted(found: Figures, whole: float, task: Task) -> dict[str, float]:
     """What a budget limits, of one contender's figures in the final evaluation; `whole` is the teacher's metric."""
     return {
-        METRIC: metrics[task.metric],
-        "retention": metrics[task.metric] / whole,
-        "p95_ms": metrics[key(BUDGET_SHAPE, "p95_ms")],
-        "megabytes": metrics["bytes"] / 1e6,
+        METRIC: found["metrics"][task.metric],
+        "retention": found["metrics"][task.metric] / whole,
+        "p95_ms": found["latency"][at(BUDGET_SHAPE)]["p95_ms"],
+        "megabytes": found["metrics"]["bytes"] / 1e6,
     }
 
 
-def beaten(leads: Mapping[str, Mapping[str, Gap]], answers: Figures, metric: str) -> str | None:
+def beaten(leads: Mapping[str, Mapping[str, Gap]], answers: Answers, metric: str) -> str | None:
     """A sentence about the best of the baselines that are better than the teacher or the winner; None without one.
 
     `leads`: by how much, by baseline and the contender that it is better than.
     """
     if not leads:
         return None
-    best = max(leads, key=lambda name: answers[name][metric])
+    values = {name: each["metrics"].get(metric, math.nan) for name, each in answers.items()}
+    best = max(leads, key=values.__getitem__)
     others = [
-        f"{gap.difference:+.4f} on the {other}'s {answers[other][metric]:.4f} (95 % interval over the same rows: "
+        f"{gap.difference:+.4f} on the {other}'s {values[other]:.4f} (95 % interval over the same rows: "
         f"{gap.difference_low:+.4f} to {gap.difference_high:+.4f})"
         for other, gap in leads[best].items()
     ]
     words = f"The baseline {best} is better than the {' and the '.join(leads[best])}"
-    return f"{words}: its {metric} is {answers[best][metric]:.4f}, {', '.join(others)}."
+    return f"{words}: its {metric} is {values[best]:.4f}, {', '.join(others)}."
 
 
 def verdict(
-    answers: Figures, baselines: Sequence[str], winner: str, teacher: str, budget: BudgetSpec, task: Task
+    answers: Answers, baselines: Sequence[str], winner: str, teacher: str, budget: BudgetSpec, task: Task
 ) -> Verdict | None:
     """Whether a baseline is inside the budget by its metric on this file, and faster than the winner (p50).
 
     None where there is nothing to compare: no baseline, or a teacher whose metric is 0.
     """
-    whole, p50 = answers[teacher][task.metric], key(BUDGET_SHAPE, "p50_ms")
+    whole = answers[teacher]["metrics"][task.metric]
     if not baselines or not whole:
         return None
     held = {name: budgeted(answers[name], whole, task) for name in baselines}
+    p50 = {name: answers[name]["latency"][at(BUDGET_SHAPE)]["p50_ms"] for name in (*baselines, winner)}
     kept = {name: each["retention"] for name, each in held.items()}
     inside = [name for name in baselines if not broken(held[name], budget)]
-    faster = [name for name in inside if answers[name][p50] < answers[winner][p50]]
+    faster = [name for name in inside if p50[name] < p50[winner]]
     best = max(faster or inside or baselines, key=kept.__getitem__)
     share = f"{kept[best]:.1%} of the teacher's {task.metric}"
     if not inside:
@@ -132,65 +133,71 @@ def verdict(
     if not faster:
         words = f"The baseline {best} is inside the budget too, but no faster than the winner; it keeps {share}."
         return Verdict(words, False)
-    times, ours = answers[winner][p50] / answers[best][p50], answers[winner][task.metric] / whole
+    times, ours = p50[winner] / p50[best], answers[winner]["metrics"][task.metric] / whole
     words = f"The baseline {best} is inside the budget and {times:.1f}x faster than the winner: "
     return Verdict(f"{words}it keeps {share}, the winner {ours:.1%}.", True)
 
 
-def cascade(ours: Mapping[str, float], theirs: Mapping[str, float] | None) -> str | None:
+def cascade(ours: Figures, theirs: Figures | None) -> str | None:
     """What the first model of a cascade answers, and what a row as it comes takes; None of any other winner.
 
     The mean stands first: as soon as the first model answers over half of the rows, p50 is its time alone.
     """
-    if FIRST_SHARE not in ours:
+    share = ours["metrics"].get(FIRST_SHARE)
+    if share is None:
         return None
-    names = (MEAN, f"{MIX}_p50_ms", f"{MIX}_p95_ms")
-    words = f"The winner is a cascade: its first model answers {ours[FIRST_SHARE]:.1%} of the test rows. "
-    if ours[FIRST_SHARE] == 1:
+    names = ("mean_ms", "p50_ms", "p95_ms")
+    words = f"The winner is a cascade: its first model answers {share:.1%} of the test rows. "
+    if share == 1:
         words = "The winner is the first model of a cascade: it answers all test rows, and the second none. "
-    taken = " / ".join(f"{ours[name]:.2f}" for name in names)
+    mine = ours["latency"][MIX]
+    taken = " / ".join(f"{mine[name]:.2f}" for name in names)
     words += f"A row as it comes, batch 1, takes mean / p50 / p95 {taken} ms"
     if theirs is None:
         return words + "."
-    times = " / ".join(_times(theirs[name], ours[name]) for name in names)
-    return f"{words}, {times} faster than the teacher's {' / '.join(f'{theirs[name]:.2f}' for name in names)} ms."
+    other = theirs["latency"][MIX]
+    times = " / ".join(_times(other[name], mine[name]) for name in names)
+    return f"{words}, {times} faster than the teacher's {' / '.join(f'{other[name]:.2f}' for name in names)} ms."
 
 
-def markdown(answers: Figures, teacher: str | None, shapes: Sequence[tuple[int, int]], task: Task) -> str:
+def markdown(answers: Answers, teacher: str | None, shapes: Sequence[tuple[int, int]], task: Task) -> str:
     """One row per contender; ratios are against the teacher, where there is one.
 
     Without `shapes` the latencies are those of rows as they come.
     """
-    shown = [name for name in (task.metric, *task.shown) if any(name in each for each in answers.values())]
+    shown = [name for name in (task.metric, *task.shown) if any(name in each["metrics"] for each in answers.values())]
     heads = ["model", *(task.titles.get(name, name) for name in shown), "kept"]
-    timed = [_shape(shape) for shape in shapes]
-    if not timed and any(f"{AS_THEY_COME.prefix}p50_ms" in each for each in answers.values()):
-        timed = [AS_THEY_COME]
-    for title, _ in timed:
-        heads += [f"p50 / p95 ms, {title}", "faster"]
+    places = [timed(shape) for shape in shapes]
+    if not places and any(MIX in each["latency"] for each in answers.values()):
+        places = [AS_THEY_COME]
+    for place in places:
+        heads += [f"p50 / p95 ms, {place.title}", "faster"]
     lines = _head([*heads, "MB", "smaller"])
-    base = answers[teacher] if teacher else {}
-    for name, metrics in answers.items():
+    base = answers[teacher] if teacher else figures()
+    for name, found in answers.items():
+        metrics, theirs = found["metrics"], base["metrics"]
         cells = [name, *(_with_interval(metrics, each) for each in shown)]
-        cells.append(_share(metrics.get(task.metric), base.get(task.metric)))
-        for _, prefix in timed:
-            p50 = f"{prefix}p50_ms"
-            cells += [_latency(metrics, prefix, PERCENTILES[:2]), _times(base.get(p50), metrics.get(p50))]
+        cells.append(_share(metrics.get(task.metric), theirs.get(task.metric)))
+        for place in places:
+            taken, before = (each["latency"].get(place.at, {}) for each in (found, base))
+            cells += [_latency(taken, PERCENTILES[:2]), _times(before.get("p50_ms"), taken.get("p50_ms"))]
         size = metrics.get("bytes")
-        cells += [f"{size / 1e6:.1f}" if size else "", _times(base.get("bytes"), size)]
+        cells += [f"{size / 1e6:.1f}" if size else "", _times(theirs.get("bytes"), size)]
         lines.append(_row(cells))
     return "\n".join(lines) + "\n"
 
 
-def latencies_markdown(answers: Figures, shapes: Sequence[tuple[int, int]]) -> str:
+def latencies_markdown(answers: Answers, shapes: Sequence[tuple[int, int]]) -> str:
     """One row for each shape, and one for the rows of the file as they are; one column for each contender."""
     lines = _head(["p50 / p95 / p99 ms", *answers])
-    for title, prefix in [*(_shape(shape) for shape in shapes), AS_THEY_COME]:
-        lines.append(_row([title, *(_latency(metrics, prefix, PERCENTILES) for metrics in answers.values())]))
-        if any(others := [_others(metrics, prefix) for metrics in answers.values()]):
-            lines.append(_row([f"p95 of the other blocks, {title}", *others]))
-    if any(MEAN in metrics for metrics in answers.values()):
-        means = (f"{metrics[MEAN]:.2f}" if MEAN in metrics else "" for metrics in answers.values())
+    for place in [*(timed(shape) for shape in shapes), AS_THEY_COME]:
+        taken = [each["latency"].get(place.at, {}) for each in answers.values()]
+        lines.append(_row([place.title, *(_latency(each, PERCENTILES) for each in taken)]))
+        if any(others := [_others(each) for each in taken]):
+            lines.append(_row([f"p95 of the other blocks, {place.title}", *others]))
+    single = [each["latency"].get(MIX, {}) for each in answers.values()]
+    if any("mean_ms" in each for each in single):
+        means = (f"{each['mean_ms']:.2f}" if "mean_ms" in each else "" for each in single)
         lines.append(_row([f"mean, {AS_THEY_COME.title}", *means]))
     calls, within = f"{LEAST_CALLS} to {CALLS}", f", by what fits in {SECONDS_OF_A_SHAPE:g} s"
     if not shapes:
@@ -199,7 +206,7 @@ def latencies_markdown(answers: Figures, shapes: Sequence[tuple[int, int]]) -> s
     return "\n".join([*lines, "", note]) + "\n"
 
 
-def resources_markdown(answers: Figures, shapes: Sequence[tuple[int, int]], machine: Machine) -> str:
+def resources_markdown(answers: Answers, shapes: Sequence[tuple[int, int]], machine: Machine) -> str:
     """What each contender takes of the machine; shares of its peak at `shapes`."""
     columns = {
         "rows_per_second": ("rows a second, whole file", ",.0f"),
@@ -208,20 +215,20 @@ def resources_markdown(answers: Figures, shapes: Sequence[tuple[int, int]], mach
         CHANGED: ("answers that change with the batch", ".2%"),
         "joules_per_1000": ("J per 1,000 requests", ".1f"),
     }
-    for batch, tokens in shapes:
-        for peak in machine.peaks:
-            title = f"of the {peak.removesuffix('_peak')} peak, batch {batch}, {tokens} tokens"
-            columns[key((batch, tokens), f"{peak}_share")] = (title, ".1%")
-    lines = _head(["model", *(title for title, _ in columns.values())])
-    for name, metrics in answers.items():
-        cells = (format(metrics[each], how) if each in metrics else "" for each, (_, how) in columns.items())
-        lines.append(_row([name, *cells]))
+    shares = [(timed(shape), kind) for shape in shapes for kind in machine.peaks]
+    titles = [title for title, _ in columns.values()]
+    lines = _head(["model", *titles, *(f"of the {kind} peak, {place.title}" for place, kind in shares)])
+    for name, found in answers.items():
+        metrics = found["metrics"]
+        cells = [format(metrics[each], how) if each in metrics else "" for each, (_, how) in columns.items()]
+        reached = (found["shares"].get(place.at, {}).get(kind) for place, kind in shares)
+        lines.append(_row([name, *cells, *("" if each is None else f"{each:.1%}" for each in reached)]))
     return "\n".join([*lines, "", *notes(machine)]) + "\n"
 
 
 def notes(machine: Machine) -> list[str]:
     """How the figures were taken, in sentences."""
-    peaks = ", ".join(f"{name.removesuffix('_peak')} {best:,.0f}" for name, best in machine.peaks.items())
+    peaks = ", ".join(f"{kind} {best:,.0f}" for kind, best in machine.peaks.items())
     taken = ["One thread, tokenizer included.", f"Energy of rows of the file, one request each: {machine.energy}."]
     if not machine.peaks:
         return taken
@@ -252,10 +259,6 @@ def differences_markdown(worst: Sequence[Difference]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shape(shape: tuple[int, int]) -> Timed:
-    return Timed(f"batch {shape[0]}, {shape[1]} tokens", key(shape, ""))
-
-
 def _head(cells: Sequence[str]) -> list[str]:
     return [_row(cells), _row(["---"] * len(cells))]
 
@@ -271,13 +274,13 @@ def _with_interval(metrics: Mapping[str, float], name: str) -> str:
     return f"{metrics[name]:.4f}" + (f" ({low:.4f} to {high:.4f})" if low is not None else "")
 
 
-def _latency(metrics: Mapping[str, float], prefix: str, percentiles: Sequence[int]) -> str:
-    names = [f"{prefix}p{each}_ms" for each in percentiles]
-    return " / ".join(f"{metrics[name]:.2f}" for name in names if name in metrics)
+def _latency(taken: Mapping[str, float], percentiles: Sequence[int]) -> str:
+    names = [f"p{each}_ms" for each in percentiles]
+    return " / ".join(f"{taken[name]:.2f}" for name in names if name in taken)
 
 
-def _others(metrics: Mapping[str, float], prefix: str) -> str:
-    low, high = (metrics.get(f"{prefix}p95_ms_others_{end}") for end in ("low", "high"))
+def _others(taken: Mapping[str, float]) -> str:
+    low, high = (taken.get(f"p95_ms_others_{end}") for end in ("low", "high"))
     return "" if low is None else f"{low:.2f} to {high:.2f}"
 
 

@@ -10,6 +10,7 @@ from cluster.session import JobError
 from configs.folder import FolderError
 from configs.schema.recipe import Recipe
 from jobs.data.prepared import Prepared
+from jobs.data.snapshot import Snapshot
 from jobs.data.source import Row, sample
 from jobs.layout import output, teacher_folder
 from jobs.measure.contenders import Contender
@@ -21,11 +22,13 @@ from serving.bundle import MANIFEST, Bundle, read_description
 log = logging.getLogger(__name__)
 
 
-def teacher_metric(recipe: Recipe, bundle: Bundle, examples: Sequence[Row]) -> float | None:
+def teacher_metric(
+    recipe: Recipe, bundle: Bundle, examples: Sequence[Row], snapshot: Snapshot | None = None
+) -> float | None:
     """The metric of the recipe's teacher on these validation rows; None where there is none with these labels.
 
     From its stored outputs where they are of these very rows, else it answers them: what its bundle says of itself may
-    be of others.
+    be of others. `snapshot` holds the same rows.
     """
     folder = teacher_folder(recipe)
     if not (folder / MANIFEST).exists() or read_description(folder).labels != bundle.labels:
@@ -43,8 +46,9 @@ def teacher_metric(recipe: Recipe, bundle: Bundle, examples: Sequence[Row]) -> f
         task=recipe.task,
         data=recipe.data,
         split="validation",
+        snapshot=snapshot,
         contenders=[contender],
         sample=sample(examples),
         metric=recipe.budget.metric,
     )
-    return measure(question)["teacher"].metrics[recipe.judged_by.metric]
+    return measure(question)["teacher"].figures["metrics"][recipe.judged_by.metric]

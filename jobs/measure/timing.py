@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jobs.measure.answers import Predictor
 from serving.inputs import Input, Row
+from tuning.figures import Figures
 from tuning.pareto import BUSY
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ def _figures(blocks: Sequence[Sequence[float]]) -> dict[str, float]:
     return found
 
 
-def busy_words(figures: Mapping[str, Mapping[str, float]]) -> str | None:
+def busy_words(figures: Mapping[str, Figures]) -> str | None:
     """A sentence about the contender that was most kept from the CPU at a shape; None where none was by over `BUSY`."""
-    shares = [(each[key], name) for name, each in figures.items() for key in each if key.endswith("busy")]
+    shares = [(each.get("busy", 0.0), name) for name, found in figures.items() for each in found["latency"].values()]
     share, name = max(shares, default=(0.0, ""))
     if share <= BUSY:
         return None

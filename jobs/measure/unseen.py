@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from configs.schema.recipe import Recipe
 from jobs.data import audit, leaks
 from jobs.data.leaks import Hashes
 from jobs.data.prepared import Prepared, Readings
-from jobs.data.source import Split, place, rows
+from jobs.data.source import Row, Split, place
 from jobs.data.tokenise import ROWS_PER_CALL
 from jobs.measure.answers import input_of
 from jobs.models.reference import read_tokenizer
@@ -22,13 +23,15 @@ from serving.inputs import prompt, reading, unknown_id
 log = logging.getLogger(__name__)
 
 
-def audit_test_rows(recipe: Recipe, bundle: Path, description: Bundle) -> tuple[dict[str, Any], dict[str, float]]:
+def audit_test_rows(
+    recipe: Recipe, bundle: Path, description: Bundle, test: Iterable[Row], seen: Mapping[Split, Hashes]
+) -> tuple[dict[str, Any], dict[str, float]]:
     """(record, metrics): test rows with a text that was learned from or has two labels, unknown tokens, cut texts.
 
+    `seen` has the hashes of the `test` rows, at the latest when the last of them was read.
     A `bundle` of another output is not known to have learned from any rows.
     """
-    seen: dict[Split, Hashes] = {}
-    read = _read(recipe, bundle, description, seen)
+    read = _read(bundle, description, test)
     known = _learned_from(recipe, description)
     if not known:
         log.info("what the bundle learned from is not in this output: test rows are compared with one another alone")
@@ -57,13 +60,13 @@ def _learned_from(recipe: Recipe, description: Bundle) -> dict[str, Hashes]:
     return found if recipe.bundle is None or data in keys else {}
 
 
-def _read(recipe: Recipe, bundle: Path, description: Bundle, seen: dict[Split, Hashes]) -> Readings:
+def _read(bundle: Path, description: Bundle, test: Iterable[Row]) -> Readings:
     """What the bundle's tokenizer makes of the test rows: in a cascade that of the second model, of a decoder's rows
-    the prompts. `seen` takes their hashes."""
+    the prompts."""
     tokenizer = read_tokenizer(bundle / description.tokenizer)
     tokenizer.enable_truncation(description.max_length)
     unknown, writes = unknown_id(tokenizer), not description.labels
-    left, counts = rows(recipe.data, "test", seen), Readings(0, 0, 0, 0)
+    left, counts = iter(test), Readings(0, 0, 0, 0)
     while some := list(itertools.islice(left, ROWS_PER_CALL)):
         texts: list[Any] = [prompt(row.text, row.pair) if writes else input_of(row) for row in some]
         for each in tokenizer.encode_batch(texts, add_special_tokens=not writes):

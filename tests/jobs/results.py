@@ -243,14 +243,16 @@ def evaluate(folder: Path) -> Figures:
     """The comparison of contenders."""
     from jobs.measure.answers import Answer
     from jobs.measure.comparison import UnseenRows, compare
-    from jobs.measure.measurement import BUDGET_SHAPE, Measured, key
+    from jobs.measure.measurement import BUDGET_SHAPE, Measured
+    from tuning.figures import at, figures
 
     labels = ["refund"] * 20 + ["track"] * 20
 
     def measured(wrong: int, p50: float, size: float) -> Measured:
         answers = [Answer("size" if row % 40 < wrong else label, 0.9) for row, label in enumerate(labels)]
-        figures = {key(BUDGET_SHAPE, name): p50 * more for name, more in (("p50_ms", 1), ("p95_ms", 1.5))}
-        return Measured({"accuracy": 1 - wrong / 40, "macro_f1": 0.9, "bytes": size, **figures}, answers)
+        latency = {at(BUDGET_SHAPE): {"p50_ms": p50, "p95_ms": p50 * 1.5}}
+        metrics = {"accuracy": 1 - wrong / 40, "macro_f1": 0.9, "bytes": size}
+        return Measured(figures(metrics, latency), answers)
 
     contenders = {"teacher": measured(2, 20, 9e7), "student": measured(3, 5, 4e7), "winner": measured(4, 1, 5e6)}
     test = UnseenRows("0" * 64, "1" * 64, labels, {"channel": ["phone", "mail"] * 20})

@@ -35,6 +35,7 @@ from serving.cascade import Cascade
 from serving.runtime import load_bundle
 from tests.tiny import bundles
 from tests.tiny.bundles import LABELS, WORDS, write_tiny_bundle
+from tuning.figures import figures
 
 TEXTS = [" ".join(words) for words in itertools.combinations(WORDS[4:], 2)]
 
@@ -127,7 +128,7 @@ def taught_to(monkeypatch: pytest.MonkeyPatch, output: Path, accuracy: float) ->
         if question.contenders[0].name != "teacher":
             return measurement.measure(question)
         asked.append(question)
-        return {"teacher": Measured({"accuracy": accuracy}, [])}
+        return {"teacher": Measured(figures({"accuracy": accuracy}), [])}
 
     monkeypatch.setattr("jobs.measure.teacher.measure", ask)
     return asked
@@ -259,11 +260,11 @@ def test_measuring_gives_the_share_of_the_first_and_latencies_of_rows_as_they_co
     found = measurement.measure_here(
         measurement.Measurement(data=data, split="validation", contenders=contenders, mix=True)
     )
-    assert found["both"].metrics["first_share"] == joined.share_first(TEXTS)
-    assert found["both"].metrics["accuracy"] == pytest.approx(accuracy(folder, labels_of(joined)))
-    assert "first_share" not in found["second"].metrics
+    assert found["both"].figures["metrics"]["first_share"] == joined.share_first(TEXTS)
+    assert found["both"].figures["metrics"]["accuracy"] == pytest.approx(accuracy(folder, labels_of(joined)))
+    assert "first_share" not in found["second"].figures["metrics"]
     for each in found.values():
-        assert 0 < each.metrics["mix_p50_ms"] <= each.metrics["mix_p95_ms"]
+        assert 0 < each.figures["latency"]["mix"]["p50_ms"] <= each.figures["latency"]["mix"]["p95_ms"]
 
 
 def test_the_job_registers_a_bundle_that_deploy_takes(

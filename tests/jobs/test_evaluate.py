@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +13,12 @@ from cluster.record import Cluster
 from cluster.session import JobError
 from configs.folder import commit
 from configs.loader import UsageError
+from configs.schema.data import DataSpec
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS
+from jobs.data import snapshot as snapshots
 from jobs.data.prepared import MANIFEST
+from jobs.data.source import Row, Split
 from jobs.evaluate import (
     EVALUATION,
     _compare_with_peak,
@@ -22,18 +27,22 @@ from jobs.evaluate import (
     _measure,
     _shapes,
     check_test_rows,
+    evaluate,
     evaluation_key,
     record,
     run,
 )
 from jobs.job import Way
 from jobs.measure import baselines, gate
+from jobs.measure.answers import Answer
 from jobs.measure.contenders import Contender
 from jobs.measure.measurement import Measured, Measurement
-from serving.bundle import Bundle, bundle_digest, read_bundle
+from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle
 from tests.tiny.bundles import LABELS, write_tiny_bundle
+from tuning.figures import figures
 
 NEAREST = TASKS["generate"].baselines["nearest"].make
+TIMED = {"batch1_tokens32": {"p50_ms": 1.0, "p95_ms": 1.0}}
 
 
 def recipe(folder: Path, slices: list[str], **sections: Any) -> Recipe:
@@ -182,7 +191,8 @@ def test_what_is_fitted_is_scored_where_it_is_timed_and_bundles_alone(tmp_path: 
         names = [each.name for each in question.contenders]
         asked.append((names, question.score))
         scored = names if question.score is True else question.score or []
-        return {name: Measured({"accuracy": 0.5} if name in scored else {"p50_ms": 1.0}, []) for name in names}
+        known = {True: figures({"accuracy": 0.5}), False: figures(latency=TIMED)}
+        return {name: Measured(copy.deepcopy(known[name in scored]), []) for name in names}
 
     monkeypatch.setattr("jobs.evaluate.measure", answer)
     contenders = [
@@ -192,7 +202,8 @@ def test_what_is_fitted_is_scored_where_it_is_timed_and_bundles_alone(tmp_path: 
     found = _measure(recipe(tmp_path, []), tmp_path / "tokenizer.json", contenders, [(1, 32)])
     assert asked == [(["winner"], True), (["nearest_row", "winner"], ["nearest_row"])]
     assert list(found) == ["nearest_row", "winner"]
-    assert found["winner"].metrics.keys() == {"accuracy", "p50_ms", "bytes"}
+    size = bundle_bytes(read_bundle(tmp_path / "tiny"))
+    assert found["winner"].figures == figures({"accuracy": 0.5, "bytes": size}, TIMED)
 
 
 def test_a_contender_that_fails_does_not_end_the_evaluation_of_the_others(
@@ -205,7 +216,7 @@ def test_a_contender_that_fails_does_not_end_the_evaluation_of_the_others(
         for each in question.contenders:
             if each.name in bad:
                 raise JobError(f"measuring {each.name} failed: empty vocabulary")
-        return {each.name: Measured({"accuracy": 0.5, "p50_ms": 1.0}, []) for each in question.contenders}
+        return {each.name: Measured(figures({"accuracy": 0.5}, TIMED), []) for each in question.contenders}
 
     monkeypatch.setattr("jobs.evaluate.measure", answer)
     folder = str(tmp_path / "tiny")
@@ -230,7 +241,7 @@ def test_a_decoder_is_timed_on_rows_as_they_come(tmp_path: Path, monkeypatch: py
 
     def answer(question: Measurement) -> dict[str, Measured]:
         asked.append((question.mix, question.shapes))
-        return {each.name: Measured({}, []) for each in question.contenders}
+        return {each.name: Measured(figures(), []) for each in question.contenders}
 
     monkeypatch.setattr("jobs.evaluate.measure", answer)
     told = recipe(tmp_path, [], task="generate")
@@ -291,3 +302,30 @@ def test_a_registry_that_is_away_is_a_warning(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr(registry, "versions_of", away)
     record({"tested": EVIDENCE, "bundle": "b", "run_id": "r", "at": "2026-01-01"})
     assert "is not in the registry: MLflow does not answer; evaluate again before deploy" in caplog.text
+
+
+def test_an_evaluation_reads_the_test_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who measures is handed a file of them, and what is wrong with them is counted on that."""
+    bundle = write_tiny_bundle(tmp_path / "tiny") and tmp_path / "tiny"
+    read, asked = snapshots.rows, list[Any]()
+
+    def counted(data: DataSpec, split: Split, *rest: Any) -> Iterator[Row]:
+        asked.append(split)
+        return read(data, split, *rest)
+
+    def answer(question: Measurement) -> dict[str, Measured]:
+        assert question.snapshot is not None
+        answers = [Answer(row.label, 1.0) for row in question.snapshot.rows()]
+        return {"winner": Measured(figures({"accuracy": 1.0}, TIMED), answers)}
+
+    monkeypatch.setattr(snapshots, "rows", counted)
+    monkeypatch.setattr("jobs.evaluate.rows", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("jobs.evaluate.measure", answer)
+    monkeypatch.setattr("jobs.measure.peak.ask", lambda: {"fp32": 1.0})
+    given = {"bundle": str(bundle), "output": str(tmp_path / "out"), "export": {"lengths": [32], "batches": [1]}}
+    found = evaluate(recipe(tmp_path, ["channel"], **given), bundle, "1")
+    assert asked == ["test"]
+    assert found["answers"]["winner"]["shares"]["batch1_tokens32"]["fp32"] > 0
+    assert found["metrics"]["winner_batch1_tokens32_fp32_peak_share"] > 0 and found["metrics"]["fp32_peak"] == 1
+    assert found["rows"]["splits"]["test"]["rows"] == 60 == found["tested"]["rows"]
+    assert not list((tmp_path / "out" / ".work").glob("rows-*"))

@@ -149,7 +149,7 @@ def all_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a way holds on which every stage is made, by the stage's name; what its evaluation says can be changed."""
     search = {"model_uri": "models:/x/1", "trials": [], "winner": None, "teacher_metric": 0.9}
     evaluation: dict[str, Any] = {"task": "classify", "table": "the table", "metrics": {"inside": 0.0}, "tested": None}
-    evaluation |= {"answers": {}, "first": [], "verdict": None, "behind": [], "judged": None}
+    evaluation |= {"answers": {}, "shapes": [], "first": [], "verdict": None, "behind": [], "judged": None}
     for name, said in (("look_at_test", None), ("record_of", None), ("faults", {})):
         monkeypatch.setattr(audit, name, lambda *_, said=said: said)
     monkeypatch.setattr(optimize, "check_possible", lambda _: None)

@@ -186,7 +186,7 @@ def test_after_nothing_fits_a_lower_limit_judges_the_trials_that_were_made(
     caplog: pytest.LogCaptureFixture,
 ):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("jobs.tune.time_again", lambda _, bundles: {name: {"p95_ms": 2.0} for name in bundles})
+    monkeypatch.setattr("jobs.tune.time_again", lambda _, bundles, *__: {name: {"p95_ms": 2.0} for name in bundles})
     kept = trials_of(recipe, PREPARED)
     strict, mild, other = (
         changed(recipe, change)

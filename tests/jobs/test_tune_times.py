@@ -41,7 +41,7 @@ class Noise:
                 write_tiny_bundle(folder / each.id / made, metrics=each.metrics)
         monkeypatch.setattr("jobs.tune.time_again", self.time_again)
 
-    def time_again(self, recipe: Recipe, bundles: dict[str, Path]) -> dict[str, dict[str, float]]:
+    def time_again(self, recipe: Recipe, bundles: dict[str, Path], *_: Any) -> dict[str, dict[str, float]]:
         self.asked.append(list(bundles))
         return {name: self.alone[name] for name in bundles}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from configs.schema.search import BudgetSpec, Objective
 from tuning import report
+from tuning.figures import Figures, figures
 from tuning.pareto import Trial, choose
 
 BUDGET = BudgetSpec(min_retention=0.99, max_p95_ms=2.0, max_megabytes=20.0)
@@ -103,24 +104,29 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
-def answer(accuracy: float, p50: float, size: float | None = None) -> dict[str, float]:
-    found = {"accuracy": accuracy, "macro_f1": accuracy - 0.01, "rows": 3080, "load_s": 0.5, "peak_mb": 300.0}
-    for name, factor in (("batch1_tokens32", 1), ("batch16_tokens32", 8)):
-        found |= {f"{name}_p{each}_ms": p50 * factor * times for each, times in ((50, 1), (95, 1.2), (99, 2))}
-    return found if size is None else found | {"bytes": size}
+SHAPES = [[1, 32], [16, 32]]
+
+
+def answer(accuracy: float, p50: float, size: float | None = None, **more: float) -> Figures:
+    metrics = {"accuracy": accuracy, "macro_f1": accuracy - 0.01, "rows": 3080, "load_s": 0.5, "peak_mb": 300.0}
+    latency = {
+        name: {f"p{each}_ms": p50 * factor * times for each, times in ((50, 1), (95, 1.2), (99, 2))}
+        for name, factor in (("batch1_tokens32", 1), ("batch16_tokens32", 8))
+    }
+    return figures(metrics | ({} if size is None else {"bytes": size}) | more, latency)
 
 
 VERDICT = "No baseline is inside the budget; the best, tfidf_svm, keeps 90.5% of the teacher's accuracy."
+OF_WINNER = {"agreement": 0.9712, "ece": 0.0523, "accuracy_low": 0.935, "accuracy_high": 0.953, "joules_per_1000": 12.5}
 EVALUATION = {
     "task": "classify",
     "answers": {
-        "tfidf_svm": answer(0.86, 0.5) | {"agreement": 0.87},
-        "teacher": answer(0.95, 20.0, 90e6) | {"ece": 0.0412},
+        "tfidf_svm": answer(0.86, 0.5, agreement=0.87),
+        "teacher": answer(0.95, 20.0, 90e6, ece=0.0412),
         "student": answer(0.946, 8.0, 99e6),
-        "winner": answer(0.944, 1.25, 15e6)
-        | {"agreement": 0.9712, "ece": 0.0523, "accuracy_low": 0.935, "accuracy_high": 0.953}
-        | {"joules_per_1000": 12.5, "batch1_tokens32_int8_peak_share": 0.318},
+        "winner": {**answer(0.944, 1.25, 15e6, **OF_WINNER), "shares": {"batch1_tokens32": {"int8": 0.318}}},
     },
+    "shapes": SHAPES,
     "notes": ["Energy: an estimate of <what>."],
     "budgeted": {"winner": {"metric": 0.944, "retention": 0.9321, "p95_ms": 1.77, "megabytes": 15.0}},
     "first": [VERDICT],

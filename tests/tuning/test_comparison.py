@@ -8,18 +8,17 @@ import pytest
 
 from tuning.chart import BOTTOM, LEFT, RIGHT, TOP
 from tuning.comparison import Label, draw, svg
+from tuning.figures import AS_THEY_COME, Figures, figures, timed
 
-P50 = "batch1_tokens32_p50_ms"
+SHAPE = timed((1, 32))
 
 
-def answer(
-    accuracy: float, p50: float, megabytes: float | None = None, around: float | None = None
-) -> dict[str, float]:
-    found = {"accuracy": accuracy, P50: p50}
+def answer(accuracy: float, p50: float, megabytes: float | None = None, around: float | None = None) -> Figures:
+    found = figures({"accuracy": accuracy}, {SHAPE.at: {"p50_ms": p50}})
     if megabytes:
-        found["bytes"] = megabytes * 1e6
+        found["metrics"]["bytes"] = megabytes * 1e6
     if around:
-        found |= {"accuracy_low": accuracy - around, "accuracy_high": accuracy + around}
+        found["metrics"] |= {"accuracy_low": accuracy - around, "accuracy_high": accuracy + around}
     return found
 
 
@@ -32,14 +31,14 @@ ANSWERS = {
 }
 
 
-def drawn(answers: Mapping[str, Mapping[str, float]] = ANSWERS) -> dict[str, Any]:
-    picture = draw(answers, "accuracy", P50)
+def drawn(answers: Mapping[str, Figures] = ANSWERS) -> dict[str, Any]:
+    picture = draw(answers, "accuracy", SHAPE)
     assert picture is not None
     return picture | {each["name"]: each for each in picture["points"]}
 
 
 def test_it_is_an_svg_with_a_circle_and_a_name_for_each_contender():
-    root = ElementTree.fromstring(svg(ANSWERS, "accuracy", P50))  # noqa: S314 - made here
+    root = ElementTree.fromstring(svg(ANSWERS, "accuracy", SHAPE))  # noqa: S314 - made here
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"tfidf svm", "teacher", "step <export>", "step prune", "winner"} <= set(texts)
@@ -50,11 +49,11 @@ def test_it_is_an_svg_with_a_circle_and_a_name_for_each_contender():
 
 
 def test_inside_a_page_it_names_no_address():
-    assert "http" not in svg(ANSWERS, "accuracy", P50, alone=False)
+    assert "http" not in svg(ANSWERS, "accuracy", SHAPE, alone=False)
 
 
 def test_the_axis_says_what_was_timed():
-    picture = svg({"winner": {"bleu": 39.0, "mix_p50_ms": 8.0}}, "bleu", "mix_p50_ms", title="BLEU")
+    picture = svg({"winner": figures({"bleu": 39.0}, {"mix": {"p50_ms": 8.0}})}, "bleu", AS_THEY_COME, title="BLEU")
     assert "p50, ms: a row as it comes" in picture
     assert ">BLEU</text>" in picture and "bleu" not in picture
 
@@ -90,7 +89,7 @@ def test_a_name_stands_to_the_right_where_there_is_room_and_on_no_interval():
     ],
     ids=["usual", "one", "equal", "many in one place"],
 )
-def test_circles_and_names_stay_in_the_picture(answers: dict[str, dict[str, float]]):
+def test_circles_and_names_stay_in_the_picture(answers: dict[str, Figures]):
     for point in drawn(answers)["points"]:
         assert LEFT <= point["x"] <= RIGHT and TOP <= point["y"] <= BOTTOM
         left, top, right, bottom = point["label"].box(point["name"])
@@ -104,6 +103,6 @@ def test_names_of_contenders_in_one_place_do_not_cover_each_other():
 
 
 def test_who_was_not_timed_is_not_drawn():
-    untimed = {"nearest": {"accuracy": 0.5}, "winner": ANSWERS["winner"]}
+    untimed = {"nearest": figures({"accuracy": 0.5}), "winner": ANSWERS["winner"]}
     assert [each["name"] for each in drawn(untimed)["points"]] == ["winner"]
-    assert svg({"nearest": {"accuracy": 0.5}}, "accuracy", P50) == ""
+    assert svg({"nearest": figures({"accuracy": 0.5})}, "accuracy", SHAPE) == ""

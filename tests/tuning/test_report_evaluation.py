@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tests.tuning.pages import EVALUATION, VERDICT, answer, page
+from tests.tuning.pages import EVALUATION, SHAPES, VERDICT, answer, page
 from tuning.chart import DASH
 
 
@@ -37,8 +37,9 @@ def test_the_final_evaluation_compares_everyone_with_the_teacher_winner_first():
 
 
 def test_the_final_evaluation_says_what_a_cascades_first_model_answers():
-    mix = {"mix_p50_ms": 0.5, "mix_p95_ms": 2.0, "mix_p99_ms": 3.0, "mix_mean_ms": 0.9}
-    found = page(evaluation={**EVALUATION, "answers": {"winner": {**answer(0.94, 1.0), **mix, "first_share": 0.725}}})
+    winner = answer(0.94, 1.0, first_share=0.725)
+    winner["latency"]["mix"] = {"p50_ms": 0.5, "p95_ms": 2.0, "p99_ms": 3.0, "mean_ms": 0.9}
+    found = page(evaluation={**EVALUATION, "answers": {"winner": winner}})
     rows = {row[0]: row[1] for row in found.tables[1][1:]}
     assert rows["answered by the first model of a cascade"] == "72.5%"
     assert rows["p50 / p95 / p99 ms, a row as it comes"] == "0.50 / 2.00 / 3.00"
@@ -46,7 +47,8 @@ def test_the_final_evaluation_says_what_a_cascades_first_model_answers():
 
 
 def test_the_final_evaluation_does_without_a_teacher():
-    alone = {"task": "classify", "answers": {"winner": EVALUATION["answers"]["winner"]}, "first": [], "behind": []}
+    alone = {"answers": {"winner": EVALUATION["answers"]["winner"]}, "shapes": SHAPES}
+    alone |= {"task": "classify", "first": [], "behind": []}
     found = page(evaluation=alone)
     assert found.tables[1][1] == ["accuracy", "0.9440"]
     assert "compare with the teacher" not in found.text and "its teacher" not in found.text

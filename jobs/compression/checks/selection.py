@@ -18,9 +18,11 @@ from configs.schema.tasks import named
 from jobs.compression.apply import Compressed, Exported
 from jobs.compression.checks.agreement import Compare, comparison, least
 from jobs.compression.step_context import StepContext
+from jobs.data.snapshot import Snapshot
 from jobs.measure.contenders import Contender
 from jobs.measure.measurement import BUDGET_SHAPE, Measurement, key, measure
 from serving.bundle import Bundle, read_description, write_bundle
+from tuning.figures import at
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +126,7 @@ def _fastest(
     export = context.recipe.export
     lengths = [tokens for tokens in export.lengths if tokens <= context.reference.max_length] or [BUDGET_SHAPE[1]]
     shapes = [(rows, tokens) for rows in export.batches for tokens in lengths]
-    measured = timed({name: folders[form] for name, form in named.items()}, context.recipe, shapes)
+    measured = timed({name: folders[form] for name, form in named.items()}, context.recipe, shapes, context.snapshot)
     for name, p50 in measured.items():
         facts[name] |= {key(shape, "p50_ms"): ms for shape, ms in p50.items()}
         facts[name]["mean_ms"] = float(np.exp(np.mean(np.log(list(p50.values())))))
@@ -134,7 +136,7 @@ def _fastest(
 
 
 def timed(
-    bundles: Mapping[str, Path], recipe: Recipe, shapes: Sequence[tuple[int, int]]
+    bundles: Mapping[str, Path], recipe: Recipe, shapes: Sequence[tuple[int, int]], snapshot: Snapshot | None = None
 ) -> dict[str, dict[tuple[int, int], float]]:
     """{bundle: {(rows, tokens): p50 in ms}}, in turns in a fresh process, tokenizer included."""
     one = next(iter(bundles.values()))
@@ -143,13 +145,16 @@ def timed(
             task=recipe.task,
             data=recipe.data.model_copy(update={"test": None, "slices": []}),
             split="validation",
+            snapshot=snapshot,
             contenders=[Contender(name=name, kind="bundle", folder=str(folder)) for name, folder in bundles.items()],
             score=False,
             shapes=list(shapes),
             tokenizer=str(one / read_description(one).tokenizer),
         )
     )
-    return {name: {shape: measured[name].metrics[key(shape, "p50_ms")] for shape in shapes} for name in bundles}
+    return {
+        name: {shape: measured[name].figures["latency"][at(shape)]["p50_ms"] for shape in shapes} for name in bundles
+    }
 
 
 def _computes(form: ExportTarget) -> bool:

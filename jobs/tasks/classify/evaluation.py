@@ -21,6 +21,7 @@ from serving.cascade import Cascade
 from serving.classifier import Classifier
 from serving.inputs import Input
 from serving.runtime import load_bundle
+from tuning.figures import Figures
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def compare(
     recipe: Recipe,
     test: UnseenRows,
     measured: Mapping[str, Measured],
-    answers: dict[str, dict[str, float]],
+    answers: Mapping[str, Figures],
     baselines: Sequence[str],
 ) -> Compared:
     """Agreement, calibration, classes and slices in which the winner is behind, and whether it is inside the budget.
@@ -54,7 +55,7 @@ def compare(
     found, task = Compared(fields={}), recipe.judged_by
     said = {name: each.answers for name, each in measured.items()}
     for name, each in said.items():
-        answers[name] |= summary(each, test.labels, said.get(TEACHER))
+        answers[name]["metrics"] |= summary(each, test.labels, said.get(TEACHER))
     teacher = TEACHER in answers
     ours = right(said[WINNER], test.labels)
     theirs = right(said[TEACHER], test.labels) if teacher else None
@@ -70,7 +71,7 @@ def compare(
     judgement = judge(tested, recipe.budget)
     log.log(logging.INFO if judgement.inside else logging.WARNING, "the winner is %s", judgement.words)
     found.fields["judged"] = judgement._asdict()
-    if whole := answers[TEACHER][task.metric]:
+    if whole := answers[TEACHER]["metrics"][task.metric]:
         found.fields["budgeted"] = {name: table.budgeted(each, whole, task) for name, each in answers.items()}
     if verdict := table.verdict(answers, baselines, WINNER, TEACHER, recipe.budget, task):
         log.log(logging.WARNING if verdict.beaten else logging.INFO, verdict.words)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -12,11 +13,13 @@ from configs.schema.recipe import Recipe
 from jobs.measure.answers import Answer
 from jobs.measure.bootstrap import resampled
 from jobs.measure.comparison import UnseenRows, compare, shown_shapes
-from jobs.measure.measurement import BUDGET_SHAPE, Measured, key
+from jobs.measure.measurement import BUDGET_SHAPE, Measured
 from jobs.measure.table import Machine
 from jobs.tasks.classify import metrics
+from tuning.figures import Figures, add, at, figures, flat
 
 LABELS = ["refund"] * 20 + ["track"] * 20
+AT = at(BUDGET_SHAPE)
 TEST = UnseenRows("0" * 64, "1" * 64, LABELS, {"channel": ["phone", "mail"] * 20})
 
 
@@ -24,7 +27,18 @@ def measured(p50: float, wrong: list[int], score: float | None = 0.9, size: floa
     """A contender that is right but for the rows `wrong`."""
     answers = [Answer("track" if row in wrong else label, score) for row, label in enumerate(LABELS)]
     metrics = {"accuracy": 1 - len(wrong) / 40, "macro_f1": 0.9, "bytes": size}
-    return Measured(metrics | {key(BUDGET_SHAPE, "p50_ms"): p50, key(BUDGET_SHAPE, "p95_ms"): p50}, answers)
+    return Measured(figures(metrics, {AT: {"p50_ms": p50, "p95_ms": p50}}), answers)
+
+
+def more(one: Measured, found: Figures) -> Measured:
+    """The same with further figures."""
+    whole = copy.deepcopy(one.figures)
+    add(found, to=whole)
+    return one._replace(figures=whole)
+
+
+def accuracy(one: Measured) -> float:
+    return one.figures["metrics"]["accuracy"]
 
 
 FIVE = {
@@ -71,7 +85,9 @@ def test_classes_and_slices_are_compared_in_files_and_the_worst_in_the_manifest(
     ]
     assert [(each["slice"], each["value"]) for each in fields["behind"]] == [("class", "refund"), ("channel", "phone")]
     assert "| channel: phone | 20 | 95.0% | 80.0% | -15.0 |" in fields["table"]
-    assert json.loads(files["metrics.json"]) == fields["answers"]
+    assert json.loads(files["metrics.json"]) == {name: flat(each) for name, each in fields["answers"].items()}
+    assert json.loads(files["metrics.json"])["winner"]["batch1_tokens32_p50_ms"] == 1.0
+    assert json.loads(json.dumps(fields))["answers"]["winner"]["latency"]["batch1_tokens32"]["p50_ms"] == 1.0
 
 
 def test_a_baseline_that_would_do_is_a_warning(caplog: pytest.LogCaptureFixture):
@@ -94,10 +110,10 @@ def test_without_a_teacher_the_winner_stands_alone():
 
 
 def test_of_a_cascade_the_table_says_what_the_first_model_answers():
-    mix = {"mix_mean_ms": 1.0, "mix_p50_ms": 0.5, "mix_p95_ms": 2.0}
-    slow = {"mix_mean_ms": 10.0, "mix_p50_ms": 10.0, "mix_p95_ms": 20.0}
-    winner = FIVE["winner"]._replace(metrics={**FIVE["winner"].metrics, **mix, "first_share": 0.725})
-    teacher = FIVE["teacher"]._replace(metrics={**FIVE["teacher"].metrics, **slow})
+    mix = {"mix": {"mean_ms": 1.0, "p50_ms": 0.5, "p95_ms": 2.0}}
+    slow = {"mix": {"mean_ms": 10.0, "p50_ms": 10.0, "p95_ms": 20.0}}
+    winner = more(FIVE["winner"], figures({"first_share": 0.725}, mix))
+    teacher = more(FIVE["teacher"], figures(latency=slow))
     fields, files = compared({"teacher": teacher, "winner": winner})
     assert "its first model answers 72.5% of the test rows" in files["table.md"]
     assert fields["metrics"]["winner_first_share"] == 0.725
@@ -106,21 +122,20 @@ def test_of_a_cascade_the_table_says_what_the_first_model_answers():
 
 def test_no_file_holds_what_was_said_of_a_row():
     """A label that is not of the test rows, as a wrong answer may be, stands nowhere."""
-    odd = Measured(FIVE["winner"].metrics, [Answer("secret", 0.5)] * 40)
+    odd = Measured(FIVE["winner"].figures, [Answer("secret", 0.5)] * 40)
     fields, files = compared({**FIVE, "winner": odd})
     assert "secret" not in json.dumps(fields) + "".join(files.values())
 
 
 def test_decoders_are_compared_by_their_metrics_and_by_rows_as_they_come():
     recipe = Recipe.model_validate({"name": "x", "task": "generate"})
-    contenders = {name: Measured({"bleu": bleu}, []) for name, bleu in (("teacher", 40.0), ("winner", 39.0))}
+    contenders = {name: Measured(figures({"bleu": bleu}), []) for name, bleu in (("teacher", 40.0), ("winner", 39.0))}
     fields, files = compare(recipe, TEST, contenders, [])
     assert set(files) == {"table.md", "metrics.json"}
     assert fields["metrics"] == {"teacher_bleu": 40.0, "winner_bleu": 39.0, "retention": 0.975}
     for name, ms in (("teacher", 80.0), ("winner", 8.0)):
-        contenders[name].metrics.update(
-            {f"mix_p{each}_ms": ms for each in (50, 95, 99)} | {"rows_per_second": 1e3 / ms}
-        )
+        latency = {"mix": {f"p{each}_ms": ms for each in (50, 95, 99)}}
+        add(figures({"rows_per_second": 1e3 / ms}, latency), to=contenders[name].figures)
     fields, files = compare(recipe, TEST, contenders, [], Machine({}, "an estimate of nothing"))
     assert fields["metrics"]["speedup_mix"] == 10
     assert "| a row as it comes |" in files["table.md"] and "| rows a second, whole file |" in files["table.md"]
@@ -174,14 +189,14 @@ def test_winner_and_baselines_are_judged_by_figures_of_the_same_turns():
     fields, _ = compared(FIVE)
     assert fields["budgeted"].keys() == FIVE.keys()
     for name, held in fields["budgeted"].items():
-        assert held["p95_ms"] == FIVE[name].metrics[key(BUDGET_SHAPE, "p95_ms")]
-        assert held["retention"] == FIVE[name].metrics["accuracy"] / FIVE["teacher"].metrics["accuracy"]
+        assert held["p95_ms"] == FIVE[name].figures["latency"][AT]["p95_ms"]
+        assert held["retention"] == accuracy(FIVE[name]) / accuracy(FIVE["teacher"])
     assert fields["budgeted"]["teacher"]["megabytes"] == 90
 
 
 def test_the_files_hold_more_than_the_table_that_is_printed():
     recipe = Recipe.model_validate({"name": "x"})
-    machine = Machine({"fp32_peak": 90.0, "int8_peak": 360.0}, "an estimate of nothing")
+    machine = Machine({"fp32": 90.0, "int8": 360.0}, "an estimate of nothing")
     fields, files = compare(recipe, TEST, FIVE, [BUDGET_SHAPE], machine)
     assert files["table.md"].startswith(fields["table"]) and "peak memory" in files["table.md"]
     assert "peak memory" not in fields["table"]
@@ -192,9 +207,8 @@ def test_the_files_hold_more_than_the_table_that_is_printed():
 
 def test_a_busy_machine_is_said_under_the_table_and_in_the_notes():
     def kept(share: float) -> dict[str, Any]:
-        busy = FIVE["winner"].metrics | {key(BUDGET_SHAPE, "busy"): share}
-        five = FIVE | {"winner": FIVE["winner"]._replace(metrics=busy)}
-        machine = Machine({"fp32_peak": 90.0, "int8_peak": 360.0}, "an estimate")
+        five = FIVE | {"winner": more(FIVE["winner"], figures(latency={AT: {"busy": share}}))}
+        machine = Machine({"fp32": 90.0, "int8": 360.0}, "an estimate")
         return compare(Recipe.model_validate({"name": "x"}), TEST, five, [BUDGET_SHAPE], machine)[0]
 
     busy, quiet = kept(0.34), kept(0.01)
@@ -229,5 +243,5 @@ def test_the_evidence_of_a_winner_is_its_figures_on_the_rows():
     assert found.items() >= wanted.items()
     assert found["retention"] == pytest.approx(0.9 / 0.95)
     assert compared({"winner": FIVE["winner"]})[0]["tested"]["retention"] is None
-    wrong = FIVE["teacher"]._replace(metrics={**FIVE["teacher"].metrics, "accuracy": 0.0})
+    wrong = more(FIVE["teacher"], figures({"accuracy": 0.0}))
     assert compared({**FIVE, "teacher": wrong})[0]["tested"]["retention"] is None

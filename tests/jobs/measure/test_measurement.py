@@ -26,6 +26,7 @@ from jobs.measure.timing import BLOCKS
 from serving.inputs import Input
 from tests.processes import ROOT
 from tests.tiny.bundles import LABELS, tokenizer, write_tiny_bundle
+from tuning.figures import LATENCIES, at, figures, flat
 from tuning.pareto import TIMED
 
 NEAREST = TASKS["generate"].baselines["nearest"].make
@@ -72,9 +73,11 @@ def test_the_final_evaluation_asks_for_latencies_resources_and_resampled_rows(tm
         score=["nearest_row", "winner"],
     )
     found = measure_here(asked)
-    winner, step, baseline = (found[name].metrics for name in ("winner", "step", "nearest_row"))
+    winner, step, baseline = (flat(found[name].figures) for name in ("winner", "step", "nearest_row"))
     for shape in ((1, 8), (4, 8)):
         assert 0 < winner[key(shape, "p50_ms")] <= winner[key(shape, "p95_ms")] <= winner[key(shape, "p99_ms")]
+    assert found["winner"].figures["latency"].keys() == {"batch1_tokens8", "batch4_tokens8", "mix"}
+    assert all(set(each) <= set(LATENCIES) for each in found["winner"].figures["latency"].values())
     assert key((1, 8), "p50_ms") in step and key((4, 8), "p50_ms") not in step
     assert winner["accuracy_low"] <= winner["accuracy"] <= winner["accuracy_high"]
     assert len(found["winner"].resampled) == 1000 and len(found["winner"].answers) == 48
@@ -90,7 +93,7 @@ def test_a_baseline_is_fitted_once(tmp_path: Path, data: dict[str, Any], monkeyp
     monkeypatch.setattr(measurement, "load", lambda each, *rest: loaded.append(each.name) or load(each, *rest))
     found = measure_here(question(tmp_path, data, score=["nearest_row"], shapes=[(1, 8)]))
     assert loaded.count("nearest_row") == 1
-    assert {"accuracy", key((1, 8), "p50_ms")} <= found["nearest_row"].metrics.keys()
+    assert {"accuracy", key((1, 8), "p50_ms")} <= flat(found["nearest_row"].figures).keys()
 
 
 def test_a_trial_measures_only_what_the_search_needs(
@@ -136,9 +139,9 @@ def test_finalists_are_timed_in_turns_each_at_that_many_tokens_of_its_own(
     found = time_again(Recipe.model_validate({"name": "x", "data": data}), bundles)
     assert set(asked) == {("bundle", 32), ("other", 32)}
     assert len([name for (name, _), (after, _) in itertools.pairwise(asked) if name != after]) > 2 * BLOCKS
-    for figures in found.values():
-        assert set(TIMED) <= figures.keys()
-        assert figures["p95_ms"] == figures[key((1, 32), "p95_ms")]
+    for each in found.values():
+        assert set(TIMED) <= each.keys()
+        assert each["p95_ms"] == each[key((1, 32), "p95_ms")]
 
 
 def test_a_trial_is_measured_on_the_rows_that_its_teacher_answered(
@@ -173,15 +176,15 @@ def test_rows_that_changed_are_one_line_of_the_process_that_measures(tmp_path: P
 
 def test_memory_and_the_time_to_load_are_those_of_a_contender_alone(tmp_path: Path, data: dict[str, Any]):
     winner = question(tmp_path, data).contenders[-1]
-    found = measure_here(question(tmp_path, data, contenders=[winner], resources=True))["winner"].metrics
+    found = measure_here(question(tmp_path, data, contenders=[winner], resources=True))["winner"].figures["metrics"]
     assert found["peak_mb"] > 20 and found["rows_per_second"] > 0 and found["load_s"] > 0
 
 
 def test_a_bundle_whose_answers_depend_on_the_batch_is_found_out(tmp_path: Path, data: dict[str, Any]):
     contenders = [each for each in question(tmp_path, data).contenders if each.name != "step"]
     found = measure_here(question(tmp_path, data, contenders=contenders, batches=True))
-    assert found["winner"].metrics["batch_changed"] == 0
-    assert "batch_changed" not in found["nearest_row"].metrics
+    assert found["winner"].figures["metrics"]["batch_changed"] == 0
+    assert "batch_changed" not in found["nearest_row"].figures["metrics"]
 
     def crowded(inputs: Sequence[Input]) -> list[Answer]:
         """Among others every fourth is answered otherwise."""
@@ -230,7 +233,9 @@ def test_a_busy_machine_is_warned_of_whatever_was_asked(
 ):
     for busy in (0.02, 0.31):
         monkeypatch.setattr(
-            measurement, "run_fresh", lambda *_, busy=busy: {"winner": ({key((1, 8), "busy"): busy}, [], ())}
+            measurement,
+            "run_fresh",
+            lambda *_, busy=busy: {"winner": (figures(latency={at((1, 8)): {"busy": busy}}), [], ())},
         )
         measurement.measure(question(tmp_path, data))
         assert ("winner was kept from the CPU for 31% of the time" in caplog.text) == (busy > 0.05)

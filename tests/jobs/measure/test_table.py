@@ -21,16 +21,17 @@ from jobs.measure.table import (
     resources_markdown,
     verdict,
 )
+from tuning.figures import Figures, at, figures
+from tuning.figures import flat as flat_names
 
 LARGE = (16, 32)
 CLASSIFY = TASKS["classify"]
 
 
-def answer(accuracy: float, p50: float, size: float | None = None) -> dict[str, float]:
-    found = {"accuracy": accuracy, "macro_f1": accuracy - 0.01}
-    for shape, factor in ((BUDGET_SHAPE, 1.0), (LARGE, 10.0)):
-        found |= {key(shape, "p50_ms"): p50 * factor, key(shape, "p95_ms"): p50 * factor * 1.2}
-    return found if size is None else found | {"bytes": size}
+def answer(accuracy: float, p50: float, size: float | None = None, **more: float) -> Figures:
+    metrics = {"accuracy": accuracy, "macro_f1": accuracy - 0.01} | ({} if size is None else {"bytes": size}) | more
+    times = ((BUDGET_SHAPE, 1.0), (LARGE, 10.0))
+    return figures(metrics, {at(shape): {"p50_ms": p50 * each, "p95_ms": p50 * each * 1.2} for shape, each in times})
 
 
 ANSWERS = {
@@ -62,7 +63,7 @@ def test_a_model_compared_with_itself_is_one_of_each():
 
 
 def test_nothing_is_kept_of_a_metric_that_is_0():
-    answers = {**ANSWERS, "teacher": {**ANSWERS["teacher"], "accuracy": 0.0}}
+    answers = {**ANSWERS, "teacher": answer(0.0, 20.0)}
     assert "retention" not in ratios(answers, "winner", "teacher", [BUDGET_SHAPE], CLASSIFY)
 
 
@@ -74,7 +75,7 @@ def test_flat_metrics_are_numbers_by_contender_and_metric():
     found = flat(ANSWERS)
     assert found["winner_accuracy"] == 0.95
     assert found["teacher_batch16_tokens32_p50_ms"] == 200.0
-    assert len(found) == sum(map(len, ANSWERS.values()))
+    assert len(found) == sum(len(flat_names(each)) for each in ANSWERS.values())
     assert all(math.isfinite(value) for value in found.values())
 
 
@@ -105,12 +106,15 @@ def test_without_a_teacher_nothing_is_compared():
 
 
 def test_decoders_are_compared_by_the_metrics_of_their_task_and_by_rows_as_they_come():
-    answers = {"teacher": {"bleu": 40.0, "rouge_l": 60.0}, "winner": {"bleu": 39.0, "rouge_l": 59.0, "bytes": 1e6}}
+    answers = {
+        "teacher": figures({"bleu": 40.0, "rouge_l": 60.0}),
+        "winner": figures({"bleu": 39.0, "rouge_l": 59.0, "bytes": 1e6}),
+    }
     head, _, _, winner = markdown(answers, "teacher", [], TASKS["generate"]).splitlines()
     assert cells(head) == ["model", "BLEU", "ROUGE-L", "kept", "MB", "smaller"]
     assert cells(winner) == ["winner", "39.0000", "59.0000", "97.5%", "1.0", ""]
     for name, ms in (("teacher", 80.0), ("winner", 8.0)):
-        answers[name] |= {"mix_p50_ms": ms, "mix_p95_ms": 2 * ms, "mix_p99_ms": 3 * ms}
+        answers[name]["latency"]["mix"] = {"p50_ms": ms, "p95_ms": 2 * ms, "p99_ms": 3 * ms}
     head, _, _, winner = markdown(answers, "teacher", [], TASKS["generate"]).splitlines()
     assert cells(head)[4:6] == ["p50 / p95 ms, a row as it comes", "faster"]
     assert cells(winner)[4:6] == ["8.00 / 16.00", "10.0x"]
@@ -176,7 +180,7 @@ def test_without_baselines_or_a_teacher_that_is_ever_right_there_is_no_verdict()
 
 
 def test_a_figure_that_some_contenders_lack_is_left_empty():
-    answers = {**ANSWERS, "winner": {**ANSWERS["winner"], "agreement": 0.975, "ece": 0.0312}}
+    answers = {**ANSWERS, "winner": answer(0.95, 1.25, 15e6, agreement=0.975, ece=0.0312)}
     head, _, *body = markdown(answers, "teacher", [], CLASSIFY).splitlines()
     assert cells(head)[:5] == ["model", "accuracy", "macro-F1", "as the teacher", "ECE"]
     assert [cells(row)[3:5] for row in body] == [["", ""], ["", ""], ["0.9750", "0.0312"]]
@@ -198,15 +202,16 @@ def test_where_the_winner_is_never_behind_a_sentence_says_so():
 
 
 def test_a_cascade_says_what_its_first_model_answers_and_what_a_row_takes():
-    ours = {**answer(0.95, 1.0), "first_share": 0.725, "mix_mean_ms": 0.8, "mix_p50_ms": 0.4, "mix_p95_ms": 2.0}
-    theirs = {**answer(0.96, 20.0), "mix_mean_ms": 16.0, "mix_p50_ms": 16.0, "mix_p95_ms": 20.0}
+    ours, theirs = answer(0.95, 1.0, first_share=0.725), answer(0.96, 20.0)
+    ours["latency"]["mix"] = {"mean_ms": 0.8, "p50_ms": 0.4, "p95_ms": 2.0}
+    theirs["latency"]["mix"] = {"mean_ms": 16.0, "p50_ms": 16.0, "p95_ms": 20.0}
     assert cascade(ours, theirs) == (
         "The winner is a cascade: its first model answers 72.5% of the test rows. A row as it comes, batch 1, takes "
         "mean / p50 / p95 0.80 / 0.40 / 2.00 ms, 20.0x / 40.0x / 10.0x faster than the teacher's "
         "16.00 / 16.00 / 20.00 ms."
     )
     assert (cascade(ours, None) or "").endswith("takes mean / p50 / p95 0.80 / 0.40 / 2.00 ms.")
-    alone = cascade({**ours, "first_share": 1.0}, None) or ""
+    alone = cascade({**ours, "metrics": {"first_share": 1.0}}, None) or ""
     assert alone.startswith(
         "The winner is the first model of a cascade: it answers all test rows, and the second none."
     )
@@ -216,21 +221,22 @@ def test_a_cascade_says_what_its_first_model_answers_and_what_a_row_takes():
 
 
 def test_an_interval_stands_beside_its_metric():
-    answers = {**ANSWERS, "winner": {**ANSWERS["winner"], "accuracy_low": 0.94, "accuracy_high": 0.96}}
+    answers = {**ANSWERS, "winner": answer(0.95, 1.25, 15e6, accuracy_low=0.94, accuracy_high=0.96)}
     body = markdown(answers, "teacher", [], CLASSIFY).splitlines()[2:]
     assert [cells(row)[1] for row in body] == ["0.8000", "0.9600", "0.9500 (0.9400 to 0.9600)"]
 
 
 def test_a_contender_that_was_not_timed_at_a_shape_has_an_empty_cell():
-    step = {name: value for name, value in ANSWERS["winner"].items() if not name.startswith("batch16")}
+    step = answer(0.95, 1.25, 15e6)
+    del step["latency"][at(LARGE)]
     *_, last = markdown({**ANSWERS, "step_prune": step}, "teacher", [BUDGET_SHAPE, LARGE], CLASSIFY).splitlines()
     assert cells(last)[4:8] == ["1.25 / 1.50", "16.0x", "", ""]
 
 
 def test_latencies_are_a_row_for_each_shape_and_one_for_the_rows_of_the_file():
-    winner = {key(BUDGET_SHAPE, f"p{each}_ms"): each / 10 for each in (50, 95, 99)}
-    winner |= {f"mix_p{each}_ms": each / 100 for each in (50, 95, 99)} | {"mix_mean_ms": 0.55}
-    head, _, *body = latencies_markdown({"tfidf_svm": {}, "winner": winner}, [BUDGET_SHAPE]).splitlines()
+    shape, mix = ({f"p{each}_ms": each / less for each in (50, 95, 99)} for less in (10, 100))
+    winner = figures(latency={at(BUDGET_SHAPE): shape, "mix": mix | {"mean_ms": 0.55}})
+    head, _, *body = latencies_markdown({"tfidf_svm": figures(), "winner": winner}, [BUDGET_SHAPE]).splitlines()
     assert cells(head) == ["p50 / p95 / p99 ms", "tfidf_svm", "winner"]
     assert cells(body[0]) == ["batch 1, 32 tokens", "", "5.00 / 9.50 / 9.90"]
     assert cells(body[1]) == ["a row as it comes", "", "0.50 / 0.95 / 0.99"]
@@ -238,8 +244,8 @@ def test_latencies_are_a_row_for_each_shape_and_one_for_the_rows_of_the_file():
 
 
 def test_beside_a_p95_of_the_quietest_block_stands_that_of_the_others():
-    winner = {key(BUDGET_SHAPE, f"p95_ms_others_{end}"): ms for end, ms in (("low", 1.0), ("high", 7.25))}
-    table = latencies_markdown({"tfidf_svm": {}, "winner": winner}, [BUDGET_SHAPE, LARGE]).splitlines()
+    winner = figures(latency={at(BUDGET_SHAPE): {"p95_ms_others_low": 1.0, "p95_ms_others_high": 7.25}})
+    table = latencies_markdown({"tfidf_svm": figures(), "winner": winner}, [BUDGET_SHAPE, LARGE]).splitlines()
     assert [cells(line) for line in table if "blocks" in line] == [
         ["p95 of the other blocks, batch 1, 32 tokens", "", "1.00 to 7.25"]
     ]
@@ -248,9 +254,9 @@ def test_beside_a_p95_of_the_quietest_block_stands_that_of_the_others():
 def test_no_figure_of_energy_or_of_a_peak_stands_without_how_it_was_taken():
     metrics = {"rows_per_second": 1234.5, "load_s": 0.25, "peak_mb": 99.4, "joules_per_1000": 4.44}
     metrics |= {"batch_changed": 0.0}
-    metrics |= {key(BUDGET_SHAPE, "fp32_peak_share"): 0.5, key(BUDGET_SHAPE, "int8_peak_share"): 0.125}
-    machine = Machine({"fp32_peak": 90.4, "int8_peak": 361.6}, "an estimate")
-    text = resources_markdown({"winner": metrics, "tfidf_svm": {}}, [BUDGET_SHAPE], machine)
+    winner_figures = figures(metrics, shares={at(BUDGET_SHAPE): {"fp32": 0.5, "int8": 0.125}})
+    machine = Machine({"fp32": 90.4, "int8": 361.6}, "an estimate")
+    text = resources_markdown({"winner": winner_figures, "tfidf_svm": figures()}, [BUDGET_SHAPE], machine)
     head, _, winner, baseline, *notes = text.splitlines()
     assert dict(zip(cells(head), cells(winner), strict=True)) == {
         "model": "winner",
@@ -266,7 +272,10 @@ def test_no_figure_of_energy_or_of_a_peak_stands_without_how_it_was_taken():
     said = " ".join(notes)
     assert "one request each: an estimate." in said and "fp32 90, int8 362" in said
     assert "2 x the multiply-adds of the model's matrix products / p50 / peak" in said
-    assert "peak" not in " ".join(resources_markdown({"winner": {}}, [], Machine({}, "it")).splitlines()[3:]).lower()
+    assert (
+        "peak"
+        not in " ".join(resources_markdown({"winner": figures()}, [], Machine({}, "it")).splitlines()[3:]).lower()
+    )
 
 
 def test_the_difference_is_a_sentence_with_its_interval():
@@ -276,4 +285,6 @@ def test_the_difference_is_a_sentence_with_its_interval():
 
 
 def test_how_often_something_was_called_is_no_metric_of_a_run():
-    assert flat({"winner": {"accuracy": 0.9, key(BUDGET_SHAPE, "calls"): 300}}) == {"winner_accuracy": 0.9}
+    winner = figures({"accuracy": 0.9}, {at(BUDGET_SHAPE): {"calls": 300}})
+    assert flat({"winner": winner}) == {"winner_accuracy": 0.9}
+    assert winner["latency"] == {at(BUDGET_SHAPE): {"calls": 300}}

@@ -12,6 +12,7 @@ from jobs.measure.answers import Answer, Predictor
 from jobs.measure.timing import BLOCKS, LEAST_CALLS, ROUNDS, WARM_UP, busy_words, interleaved, texts_of_length
 from serving.inputs import Input
 from tests.tiny.shop import tokenizer
+from tuning.figures import Figures, figures
 from tuning.pareto import BUSY
 
 TEXTS = [row["text"] for row in messages("train")][:200]
@@ -207,13 +208,17 @@ def test_all_blocks_hold_the_same_batches(batches: int):
     assert blocks == [[str(index % batches) for index in range(60)]] * BLOCKS
 
 
+def busy(at: str, share: float) -> Figures:
+    return figures({"accuracy": 0.9}, {at: {"p95_ms": 9.0, "busy": share}})
+
+
 def test_a_busy_machine_is_said_with_the_contender_that_it_kept_waiting_most():
-    figures = {"a": {"p95_ms": 9.0, "mix_busy": 0.04}, "b": {"batch1_tokens32_busy": 0.051}, "c": {}}
-    assert busy_words(figures) == (
+    found = {"a": busy("mix", 0.04), "b": busy("batch1_tokens32", 0.051), "c": figures()}
+    assert busy_words(found) == (
         "The machine was busy: b was kept from the CPU for 5% of the time that its calls took; "
         "latencies may be too high."
     )
-    assert busy_words(figures | {"b": {"batch1_tokens32_busy": 0.05}}) is None
+    assert busy_words(found | {"b": busy("batch1_tokens32", 0.05)}) is None
     assert busy_words({}) is None
 
 
@@ -231,8 +236,6 @@ def test_energy_is_that_of_a_contenders_own_turns():
     assert (found["small"]["joules"], found["large"]["joules"]) == (pytest.approx(0.25), pytest.approx(3.0))
 
 
-@pytest.mark.parametrize(
-    "figures", [{}, {"a": {}}, {"a": {"p50_ms": 1.0}}, {"a": {"busy": 0.0}}, {"a": {"busy": BUSY}}]
-)
-def test_of_no_share_or_a_small_one_nothing_is_said(figures: dict[str, dict[str, float]]):
-    assert busy_words(figures) is None
+@pytest.mark.parametrize("timed", [{}, {"p50_ms": 1.0}, {"busy": 0.0}, {"busy": BUSY}])
+def test_of_no_share_or_a_small_one_nothing_is_said(timed: dict[str, float]):
+    assert busy_words({"a": figures({}, {"mix": timed})}) is None

@@ -48,10 +48,15 @@ def bundle(folder: Path, **fields: Any) -> tuple[Path, Bundle]:
     return folder / "bundle", write_tiny_bundle(folder / "bundle", **fields)
 
 
+def audited(recipe: Recipe, folder: Path, description: Bundle) -> tuple[dict[str, Any], dict[str, float]]:
+    seen: dict[Any, Any] = {}
+    return audit_test_rows(recipe, folder, description, rows(recipe.data, "test", seen), seen)
+
+
 def test_test_rows_that_were_learned_and_what_cannot_be_read_of_them_is_counted_and_said(
     recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    record, metrics = audit_test_rows(recipe, *bundle(tmp_path))
+    record, metrics = audited(recipe, *bundle(tmp_path))
     tokens = 4 + 1 + 1 + 2 + 2 + 10 + 1 + 1  # 12 at most, two of them around the text
     unknown = ["REFUND", "快递", "NOW"]  # the tokenizer has small letters alone
     assert metrics == {
@@ -70,7 +75,7 @@ def test_test_rows_that_were_learned_and_what_cannot_be_read_of_them_is_counted_
 def test_rows_of_another_output_are_not_what_a_given_bundle_learned(recipe: Recipe, tmp_path: Path):
     given = recipe.model_copy(update={"bundle": str(tmp_path / "bundle")})
     metrics = [
-        audit_test_rows(given, *bundle(tmp_path, provenance=provenance))[1]["test_leaked_rows"]
+        audited(given, *bundle(tmp_path, provenance=provenance))[1]["test_leaked_rows"]
         for provenance in (
             {"data": "other rows"},
             {"data": "learned"},

@@ -58,7 +58,7 @@ def times(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
     """p50 at each shape, by form; a form without times is never asked for. Bundles are not written."""
     known: dict[str, list[float]] = {}
 
-    def timed(bundles: dict[str, Path], _: Recipe, shapes: list[tuple[int, int]]) -> dict[str, Any]:
+    def timed(bundles: dict[str, Path], _: Recipe, shapes: list[tuple[int, int]], *__: Any) -> dict[str, Any]:
         return {name: dict(zip(shapes, known[name], strict=True)) for name in bundles}
 
     monkeypatch.setattr(selection, "timed", timed)
