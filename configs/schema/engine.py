@@ -1,4 +1,4 @@
-"""Sections of a recipe that say what a run stands on."""
+"""Sections `engine` and `tracking` of a recipe: how models are trained, and where runs are recorded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from configs.loader import Spec
 
-RECOVERY = {"max_failures", "checkpoint_seconds"}  # fields of an engine that change nothing of what is learned
+RECOVERY = {"max_failures", "checkpoint_seconds"}  # fields of an engine that do not change what is learned
 
 Precision = Literal["fp32", "bf16", "bf16_autocast", "fp16"]
 
@@ -22,7 +22,7 @@ class LossScaleSpec(Spec):
 
 
 class EngineSpec(Spec):
-    """How a model is trained, and how a teacher is asked: workers, precision, batches."""
+    """How a model is trained and a teacher asked: workers, precision, batches."""
 
     workers: int = Field(default=1, ge=1, description="Ray Train workers, each drives one device")
     cpus_per_worker: int = Field(default=2, ge=1, description="CPU cores of a worker; its math threads follow")
@@ -45,7 +45,7 @@ class EngineSpec(Spec):
         default="none", description="what ZeRO keeps in CPU memory: optimizer state, or (stage 3) weights as well"
     )
     pipeline_stages: int = Field(
-        default=1, ge=1, description="parts, one after the other, of about equal work, that layers go to"
+        default=1, ge=1, description="consecutive parts of about equal work into which the layers are cut"
     )
     tensor_parallel: int = Field(default=1, ge=1, description="ways each layer is split (DeepSpeed AutoTP)")
     tokens_per_batch: int = Field(default=512, ge=1, description="tokens in a global batch, padding included")
@@ -59,13 +59,11 @@ class EngineSpec(Spec):
         default=1.0, ge=0, description="largest global L2 norm of the gradient; 0 = no limit"
     )
     max_failures: int = Field(default=3, ge=0, description="restarts after a worker died, from the last checkpoint")
-    checkpoint_seconds: float = Field(
-        default=600, gt=0, description="time after which an epoch that goes on has a checkpoint inside it, seconds"
-    )
+    checkpoint_seconds: float = Field(default=600, gt=0, description="seconds between checkpoints inside an epoch")
 
     @property
     def of_each_worker(self) -> dict[str, float]:
-        """Amount by kind of Ray's resources."""
+        """Ray's resources by kind, and the amount that each worker takes."""
         return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.use_gpu else {})
 
     @model_validator(mode="after")
