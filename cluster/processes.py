@@ -17,7 +17,7 @@ MARKER = "SLIMCART_CLUSTER"  # in the environment of all that `up` starts: how `
 
 
 def members(part: Part) -> list[psutil.Process]:
-    """The processes of one part, orphans too; never this one or its parents."""
+    """The processes of one part, with orphans; never this process or its parents."""
     session = _session(part)
     found = {process for process in psutil.process_iter() if _belongs(process, part.marker, session)}
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -78,7 +78,7 @@ def lives(process: psutil.Process) -> bool:
 
 
 def _session(part: Part) -> int | None:
-    """The session that the part leads, or led; None when its pid belongs to somebody else by now."""
+    """The session that the part leads, or led; None where its pid belongs to another process by now."""
     try:
         same = abs(psutil.Process(part.pid).create_time() - part.created) < 2
     except psutil.NoSuchProcess:
