@@ -35,15 +35,15 @@ def svg(
 ) -> str:
     """One circle for each contender that has `metric` and `latency`, which is named as in batch1_tokens32_p50_ms.
 
-    Its area is its bytes; a line up and down is the interval from `<metric>_low` to `<metric>_high`. Empty where nobody
-    was timed. Not `alone` it is a part of a page, whose colours it takes. `title` is what readers call the metric.
+    Its area is its bytes; a vertical line is the interval from `<metric>_low` to `<metric>_high`. Empty where nobody
+    was timed. With alone=False it is part of a page and takes its colours. `title` is the metric's name for readers.
     """
     picture = draw(answers, metric, latency, title)
     return templates().get_template("comparison.svg.jinja").render(picture, alone=alone) if picture else ""
 
 
 def templates() -> Environment:
-    """The templates beside this file; what they are given is text, not HTML."""
+    """The templates beside this file; their values are escaped as text, not HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
@@ -59,7 +59,7 @@ def draw(
     answers: Mapping[str, Mapping[str, float]], metric: str, latency: str, title: str = ""
 ) -> dict[str, Any] | None:
     """The picture as numbers and words for its template; None where nobody was timed."""
-    drawn = {name: each for name, each in answers.items() if metric in each and each.get(latency, 0) > 0}
+    drawn = {name: figures for name, figures in answers.items() if metric in figures and figures.get(latency, 0) > 0}
     if not drawn:
         return None
     times = [each[latency] for each in drawn.values()]
@@ -127,7 +127,7 @@ def _name(points: Sequence[dict[str, Any]]) -> None:
             box = place.box(text)
             outside = LETTER * LINE * len(text) - _overlap(box, (LEFT, TOP - LINE, RIGHT, BOTTOM))
             covers = sum(_overlap(box, other) for other in others)
-            return round(outside + covers, 6)  # of places that are as good as each other the first, to its right
+            return round(outside + covers, 6)  # of equally good places the first wins, to the right
 
         each["label"] = best = min(places, key=covered)
         written.append(best.box(each["name"]))
@@ -140,7 +140,7 @@ def _overlap(one: Box, other: Box) -> float:
 
 
 def _titled(latency: str) -> str:
-    """batch1_tokens32_p50_ms, or of rows as they come mix_p50_ms, as a reader writes it."""
+    """A latency's name for readers: of batch1_tokens32_p50_ms, or of mix_p50_ms, which has rows as they come."""
     *shape, percentile, unit = latency.split("_")
     if len(shape) < 2:
         return f"{percentile}, {unit}: a row as it comes"
