@@ -34,7 +34,7 @@ IN_PLAIN_WORDS = {  # where pydantic speaks of Python
 
 
 class UsageError(Exception):
-    """What the user wrote cannot work; the message is the one line that they read (exit code 2)."""
+    """The user's input cannot work; the message is the one line that they read (exit code 2)."""
 
 
 class Spec(BaseModel):
@@ -332,7 +332,7 @@ def _explain(
 
 
 def _message(errors: Sequence[ErrorDetails]) -> str:
-    """What is wrong with a value, for every kind of value that its field takes."""
+    """The faults of a value, one for every kind of value that its field takes."""
     plain = (IN_PLAIN_WORDS.get(each["type"]) or each["msg"].removeprefix("Value error, ") for each in errors)
     first, *others = dict.fromkeys(map(_one_line, plain))
     return ", or ".join([first, *(each.removeprefix("Input should be ") for each in others)])
@@ -362,7 +362,7 @@ def _known_keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]
 
 
 def _place(error: ErrorDetails, tree: Any) -> Place:
-    """Where in `tree` the error is: pydantic's `loc` without the members of unions that it puts in it."""
+    """The place of the error in `tree`: pydantic's `loc` without the members of unions that pydantic adds."""
     place: list[str | int] = []
     node = tree
     for key in error["loc"]:

@@ -15,7 +15,7 @@ HUB_ID = re.compile(r"^(?P<id>(?P<owner>\w[\w.-]*/)?\w[\w.-]*)(@(?P<revision>[\w
 
 
 class DataSpec(Spec):
-    """Where rows come from. A source is a file or URL of JSON Lines, CSV or Parquet (plain or .gz), a Hub id
+    """The sources of rows. A source is a file or URL of JSON Lines, CSV or Parquet (plain or .gz), a Hub id
     `owner/name` (optionally `@revision`), or `embedded:shop`, generated messages of a shop's customers."""
 
     train: str = Field(default=EMBEDDED, min_length=1, description="source of the rows to learn from")
@@ -107,9 +107,9 @@ class PoolSpec(Spec):
         shares = self.shares
         if not any(shares.values()):
             raise ValueError(f"{', '.join(shares)} are all 0: nothing makes a row; raise one of them")
-        given = self.model_dump(exclude_defaults=True)
-        if given and not self.rows:
-            name, value = next(iter(given.items()))
+        changed = self.model_dump(exclude_defaults=True)
+        if changed and not self.rows:
+            name, value = next(iter(changed.items()))
             raise ValueError(f"{name}={value:g} changes nothing where rows=0 makes none; give rows, or leave it out")
         return self
 

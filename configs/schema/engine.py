@@ -91,9 +91,9 @@ class EngineSpec(Spec):
 
     @model_validator(mode="after")
     def a_scaled_loss_is_fp16(self) -> Self:
-        given = self.loss_scale.model_dump(exclude_defaults=True)
-        if given and self.precision != "fp16":
-            name, value = next(iter(given.items()))
+        changed = self.loss_scale.model_dump(exclude_defaults=True)
+        if changed and self.precision != "fp16":
+            name, value = next(iter(changed.items()))
             raise ValueError(
                 f"loss_scale.{name}={value:g} with precision={self.precision}: fp16 alone is scaled; leave it out"
             )

@@ -8,7 +8,7 @@ from configs.loader import Spec
 
 
 class EvaluationSpec(Spec):
-    """What the final evaluation measures beside teacher, student, winner and baselines."""
+    """Options of the final evaluation, which measures teacher, student, winner and baselines."""
 
     steps: bool = Field(
         default=True,

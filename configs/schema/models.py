@@ -95,7 +95,7 @@ TAKES = {  # fields that a kind of student takes, beside dropout
 
 
 class StudentSpec(Spec):
-    """What learns from the teacher."""
+    """The model that learns from the teacher."""
 
     kind: Literal["layers", "new", "conv", "pretrained"] = Field(
         default="layers",

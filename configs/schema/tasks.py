@@ -45,7 +45,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What jobs ask of a task; functions and classes are named "module:name" and imported when they are used."""
+    """The record of a task; functions and classes are named "module:name" and imported when they are used."""
 
     name: TaskName
 
