@@ -101,7 +101,7 @@ class Engine:
 
     @property
     def module(self) -> nn.Module:
-        """What this worker trains: the model, or the part of it that lies here."""
+        """The model that this worker trains, or the part of it that lies here."""
         return self._engine.module
 
     def minimise(self, loss: Loss) -> None:

@@ -1,4 +1,4 @@
-"""What `cluster.local up` started, as the state folder keeps it: `cluster.json`, `env` and `lock`."""
+"""The record of a local cluster in its state folder: `cluster.json`, `env` and `lock`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Part(Spec):
 
 
 class Cluster(Spec):
-    """What `up` started, as `cluster.json` keeps it."""
+    """The cluster that `up` started, as `cluster.json` keeps it."""
 
     state: Path
     home: Path
@@ -57,7 +57,7 @@ class Cluster(Spec):
         return self.state / "ray" / "auth_token"
 
     def environment(self) -> dict[str, str]:
-        """What a shell or a child process needs to talk to this cluster; holds no secret."""
+        """Variables by which a shell or a child process talks to this cluster; they hold no secret."""
         return {
             "RAY_API_SERVER_ADDRESS": self.dashboard_url,  # `ray job` reads this first, `ray.init` never
             "RAY_ADDRESS": f"{LOOPBACK}:{self.ports.gcs}",

@@ -32,7 +32,7 @@ def tracking_uri() -> str:
 
 
 def mlflow_page(uri: str, *path: str) -> str:
-    """Where a browser finds experiments, or a page below them: MLflow's first view shows no training."""
+    """URL of the experiments, or of a page below them: MLflow's first view would show no training."""
     return f"{'/'.join([shown_urls(uri), '#', 'experiments', *path])}?workflowType=machine_learning"
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Place(NamedTuple):
-    """Where the record of a job lies until MLflow has it, and which field of the recipe would give another."""
+    """The folder of a job's record until MLflow has it, and the field of the recipe that names the folder."""
 
     folder: Path
     field: str = "output"
