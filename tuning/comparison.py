@@ -18,14 +18,14 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Label(NamedTuple):
-    """Where the name of a contender is written."""
+    """The place of a contender's name."""
 
     x: float
     y: float
     anchor: str
 
     def box(self, text: str) -> Box:
-        """What it covers."""
+        """The box that it covers."""
         left = self.x - LETTER * len(text) * {"start": 0.0, "middle": 0.5, "end": 1.0}[self.anchor]
         return left, self.y - LINE + 3, left + LETTER * len(text), self.y + 3
 

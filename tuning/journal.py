@@ -24,7 +24,7 @@ Score = Callable[[Mapping[str, float]], float]  # metrics of a trial -> what is 
 
 
 class Progress:
-    """Which trials a search has begun and which have ended, on disk before anything follows from it.
+    """The trials that a search has begun and that have ended, on disk before anything follows from them.
 
     A trial leaves its own result, too, as its last act: a finished trial is not begun again, even where the search was
     killed before it heard of it. `ended` holds the result of each trial, `first` its result at its first end: a later

@@ -55,7 +55,7 @@ class Choice:
 
 
 def broken(metrics: Mapping[str, float], budget: BudgetSpec) -> dict[str, float]:
-    """How far each broken limit is missed, as a share of the limit; empty inside the budget.
+    """The miss of each broken limit, as a share of the limit; empty inside the budget.
 
     A metric that is no number breaks every budget.
     """
@@ -129,7 +129,7 @@ def weights_of(objective: Objective) -> Weights:
 
 
 def formula(weights: Weights) -> str:
-    """What is compared, in words: `p95_ms x megabytes`, or `metric^20 / p95_ms`."""
+    """The compared value in words: `p95_ms x megabytes`, or `metric^20 / p95_ms`."""
     parts: dict[int, list[str]] = {1: [], -1: []}
     for name, power in weights.model_dump().items():
         if power:
@@ -249,7 +249,7 @@ def _reason(trial: Trial, budget: BudgetSpec, weights: Weights) -> str:
 
 
 def _behind(trial: Trial, winner: Trial, objective: Objective, alike: bool) -> str:
-    """What a trial inside the budget lacked."""
+    """The lack of a trial inside the budget, in words."""
     less = winner.metrics[METRIC] - trial.metrics[METRIC]
     if alike:
         but = f"{less:.4f} behind it in {METRIC}" if less else "slower or larger"
