@@ -32,7 +32,7 @@ STUCK_AFTER_S = 30.0  # a batch takes milliseconds; one that runs this long will
 
 
 class Release(Spec):
-    """Which model a service runs: Serve's `user_config`."""
+    """The model that a service runs: Serve's `user_config`."""
 
     bundle: str = Field(description="folder of the bundle, the same on every node")
     name: str = Field(description="name that answers carry")
@@ -40,7 +40,7 @@ class Release(Spec):
 
 
 class ServiceArgs(Spec):
-    """What `build` needs. A new `release` makes Serve start new replicas beside the old ones."""
+    """Arguments of `build`. A new `release` makes Serve start new replicas beside the old ones."""
 
     service: str
     serving: ServingSpec
@@ -145,14 +145,14 @@ class Catalogue:
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """What Serve imports for a service; `args` are those of `ServiceArgs`, options and model come with the config."""
+    """The application of a service, which Serve imports; `args` are `ServiceArgs`, the config brings the model."""
     checked = ServiceArgs.model_validate(args)
     deployment: Any = serve.deployment(max_constructor_retry_count=START_ATTEMPTS)(serve.ingress()(Service))
     return deployment.bind(checked)
 
 
 def build_catalogue(args: dict[str, str]) -> serve.Application:
-    """What Serve imports for the catalogue."""
+    """The application of the catalogue, which Serve imports."""
     deployment: Any = serve.deployment(serve.ingress()(Catalogue))
     return deployment.bind()
 

@@ -34,7 +34,7 @@ class _Frozen(BaseModel):
 
 
 class FileEntry(_Frozen):
-    """What the manifest states about one file."""
+    """The manifest's entry of one file."""
 
     size: int = Field(ge=0, alias="bytes", description="bytes")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="hexadecimal")

@@ -153,7 +153,7 @@ def undeploy(
 
 
 def release_of(application: Application) -> dict[str, Any]:
-    """Which model an application runs: the fields of `serving.app.Release`."""
+    """The model that an application runs: the fields of `serving.app.Release`."""
     return application["deployments"][0]["user_config"]
 
 

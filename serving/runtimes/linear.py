@@ -44,7 +44,7 @@ class LinearModel:
 
     @property
     def size(self) -> int:
-        """How many grams it knows."""
+        """Number of known grams."""
         return len(self._words) + len(self._characters)
 
     def of_texts(self, rows: Sequence[Row]) -> np.ndarray:
