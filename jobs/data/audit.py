@@ -27,8 +27,8 @@ def tell_leaks(data: DataSpec, seen: Mapping[Split, Hashes], labelled: bool) -> 
 
     `labelled`: labels are classes. Raises `UsageError` for texts in two splits where `data.on_leak` refuses them.
     """
-    found = {split: leaks.findings(seen, split, labelled) for split in leaks.ORDER[:-1] if split in seen}
-    every = [each for some in found.values() for each in some]
+    findings = {split: leaks.findings(seen, split, labelled) for split in leaks.ORDER[:-1] if split in seen}
+    every = [each for some in findings.values() for each in some]
     if data.on_leak == "refuse":
         tested = {**seen, "test": hashes(data, "test")} if has_test(data) else None
         leaked = [each for each in [*every, *(leaks.findings(tested, "test", False) if tested else ())] if each.is_leak]
@@ -39,7 +39,7 @@ def tell_leaks(data: DataSpec, seen: Mapping[Split, Hashes], labelled: bool) -> 
     for split, each in seen.items():
         if each.left_out:
             log.warning("left out by data.on_leak=drop: %d rows of %s", len(each.left_out), place(data, split))
-    return found
+    return findings
 
 
 def look_at_test(data: DataSpec, prepared: Prepared) -> None:

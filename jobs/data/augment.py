@@ -44,8 +44,8 @@ def augmented(
     names, shares = list(spec.shares), np.array(list(spec.shares.values()))
     shares = shares / shares.sum()
     seen = set(map(normal, known))
-    made, idle = 0, 0
-    while made < spec.rows:
+    count, idle = 0, 0
+    while count < spec.rows:
         order = chance.permutation(len(given))
         for row, other in zip(order, np.roll(order, 1), strict=True):
             name = names[chance.choice(len(names), p=shares)]
@@ -56,9 +56,9 @@ def augmented(
                     return
                 continue
             seen.add(normal(new))
-            made, idle = made + 1, 0
+            count, idle = count + 1, 0
             yield name, new
-            if made == spec.rows:
+            if count == spec.rows:
                 return
 
 

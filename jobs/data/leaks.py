@@ -159,15 +159,15 @@ def read(file: Path) -> dict[str, Hashes]:
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(file)
-    names_N, found = np.array(table["split"].to_pylist()), {}
+    names_N, by_split = np.array(table["split"].to_pylist()), {}
     for split in dict.fromkeys(names_N.tolist()):
         rows = table.filter(pyarrow.array(names_N == split))
-        found[split] = Hashes(*(rows[name].to_numpy() for name in ("texts", "written", "labels")))
-    return found
+        by_split[split] = Hashes(*(rows[name].to_numpy() for name in ("texts", "written", "labels")))
+    return by_split
 
 
 def _repeats(values: np.ndarray) -> np.ndarray:
-    """Which values [N] occurred before, [N] bool."""
+    """[N] bool: whether each of the values [N] occurred before."""
     import numpy as np
 
     again = np.ones(len(values), bool)
@@ -176,7 +176,7 @@ def _repeats(values: np.ndarray) -> np.ndarray:
 
 
 def _contradicting(rows: Hashes, others: Hashes) -> np.ndarray:
-    """Which `rows` have a text that has another label among `others`; [N] bool."""
+    """[N] bool: whether the text of each of the `rows` has another label among `others`."""
     import numpy as np
 
     count = len(rows)

@@ -187,7 +187,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 class Plan(NamedTuple):
-    """How the rows of a task become tokens."""
+    """The way from a task's rows to tokens."""
 
     key: dict[str, Any]  # inputs of the tokens beside the rows
     make: Callable[[], tuple[Tokenizer, Callable[[pyarrow.Table], pyarrow.Table]]]

@@ -76,8 +76,8 @@ def _pairs(model: Model, used: set[str], alphabet: frozenset[str] | None) -> set
         raise _refused("a BPE tokenizer with a mark inside or at the end of words is not known")
     rank = {tuple(pair): index for index, pair in enumerate(model["merges"])}
     single = _single(model["vocab"], alphabet, str) | _bytes(model)
-    made = {part for token in used for merge in merges_of(token, rank) for part in (*merge, "".join(merge))}
-    return used | single | made | ({model["unk_token"]} & model["vocab"].keys())
+    parts = {part for token in used for merge in merges_of(token, rank) for part in (*merge, "".join(merge))}
+    return used | single | parts | ({model["unk_token"]} & model["vocab"].keys())
 
 
 def _likeliest(model: Model, used: set[str], alphabet: frozenset[str] | None) -> set[str]:
