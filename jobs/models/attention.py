@@ -1,4 +1,4 @@
-"""How attention is computed in training."""
+"""The way attention is computed in training."""
 
 from __future__ import annotations
 

@@ -40,27 +40,27 @@ def resized(config: PreTrainedConfig, sizes: Mapping[str, int]) -> PreTrainedCon
     Raises `UsageError` for a kind of encoder whose sizes are not known by name, a width that heads cannot share, or
     layers that differ already.
     """
-    made = copy.deepcopy(config)
-    if has_own_sizes(made):
+    changed = copy.deepcopy(config)
+    if has_own_sizes(changed):
         raise UsageError(
             "student: the teacher's layers have sizes of their own; give student.kind=layers, and neither hidden, "
             "heads nor feed_forward"
         )
     if not sizes:
-        return made
-    if made.model_type not in KNOWN:
+        return changed
+    if changed.model_type not in KNOWN:
         name, size = next(iter(sizes.items()))
-        raise UsageError(f"student.{name}: {size}: no sizes known for {made.model_type!r}; for {', '.join(KNOWN)}")
-    entries = KNOWN[made.model_type].entries
+        raise UsageError(f"student.{name}: {size}: no sizes known for {changed.model_type!r}; for {', '.join(KNOWN)}")
+    entries = KNOWN[changed.model_type].entries
     for name, size in sizes.items():
         if name == "hidden":
-            set_hidden(made, size, "student.hidden")
+            set_hidden(changed, size, "student.hidden")
         else:
-            setattr(made, entries[name], size)
-    hidden, heads = (getattr(made, entries[name]) for name in ("hidden", "heads"))
+            setattr(changed, entries[name], size)
+    hidden, heads = (getattr(changed, entries[name]) for name in ("hidden", "heads"))
     if hidden % heads:
         raise UsageError(f"student.hidden: {hidden}: {heads} heads cannot share it; give a multiple, or student.heads")
-    return made
+    return changed
 
 
 def smaller(config: PreTrainedConfig, sizes: Mapping[str, int]) -> PreTrainedConfig:
@@ -91,10 +91,10 @@ def narrow(
     Magnitude decides, see `magnitudes` and `votes`. A dimension of the token vectors is kept in all layers or in none.
     The queries of a smaller head are scaled so that a score is still divided by the same root.
     """
-    made = smaller(config, sizes)
-    parts = KNOWN[made.model_type]
-    hidden, heads, feed_forward = (getattr(made, entry) for entry in parts.entries.values())
-    before, after = (_head_size(each, parts) for each in (config, made))
+    changed = smaller(config, sizes)
+    parts = KNOWN[changed.model_type]
+    hidden, heads, feed_forward = (getattr(changed, entry) for entry in parts.entries.values())
+    before, after = (_head_size(each, parts) for each in (config, changed))
     dims = largest(votes(weights, parts), hidden)
     kept, scaled = [], {}
     for number, strength in enumerate(magnitudes(config, weights, layers)):
@@ -104,7 +104,7 @@ def narrow(
         # A smaller head divides its scores by a smaller root.
         query = f"{layers}.{number}.{parts.query}"
         scaled |= {name: weights[name] * (after / before) ** 0.5 for name in (f"{query}.weight", f"{query}.bias")}
-    return made, cut(weights | scaled, parts, layers, kept, dims)
+    return changed, cut(weights | scaled, parts, layers, kept, dims)
 
 
 def magnitudes(config: PreTrainedConfig, weights: Weights, layers: str) -> list[Strength]:
@@ -146,13 +146,13 @@ def cut(weights: Weights, parts: Parts, layers: str, kept: Sequence[Kept], dims:
         query, key, value, attended, widened, narrowed = (f"{layers}.{number}.{name}" for name in parts[:6])
         own |= {query: (0, scores), key: (0, scores), value: (0, values), attended: (1, values)}
         own |= {widened: (0, units), narrowed: (1, units)}
-    made = {}
+    narrower = {}
     for name, weight in weights.items():
         if (along := dimension_axis(name, weights, parts)) is not None:
             weight = weight.index_select(along, dims)  # noqa: PLW2901
         axis, places = own.get(name.rpartition(".")[0], (weight.ndim, dims))
-        made[name] = weight.index_select(axis, places) if axis < weight.ndim else weight  # a bias has one axis
-    return made
+        narrower[name] = weight.index_select(axis, places) if axis < weight.ndim else weight  # a bias has one axis
+    return narrower
 
 
 def dimension_axis(name: str, weights: Weights, parts: Parts) -> int | None:

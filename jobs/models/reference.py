@@ -77,8 +77,8 @@ def check_fits(folder: Path, bundle: Bundle, prepared: Prepared) -> None:
     """Raise `FolderError` where a teacher numbers classes or tokens differently from the rows: its logits would lie."""
     if list(bundle.labels) != prepared.labels:
         raise FolderError(f"{folder}: learned other classes than {prepared.folder} holds; run jobs.finetune again")
-    known, given = (read_tokenizer(file) for file in (folder / bundle.tokenizer, prepared.folder / TOKENIZER))
-    if known.to_str() != given.to_str():
+    own, of_rows = (read_tokenizer(file) for file in (folder / bundle.tokenizer, prepared.folder / TOKENIZER))
+    if own.to_str() != of_rows.to_str():
         raise FolderError(f"{folder}: has another tokenizer than {prepared.folder}; run jobs.finetune again")
 
 
