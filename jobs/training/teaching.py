@@ -159,7 +159,7 @@ Say = Callable[["pyarrow.Table"], "dict[str, pyarrow.Array]"]  # rows of one spl
 def _classes(teachers: Sequence[tuple[str, float]], wanted: StoredOutputs, precision: Precision) -> Say:
     """`logits` of one teacher, or the log of the mean probabilities of several, less the largest of each row.
 
-    Softmax does not see what is taken off, and those of far-away grades fit into float16, the farthest as its least.
+    Softmax does not depend on that. Logits of far-away grades fit into float16, the farthest as its least.
     Vectors by token are stored of rows to learn from alone: validation looks at answers only.
     """
     import pyarrow
