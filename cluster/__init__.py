@@ -1,1 +1,1 @@
-"""What every run stands on: the local cluster, workers, the engine, checkpoints, tracking. It knows no task."""
+"""The ground of every run: the local cluster, workers, the engine, checkpoints, tracking. It knows no task."""

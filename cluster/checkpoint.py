@@ -19,7 +19,7 @@ from configs.folder import GOES_ON, FolderError, commit, no_room, verify
 
 MANIFEST = "MANIFEST.json"
 KEPT = 2
-SET_ASIDE = "set-aside"  # folder of what was found damaged
+SET_ASIDE = "set-aside"  # folder of damaged checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 def save(engine: Engine, folder: Path, epoch: int, progress: dict[str, Any], batch: int = 0) -> None:
     """Commit a checkpoint from every worker's share; the two newest are kept. All workers call it.
 
-    It is `folder/epoch-<n>` after so many whole epochs, `folder/epoch-<n>-batch-<m>` when `batch` of the next are done.
-    Raises `JobError` on every worker where the disk has no room; what was committed before stays.
+    It is `folder/epoch-<n>` after n whole epochs, `folder/epoch-<n>-batch-<m>` after m batches more. Raises `JobError`
+    on every worker where the disk has no room; earlier checkpoints stay.
     """
     first = torch.distributed.get_rank() == 0
     name = f"epoch-{epoch:04d}" + (f"-batch-{batch:07d}" if batch else "")  # in the order of their making
     shares = folder / f".{name}.shares"  # one name for all workers, on the same file system
 
     def begin() -> None:
-        for left in folder.glob(".epoch-*"):  # by workers that were killed
+        for left in folder.glob(".epoch-*"):  # left by workers that were killed
             shutil.rmtree(left, ignore_errors=True)
         _check_room(folder)
         shares.mkdir(parents=True, mode=0o700)
@@ -69,10 +69,10 @@ def save(engine: Engine, folder: Path, epoch: int, progress: dict[str, Any], bat
 
 
 def restore(engine: Engine, folder: Path) -> dict[str, Any] | None:
-    """Take up the newest checkpoint whose digests hold; None where there never was one. All workers call it.
+    """Load the newest checkpoint whose digests hold; None where there never was one. All workers call it.
 
-    Damaged ones are moved to `folder/set-aside`. Raises `FolderError` when there are checkpoints and none is whole:
-    starting over would lose work silently.
+    Damaged checkpoints are moved to `folder/set-aside`. Raises `FolderError` where there are checkpoints and none is
+    whole: starting over would lose work silently.
     """
     chosen = _first_does(lambda: _newest_whole(folder))
     return None if chosen is None else engine.load(folder / chosen)
@@ -110,8 +110,8 @@ def _check_room(folder: Path) -> None:
 
 
 def _first_does(work: Callable[[], Any]) -> Any:
-    """What `work` returns in the first worker, on all of them; a `JobError`, `FolderError` of its too."""
-    answer: list[Any] = [None, None, None]  # what it returned, kind and words of its error
+    """Do `work` in the first worker; all workers get its result, or raise its `JobError` or `FolderError`."""
+    answer: list[Any] = [None, None, None]  # its result; type and text of its error
     if torch.distributed.get_rank() == 0:
         try:
             answer[0] = work()

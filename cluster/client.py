@@ -1,4 +1,4 @@
-"""MLflow's client, one that gives up after seconds, and what may be asked again of a server that is away."""
+"""A client of MLflow that gives up after seconds, and requests that are repeated while the server is away."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def client() -> MlflowClient:
 
 
 def again(call: Callable[[], T], seconds: float) -> T:
-    """What `call` returns, tried for `seconds` while MLflow does not answer; then its last error."""
+    """Return `call()`, tried for `seconds` while MLflow does not answer; raise its last error after that."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -60,6 +60,6 @@ def may_pass(error: BaseException) -> bool:
 
 
 def in_a_line(error: BaseException) -> str:
-    """The first line of an error, shortened; MLflow's name the address with its user."""
+    """The first line of an error, shortened, without the user in an address that MLflow's errors quote."""
     lines = shown_urls(str(error)).splitlines()
     return lines[0][:300] if lines else repr(error)

@@ -1,4 +1,4 @@
-"""How entries of a run become what MLflow keeps; one delivered twice, as its answer was lost, counts once."""
+"""Delivers the entries of a run to MLflow; an entry delivered twice, because its answer was lost, counts once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Delivery:
     def __init__(self, run: str) -> None:
         self.run = run
         self._kept: set[str] | None = None  # metrics that MLflow has of this run; None: ask
-        self._steps: dict[str, set[int]] = {}  # and at which steps, of those that were asked for
+        self._steps: dict[str, set[int]] = {}  # by metric that was asked for: the steps that MLflow has
 
     def put(self, entry: Entry) -> None:
         """Deliver one entry: {kind: value}. Raises what MLflow's client raises, and `NotOpened`."""
@@ -39,33 +39,33 @@ class Delivery:
     def opened(self) -> str:
         """MLflow's id of the run. Raises `NotOpened`."""
         if self.run.startswith(LOCAL):
-            found = find(self.run)
-            if found is None:
+            run_id = find(self.run)
+            if run_id is None:
                 raise NotOpened(f"MLflow has no run {self.run} yet")
-            self.run = found
+            self.run = run_id
         return self.run
 
     def _put_open(self, opening: Mapping[str, Any]) -> None:
-        """Create the run, or take up the one of this key: opened by a job that died, or by a lost request."""
+        """Create the run, or take up the run of this key, which a job that died or a lost request has opened."""
         experiment, at = _experiment_id(opening["experiment"]), int(opening["at"])
         tags = opening["tags"] | {KEY: opening["key"], OPENED: str(at)}
         if opening["parent"]:
             tags["mlflow.parentRunId"] = Delivery(opening["parent"]).opened()
-        found = find(opening["key"], experiment)
-        if found is None:
-            found = client().create_run(experiment, at, tags, opening["name"]).info.run_id
-        elif _opened_at(client().get_run(found)) < at:
-            self._tag(found, tags)
-            client().update_run(found, status="RUNNING")
-        self.run = found
-        log.info("MLflow run: %s", session.mlflow_page(session.tracking_uri(), experiment, "runs", found))
+        run_id = find(opening["key"], experiment)
+        if run_id is None:
+            run_id = client().create_run(experiment, at, tags, opening["name"]).info.run_id
+        elif _opened_at(client().get_run(run_id)) < at:
+            self._tag(run_id, tags)
+            client().update_run(run_id, status="RUNNING")
+        self.run = run_id
+        log.info("MLflow run: %s", session.mlflow_page(session.tracking_uri(), experiment, "runs", run_id))
 
     def _put_metrics(self, rows: Sequence[tuple[str, float, int, int]]) -> None:
-        """Rows of (metric, value, ms since the epoch, step); of each metric the first value at a step counts.
+        """Deliver rows of (metric, value, ms since the epoch, step); the first value of a metric at a step counts.
 
-        MLflow keeps every row that differs in any of the four, so it is asked what it has: before the first rows, as
-        a job that died may have sent them, and after a failure. Rows sent twice at the same moment are equal, which
-        its SQL store takes for one.
+        MLflow keeps every row that differs in any of the four. So it is asked what it has, before the first rows, which
+        a job that died may have sent, and after a failure. Its SQL store takes equal rows, sent twice at the same
+        moment, for one.
         """
         from mlflow.entities import Metric
 
@@ -112,8 +112,8 @@ class Delivery:
 
     def _put_abandon(self, at: int) -> None:
         """End the run of a job that was killed and that nobody goes on with, if it ever was opened."""
-        if found := find(self.run):
-            self.run = found
+        if run_id := find(self.run):
+            self.run = run_id
             self._put_end({"status": "KILLED", "at": at})
 
     @staticmethod
@@ -126,8 +126,8 @@ class Delivery:
 def find(key: str, experiment: str | None = None) -> str | None:
     """MLflow's id of the run with this local id."""
     within = [experiment] if experiment else [each.experiment_id for each in client().search_experiments()]
-    found = client().search_runs(within, f"tags.`{KEY}` = '{key}'", max_results=1)
-    return found[0].info.run_id if found else None
+    runs = client().search_runs(within, f"tags.`{KEY}` = '{key}'", max_results=1)
+    return runs[0].info.run_id if runs else None
 
 
 def _opened_at(run: Any) -> int:
@@ -137,13 +137,13 @@ def _opened_at(run: Any) -> int:
 def _experiment_id(name: str) -> str:
     from mlflow.exceptions import MlflowException
 
-    found = client().get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
+    experiment = client().get_experiment_by_name(name)
+    if experiment is not None:
+        return experiment.experiment_id
     try:
         return client().create_experiment(name)
     except MlflowException:  # made by another job in between
-        found = client().get_experiment_by_name(name)
-        if found is None:
+        experiment = client().get_experiment_by_name(name)
+        if experiment is None:
             raise
-        return found.experiment_id
+        return experiment.experiment_id

@@ -35,7 +35,7 @@ WEIGHT = "weight"  # of a batch, [B]: 1 for an example, 0 for a filler
 
 @dataclass(frozen=True)
 class Tied:
-    """A layer of a pipeline whose `weight` another layer with the same `key` uses too; their stages keep it equal."""
+    """A pipeline's layer that shares its `weight` with another of the same `key`; their stages keep it equal."""
 
     key: str
     module: nn.Module
@@ -71,7 +71,7 @@ class Engine:
         deepspeed = _deepspeed()
         _check_precision(spec)
         self._names = {id(weight): name for name, weight in model.named_parameters()}
-        # Where this worker holds a part of the model, or holds it in 16 bits, `whole` fills a copy.
+        # `whole` fills a copy where this worker holds a part of the model, or holds it in 16 bits.
         halved = spec.precision in ("bf16", "fp16")
         split = spec.pipeline_stages > 1 or spec.tensor_parallel > 1 or self._splits_weights
         self._whole = copy.deepcopy(model) if halved or split else None
@@ -84,33 +84,33 @@ class Engine:
             model = self._cut(layers(model))
         elif spec.activation_checkpointing:
             model.gradient_checkpointing_enable()  # pyright: ignore[reportCallIssue]
-        made = optimizer(self._named(model))
+        adam = optimizer(self._named(model))
         if self._pipeline:
-            _even_out(made, model)
+            _even_out(adam, model)
         self._engine, *_ = deepspeed.initialize(
             model=model.to(self.device),
-            optimizer=made,
-            lr_scheduler=schedule(made),
+            optimizer=adam,
+            lr_scheduler=schedule(adam),
             config=_config(spec, self._world),
             dist_init_required=False,
         )
-        if self._world == 1 and not _stage(spec, 1):  # a copy to a flat buffer and back, to be added to nothing
+        if self._world == 1 and not _zero_stage(spec, 1):  # a copy to a flat buffer and back, to be added to nothing
             self._engine.enable_backward_allreduce = False
         self.data_size = self._engine.dp_world_size
         self.data_rank = torch.distributed.get_rank(self._engine.data_parallel_group)
 
     @property
     def module(self) -> nn.Module:
-        """What this worker trains: the model, or the part of it that lies here."""
+        """The model that this worker trains, or the part of it that lies here."""
         return self._engine.module
 
     def minimise(self, loss: Loss) -> None:
-        """Go on with another loss; every worker at the same step."""
+        """Go on with another loss; every worker calls it at the same step."""
         self._loss = loss
 
     @property
     def _splits_weights(self) -> bool:
-        return _stage(self._spec, self._world) == 3
+        return _zero_stage(self._spec, self._world) == 3
 
     def step(self, parts: Sequence[Batch], size: float) -> float:
         """One optimizer step on this worker's `accumulation` micro-batches of a global batch of `size`.
@@ -134,7 +134,7 @@ class Engine:
         return total / size * self.data_size / self._world  # workers that split a layer see the same loss
 
     def facts(self) -> dict[str, float]:
-        """What of the steps so far belongs among the metrics: with fp16, those that an overflow left out."""
+        """Metrics of the steps so far: with fp16 the number of steps that an overflow left out."""
         return {"overflows": self._engine.skipped_steps} if self._spec.precision == "fp16" else {}
 
     def whole(self) -> nn.Module:
@@ -158,9 +158,9 @@ class Engine:
         """The first worker's answer, on every worker. All call it."""
         if self._world == 1:
             return answer
-        told = torch.tensor([answer], dtype=torch.uint8, device=self.device)
-        torch.distributed.broadcast(told, src=0)
-        return bool(told.item())
+        flag = torch.tensor([answer], dtype=torch.uint8, device=self.device)
+        torch.distributed.broadcast(flag, src=0)
+        return bool(flag.item())
 
     def save(self, folder: Path, progress: dict[str, Any]) -> None:
         """Everything a resumed run needs, from every worker into one folder. Holds pickles: private to the run."""
@@ -168,7 +168,7 @@ class Engine:
         self._engine.save_checkpoint(str(folder), tag=TAG, client_state=state, save_latest=False)
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Take up what `save` left, also where this worker's random numbers go on; returns its `progress`."""
+        """Load what `save` wrote, with the state of this worker's random numbers; returns its `progress`."""
         _, state = self._engine.load_checkpoint(str(folder), tag=TAG)
         on_cpu, on_gpu = state["chance"][torch.distributed.get_rank()]
         torch.set_rng_state(on_cpu.cpu())
@@ -180,12 +180,12 @@ class Engine:
         return torch.get_rng_state(), torch.cuda.get_rng_state() if self.device.type == "cuda" else None
 
     def _cut(self, layers: Layers) -> nn.Module:
-        """This worker's stage; the stages multiply by about equally many parameters."""
+        """This worker's pipeline stage; all stages multiply by about equally many parameters."""
         import deepspeed
         from deepspeed.pipe import PipelineModule, TiedLayerSpec
 
         class Given(TiedLayerSpec):
-            """Builds what is there already."""
+            """A tied layer that exists already: `build` returns it."""
 
             def __init__(self, layer: Tied) -> None:
                 super().__init__(layer.key, nn.Module, forward_fn=layer.forward)
@@ -195,7 +195,7 @@ class Engine:
                 return self._module
 
         class Balanced(PipelineModule):
-            """DeepSpeed itself counts the embedding table too: half of a small model, and next to no work."""
+            """Counts no embedding table, as DeepSpeed does: half of a small model, and next to no work."""
 
             def _count_layer_params(self) -> list[int]:
                 return list(map(_multiplied, layers))
@@ -276,9 +276,10 @@ def gather(value: Any) -> list[Any]:
 
 
 def _even_out(optimizer: torch.optim.Optimizer, stage: nn.Module) -> None:
-    """Give every stage the same parameter groups, of a zero where it has no weight of that kind.
+    """Give every pipeline stage the same parameter groups; a group that it lacks holds a single zero.
 
-    DeepSpeed's norm of the gradient meets the other stages once for each group; one group more, and they wait for ever.
+    DeepSpeed's norm of the gradient waits for the other stages once for each group; a stage with one group more would
+    wait for ever.
     """
     own = [_kind(group) for group in optimizer.param_groups]
     every = {repr(kind): kind for kinds in gather(own) for kind in kinds}
@@ -317,7 +318,7 @@ def _check_precision(spec: EngineSpec) -> None:
         raise UsageError(f"engine.precision: 'fp16': this {name} device does not compute it; use bf16 or bf16_autocast")
 
 
-def _stage(spec: EngineSpec, world: int) -> int:
+def _zero_stage(spec: EngineSpec, world: int) -> int:
     # One worker has nothing to split; stage 1 would copy every gradient into a flat buffer (1.6x a MiniLM CPU step).
     stage = spec.zero_stage if world > 1 or spec.offload != "none" else 0
     # At stage 0 DeepSpeed adds up bfloat16 gradients as such, divides float16 ones by a scale by which it multiplied no
@@ -326,7 +327,7 @@ def _stage(spec: EngineSpec, world: int) -> int:
 
 
 def _config(spec: EngineSpec, world: int) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": _stage(spec, world)}
+    zero: dict[str, Any] = {"stage": _zero_stage(spec, world)}
     if spec.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
     if spec.offload == "all":

@@ -40,20 +40,61 @@ log = logging.getLogger(__name__)
 def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path) -> Any:
     """Run `train_loop(config)` on every worker; plain values in, rank 0's return value out.
 
-    `train_loop` is named "module:function", so that only the workers spend the seconds that its imports take.
-    `folder` is for Ray's own notes. The group waits for cores that other jobs hold; what the cluster could never hold
-    `session.check_capacity` refuses before. Raises `JobError` with the first worker's reason, or the `UsageError` that
-    a worker met. The workers have the driver's `cluster.settings`, and meet its MLflow server or end with a `JobError`.
+    `train_loop` is named "module:function", so that only the workers spend the seconds that its imports take. `folder`
+    is for Ray's own notes. The group waits for cores that other jobs hold; `session.check_capacity` has refused before
+    what the cluster could never hold. The workers have the driver's `cluster.settings`, and meet its MLflow server or
+    end with a `JobError`. Raises `JobError` with the first worker's reason, or the `UsageError` that a worker met.
     """
     import ray
-    from ray.exceptions import OutOfMemoryError, RayError
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.exceptions import RayError
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    # How often Ray looks at the workers: every report of an epoch waits for its next look, and so does the end.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(STANDSTILL_SECONDS))
+    if len(ray.nodes()) == 1:  # no node to move to when this one is taken away, so no process that watches for it
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    environment = dict(WORKER_ENVIRONMENT)
+    if not spec.use_gpu:
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    driver = settings.of_this_process(ray.util.get_node_ip_address())
+
+    def on_worker() -> Any:
+        return _on_worker(train_loop, config, driver)
+
+    trainer = TorchTrainer(
+        on_worker,  # holds its arguments itself: Ray shows a `train_loop_config` in the dashboard and its logs
+        torch_config=_torch_config(),
+        scaling_config=ScalingConfig(
+            num_workers=spec.workers,
+            use_gpu=spec.use_gpu,
+            resources_per_worker=spec.of_each_worker,
+        ),
+        run_config=RunConfig(
+            name=f"train-{uuid.uuid4().hex[:12]}",  # a name used twice would silently resume the older run
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=spec.max_failures),
+            worker_runtime_env={"env_vars": environment},
+            logging_config=LoggingConfig(log_level="WARNING"),
+            callbacks=[_known_reasons()],
+        ),
+    )
+    try:
+        return trainer.fit().return_value
+    except (TrainingFailedError, RayError) as error:  # of the workers; or of Ray's own controller, which died
+        raise _cause(error) from error
+
+
+def _torch_config() -> Any:
+    """Ray's process group for torch, which also restarts after a worker was killed for memory."""
+    from ray.exceptions import OutOfMemoryError
+    from ray.train.torch import TorchConfig
 
     backend: Any = TorchConfig().backend_cls
 
     class Backend(backend):
-        """Ray's own expects, where it ends a group to start it again, all deaths of a worker but one for memory."""
+        """When Ray's own backend ends a group to restart it, it expects every death of a worker but one for memory."""
 
         def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
             os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", str(FAREWELL_SECONDS))
@@ -67,54 +108,28 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
         def backend_cls(self) -> Any:
             return Backend
 
+    return Torch()
+
+
+def _known_reasons() -> Any:
+    """A callback that ends the run at a reason which a restart would only meet again."""
+    from ray.train import UserCallback
+
     class KnownReasons(UserCallback):
-        """Ends the run at a reason that a restart would only meet again: what a callback raises is not retried."""
+        """Ray does not retry what a callback raises."""
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             if isinstance(cause := _first(worker_exceptions.values()), KNOWN):
                 raise cause
             log.warning("training was interrupted: %s", _in_a_line(cause))  # Ray starts it again, or gives up
 
-    # How often Ray looks at the workers: every report of an epoch waits for its next look, and so does the end.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(STANDSTILL_SECONDS))
-    if len(ray.nodes()) == 1:  # no node to move to when this one is taken away, so no process that watches for it
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    environment = dict(WORKER_ENVIRONMENT)
-    if not spec.use_gpu:
-        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    told = settings.of_this_process(ray.util.get_node_ip_address())
-
-    def on_worker() -> Any:
-        return _on_worker(train_loop, config, told)
-
-    trainer = TorchTrainer(
-        on_worker,  # with all it is told: Ray shows a `train_loop_config` in the dashboard and its logs
-        torch_config=Torch(),
-        scaling_config=ScalingConfig(
-            num_workers=spec.workers,
-            use_gpu=spec.use_gpu,
-            resources_per_worker=spec.of_each_worker,
-        ),
-        run_config=RunConfig(
-            name=f"train-{uuid.uuid4().hex[:12]}",  # a name used twice would silently resume the older run
-            storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=spec.max_failures),
-            worker_runtime_env={"env_vars": environment},
-            logging_config=LoggingConfig(log_level="WARNING"),
-            callbacks=[KnownReasons()],
-        ),
-    )
-    try:
-        return trainer.fit().return_value
-    except (TrainingFailedError, RayError) as error:  # of the workers; or of Ray's own controller, which died
-        raise _cause(error) from error
+    return KnownReasons()
 
 
-def _on_worker(train_loop: str, config: dict[str, Any], told: Settings) -> Any:
+def _on_worker(train_loop: str, config: dict[str, Any], driver: Settings) -> Any:
     import ray
 
-    told.enter(ray.util.get_node_ip_address())  # before libraries that read it when they are imported
+    driver.enter(ray.util.get_node_ip_address())  # before libraries that read it when they are imported
     module, _, name = train_loop.partition(":")
     return getattr(importlib.import_module(module), name)(config)
 
@@ -137,9 +152,9 @@ def _in_a_line(reason: BaseException) -> str:
 
 
 def _first(failures: Iterable[BaseException]) -> BaseException:
-    """Of the roots of the workers' failures the first known reason, else the first death, else the first.
+    """The root of the workers' failures to report: the first known reason, else the first death, else the first.
 
-    Where one worker gives up for a reason, or dies, the others fail with connections that closed.
+    When one worker gives up for a reason, or dies, the others fail with closed connections.
     """
     from ray.exceptions import RayError
 
@@ -154,6 +169,6 @@ def _root(failure: BaseException) -> BaseException:
 
 
 def _below(failure: BaseException) -> BaseException | None:
-    """What Ray's errors hold it by, or what it was raised from."""
+    """The failure that an error of Ray's holds, or that it was raised from."""
     held = getattr(failure, "cause", None) or getattr(failure, "health_check_failure", None)
     return held or failure.__cause__

@@ -36,8 +36,8 @@ class Health(NamedTuple):
 def up(state: Path, cpus: int | None = None, dashboard_port: int = 8265, mlflow_port: int = 5000) -> Cluster:
     """Start what does not run yet and return once a job can be submitted; raises `ClusterError` or `UsageError`.
 
-    What gave up on itself is started once more, alone: Ray's head does after a fixed 30 s on a busy machine, and a port
-    that was free may be taken by another cluster that starts at the same time.
+    A server that gave up on itself is started once more, in its turn: Ray's head gives up after a fixed 30 s on a busy
+    machine, and another cluster that starts at the same time may take a port that was free.
     """
     try:
         return _up(state, cpus, dashboard_port, mlflow_port)

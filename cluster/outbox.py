@@ -1,7 +1,7 @@
 """Tells MLflow about a run from a thread of its own: nobody waits for an answer, and nothing is lost for want of one.
 
-Every entry is on disk (`spool.py`) before it is sent. What an outbox could not send until it was closed, or its
-process died, `replay` sends later; what was sent already counts once (`delivery.py`).
+Every entry is on disk (`spool.py`) before it is sent. `replay` later sends what an outbox could not send before it was
+closed or its process died; an entry that was sent already counts once (`delivery.py`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Outbox:
         return self._delivery.run
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Send metrics; non-numbers are left out. Of each metric the first value at a step counts."""
+        """Send metrics; non-numbers are left out. The first value of a metric at a step counts."""
         now = int(time.time() * 1000)
         rows = [(key, float(value), now, step) for key, value in metrics.items() if isinstance(value, int | float)]
         if rows:
@@ -80,7 +80,7 @@ class Outbox:
         return known()
 
     def close(self, seconds: float = HANDOVER_SECONDS) -> bool:
-        """Whether all was sent, after at most `seconds`, or as long as an upload goes on; the rest stays on disk."""
+        """Wait for at most `seconds`, or until an upload is over; whether all was sent. The rest stays on disk."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -120,7 +120,7 @@ class Outbox:
             self._done(count)
 
     def _next(self) -> tuple[Entry, int] | None:
-        """What to deliver next, and of how many entries it is made."""
+        """The next entry to deliver, and the number of entries joined in it; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._entries or self._closing or self._given_up)
             self._changed.wait_for(self._due, self._metrics_at - time.monotonic())
@@ -132,7 +132,7 @@ class Outbox:
             return _together(self._entries)
 
     def _due(self) -> bool:
-        """Whether what stands first is sent now; called with `_changed` held."""
+        """Whether the first entry is sent now; called with `_changed` held."""
         hurried = self._closing or self._given_up or "metrics" not in self._entries[0]
         return hurried or len(self._entries) >= ROWS_PER_CALL or time.monotonic() >= self._metrics_at
 
@@ -163,10 +163,10 @@ def replay(output: Path) -> list[Path]:
             left.append(path)
             continue
         try:
-            with spool.left_behind(path) as found:
-                if found is None:
+            with spool.left_behind(path) as unsent:
+                if unsent is None:
                     continue  # its writer lives and sends it itself
-                if _deliver_all(path, *found):
+                if _deliver_all(path, *unsent):
                     path.rename(path.with_suffix(spool.REFUSED))
                 else:
                     path.unlink()
@@ -177,7 +177,7 @@ def replay(output: Path) -> list[Path]:
 
 
 def _deliver_all(path: Path, run: str, entries: list[Entry]) -> bool:
-    """Whether MLflow refused any of the entries, or nobody knows of which run they are."""
+    """Deliver the entries; whether MLflow refused any of them, or nobody knows their run."""
     if not run:
         return bool(entries)
     delivery, refused = Delivery(run), False
@@ -195,7 +195,7 @@ def _deliver_all(path: Path, run: str, entries: list[Entry]) -> bool:
 
 
 def _together(entries: Sequence[Entry]) -> tuple[Entry, int]:
-    """The first entry, or the metrics at the beginning as one; and of how many entries it is made."""
+    """The first entry, or all metrics at the beginning as one entry; and the number of entries joined in it."""
     rows: list[Any] = []
     count = 0
     for entry in entries:

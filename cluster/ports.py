@@ -1,4 +1,4 @@
-"""The TCP ports of the local cluster: which there are, and how free ones are found."""
+"""The TCP ports of the local cluster, and how free ports are found."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def is_free(port: int) -> bool:
 
 
 def choose_port(user: str, wanted: int, but: int | None = None) -> int:
-    """`wanted`, or else the next free port, said on one line."""
+    """`wanted`, or else the next free port, which is printed on one line."""
     if not 1024 <= wanted <= 65535:
         raise UsageError(f"port {wanted} for {user}: give one from 1024 to 65535")
     for port in range(wanted, 65536):

@@ -17,25 +17,25 @@ MARKER = "SLIMCART_CLUSTER"  # in the environment of all that `up` starts: how `
 
 
 def members(part: Part) -> list[psutil.Process]:
-    """The processes of one part, orphans too; never this one or its parents."""
+    """The processes of one part, with orphans; never this process or its parents."""
     session = _session(part)
-    found = {process for process in psutil.process_iter() if _belongs(process, part.marker, session)}
+    running = {process for process in psutil.process_iter() if _belongs(process, part.marker, session)}
     with contextlib.suppress(psutil.NoSuchProcess):
         if root := process_of(part):
-            found |= {root, *root.children(recursive=True)}
+            running |= {root, *root.children(recursive=True)}
     own = psutil.Process()
-    return [process for process in found - {own, *own.parents()} if lives(process)]
+    return [process for process in running - {own, *own.parents()} if lives(process)]
 
 
 def listening(processes: list[psutil.Process]) -> set[tuple[str, int]]:
     """(address, port) of every TCP socket that the processes listen on."""
-    found: set[tuple[str, int]] = set()
+    addresses: set[tuple[str, int]] = set()
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             for each in process.net_connections(kind="tcp"):
                 if each.status == psutil.CONN_LISTEN and each.laddr:
-                    found.add((each.laddr.ip, each.laddr.port))
-    return found
+                    addresses.add((each.laddr.ip, each.laddr.port))
+    return addresses
 
 
 def end(parts: list[Part]) -> bool:
@@ -78,7 +78,7 @@ def lives(process: psutil.Process) -> bool:
 
 
 def _session(part: Part) -> int | None:
-    """The session that the part leads, or led; None when its pid belongs to somebody else by now."""
+    """The session that the part leads, or led; None where its pid belongs to another process by now."""
     try:
         same = abs(psutil.Process(part.pid).create_time() - part.created) < 2
     except psutil.NoSuchProcess:

@@ -1,13 +1,12 @@
 """Latency is measured in quiet: nothing else that enters through this module runs on the cores of a measurement.
 
-A measurement has its cores, and those that share a physical core with them, to itself; work goes on on the others.
-Each such group of cores has two advisory file locks, which the system frees when their holder dies. Who works holds the
-rooms of its groups, shared; who measures holds the room of its own alone, and before that its turnstile, through which
-all enter (the "no starve" solution of A. Downey, The Little Book of Semaphores, section 4.2.5): a room that is worked
-in by turns would else never be empty. Work that finds a turnstile closed does not wait there but leaves those cores for
-as long as the step takes; it waits only where all its cores are measured on. Turnstiles, then rooms, are taken in the
-order of their groups, so that nobody waits in a circle. Those who keep to cores of their own tell each other by such
-locks, too.
+A measurement has its cores to itself, with all parts of their physical cores; work goes on on the others. Each physical
+core has two advisory file locks, a turnstile and a room, which the system frees when their holder dies. A worker passes
+the turnstile and holds the room, shared. A measurement holds the turnstile, then the room, alone (the "no starve"
+solution of A. Downey, The Little Book of Semaphores, section 4.2.5): a room in which workers take turns would never be
+empty without a turnstile. Work that finds a turnstile closed does not wait there but leaves those cores for as long as
+its step takes; it waits only where all its cores are measured on. Turnstiles, then rooms, are taken in the order of
+their cores, so that nobody waits in a circle. Processes that take cores of their own also do so by such locks.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _MOVED = threading.Lock()  # held by the step that has moved the threads of this
 
 @contextlib.contextmanager
 def at_work() -> Iterator[None]:
-    """Around one step of work beside which no latency may be measured, on cores that nobody measures on.
+    """Do one step of work, beside which no latency may be measured, on cores that nobody measures on.
 
-    All threads of this process keep to them until the step is over. Waits while there is no such core. Do not wait
-    inside for another who enters here.
+    All threads of this process keep to these cores until the step is over. Waits while there is no such core. Do not
+    wait inside for another process that enters here.
     """
     cores = _cores()
     with contextlib.ExitStack() as rooms:
@@ -41,9 +40,9 @@ def at_work() -> Iterator[None]:
 
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
-    """Around a step of a process whose partner is `at_work` meanwhile: off the cores of measurements, without waiting.
+    """Do a step whose partner process is `at_work` meanwhile: off the cores of measurements, without waiting.
 
-    It holds nothing up, as its partner waits for it in the step.
+    It must not wait, since its partner waits for it in the step.
     """
     cores = _cores()
     free = {core for leader, group in _groups(cores).items() if not _closed(leader) for core in group}
@@ -53,9 +52,9 @@ def aside() -> Iterator[None]:
 
 @contextlib.contextmanager
 def measuring(threads: int | None = None) -> Iterator[None]:
-    """Around a measurement: alone on the cores of this process among all that enter through this module.
+    """Measure alone on the cores of this process, among all processes that enter through this module.
 
-    Of a process that is not pinned, `threads` says how many cores of their own its threads are pinned to meanwhile.
+    The threads of a process with more than `threads` cores are pinned to so many cores of their own meanwhile.
     """
     with contextlib.ExitStack() as held:
         if threads is not None and len(_cores()) > threads:
@@ -71,9 +70,9 @@ def measuring(threads: int | None = None) -> Iterator[None]:
 
 
 def take_cores(count: int) -> list[int]:
-    """`count` of this process's cores, its own until it ends; shared ones only where too few are left.
+    """Take `count` of this process's cores for itself until it ends; shared cores only where too few are left.
 
-    Those come first of whose physical core nobody has another part.
+    Cores come first whose physical core has no other part taken.
     """
     return _take(count)[0]
 
@@ -108,7 +107,7 @@ def _hold(name: str) -> int:
 
 
 def _enter(cores: set[int], rooms: contextlib.ExitStack) -> set[int]:
-    """Those of `cores` whose rooms were entered, at least one of them."""
+    """Enter the rooms of `cores` that are not measured on, at least one; returns the cores of these rooms."""
     groups = _groups(cores)
     entered = [leader for leader in sorted(groups) if _has_entered(leader, rooms, wait=False)]
     if not entered:
@@ -118,7 +117,7 @@ def _enter(cores: set[int], rooms: contextlib.ExitStack) -> set[int]:
 
 
 def _has_entered(leader: int, rooms: contextlib.ExitStack, wait: bool) -> bool:
-    """Whether a room was entered; without `wait` not where its turnstile is closed."""
+    """Enter a room; False, without `wait`, where its turnstile is closed."""
     try:
         with _lock(f"turnstile-{leader}", fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB)):
             rooms.enter_context(_lock(f"room-{leader}", fcntl.LOCK_SH))
@@ -129,7 +128,7 @@ def _has_entered(leader: int, rooms: contextlib.ExitStack, wait: bool) -> bool:
 
 @contextlib.contextmanager
 def _kept_to(keep: set[int], cores: set[int]) -> Iterator[None]:
-    """All threads of this process, which may use `cores`, on those to `keep` to."""
+    """Keep all threads of this process, which may use `cores`, to the cores `keep`."""
     if keep == cores or not _MOVED.acquire(blocking=False):
         yield
         return
@@ -154,12 +153,12 @@ def _threads() -> list[int]:
 
 
 def _cores() -> set[int]:
-    """What this thread may use; where the system does not say (macOS) all share one."""
+    """The cores that this thread may use; one for all where the system does not say (macOS)."""
     return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else {0}
 
 
 def _groups(cores: Iterable[int]) -> dict[int, set[int]]:
-    """{first part of a physical core: those of its parts that are among `cores`}."""
+    """{first part of a physical core: its parts that are among `cores`}."""
     groups: dict[int, set[int]] = {}
     for core in cores:
         groups.setdefault(min(_siblings(core)), set()).add(core)

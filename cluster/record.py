@@ -1,4 +1,4 @@
-"""What `cluster.local up` started, as the state folder keeps it: `cluster.json`, `env` and `lock`."""
+"""The record of a local cluster in its state folder: `cluster.json`, `env` and `lock`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Part(Spec):
 
 
 class Cluster(Spec):
-    """What `up` started, as `cluster.json` keeps it."""
+    """The cluster that `up` started, as `cluster.json` keeps it."""
 
     state: Path
     home: Path
@@ -57,7 +57,7 @@ class Cluster(Spec):
         return self.state / "ray" / "auth_token"
 
     def environment(self) -> dict[str, str]:
-        """What a shell or a child process needs to talk to this cluster; holds no secret."""
+        """Variables by which a shell or a child process talks to this cluster; they hold no secret."""
         return {
             "RAY_API_SERVER_ADDRESS": self.dashboard_url,  # `ray job` reads this first, `ray.init` never
             "RAY_ADDRESS": f"{LOOPBACK}:{self.ports.gcs}",
@@ -66,7 +66,7 @@ class Cluster(Spec):
         }
 
     def shared_environment(self) -> dict[str, str]:
-        """The part of it that Ray's processes, and so every job, get too."""
+        """The part of `environment` that Ray's processes, and so every job, get too."""
         return {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_path),
@@ -75,7 +75,7 @@ class Cluster(Spec):
             "RAY_USAGE_STATS_ENABLED": "0",
             "MLFLOW_TRACKING_URI": self.mlflow_url,
             "SLIMCART_HOME": str(self.home),
-            # What `serving.ingress` would choose for itself: so it is removed with Ray, and no two clusters clash.
+            # In Ray's folder, which is removed with Ray, so that no two clusters clash; else `serving.ingress` chooses.
             "SLIMCART_INGRESS": str(self.temp / "serve"),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.ports.serve_http),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(self.ports.serve_grpc),
@@ -113,7 +113,7 @@ def forget(cluster: Cluster, parts: list[Name]) -> None:
 def write_env(cluster: Cluster) -> None:
     """`<state>/env`, readable by its owner: `. .slimcart/env` lets a shell talk to the cluster.
 
-    `ray` and `python` are then those that this cluster was started with.
+    The shell then finds the `ray` and `python` that started this cluster.
     """
     exports = [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment().items()]
     programs = shlex.quote(str(Path(sys.executable).parent))

@@ -24,16 +24,16 @@ MODEL_URI = re.compile(r"^models:/(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<ver
 ARTIFACT = "bundle"
 BUNDLE_TAG = "slimcart.bundle"  # of a version: SHA-256 of the manifest, which holds those of all files
 REGISTER_SECONDS = 60.0
-ASK_SECONDS = 10.0  # for what is only looked up
+ASK_SECONDS = 10.0  # for look-ups
 
 
 def register(name: str, run: Run, bundle: Path, tags: Mapping[str, str], alias: str) -> str:
     """Upload `bundle` to its run, make it the next version of model `name` under `alias`; returns models:/name/N.
 
-    A version is made of a whole upload only, and the alias moves last. Registered again, for lack of an answer or by
-    the next job, it is the same version. Raises `JobError` where MLflow does not answer for REGISTER_SECONDS.
+    A version is made of a whole upload only, and the alias moves last. The same bundle registered again, after a lost
+    answer or by the next job, is the same version. Raises `JobError` where MLflow does not answer for REGISTER_SECONDS.
     """
-    folder = f"{ARTIFACT}-{digest_json(dict(describe_files(bundle, '')))[:12]}"  # never over another's files
+    folder = f"{ARTIFACT}-{digest_json(dict(describe_files(bundle, '')))[:12]}"  # never over another bundle's files
 
     def once() -> str:
         to, run_id = client(), run.opened()
@@ -75,17 +75,17 @@ def _ensure_model(name: str) -> None:
 
 
 def versions_of(digest: str) -> list[tuple[str, str]]:
-    """(name, version) of every version that the bundle of this digest is registered as. Raises `JobError`."""
-    with _told(f"bundle {digest[:12]}: its versions not looked up"):
-        found = again(lambda: client().search_model_versions(f"tags.`{BUNDLE_TAG}` = '{digest}'"), ASK_SECONDS)
-    return [(each.name, str(each.version)) for each in found]
+    """(name, version) of every registered version of the bundle with this digest. Raises `JobError`."""
+    with _as_job_error(f"bundle {digest[:12]}: its versions not looked up"):
+        versions = again(lambda: client().search_model_versions(f"tags.`{BUNDLE_TAG}` = '{digest}'"), ASK_SECONDS)
+    return [(each.name, str(each.version)) for each in versions]
 
 
 def tags(name: str, version: str) -> dict[str, str]:
-    """Of a version; empty where it is not, or no longer, registered. Raises `JobError` where MLflow does not say."""
+    """Tags of a version; empty where it is not registered. Raises `JobError` where MLflow does not answer."""
     from mlflow.exceptions import MlflowException
 
-    with _told(f"models:/{name}/{version}: not looked up"):
+    with _as_job_error(f"models:/{name}/{version}: not looked up"):
         try:
             return again(lambda: client().get_model_version(name, version), ASK_SECONDS).tags
         except MlflowException as error:
@@ -95,13 +95,13 @@ def tags(name: str, version: str) -> dict[str, str]:
 
 
 def set_tags(name: str, version: str, tags: Mapping[str, str], seconds: float | None = None) -> None:
-    """Set tags of a version, in `seconds` as of `set_alias`. Raises `JobError` where MLflow does not take them."""
+    """Set tags of a version, tried for `seconds`. Raises `JobError` where MLflow does not take them."""
 
     def once() -> None:
         for key, value in tags.items():
             client().set_model_version_tag(name, version, key, value)
 
-    with _told(f"models:/{name}/{version}: tags not set"):
+    with _as_job_error(f"models:/{name}/{version}: tags not set"):
         again(once, REGISTER_SECONDS if seconds is None else seconds)
 
 
@@ -115,8 +115,8 @@ def resolve(uri: str) -> tuple[str, str]:
     name, alias, version = match["name"], match["alias"], match["version"]
 
     def ask() -> str:
-        found = client().get_model_version_by_alias(name, alias) if alias else client().get_model_version(name, version)
-        return str(found.version)
+        ask_alias, ask_version = client().get_model_version_by_alias, client().get_model_version
+        return str((ask_alias(name, alias) if alias else ask_version(name, version)).version)
 
     try:
         return name, again(ask, ASK_SECONDS)
@@ -125,8 +125,8 @@ def resolve(uri: str) -> tuple[str, str]:
 
 
 def alias_version(name: str, alias: str) -> str | None:
-    """Version that `alias` of model `name` points to, if any. Raises `JobError` where MLflow does not say."""
-    with _told(f"models:/{name}: aliases not read"):
+    """Version that `alias` of model `name` points to, if any. Raises `JobError` where MLflow does not answer."""
+    with _as_job_error(f"models:/{name}: aliases not read"):
         aliases = again(lambda: client().get_registered_model(name), ASK_SECONDS).aliases
     return str(aliases[alias]) if alias in aliases else None
 
@@ -134,7 +134,7 @@ def alias_version(name: str, alias: str) -> str | None:
 def set_alias(name: str, alias: str, version: str | None, seconds: float | None = None) -> None:
     """Point `alias` of model `name` to `version`, or to none. Raises `JobError` where MLflow does not take it.
 
-    It is asked for `seconds`, REGISTER_SECONDS unless said.
+    The request is tried for `seconds`, by default REGISTER_SECONDS.
     """
 
     def once() -> None:
@@ -143,13 +143,13 @@ def set_alias(name: str, alias: str, version: str | None, seconds: float | None 
         else:
             client().set_registered_model_alias(name, alias, version)
 
-    with _told(f"models:/{name}: alias {alias!r} not set"):
+    with _as_job_error(f"models:/{name}: alias {alias!r} not set"):
         again(once, REGISTER_SECONDS if seconds is None else seconds)
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """MLflow's errors as a `JobError` of one line that begins with `what`."""
+def _as_job_error(what: str) -> Iterator[None]:
+    """Turn MLflow's errors into a `JobError` of one line that begins with `what`."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
@@ -160,40 +160,40 @@ def _told(what: str) -> Iterator[None]:
 
 
 def folder(bundle: str, manifest_name: str) -> Path:
-    """The folder of `bundle`: itself, or what lies there where it is a model's URI."""
+    """The folder of `bundle`, which is a folder itself or the URI of a model to fetch."""
     return fetch(*resolve(bundle), manifest_name) if bundle.startswith("models:") else Path(bundle)
 
 
 def fetch(name: str, version: str, manifest_name: str) -> Path:
     """The bundle of a version as a folder under $SLIMCART_HOME/models, downloaded once. Raises `JobError`.
 
-    A database made anew, or a model deleted and registered again, counts from 1 again: the folder of a version
-    whose bundle is known is named after both.
+    Versions count from 1 again in a new database, or where a model was deleted and registered again. So a folder is
+    named after the version and the digest of its bundle, where that is known.
     """
-    with _told(f"models:/{name}/{version}: not looked up"):
+    with _as_job_error(f"models:/{name}/{version}: not looked up"):
         digest = again(lambda: client().get_model_version(name, version), ASK_SECONDS).tags.get(BUNDLE_TAG)
     folder = session.home() / "models" / name / (f"{version}-{digest[:12]}" if digest else version)
     manifest = folder / manifest_name
     if not manifest.exists() or digest not in (None, digest_file(manifest)):
         _download(name, version, folder, manifest_name)
-        if digest not in (None, found := digest_file(manifest)):
-            raise JobError(f"models:/{name}/{version}: registered as {digest}, but {manifest_name} there is {found}")
+        if digest not in (None, actual := digest_file(manifest)):
+            raise JobError(f"models:/{name}/{version}: registered as {digest}, but {manifest_name} there is {actual}")
     return folder
 
 
 def _download(name: str, version: str, folder: Path, manifest_name: str) -> None:
-    """What was uploaded for a version, verified, as `folder`."""
+    """Download what was uploaded for a version, verified, as `folder`."""
     import mlflow.artifacts
 
     source = again(lambda: client().get_model_version_download_uri(name, version), ASK_SECONDS)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as aside:
-        got = Path(
+        downloaded = Path(
             mlflow.artifacts.download_artifacts(
                 artifact_uri=source, dst_path=aside, tracking_uri=session.tracking_uri()
             )
         )
-        verify(got, manifest_name)
+        verify(downloaded, manifest_name)
         target = Path(aside) / "whole"
-        shutil.move(got, target)
+        shutil.move(downloaded, target)
         replace(target, folder)

@@ -1,4 +1,4 @@
-"""Which job works in an output: one at a time, and which MLflow run the next one goes on with after a kill."""
+"""One job at a time works in an output; after a kill, the next job with the same recipe goes on with its MLflow run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNNAMED_SECONDS = 1.0  # within which a new owner of the lock has written its na
 def only_job(output: Path, name: str, field: str = "output") -> Iterator[None]:
     """Hold `output`, which `field` of the recipe names, for this process. Raises `JobError` that names who holds it.
 
-    The lock ends with the process, however that ends, so a dead job's is taken over.
+    The lock ends with the process, however that ends, so the next job takes over from a dead one.
     """
     path = output / WORK / "job.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ class OpenRun:
 
 
 def begin(output: Path, label: str, recipe: str, parent: str | None) -> tuple[str, str | None]:
-    """(run to open or to go on with, run of another recipe or parent that nobody goes on with), by local id."""
+    """Local ids of the run to open or go on with, and of a run of another recipe or parent that nobody goes on with."""
     before = _read(_path(output, label))
     same = before is not None and (before.recipe, before.parent) == (recipe, parent)
     key = before.key if before and same else f"{LOCAL}{uuid.uuid4().hex}"
@@ -69,10 +69,10 @@ def begin(output: Path, label: str, recipe: str, parent: str | None) -> tuple[st
 
 
 def end(output: Path, label: str) -> None:
-    """The run has ended, and was not killed.
+    """Note that the run has ended, and was not killed.
 
-    One below another is noted until that ends too: a job that goes on after a kill does its finished stages again, to
-    find that there is nothing to do, in the same runs.
+    The note of a child run stays until its parent ends: a job that goes on after a kill does its finished stages again,
+    to find that there is nothing to do, in the same runs.
     """
     path = _path(output, label)
     if (run := _read(path)) and run.parent:
@@ -82,15 +82,15 @@ def end(output: Path, label: str) -> None:
 
 
 def broken_off(output: Path, label: str, parent: str) -> bool:
-    """Whether the last run of this label is one below `parent` that was killed before its end."""
+    """Whether the last run of this label is a child of `parent` that was killed before its end."""
     run = _read(_path(output, label))
     return run is not None and run.parent == parent and not run.ended
 
 
 def below(output: Path, *, forget: bool) -> list[str]:
-    """Runs below others that have begun and not ended, by local id; with `forget` nobody goes on with any."""
-    found = {path: _read(path) for path in sorted((output / WORK).glob("run-*.json"))}
-    children = {path: run for path, run in found.items() if run and run.parent}
+    """Local ids of child runs that have begun and not ended; with `forget` nobody goes on with any child run."""
+    runs = {path: _read(path) for path in sorted((output / WORK).glob("run-*.json"))}
+    children = {path: run for path, run in runs.items() if run and run.parent}
     for path in children if forget else ():
         path.unlink()
     return [run.key for run in children.values() if not run.ended]

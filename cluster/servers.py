@@ -25,10 +25,10 @@ TAIL_LINES = 20
 GAVE_UP = (  # what a server says that a second attempt may mend
     "node timed out during startup",  # Ray's head, when its raylet was not there in 30 s
     "because it's already occupied",  # Ray's dashboard, when another took its port after it was found free
-    "address already in use",  # MLflow, likewise
+    "address already in use",  # MLflow, for the same reason
 )
 
-# What would make a new head join, trust or imitate another cluster (RAY_AUTH_TOKEN wins over RAY_AUTH_TOKEN_PATH).
+# Variables by which a new head would join, trust or imitate another cluster (RAY_AUTH_TOKEN beats its _PATH).
 FOREIGN_RAY = (
     "RAY_ADDRESS",
     "RAY_API_SERVER_ADDRESS",
@@ -203,11 +203,11 @@ def _tail(log: Path) -> str:
 
 
 def _get(url: str, cluster: Cluster | None = None, timeout: float = 5) -> bytes:
-    """The body of a 200 answer; anything else is an `OSError`. With a cluster its token goes along."""
+    """The body of a 200 answer; anything else is an `OSError`. The token of a given `cluster` goes along."""
     headers = {"Authorization": f"Bearer {cluster.token_path.read_text()}"} if cluster else {}
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows another 127.0.0.1
     try:
         with opener.open(urllib.request.Request(url, headers=headers), timeout=timeout) as answer:  # noqa: S310 - ours
             return answer.read()
-    except http.client.HTTPException as error:  # a server that ends in mid-answer
+    except http.client.HTTPException as error:  # the server ended in mid-answer
         raise OSError(str(error)) from error

@@ -1,4 +1,4 @@
-"""What a job finds around it: the two addresses it must be told, and the Ray cluster it joins."""
+"""The surroundings of a job: two addresses in its environment, and the Ray cluster that it joins."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tracking_uri() -> str:
 
 
 def mlflow_page(uri: str, *path: str) -> str:
-    """Where a browser finds experiments, or what lies below them: MLflow opens with a view that shows no training."""
+    """URL of the experiments, or of a page below them: MLflow's first view would show no training."""
     return f"{'/'.join([shown_urls(uri), '#', 'experiments', *path])}?workflowType=machine_learning"
 
 

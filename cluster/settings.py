@@ -1,7 +1,7 @@
-"""What the processes of a job are told of the servers that it uses: addresses and credentials of MLflow, the Hub, S3.
+"""Addresses and credentials of the servers that a job uses (MLflow, the Hub, S3), the same in all its processes.
 
-Ray starts trials and workers with the environment of their node, which may name other servers than that of the driver.
-So the driver's settings travel in what such a process is handed, through the object store, and take the place of the
+Ray starts trials and workers with the environment of their node, which may name other servers than the driver's. So
+the driver's settings travel through the object store, among the values that such a process is handed, and replace the
 node's. They never travel in a `runtime_env`, in arguments of a command, or in a train loop's config: the dashboard and
 Ray's logs show those.
 """
@@ -18,7 +18,7 @@ from cluster.shown_urls import shown_urls
 
 PREFIXES = ("MLFLOW_", "HF_", "HUGGING_FACE_HUB_", "AWS_")
 ADDRESS = "MLFLOW_TRACKING_URI"
-GUARDED = {  # of every client of MLflow, whatever the driver's environment says of it
+GUARDED = {  # settings of every client of MLflow, whatever the driver's environment says
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # it is the client that would unpickle
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
@@ -27,20 +27,21 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one driver. What they say is not shown where they are printed."""
+    """Settings of one driver; printing them does not show their values."""
 
     values: Mapping[str, str] = field(repr=False)
     node: str  # IP address of the driver's node
 
     @property
     def address(self) -> str:
-        """Of MLflow; empty where the driver has none."""
+        """MLflow's address; empty where the driver has none."""
         return self.values.get(ADDRESS, "")
 
     def enter(self, node: str) -> None:
-        """Make them those of this process, which runs on `node`, in the place of all it had.
+        """Replace the settings of this process, which runs on `node`, by these.
 
-        Raises `JobError` where the driver's address would lead elsewhere from here, or another driver's holds here.
+        Raises `JobError` where the driver's address leads to another server from here, or where this process has
+        entered another driver's settings.
         """
         if urlsplit(self.address).hostname in LOOPBACK and node != self.node:
             raise JobError(
@@ -55,24 +56,24 @@ class Settings:
         _entered[:] = [self]
 
 
-_entered: list[Settings] = []  # by this process, one at most
+_entered: list[Settings] = []  # the settings that this process has entered, one at most
 
 
 def of_this_process(node: str) -> Settings:
-    """Those of a driver, or of a process that entered its driver's."""
-    found = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES)}
-    return Settings(found | GUARDED, node)
+    """The settings of a driver, or of a process that entered its driver's."""
+    values = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES)}
+    return Settings(values | GUARDED, node)
 
 
 def check() -> None:
-    """Raise `JobError` where this process was told of one MLflow server and meets another."""
+    """Raise `JobError` where this process entered the settings of one MLflow server and meets another."""
     met = os.environ.get(ADDRESS, "")
     if _entered and met != _entered[0].address:
         raise _other(met, _entered[0].address)
 
 
-def _other(met: str, told: str) -> JobError:
+def _other(met: str, entered: str) -> JobError:
     return JobError(
         f"environment: {ADDRESS}: {shown_urls(met) or 'none'} in a process of a job that records at "
-        f"{shown_urls(told) or 'none'}; set it in the environment of the job alone"
+        f"{shown_urls(entered) or 'none'}; set it in the environment of the job alone"
     )

@@ -1,4 +1,4 @@
-"""What may be shown of an address: neither who asks nor what lets them in."""
+"""Addresses as they may be shown: without the user, and without what gives access."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def shown_urls(text: str) -> str:
 
 
 def shown_urls_in(value: Any) -> Any:
-    """The same of every text in a recipe."""
+    """`shown_urls` of every text in a recipe."""
     if isinstance(value, Mapping):
         return {key: shown_urls_in(each) for key, each in value.items()}
     if isinstance(value, list):

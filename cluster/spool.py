@@ -1,7 +1,7 @@
-"""What a run has yet to tell MLflow, as lines of JSON in <output>/.tracking: there after a kill -9, private, locked.
+"""Entries that MLflow has not got yet, as lines of JSON in <output>/.tracking: private, locked, there after a kill -9.
 
-A file belongs to the process that holds its lock; one without a living owner is sent by the next who finds it, and
-removed once everything in it has arrived.
+A file belongs to the process that holds its lock. The next process that finds a file without a living owner sends it,
+and removes it once everything in it has arrived.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Spool:
-    """The file of one writer; made with its first entry. Where it cannot be written, that is said once."""
+    """The file of one writer, made with its first entry. A file that cannot be written is logged once."""
 
     def __init__(self, output: Path, run: str) -> None:
         self.path = output / FOLDER / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl"  # in the order of their making
@@ -52,7 +52,7 @@ class Spool:
                 os.fsync(self._descriptor)
 
     def close(self, *, keep: bool, refused: bool = False) -> None:
-        """Let go of the file: for the next to send (`keep`), set aside (`refused`: for a reader), or removed."""
+        """Let go of the file: keep it for the next job to send, set it aside for a reader (`refused`), or remove it."""
         if self._descriptor is None:
             return
         with suppress(OSError):  # it is sent once more, to no effect
@@ -85,7 +85,7 @@ def waiting(output: Path) -> list[Path]:
 
 @contextmanager
 def left_behind(path: Path) -> Iterator[tuple[str, list[Mapping[str, Any]]] | None]:
-    """(run, entries) of a file whose writer is gone, held by us until the end; None where it is not.
+    """Hold a file whose writer is gone, as (run, entries); None where the writer lives or the file is gone.
 
     The run is empty where the line that names it is damaged.
     """
@@ -110,7 +110,7 @@ def _write(descriptor: int, entry: Mapping[str, Any]) -> None:
 
 
 def _entries(content: bytes) -> Iterator[Mapping[str, Any]]:
-    """All whole lines; one cut short by a power failure was never acknowledged."""
+    """All whole lines; a line cut short by a power failure was never acknowledged."""
     for line in content.splitlines():
         try:
             yield json.loads(line)

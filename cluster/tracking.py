@@ -1,4 +1,4 @@
-"""One MLflow run per job: what went in, what came out. MLflow is asked once, at the start; then nobody waits for it."""
+"""One MLflow run per job: its inputs and results. The job waits for MLflow once, at the start, and then never again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cluster.version import code_version
 from configs.folder import digest_json
 
 OPEN_SECONDS, OPEN_TRIES = 60.0, 4  # for MLflow to open the run of a job; tries with 1, 2 and 4 s between them
-OPEN_BELOW_SECONDS = 10.0  # the same for a run below it, which begins without MLflow after that, or after one try
+OPEN_BELOW_SECONDS = 10.0  # the same for a child run, which begins without MLflow after that, or after one try
 FLUSH_SECONDS = 30.0  # for the rest at the end of a job; what is not sent then stays in the output
 STOPPED_SECONDS = 10.0  # the same where the job is stopped: Ray kills it 30 s after it asked
 LONGEST_PARAM = 6000
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Place(NamedTuple):
-    """Where the record of a job lies until MLflow has it, and which field of the recipe would give another."""
+    """The folder of a job's record until MLflow has it, and the field of the recipe that names the folder."""
 
     folder: Path
     field: str = "output"
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def id(self) -> str:
-        """MLflow's id; of a run begun while MLflow was away the local one, which its tag `slimcart.key` keeps."""
+        """MLflow's id; a run begun while MLflow was away has a local id, which its tag `slimcart.key` keeps."""
         return self.metrics.run
 
     def opened(self) -> str:
@@ -76,12 +76,12 @@ def run(
     name: str | None = None,
     place: Place | None = None,
 ) -> Iterator[Run]:
-    """Record a job as one MLflow run: FINISHED, FAILED or KILLED, with the resolved recipe and where it came from.
+    """Record a job as one MLflow run: FINISHED, FAILED or KILLED, with the resolved recipe and its origin.
 
-    A job that was killed is gone on with: the next one with its output and recipe takes up its run. A job without
-    `parent` has the output to itself; one that touches nothing there may name another `place` for its record. Raises
-    `JobError` where another job holds it, or MLflow does not open the run; a run below a `parent` begins without
-    MLflow, too. Raises `JobError`, too, where this process meets another server than its job.
+    The next job with the output and recipe of a killed job takes up its run. A job without `parent` has the output to
+    itself; a job that touches nothing there may name another `place` for its record. Raises `JobError` where another
+    job holds the output, or MLflow does not open the run; a run below a `parent` begins without MLflow, too. Raises
+    `JobError`, too, where this process meets another server than its job.
     """
     import yaml
 
@@ -94,9 +94,9 @@ def run(
         try:
             if parent is None:
                 replay(output)
-            told = shown_urls_in(recipe)
-            opened.metrics.put({"params": {key: value[:LONGEST_PARAM] for key, value in _flatten(told)}})
-            opened.text("recipe.yaml", yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+            shown = shown_urls_in(recipe)
+            opened.metrics.put({"params": {key: value[:LONGEST_PARAM] for key, value in _flatten(shown)}})
+            opened.text("recipe.yaml", yaml.safe_dump(shown, sort_keys=False, allow_unicode=True))
             yield opened
             status = "FINISHED"
         except (KeyboardInterrupt, SystemExit):
@@ -143,7 +143,7 @@ def _end_job(opened: Run, output: Path, status: str) -> None:
 
 
 def _abandon(output: Path, key: str) -> None:
-    """Have a run that nobody goes on with marked KILLED."""
+    """Leave a note that marks a run as KILLED which nobody goes on with."""
     note = spool.Spool(output, key)
     note.append({"abandon": _now()})
     note.close(keep=True)

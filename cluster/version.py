@@ -1,4 +1,4 @@
-"""Which code runs: a commit, or a digest of the files."""
+"""The version of the running code: a commit, or a digest of the files."""
 
 from __future__ import annotations
 

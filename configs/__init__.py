@@ -1,1 +1,1 @@
-"""What a user edits: one recipe per task, and the reader that turns a recipe into typed values."""
+"""The recipes that users edit, one per task, and the reader that turns a recipe into typed values."""

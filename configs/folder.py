@@ -1,7 +1,7 @@
 """A folder that exists whole or not at all: written aside, described by a manifest written last, then renamed.
 
-Prepared rows, stored teacher outputs, checkpoints and bundles all stand on this. A folder without a valid
-manifest does not exist for any reader.
+Prepared rows, stored teacher outputs, checkpoints and bundles are written so. A folder without a valid manifest does
+not exist for any reader.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class FolderError(Exception):
 def commit(folder: Path, manifest_name: str, fill: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Make `folder` from what `fill(aside)` writes, replacing an older one; returns the manifest.
 
-    `fill` returns the manifest's own fields; `files` (path, bytes, SHA-256 of each) is added here. A crash at
-    any point leaves the older folder or none, and a partial folder that no reader takes for one and that the next
-    commit removes. Raises `FolderError` where there is no room.
+    `fill` returns the manifest's own fields; `files` (path, bytes, SHA-256 of each) is added here. A crash at any
+    point leaves the older folder or none; it may leave a partial folder, which readers ignore and the next commit
+    removes. Raises `FolderError` where the disk has no room.
     """
     aside = _beside(folder, PARTIAL)
     try:
@@ -54,14 +54,14 @@ def commit(folder: Path, manifest_name: str, fill: Callable[[Path], dict[str, An
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Write a manifest, or in the place of one with the same `files` one that says more of them."""
+    """Write a manifest, or replace one by another with the same `files` that says more about them."""
     write_synced(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def no_room(error: BaseException, folder: Path) -> str | None:
-    """In words, where `error` came of a disk without room for what was to be below `folder`.
+    """The reason in words if `error` came from a disk without room for `folder`; else None.
 
-    Writers that are no Python (of safetensors, tokenizers, torch) say so in their text alone, or not at all.
+    Writers outside Python (safetensors, tokenizers, torch) give the reason in their text alone, or not at all.
     """
     for number in NO_ROOM:
         if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
@@ -88,13 +88,13 @@ def replace(new: Path, folder: Path) -> None:
 
 
 def _beside(folder: Path, what: str) -> Path:
-    """A new name for what is made of `folder` on the way."""
+    """A new name beside `folder`, for its partial or its old state."""
     return folder.with_name(f".{folder.name}.{what}-{_boot()}-{uuid.uuid4().hex[:8]}")
 
 
 @functools.cache
 def _boot() -> str:
-    """Of this machine since it was started, the same in all its containers; empty where the system has no such name."""
+    """Id of this machine's boot, the same in all its containers; empty where the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").replace("-", "")[:12]
     except OSError:
@@ -103,7 +103,7 @@ def _boot() -> str:
 
 @contextlib.contextmanager
 def _made(aside: Path, folder: Path) -> Iterator[None]:
-    """`aside`, new, its lock held so that nobody takes it for a leftover; those of `folder` are removed before."""
+    """Make `aside` and hold its lock, so that nobody takes it for a leftover; leftovers of `folder` go before."""
     with contextlib.ExitStack() as held:
         with _locked(folder.parent) as alone:
             if alone:
@@ -114,30 +114,30 @@ def _made(aside: Path, folder: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """What killed processes left of `folder`; its parent is locked, as where leftovers come to be.
+    """Remove what killed processes left of `folder`; the caller holds the lock of its parent.
 
-    Only what is of this boot of this machine: on a shared file system locks may be those of each machine alone.
+    Only leftovers of this boot of this machine go: a shared file system may keep locks for each machine alone.
     """
     if not _boot():
         return
     beginnings = tuple(f".{folder.name}.{what}-{_boot()}-" for what in (PARTIAL, OLD))
     for left in [path for path in folder.parent.iterdir() if path.name.startswith(beginnings)]:
-        with contextlib.suppress(FileNotFoundError), _locked(left, wait=False) as dead:  # gone: of one who cleaned up
+        with contextlib.suppress(FileNotFoundError), _locked(left, wait=False) as dead:  # another process cleaned up
             if dead:
                 shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """The lock of a folder, which the system frees when its holder dies; False where it is not to be had."""
-    import fcntl  # a bundle is also read where there is none
+    """The lock of a folder, which the system frees when its holder dies; False where it cannot be taken."""
+    import fcntl  # not on top: bundles are also read on systems without it
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = True
-        except OSError:  # another's; or the file system has none of folders, as NFS
+        except OSError:  # another holds it; or the file system cannot lock folders, as NFS
             held = False
         yield held
     finally:
@@ -175,7 +175,7 @@ def verify(folder: Path, manifest_name: str) -> dict[str, Any]:
             raise FolderError(f"{path}: {size} bytes, the manifest says {stated.get('bytes')}")
         if digest_file(path) != stated.get("sha256"):
             raise FolderError(f"{path}: SHA-256 differs from the manifest; the file is damaged")
-    for path in sorted(folder.rglob("*")):  # a reader of a whole folder would take it for one of ours
+    for path in sorted(folder.rglob("*")):  # a reader of the whole folder would take it for a listed file
         name = path.relative_to(folder).as_posix()
         if not path.is_dir() and name not in (manifest_name, *manifest["files"]):
             raise FolderError(f"{path}: not in the manifest; remove it")
@@ -201,13 +201,13 @@ def digest_file(path: Path) -> str:
 
 
 def digest_json(value: Any) -> str:
-    """SHA-256 of a JSON value in canonical form: how inputs of a stage become its key."""
+    """SHA-256 of a JSON value in canonical form: turns the inputs of a stage into its key."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def append(descriptor: int, line: bytes, *, sync: bool) -> None:
-    """Write all of `line` at the end of a file, with `sync` on the disk itself, or nothing. Raises `OSError`."""
+    """Append all of `line` to a file, or nothing; `sync` waits for the disk itself. Raises `OSError`."""
     before = os.fstat(descriptor).st_size
     try:
         if os.write(descriptor, line) < len(line):
@@ -220,7 +220,7 @@ def append(descriptor: int, line: bytes, *, sync: bool) -> None:
 
 
 def write_synced(path: Path, text: str) -> None:
-    """Write a small text file so that it is on disk, whole, under its name or not at all."""
+    """Write a small text file: on disk and whole under its name, or not at all."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with aside.open("w", encoding="utf-8") as file:
@@ -244,7 +244,7 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def only_maker(folder: Path) -> Iterator[None]:
-    """Hold what makes `folder`, so that two at once make it once: the second waits, and finds it."""
+    """Hold the lock of whoever makes `folder`: a second maker waits, then finds the folder made."""
     from filelock import FileLock  # readers of a folder need none
 
     folder.parent.mkdir(parents=True, exist_ok=True)

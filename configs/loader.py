@@ -38,11 +38,11 @@ UNKEYED: dict[str, JsonValue] = {"keyed": False}
 
 
 class UsageError(Exception):
-    """What the user wrote cannot work; the message is the one line that they read (exit code 2)."""
+    """The user's input cannot work; the message is the one line that they read (exit code 2)."""
 
 
 class Spec(BaseModel):
-    """Base of every section of a recipe: frozen, and a key it does not know is refused."""
+    """Base of every section of a recipe: frozen; refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -56,11 +56,11 @@ class Spec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def true_is_no_number(cls, values: Any) -> Any:
-        """Pydantic alone takes `true` for 1, and `1` or "yes" for true."""
+        """Refuse `true` for a number, and `1` or "yes" for true; pydantic alone takes them."""
         for name, value in values.items() if isinstance(values, dict) else ():
             kinds = set(_leaves(cls.model_fields[name].annotation)) if name in cls.model_fields else set()
-            given = value if isinstance(value, list | tuple) else [value]
-            if kinds & {int, float} and not kinds & {bool, Any} and any(isinstance(each, bool) for each in given):
+            items = value if isinstance(value, list | tuple) else [value]
+            if kinds & {int, float} and not kinds & {bool, Any} and any(isinstance(item, bool) for item in items):
                 raise _wrong(cls, name, value, "a number is expected")
             if kinds == {bool} and not isinstance(value, bool):
                 raise _wrong(cls, name, value, "write true or false")
@@ -70,7 +70,7 @@ class Spec(BaseModel):
 S = TypeVar("S", bound=BaseModel)
 Place = tuple[str | int, ...]
 Origins = dict[Place, str]
-Overrides = Sequence[tuple[Place, Any]]  # where the command line puts what; validators of a recipe have it as context
+Overrides = Sequence[tuple[Place, Any]]  # place and value from the command line; the context of a recipe's validators
 
 
 def load(model: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
@@ -78,7 +78,7 @@ def load(model: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
     origins: Origins = {}
     free = frozenset(_free(model))
     tree = read(Path(path), origins, free)
-    given: list[tuple[Place, Any]] = []
+    placed: list[tuple[Place, Any]] = []
     for override in overrides:
         dotted, equals, text = override.partition("=")
         if not equals or not dotted:
@@ -92,8 +92,8 @@ def load(model: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
         for depth in range(1, len(place)):
             origins.setdefault(place[:depth], COMMAND_LINE)
         _note_origins(value, place, COMMAND_LINE, origins)
-        given.append((place, value))
-    return validate(model, tree, str(path), origins, given)
+        placed.append((place, value))
+    return validate(model, tree, str(path), origins, placed)
 
 
 def read(path: Path, origins: Origins, free: Collection[Place] = (), chain: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -134,10 +134,10 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any], free: Collection[Place] = (), at: Place = ()) -> dict[str, Any]:
-    """`over` laid on `base`: mappings key by key, anything else (lists too) replaced whole.
+    """Lay `over` on `base`: mappings are merged key by key, anything else (lists too) is replaced whole.
 
-    Where keys are free to choose (`free` holds the places of such mappings, `at` is this one's), a value is replaced
-    whole too, null takes out a key that is there, and {} all of them.
+    `free` holds the places of the mappings whose keys the user chooses; `at` is the place of this mapping. A free
+    mapping has its values replaced whole; null removes a key, and {} removes all keys.
     """
     merged = dict(base) if over or at not in free else {}
     for key, value in over.items():
@@ -152,10 +152,10 @@ def merge(base: dict[str, Any], over: dict[str, Any], free: Collection[Place] = 
 
 
 def assign(tree: dict[str, Any], dotted: str, value: Any, free: Collection[Place] = ()) -> Place:
-    """Set `a.b.c` in a nested mapping in place; an item of a list goes by its `name`, or else its `step`.
+    """Set `a.b.c` in a nested mapping in place; a list item is addressed by its `name`, or else its `step`.
 
-    In a mapping of `free` keys all that is left of `dotted` is one key, and null takes it out, as in `merge`. Returns
-    where that is, list items by index.
+    The rest of `dotted` is one key in a mapping of `free` keys, and null removes that key, as in `merge`. Returns the
+    place that was set, list items by index.
     """
     *path, last = _split(dotted, free)
     node: Any = tree
@@ -189,7 +189,7 @@ def _split(dotted: str, free: Collection[Place]) -> list[str]:
 
 
 def says(overrides: Overrides, place: Place) -> bool:
-    """Whether some of `overrides` give what is at `place`, a part of it, or a whole that it is a part of."""
+    """Whether an override sets the value at `place`, a part of it, or a mapping that contains it."""
     return any(at[: len(place)] == place or _holds(value, place, at) for at, value in overrides)
 
 
@@ -222,7 +222,7 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
     for name, field in model.model_fields.items():
         key = prefix + name
         inner, kind = _models(field.annotation), get_origin(_without_none(field.annotation))
-        either = kind in (Union, types.UnionType)  # of plain values and a mapping
+        either = kind in (Union, types.UnionType)  # a union of plain values and a mapping
         if len(inner) == 1 and not either and kind not in (list, tuple, dict):
             yield from describe(inner[0], f"{key}.")
             continue
@@ -291,7 +291,7 @@ def _text(path: Path, chain: tuple[Path, ...]) -> str:
 
 
 def _show_default_list(model: type[BaseModel], tree: dict[str, Any], key: str) -> None:
-    """A list that the recipe leaves at its default, written out: an override may name one of its items."""
+    """Write out a list that the recipe leaves at its default: an override may name one of its items."""
     if key in model.model_fields and tree.get(key) is None:
         default = model.model_fields[key].get_default(call_default_factory=True)
         if isinstance(default, list):
@@ -323,7 +323,7 @@ def _explain(
 ) -> str:
     first = _place(errors[0], tree)
     same = [each for each in errors if _place(each, tree)[: len(first)] == first]
-    error = max(same, key=lambda each: len(_place(each, tree)))  # of a union, the member that fits best
+    error = max(same, key=lambda each: len(_place(each, tree)))  # the member of a union that fits best
     loc, place = error["loc"], _place(error, tree)
     origin = next((origins[place[:n]] for n in range(len(place), -1, -1) if place[:n] in origins), source)
     field = _dotted(place)
@@ -336,28 +336,28 @@ def _explain(
     if error["type"] == "missing":
         return f"{origin}: {field}: missing; it has no default, so give a value"
     if error["type"] == "value_error":  # our own validators quote the values themselves
-        if isinstance(error["input"], dict):  # of several fields, which the message names
+        if isinstance(error["input"], dict):  # an error of several fields, which the message names
             origin = _origin(message, field, origins) or origin
         return ": ".join(filter(None, [origin, field, message]))
     return f"{origin}: {field}: got {_show(error['input'])}; {message}"
 
 
 def _message(errors: Sequence[ErrorDetails]) -> str:
-    """What is wrong with a value, by all kinds of values that its field may have."""
+    """The faults of a value, one for every kind of value that its field takes."""
     plain = (IN_PLAIN_WORDS.get(each["type"]) or each["msg"].removeprefix("Value error, ") for each in errors)
     first, *others = dict.fromkeys(map(_one_line, plain))
     return ", or ".join([first, *(each.removeprefix("Input should be ") for each in others)])
 
 
 def _origin(message: str, section: str, origins: Origins) -> str | None:
-    """Where a field of `section` that the message names was given: on the command line if one was, else the first."""
+    """The source of a field of `section` that the message names: the command line if it gave one, else the first."""
     known = {_dotted(place): source for place, source in origins.items()}
     names = [".".join(filter(None, [section, name])) for name in NAMED.findall(message)]
-    given = [known[name] for name in names if name in known]
-    if COMMAND_LINE in given:
+    sources = [known[name] for name in names if name in known]
+    if COMMAND_LINE in sources:
         return COMMAND_LINE
     lists = [known[whole] for name in names if (whole := name.partition("[")[0]) in known]
-    return next(iter(given + lists), None)
+    return next(iter(sources + lists), None)
 
 
 def _known_keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
@@ -373,7 +373,7 @@ def _known_keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]
 
 
 def _place(error: ErrorDetails, tree: Any) -> Place:
-    """Where in `tree` the error is: pydantic's `loc` without the members of unions that it puts in it."""
+    """The place of the error in `tree`: pydantic's `loc` without the members of unions that pydantic adds."""
     place: list[str | int] = []
     node = tree
     for key in error["loc"]:
@@ -412,7 +412,7 @@ def _free(model: type[BaseModel], at: Place = ()) -> Iterator[Place]:
 def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for each in get_args(annotation) for found in _models(each)]
+    return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
 def _without_none(annotation: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What lives after training: the bundle, a plain runtime that answers from it, and Ray Serve as a thin coat over both.
+"""Life after training: the bundle, a plain runtime that answers from it, and Ray Serve as a thin coat over both.
 
 Nothing here imports torch, DeepSpeed, transformers, MLflow, `jobs` or `cluster`.
 """

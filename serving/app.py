@@ -32,7 +32,7 @@ STUCK_AFTER_S = 30.0  # a batch takes milliseconds; one that runs this long will
 
 
 class Release(Spec):
-    """Which model a service runs: Serve's `user_config`."""
+    """The model that a service runs: Serve's `user_config`."""
 
     bundle: str = Field(description="folder of the bundle, the same on every node")
     name: str = Field(description="name that answers carry")
@@ -40,7 +40,7 @@ class Release(Spec):
 
 
 class ServiceArgs(Spec):
-    """What `build` needs. A new `release` makes Serve start new replicas beside the old ones."""
+    """Arguments of `build`. A new `release` makes Serve start new replicas beside the old ones."""
 
     service: str
     serving: ServingSpec
@@ -81,14 +81,14 @@ class Service:
         return create_app(self._args.service, self._args.serving, self.answer)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load the bundle off the event loop, then swap; raises `BundleError` and keeps the old one."""
+        """Load the bundle off the event loop, then swap; raises `BundleError` and keeps the old model."""
         release = Release.model_validate(user_config)
         load = partial(load_bundle, release.bundle, self._args.serving.threads)
         classifier = await asyncio.get_running_loop().run_in_executor(None, load)
         self._loaded = Loaded(classifier, release)
 
     def check_health(self) -> None:
-        """Raises where no model is loaded or a batch is stuck, so that Serve replaces the replica."""
+        """Raise where no model is loaded or a batch is stuck, so that Serve replaces the replica."""
         if self._loaded is None:
             raise RuntimeError("no model is loaded; user_config names none")
         if self._batches.running_s() > STUCK_AFTER_S:
@@ -123,15 +123,15 @@ def predict_together(batch: list[Waiting]) -> list[list[Prediction]]:
     for loaded in {id(each.loaded): each.loaded for each in batch}.values():
         mine = [index for index, each in enumerate(batch) if each.loaded is loaded]
         rows = [row for index in mine for row in batch[index].rows]
-        asked = [any(getattr(batch[index], name) for index in mine) for name in ("all_scores", "details")]
-        rest = iter(loaded.classifier.predict(rows, *asked))
+        flags = [any(getattr(batch[index], name) for index in mine) for name in ("all_scores", "details")]
+        rest = iter(loaded.classifier.predict(rows, *flags))
         for index in mine:
             answers[index] = [_trim(next(rest), batch[index]) for _ in batch[index].rows]
     return [answers[index] for index in range(len(batch))]
 
 
 class Catalogue:
-    """Lists the services; it has no model and answers whatever belongs to no service."""
+    """Lists the services; it has no model, and answers requests that belong to no service."""
 
     def __init__(self) -> None:
         self._models: list[dict[str, Any]] = []
@@ -145,19 +145,19 @@ class Catalogue:
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """What Serve imports for a service; `args` are those of `ServiceArgs`, options and model come with the config."""
+    """The application of a service, which Serve imports; `args` are `ServiceArgs`, the config brings the model."""
     checked = ServiceArgs.model_validate(args)
     deployment: Any = serve.deployment(max_constructor_retry_count=START_ATTEMPTS)(serve.ingress()(Service))
     return deployment.bind(checked)
 
 
 def build_catalogue(args: dict[str, str]) -> serve.Application:
-    """What Serve imports for the catalogue."""
+    """The application of the catalogue, which Serve imports."""
     deployment: Any = serve.deployment(serve.ingress()(Catalogue))
     return deployment.bind()
 
 
-def _trim(prediction: Prediction, asked: Waiting) -> Prediction:
-    """Without what only others in the batch asked for."""
-    left = (set() if asked.all_scores else {"scores"}) | (set() if asked.details else DETAILS)
+def _trim(prediction: Prediction, request: Waiting) -> Prediction:
+    """The prediction without fields that only other requests of the batch asked for."""
+    left = (set() if request.all_scores else {"scores"}) | (set() if request.details else DETAILS)
     return cast(Prediction, {name: value for name, value in prediction.items() if name not in left})

@@ -1,4 +1,4 @@
-"""Requests that are answered together: what came while the thread was at work makes the next batch."""
+"""Requests that are answered together: those that came while the thread was at work make the next batch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-SHORT_S = 0.003  # for so long the event loop may stand still, rather than hop to the thread and back
+SHORT_S = 0.003  # time for which the event loop may stand still, rather than hop to the thread and back
 
 
 class Batches(Generic[Item, Answer]):
-    """One thread that works on batches, of one event loop; what is short and alone is worked on in the loop itself.
+    """One thread that works on batches of one event loop; a single short item is worked on in the loop itself.
 
-    Not Serve's: that one cuts a batch as soon as its wait is over, even while the last one still runs, and so makes
+    Serve's own batching cuts a batch as soon as its wait is over, even while the last batch still runs, and so makes
     batches of one under load.
     """
 
@@ -31,17 +31,17 @@ class Batches(Generic[Item, Answer]):
     ) -> None:
         """`work` answers each item of a batch in turn; a batch's sizes add up to `largest`, unless it is one item.
 
-        It begins `wait_s` seconds after the first item came, at the earliest.
+        A batch begins `wait_s` seconds after its first item came, at the earliest.
         """
         self._work, self._size, self._largest, self._wait_s = work, size, largest, wait_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._began: float | None = None
-        self._single_s = math.inf  # that the last batch of size 1 took
+        self._single_s = math.inf  # duration of the last batch of size 1
 
     async def answer(self, item: Item) -> Answer:
-        """What `work` says of the item; raises what it raises, for all that are answered together."""
+        """The answer of `work` to the item; an error of `work` is raised for the whole batch."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._worker is None:
@@ -49,11 +49,11 @@ class Batches(Generic[Item, Answer]):
         return await future
 
     def running_s(self) -> float:
-        """Seconds since the batch began that the thread is at work on; 0 while there is none."""
+        """Seconds since the batch at work began; 0 while there is none."""
         return 0.0 if self._began is None else time.monotonic() - self._began
 
     async def _run(self) -> None:
-        """Until nobody waits."""
+        """Work on batches until nobody waits."""
         loop = asyncio.get_running_loop()
         try:
             while self._waiting:
@@ -67,15 +67,15 @@ class Batches(Generic[Item, Answer]):
                 self._began = began = time.monotonic()
                 try:
                     if single and self._single_s < SHORT_S:
-                        found = self._work(items)
+                        answers = self._work(items)
                     else:
-                        found = await loop.run_in_executor(self._thread, self._work, items)
-                except Exception as error:  # noqa: BLE001 - it is theirs who asked
+                        answers = await loop.run_in_executor(self._thread, self._work, items)
+                except Exception as error:  # noqa: BLE001 - the callers raise it
                     for _, future in batch:
                         if not future.done():
                             future.set_exception(error)
                 else:
-                    for (_, future), answer in zip(batch, found, strict=True):
+                    for (_, future), answer in zip(batch, answers, strict=True):
                         if not future.done():
                             future.set_result(answer)
                 finally:
@@ -86,7 +86,7 @@ class Batches(Generic[Item, Answer]):
             self._worker = None
 
     def _cut(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
-        """The next batch; who has given up is left out."""
+        """The next batch, without items whose caller has given up."""
         batch: list[tuple[Item, asyncio.Future[Answer]]] = []
         size = 0
         while self._waiting:

@@ -34,14 +34,14 @@ class _Frozen(BaseModel):
 
 
 class FileEntry(_Frozen):
-    """What the manifest states about one file."""
+    """The manifest's entry of one file."""
 
     size: int = Field(ge=0, alias="bytes", description="bytes")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="hexadecimal")
 
 
-class Stage(_Frozen):
-    """One model and how it is run."""
+class ModelEntry(_Frozen):
+    """One model of a bundle, and how it is run."""
 
     runtime: Literal["onnxruntime", "openvino", "ctranslate2", "linear", "torch"]
     precision: Literal["f32", "bf16", "f16"] = Field(default="f32", description="of what is not computed in int8")
@@ -66,13 +66,15 @@ class Stage(_Frozen):
         return [self.model, self.tokenizer, *RUNTIMES[self.runtime].files_beside(self.model)]
 
 
-class First(Stage):
+class First(ModelEntry):
     """The model of a cascade that is asked first."""
 
-    threshold: float = Field(ge=0, le=1, description="least probability of its best label with which it answers")
+    threshold: float = Field(
+        ge=0, le=1, description="it answers where the probability of its best label is at least this"
+    )
 
 
-class Bundle(Stage):
+class Bundle(ModelEntry):
     """`bundle.json`: how to run the model, what was measured on it and where it comes from."""
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -108,17 +110,18 @@ class Bundle(Stage):
 
     @property
     def all_needed(self) -> list[str]:
-        """What is needed by each of its models."""
-        return [name for stage in self.stages for name in stage.needed]
+        """Files without which one of its models cannot be opened."""
+        return [name for entry in self.stages for name in entry.needed]
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The models in the order in which they are asked; one where this is no cascade."""
+    def stages(self) -> tuple[ModelEntry, ...]:
+        """The models in the order in which they are asked: two in a cascade, else one."""
         return (self.first, self) if self.first else (self,)
 
-    def alone(self, stage: Stage) -> Self:
-        """The bundle whose one model is `stage`."""
-        return self.model_copy(update={**{name: getattr(stage, name) for name in Stage.model_fields}, "first": None})
+    def alone(self, entry: ModelEntry) -> Self:
+        """The bundle whose one model is `entry`."""
+        fields = {name: getattr(entry, name) for name in ModelEntry.model_fields}
+        return self.model_copy(update={**fields, "first": None})
 
 
 def write_bundle(folder: Path, fields: Mapping[str, Any], fill: Callable[[Path], None]) -> Bundle:
@@ -173,7 +176,7 @@ def read_description(folder: Path) -> Bundle:
 
 
 def with_metrics(folder: Path, metrics: Mapping[str, float], card: Callable[[Bundle], str] | None = None) -> Bundle:
-    """Add `metrics` to the bundle, and as README.md what `card` says of it then; returns the new one.
+    """Add `metrics` to the bundle, and `card` of the result as its README.md; returns the new bundle.
 
     The folder is replaced whole or not at all; its digest changes. Raises `BundleError` where a file was damaged.
     """

@@ -1,6 +1,6 @@
-"""A cascade: a small model answers what it is sure of, and the bundle's own model the rest.
+"""A cascade: a small model answers where it is sure, and the bundle's own model answers the rest.
 
-In `bundle.json` the fields of a bundle stand for the second model, and `first` for the one that is asked first.
+The fields of `bundle.json` describe the second model; its field `first` describes the model that is asked first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema.tasks import TASKS
-from serving.bundle import CARD, Bundle, BundleError, Stage, read_bundle, write_bundle
+from serving.bundle import CARD, Bundle, BundleError, ModelEntry, read_bundle, write_bundle
 from serving.classifier import Classifier
 from serving.inputs import Input, Reading
 
@@ -25,7 +25,7 @@ class Cascade(Classifier):
     """A classifier that is asked only where `first` is less sure than the bundle's threshold."""
 
     def __init__(self, first: Classifier, *second: Any) -> None:
-        """`second`: what makes a `Classifier` of the second model, with the bundle of both."""
+        """`second`: the arguments of a `Classifier` for the second model, with the bundle of both."""
         super().__init__(*second)
         assert self.bundle.first is not None
         self._first = first
@@ -41,13 +41,13 @@ class Cascade(Classifier):
         return scores_NC
 
     def readings(self, inputs: Sequence[Input]) -> list[Reading]:
-        """What the tokenizer of the model that answers makes of each input, in order. Asks the first model again."""
+        """Counts by the tokenizer of the model that answers each input, in order. Asks the first model again."""
         rows = self.rows(inputs)
-        found = self._first.readings(rows)
+        readings = self._first.readings(rows)
         unsure = (~self._sure(self._first.scores(rows))).nonzero()[0]
         for index, read in zip(unsure, super().readings([rows[index] for index in unsure]), strict=True):
-            found[index] = read
-        return found
+            readings[index] = read
+        return readings
 
     def share_first(self, inputs: Sequence[Input]) -> float:
         """Share of `inputs`, at least one, that the first model answers. Raises `InputError`."""
@@ -83,22 +83,22 @@ def join(
 ) -> Bundle:
     """Make `folder` the cascade of the bundles `first` and `second`, with the files of both.
 
-    The first answers with a probability of at least `threshold`, the logits of each divided by its temperature. A
-    tokenizer that both have is kept once. Raises `BundleError`.
+    The first answers where its probability is at least `threshold`; the logits of each model are divided by its
+    temperature. A tokenizer that both have is kept once. Raises `BundleError`.
     """
     small, large = read_bundle(first), read_bundle(second)
     check_pair(small, large)
     shared = small.files[small.tokenizer] == large.files[large.tokenizer]
     left = {CARD, small.tokenizer} if shared else {CARD}  # a card speaks of its model alone
     names = {name: f"{FIRST}/{name}" for name in small.files if name not in left}
-    stage = small.model_dump(include=set(Stage.model_fields)) | {
+    entry = small.model_dump(include=set(ModelEntry.model_fields)) | {
         "model": names[small.model],
         "tokenizer": names.get(small.tokenizer, large.tokenizer),
         "temperature": small.temperature * temperatures[0],
         "threshold": threshold,
     }
     fields = large.model_dump(exclude={"files"}) | {
-        "first": stage,
+        "first": entry,
         "temperature": large.temperature * temperatures[1],
         "metrics": dict(metrics or {}),
         "provenance": dict(provenance or {}),

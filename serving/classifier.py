@@ -1,4 +1,4 @@
-"""Labels for texts: a loaded classifier's bundle, and what it says of each input."""
+"""Labels for texts: a classifier's loaded bundle and its predictions."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Prediction(TypedDict):
     """The best label with its probability, and what else was asked for.
 
     `scores`: the probability of every label. Details: `unknown`, the share of tokens that the tokenizer does not know;
-    `cut`, whether the input is longer than what the model reads; `ms`, what the model took for all inputs that were
-    answered together.
+    `cut`, whether the input is longer than the model reads; `ms`, the model's time for all inputs that were answered
+    together.
     """
 
     label: str
@@ -53,7 +53,7 @@ class Classifier:
         tokenizer.enable_truncation(bundle.max_length)
 
     def rows(self, inputs: Sequence[Input]) -> list[Row]:
-        """`inputs` in the tokenizer's form. A wrong one raises `InputError` naming the index."""
+        """`inputs` in the tokenizer's form. A wrong input raises `InputError` naming the index."""
         return checked(inputs, self.bundle.pairs, self.bundle.attributes)
 
     def scores(self, inputs: Sequence[Input]) -> np.ndarray:
@@ -61,7 +61,7 @@ class Classifier:
         return softmax(self.logits(inputs))
 
     def logits(self, inputs: Sequence[Input]) -> np.ndarray:
-        """What the bundle's own model says, in a cascade the second, divided by the temperature, likewise."""
+        """Logits of the bundle's own model, in a cascade the second, divided by the temperature: float32 [N, C]."""
         import numpy as np
 
         rows = self.rows(inputs)
@@ -75,7 +75,7 @@ class Classifier:
         return logits_NC / self.bundle.temperature
 
     def readings(self, inputs: Sequence[Input]) -> list[Reading]:
-        """What the tokenizer makes of each input, in order; in a cascade that of the model which answers it."""
+        """Counts of each input's tokens, in order; in a cascade by the tokenizer of the model that answers."""
         return [reading(each, self._unknown_id) for each in self._tokenizer.encode_batch(self.rows(inputs))]
 
     @cached_property

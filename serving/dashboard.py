@@ -1,4 +1,4 @@
-"""Serve's REST API on the Ray dashboard: what is deployed, replacing it, and waiting for what comes of it."""
+"""Serve's REST API on the Ray dashboard: reads what is deployed, replaces it, and waits for the result."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class DeployError(Exception):
 class Dashboard:
     """Serve as its REST API shows it: applications by name, each as it was last written.
 
-    `settings` gives the environment of Serve's processes, for requests that may take so many seconds, where one machine
-    is the whole cluster; it is asked where Serve does not run yet, which alone can be told.
+    `settings(seconds)` gives the environment of Serve's processes for requests that may take so long. It is called
+    where one machine is the whole cluster and Serve does not run yet: a running Serve cannot be changed.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Dashboard:
         self.address = f"http://{host}:{spec.port}"
 
     def check(self) -> dict[str, Application]:
-        """What `read` says. Raises `DeployError` also where Serve would cut the requests of a service short."""
+        """As `read`, but raises `DeployError` also where Serve would cut the requests of the service short."""
         applications = self.read()
         limit, own = self._options.get("request_timeout_s"), self._spec.request_timeout_s
         if limit is not None and limit <= own:
@@ -62,7 +62,7 @@ class Dashboard:
         return applications
 
     def read(self) -> dict[str, Application]:
-        """What is deployed. Raises `DeployError` where Serve listens elsewhere or cannot listen where it should."""
+        """The deployed applications. Raises `DeployError` where Serve does not, or cannot, listen at our address."""
         details = self._details()
         running = {key: value for key, value in (details.get("http_options") or {}).items() if value is not None}
         wanted = (self._spec.host, self._spec.port)
@@ -92,7 +92,7 @@ class Dashboard:
         self._ask("PUT", json=body)
 
     def _start(self, body: Mapping[str, Any]) -> None:
-        """Start Serve without an application; where that takes long, the one that follows is waited for in its turn."""
+        """Start Serve without an application; a slow start is waited for with the application that follows."""
         environment = dict(self._settings(self._options["request_timeout_s"])) if self._is_one_machine() else {}
         options = {"controller_options": {"runtime_env": {"env_vars": environment}}} if environment else {}
         try:
@@ -110,7 +110,7 @@ class Dashboard:
             return False
 
     def wait(self, name: str, deadline: float) -> None:
-        """Return once the application runs. Raises `DeployError` with Ray's reason once it failed, or in the end."""
+        """Return once the application runs. Raises `DeployError` with Ray's reason if it fails, or at the deadline."""
         while True:
             state = self._details()["applications"].get(name, {"status": "NOT_STARTED", "message": ""})
             if state["status"] == "RUNNING":

@@ -91,11 +91,12 @@ def deploy(
 ) -> str:
     """Deploy `application` and wait until it answers; returns the URL to POST to. Old replicas answer until then.
 
-    `allowed` and `answering` are called while no other deployer is at work: the one first, with what `release_of` says
-    of the running service, or None, and what it raises leaves everything as it was; the other last, for what has to be
-    true together with the service.
-    Whatever goes wrong, in there too, or ends this process as `ray job stop` does, is raised after what was deployed
-    before is restored; a `DeployError` says in its first line how that went.
+    `allowed` and `answering` are called while no other deployer is at work. `allowed` comes first, with `release_of`
+    the running service, or None; its error leaves everything as it was. `answering` comes last, for changes that have
+    to hold together with the service.
+
+    An error, in these calls too, or `ray job stop` is raised after the deployment before it is restored; a
+    `DeployError` says in its first line how that went.
     """
     deadline = time.monotonic() + timeout_s
     dashboard = Dashboard(dashboard_url, headers, spec, partial(ingress.settings, lock_folder))
@@ -132,7 +133,7 @@ def undeploy(
     lock_folder: Path,
     timeout_s: float = 60,
 ) -> None:
-    """Take `service` away and leave the others; its replicas first finish what they were asked.
+    """Take `service` away and leave the others; its replicas first finish their requests.
 
     Raises `DeployError` where it is not deployed.
     """
@@ -152,7 +153,7 @@ def undeploy(
 
 
 def release_of(application: Application) -> dict[str, Any]:
-    """Which model an application runs: the fields of `serving.app.Release`."""
+    """The model that an application runs: the fields of `serving.app.Release`."""
     return application["deployments"][0]["user_config"]
 
 
@@ -198,7 +199,7 @@ def _set_services(catalogue: Application, services: list[dict[str, Any]]) -> Non
 
 
 def _describe(application: Application) -> dict[str, Any]:
-    """What GET /v1/models says of one service."""
+    """The entry of one service in GET /v1/models."""
     release = release_of(application)
     bundle = read_description(Path(release["bundle"]))
     return {
@@ -228,7 +229,7 @@ def _restore(dashboard: Dashboard, before: Mapping[str, Application]) -> str:
 
 @contextmanager
 def _locked(path: Path, deadline: float) -> Iterator[None]:
-    """Hold the file's lock; the system frees it when its holder dies."""
+    """Hold the file's lock, which the system frees when its holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         while True:

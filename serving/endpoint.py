@@ -36,7 +36,7 @@ class Question(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    inputs: list[str | dict[str, JsonValue] | list[JsonValue]] = Field(min_length=1)  # the model knows which it takes
+    inputs: list[str | dict[str, JsonValue] | list[JsonValue]] = Field(min_length=1)  # the model checks their kind
     scores: bool = False
     details: bool = False
 
@@ -59,20 +59,21 @@ def create_app(service: str, spec: ServingSpec, answer: Callable[[Question], Awa
         try:
             async with asyncio.timeout(spec.request_timeout_s):
                 question = read_question(await request.body(), spec.max_inputs)
-                found = await answer(question)
+                answered = await answer(question)
         except InputError as error:  # no other: their messages may quote the customer
             raise HTTPException(422, str(error)) from None
         except TimeoutError:
             if question is None:
                 raise HTTPException(408, f"the body was not sent within {spec.request_timeout_s:g} s") from None
             raise HTTPException(503, f"no answer within {spec.request_timeout_s:g} s", {"Retry-After": "1"}) from None
-        return Response(_json({"model": found.model, "predictions": found.predictions}), media_type="application/json")
+        content = _json({"model": answered.model, "predictions": answered.predictions})
+        return Response(content, media_type="application/json")
 
     return app
 
 
 def create_catalogue(models: Callable[[], list[dict[str, Any]]]) -> FastAPI:
-    """The HTTP of the catalogue; `models` gives service, name, version, task and labels of each."""
+    """The HTTP of the catalogue; `models` gives service, name, version, task and labels of each service."""
     app = _bare_app(max_body_bytes=0)
 
     @app.get("/healthz")
@@ -111,7 +112,7 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, 
 
 
 class Guard:
-    """Around every request: counts the body's bytes, names the request, hides what an unforeseen error says."""
+    """Wraps every request: counts the body's bytes, names the request, hides the text of an unforeseen error."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self._app = app
@@ -121,10 +122,10 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        header = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         # Serve's proxy names every request and sends the name back itself.
-        named = bool(REQUEST_ID.fullmatch(given))
-        request_id = given if named else uuid.uuid4().hex
+        named = bool(REQUEST_ID.fullmatch(header))
+        request_id = header if named else uuid.uuid4().hex
         began, read = False, 0
 
         async def receive_counted() -> Message:
@@ -176,7 +177,7 @@ def _bare_app(max_body_bytes: int) -> FastAPI:
 
 
 def _explain(error: ValidationError) -> tuple[int, str]:
-    """(status, detail) of the first fault; of `loc` only indices and our own field names are told."""
+    """(status, detail) of the first fault; the detail shows only indices and our own field names of its `loc`."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return 400, f"the body is not JSON in UTF-8{_position(first['msg'])}"
@@ -193,8 +194,8 @@ def _explain(error: ValidationError) -> tuple[int, str]:
 
 
 def _position(message: str) -> str:
-    found = re.search(r"line \d+ column \d+", message)
-    return f": {found.group()}" if found else ""
+    match = re.search(r"line \d+ column \d+", message)
+    return f": {match.group()}" if match else ""
 
 
 def _json(value: Any) -> bytes:

@@ -14,11 +14,11 @@ from serving.runtimes import GeneratorModel, one_line, open_bundle
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-OPENS = "serving.generator:load_generator"  # as records of tasks name it
+OPENS = "serving.generator:load_generator"  # its name in the records of tasks
 
 
 class Completion(TypedDict):
-    """What follows a prompt."""
+    """The text that follows a prompt."""
 
     text: str
 
@@ -34,10 +34,10 @@ class Generator:
         self._tokenizer = tokenizer
         self._tokens_per_batch = tokens_per_batch
         tokenizer.no_padding()
-        tokenizer.enable_truncation(bundle.max_length - 1)  # what is read leaves room for what is written
+        tokenizer.enable_truncation(bundle.max_length - 1)  # leaves room for a token that is written
 
     def rows(self, inputs: Sequence[Input]) -> list[Row]:
-        """`inputs` in the tokenizer's form. A wrong one raises `InputError` naming the index."""
+        """`inputs` in the tokenizer's form. A wrong input raises `InputError` naming the index."""
         return checked(inputs, self.bundle.pairs, self.bundle.attributes)
 
     def predict(self, inputs: Sequence[Input]) -> list[Completion]:
@@ -54,7 +54,7 @@ def completions(
     max_length: int,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> list[list[int]]:
-    """Token ids that follow each prompt, in order; read and written, a text has `max_length` tokens at most.
+    """Token ids that follow each prompt, in order; prompt and completion have `max_length` tokens at most together.
 
     Prompts of one length are completed together, so that none is padded and all may write the same number of tokens.
     """
@@ -75,7 +75,7 @@ def load_generator(folder: Path | str, threads: int = 1, tokens_per_batch: int =
     """Verify a decoder's bundle and load it on the CPU; `threads` run one matrix product. Raises `BundleError`."""
     opened = open_bundle(Path(folder), OPENS, threads)
     generator = Generator(opened.bundle, opened.model, opened.tokenizer, tokens_per_batch)
-    try:  # what cannot answer is refused when it is loaded, not by its first customer
+    try:  # a model that cannot answer is refused when it is loaded, not at its first customer
         generator.predict([("a", "b") if opened.bundle.pairs else "a"])
     except Exception as error:  # noqa: BLE001 - the runtimes' errors share no public base class
         raise BundleError(f"{Path(folder) / opened.bundle.model}: cannot answer: {one_line(error)}") from None

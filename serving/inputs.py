@@ -1,4 +1,4 @@
-"""What a bundle is asked: checked rows, prompts, and lists cut into batches without much padding."""
+"""Inputs of a bundle: checked rows, prompts, and lists cut into batches without much padding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 TOKENS_PER_BATCH = 2048
 Row = str | tuple[str, str]
-Input = str | tuple[str, str] | Mapping[str, Any] | Sequence[Any]  # what `checked` takes for a row
+Input = str | tuple[str, str] | Mapping[str, Any] | Sequence[Any]  # a row as users give it, for `checked`
 Slots = tuple[tuple[str, str], ...]
 
 
@@ -20,24 +20,24 @@ class InputError(ValueError):
 
 
 class Reading(NamedTuple):
-    """What a tokenizer made of one input, as far as its model sees it."""
+    """Counts of one input's tokens, as far as the model reads them."""
 
-    tokens: int  # without those that stand around every input
-    unknown: int  # of these tokens, how many stand for what the tokenizer does not know
+    tokens: int  # without the special ones around every input
+    unknown: int  # how many of these tokens stand for something that the tokenizer does not know
     cut: bool  # whether the input goes on where the model stops reading
 
     @property
     def unknown_share(self) -> float:
-        """Of the tokens; 0 where there are none."""
+        """Share of the tokens that are unknown; 0 without tokens."""
         return self.unknown / self.tokens if self.tokens else 0.0
 
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:
-    """The token that stands for whatever the tokenizer does not know; None where it knows all, as bytes do."""
+    """Id of the tokenizer's token for unknown text; None where no text is unknown, as with bytes."""
     model = json.loads(tokenizer.to_str())["model"]
     if (name := model.get("unk_token")) is not None:
         return tokenizer.token_to_id(name)
-    return model.get("unk_id")  # of Unigram, which names no token
+    return model.get("unk_id")  # Unigram gives the id instead of a name
 
 
 def reading(encoding: Encoding, unknown: int | None) -> Reading:
@@ -47,37 +47,37 @@ def reading(encoding: Encoding, unknown: int | None) -> Reading:
 
 
 def checked(inputs: Sequence[Input], pairs: bool, attributes: bool = False) -> list[Row]:
-    """`inputs` in the tokenizer's form: texts, or `pairs` of texts; with `attributes` each may be given as such.
+    """`inputs` in the tokenizer's form: texts, or `pairs` of texts; `attributes` allows attributes in place of a text.
 
-    A wrong one raises `InputError` naming the index.
+    A wrong input raises `InputError` naming the index.
     """
     return [_row(index, each, pairs, attributes) for index, each in enumerate(inputs)]
 
 
 def slots(attributes: Mapping[Any, Any] | Sequence[Any]) -> Slots:
-    """Names and values out of an object, or a list of [name, value]. Raises `ValueError` where it is no such thing."""
-    found = []
+    """Names and values out of an object, or a list of [name, value]. Raises `ValueError` where it is neither."""
+    named = []
     for each in attributes.items() if isinstance(attributes, Mapping) else attributes:
         match each:
             case (str() as name, str() | int() | float() as said) if not isinstance(said, bool):
-                found.append((name, str(said)))
+                named.append((name, str(said)))
             case _:
                 raise ValueError("an attribute is a name with a text or a number; write true as 'yes'")
-    return tuple(found)
+    return tuple(named)
 
 
 def worded(named: Slots) -> str:
-    """The text that a model reads where it is given attributes, in training as in use."""
+    """The text that a model reads for attributes, the same in training and in use."""
     return "; ".join(f"{name}: {said}" for name, said in named)
 
 
 def prompt(text: str, pair: str | None) -> str:
-    """What a decoder reads before it writes; the completion starts on a new line."""
+    """The text that a decoder reads before it writes; the completion starts on a new line."""
     return f"{text}\n" if pair is None else f"{text}\n{pair}\n"
 
 
 def joined(row: Input) -> str:
-    """One text, or both texts of a pair, for a model that knows words only."""
+    """One text, or both texts of a pair joined, for a model that knows words only."""
     return row if isinstance(row, str) else " ".join(part for part in row if part)
 
 

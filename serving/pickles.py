@@ -1,4 +1,4 @@
-"""Pickles found by what a file holds, whatever its name: loading one runs its author's code."""
+"""Finds pickles by the content of a file, whatever its name: loading a pickle runs its author's code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _pickled(file: IO[bytes]) -> str | None:
 
 
 def _unmarked(file: IO[bytes]) -> bool:
-    """Whether it reads as a pickle without the mark of protocol 2 and above: until it names code, or to its last byte.
+    """Whether a file reads as a pickle of protocol 0 or 1, which has no mark: until it names code, or to its last byte.
 
     Weights that happen to begin with some opcodes do neither.
     """

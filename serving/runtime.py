@@ -2,7 +2,7 @@
 
     python -m serving.runtime <bundle> [--threads N] [--scores] [--details]
 
-reads one input a line from stdin and answers each with one line of JSON: a label, or of a decoder what it writes. A
+reads one input a line from stdin and answers each with one line of JSON: a label, or the text that a decoder writes. A
 line is a text; for bundles of pairs a JSON object with `text` and `text_pair`; for bundles of attributes a JSON object
 of them, a JSON list of [name, value], or their text, `name: value; name: value`. Exit 2 with one line on stderr where
 the bundle or a line is refused.
@@ -27,7 +27,7 @@ from serving.runtimes import one_line, open_bundle, open_verified
 if TYPE_CHECKING:
     pass
 
-OPENS = "serving.runtime:load_bundle"  # as records of tasks name it
+OPENS = "serving.runtime:load_bundle"  # its name in the records of tasks
 Predict = Callable[[Sequence[Input]], Sequence[Mapping[str, Any]]]
 
 
@@ -44,9 +44,9 @@ def load_bundle(folder: Path | str, threads: int = 1, tokens_per_batch: int = TO
     from serving.cascade import Cascade
 
     small = open_verified(folder, opened.bundle.alone(first), threads)
-    asked_first = Classifier(small.bundle, small.model, small.tokenizer, tokens_per_batch)
-    _try_once(folder, asked_first)
-    return Cascade(asked_first, *parts)
+    first_classifier = Classifier(small.bundle, small.model, small.tokenizer, tokens_per_batch)
+    _try_once(folder, first_classifier)
+    return Cascade(first_classifier, *parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,11 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         bundle = read_description(options.bundle)
         task = TASKS[bundle.task]
-        asked = {"all_scores": options.scores, "details": options.details} if task.labelled else {}
+        fields = {"all_scores": options.scores, "details": options.details} if task.labelled else {}
         if not task.labelled and (options.scores or options.details):
             flag = "--scores" if options.scores else "--details"
             raise BundleError(f"{flag}: {options.bundle} writes texts and has no labels to score; leave it out")
-        predict = partial(named(task.open)(options.bundle, options.threads).predict, **asked)
+        predict = partial(named(task.open)(options.bundle, options.threads).predict, **fields)
         answer(predict, bundle, sys.stdin.buffer, sys.stdout)
     except (BundleError, ValueError) as error:
         print(one_line(error), file=sys.stderr)
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer(predict: Predict, bundle: Bundle, lines: BinaryIO, out: TextIO) -> None:
-    """One JSON line on `out` for each line read, flushed at once. A refused one raises `ValueError` with its number."""
+    """Write one JSON line for each line read, flushed at once. A refused line raises `ValueError` with its number."""
     for number, line in enumerate(lines, start=1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
@@ -95,7 +95,7 @@ def answer(predict: Predict, bundle: Bundle, lines: BinaryIO, out: TextIO) -> No
 
 
 def _try_once(folder: Path, classifier: Classifier) -> None:
-    """A model that cannot answer is refused when it is loaded, not by its first customer."""
+    """Refuse a model that cannot answer when it is loaded, not at its first customer."""
     try:
         classifier.scores([("a", "b") if classifier.bundle.pairs else "a"])
     except Exception as error:  # noqa: BLE001 - the runtimes' errors share no public base class

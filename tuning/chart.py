@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 72, 664, 48, 378  # edges of the plot inside the pict
 FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}  # for templates
 LARGEST = 16.0  # radius of the largest circle
 LOG_FROM = 8  # largest over smallest latency from which the axis is logarithmic
-SHOWN_BELOW = 0.03  # share of the best metric that is shown below the least one allowed; collapsed trials lie lower
+SHOWN_BELOW = 0.03  # share of the best metric shown below the least allowed metric; collapsed trials lie lower
 
 
 def figure(value: float | None, name: str) -> str:
@@ -37,18 +37,18 @@ def draw(
 ) -> dict[str, Any] | None:
     """Metric over p95 latency of every measured trial, as numbers of the picture; None where nothing was measured.
 
-    `best` says what the winner is of those inside the budget.
+    `best` is the winner's title among the trials inside the budget.
     """
     drawn = [
-        each
-        for each in trials
-        if all(math.isfinite(each["metrics"].get(name, math.nan)) for name in (METRIC, "p95_ms"))
+        trial
+        for trial in trials
+        if all(math.isfinite(trial["metrics"].get(name, math.nan)) for name in (METRIC, "p95_ms"))
     ]
     if not drawn:
         return None
     least, most = budget.min_retention * teacher_metric, budget.max_p95_ms
-    heights = [each["metrics"][METRIC] for each in drawn]
-    latencies = [each["metrics"]["p95_ms"] for each in drawn]
+    heights = [trial["metrics"][METRIC] for trial in drawn]
+    latencies = [trial["metrics"]["p95_ms"] for trial in drawn]
     top = max(*heights, least)
     bottom = max(min(*heights, least), min(least, max(heights)) - SHOWN_BELOW * top)
     margin = (top - bottom or abs(top) or 1.0) * 0.12
@@ -56,23 +56,8 @@ def draw(
     log = min(across) > 0 and max(across) / min(across) > LOG_FROM
     x = Axis(min(across) / 1.3 if log else 0.0, max(across) * (1.3 if log else 1.12) or 1.0, LEFT, RIGHT, log)
     y = Axis(bottom - margin, top + margin, BOTTOM, TOP)
-    largest = max((each["metrics"].get("megabytes", 0.0) for each in drawn), default=0.0) or 1.0
-    points = []
-    for each in drawn:
-        metrics = each["metrics"]
-        figures = ", ".join(f"{title} {figure(metrics.get(name), name)}" for name, title in FIGURES.items())
-        radius = round(max(3.0, LARGEST * math.sqrt(metrics.get("megabytes", 0.0) / largest)), 1)
-        place = x.at(metrics["p95_ms"])
-        points.append(
-            {
-                "kind": "winner" if each["id"] == won else "inside" if fits(each, budget) else "outside",
-                "x": place,
-                "y": min(y.at(metrics[METRIC]), BOTTOM - radius),
-                "radius": radius,
-                "anchor": _anchor(place),
-                "words": f"trial {each['id']}: {figures}",
-            }
-        )
+    largest = max((trial["metrics"].get("megabytes", 0.0) for trial in drawn), default=0.0) or 1.0
+    points = [_point(trial, trial["id"] == won, budget, x, y, largest) for trial in drawn]
     points.sort(key=lambda point: (point["kind"] == "winner", -point["radius"]))  # small ones lie above large ones
     limit_x, limit_y = x.at(most) if most else None, y.at(least)
     lower = sum(height < y.low for height in heights)
@@ -93,6 +78,24 @@ def draw(
     }
 
 
+def _point(
+    trial: Mapping[str, Any], is_winner: bool, budget: BudgetSpec, x: Axis, y: Axis, largest: float
+) -> dict[str, Any]:
+    """The circle of a trial and its words; `largest` is the size in MB of the largest circle."""
+    metrics = trial["metrics"]
+    figures = ", ".join(f"{title} {figure(metrics.get(name), name)}" for name, title in FIGURES.items())
+    radius = round(max(3.0, LARGEST * math.sqrt(metrics.get("megabytes", 0.0) / largest)), 1)
+    place = x.at(metrics["p95_ms"])
+    return {
+        "kind": "winner" if is_winner else "inside" if fits(trial, budget) else "outside",
+        "x": place,
+        "y": min(y.at(metrics[METRIC]), BOTTOM - radius),
+        "radius": radius,
+        "anchor": _anchor(place),
+        "words": f"trial {trial['id']}: {figures}",
+    }
+
+
 def _caption(missing: int, lower: int, largest: float, budget: BudgetSpec, best: str | None) -> str:
     parts = [f"A circle's area is the size of the bundle; the largest has {figure(largest, 'megabytes')} MB."]
     if budget.margin:
@@ -110,7 +113,7 @@ def _caption(missing: int, lower: int, largest: float, budget: BudgetSpec, best:
 
 
 def _anchor(x: float) -> str:
-    """How a label stands at `x` so that it stays in the picture."""
+    """The anchor of a label at `x` that keeps it inside the picture."""
     return "start" if x < LEFT + 70 else "end" if x > RIGHT - 70 else "middle"
 
 
@@ -137,10 +140,10 @@ class Axis:
         return self._within(round(step * index, 10) for index in range(math.ceil(self.low / step), 10**6))
 
     def _within(self, ticks: Iterable[float]) -> list[float]:
-        found = []
+        inside = []
         for tick in ticks:
             if tick > self.high:
                 break
             if tick >= self.low:
-                found.append(tick)
-        return found
+                inside.append(tick)
+        return inside

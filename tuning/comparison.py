@@ -19,14 +19,14 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Label(NamedTuple):
-    """Where the name of a contender is written."""
+    """The place of a contender's name."""
 
     x: float
     y: float
     anchor: str
 
     def box(self, text: str) -> Box:
-        """What it covers."""
+        """The box that it covers."""
         left = self.x - LETTER * len(text) * {"start": 0.0, "middle": 0.5, "end": 1.0}[self.anchor]
         return left, self.y - LINE + 3, left + LETTER * len(text), self.y + 3
 
@@ -34,15 +34,15 @@ class Label(NamedTuple):
 def svg(answers: Mapping[str, Figures], metric: str, timed: Timed, alone: bool = True, title: str = "") -> str:
     """One circle for each contender that has `metric` and a median latency of what was `timed`.
 
-    Its area is its bytes; a line up and down is the interval from `<metric>_low` to `<metric>_high`. Empty where nobody
-    was timed. Not `alone` it is a part of a page, whose colours it takes. `title` is what readers call the metric.
+    Its area is its bytes; a vertical line is the interval from `<metric>_low` to `<metric>_high`. Empty where nobody
+    was timed. With alone=False it is part of a page and takes its colours. `title` is the metric's name for readers.
     """
     picture = draw(answers, metric, timed, title)
     return templates().get_template("comparison.svg.jinja").render(picture, alone=alone) if picture else ""
 
 
 def templates() -> Environment:
-    """The templates beside this file; what they are given is text, not HTML."""
+    """The templates beside this file; their values are escaped as text, not HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
@@ -126,7 +126,7 @@ def _name(points: Sequence[dict[str, Any]]) -> None:
             box = place.box(text)
             outside = LETTER * LINE * len(text) - _overlap(box, (LEFT, TOP - LINE, RIGHT, BOTTOM))
             covers = sum(_overlap(box, other) for other in others)
-            return round(outside + covers, 6)  # of places that are as good as each other the first, to its right
+            return round(outside + covers, 6)  # of equally good places the first wins, to the right
 
         each["label"] = best = min(places, key=covered)
         written.append(best.box(each["name"]))

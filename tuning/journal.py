@@ -1,4 +1,4 @@
-"""What a search asked for and found, in order, so that it goes on after a kill at any moment."""
+"""The trials of a search and their results, in order, so that it goes on after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from typing import Any
 from cluster.session import JobError
 from configs.folder import append, write_synced
 
-SECONDS_BETWEEN_SIGNS = 1.0  # of life
+SECONDS_BETWEEN_SIGNS = 1.0  # between two signs of life
 Entry = dict[str, Any]
-METRICS, ERROR = "metrics", "error"  # what a trial that has ended came to
-SCORE = "score"  # what is maximised, where the objective gives it itself
+METRICS, ERROR = "metrics", "error"  # one of them is the result of a trial that has ended
+SCORE = "score"  # the metric that is maximised where no judge computes another
 STOPPED = "stopped before it was measured"  # the error of a trial that search.max_seconds ended
-BY = "by"  # who a trial says it was made by
+BY = "by"  # the run that made a trial
 Score = Callable[[Mapping[str, float]], float]  # metrics of a trial -> what is maximised
 
 
 class Progress:
-    """Which trials a search has begun and which have ended, on disk before anything follows from it.
+    """The trials that a search has begun and that have ended, on disk before anything follows from them.
 
-    A trial leaves its own result, too, as its last act: one that was finished is not begun again, although the search
-    was killed before it heard of that. `ended` holds what each came to, `first` what it did at its first end: a later
-    process may have tried it again. What a trial came to holds for any way to judge it, so a process with another way
-    takes up those that were begun `before`.
+    A trial leaves its own result, too, as its last act: a finished trial is not begun again, even where the search was
+    killed before it heard of it. `ended` holds the result of each trial, `first` its result at its first end: a later
+    process may have tried it again. Results hold for any way to judge them, so a process with another way takes up the
+    trials that were begun `before`.
     """
 
     def __init__(self, folder: Path, trials: int, way: Any = None) -> None:
-        """Of the search of so many `trials` in `folder`, drawn and judged in a `way` (JSON).
+        """Take up, or begin, the search of so many `trials` in `folder`, drawn and judged in a `way` (JSON).
 
-        Where all have ended, those that failed get another try from a process that judges as the last one did, or where
-        all failed.
+        Once all trials have ended, failed ones get another try if this process judges as the last one did, or if all
+        failed.
         """
         self.folder = folder
         self.journal = Journal(folder / "journal")
@@ -50,8 +50,8 @@ class Progress:
         self.ended = {each["ended"]: each for each in ends}
         self.first = {each["ended"]: each for each in reversed(ends)}
         for number in self.values.keys() - self.ended.keys():
-            if METRICS in (found := self.result(number)):
-                self.end(number, found)
+            if METRICS in (result := self.result(number)):
+                self.end(number, result)
         finished = {number: entry for number, entry in self.ended.items() if METRICS in entry}
         if len(self.ended) >= trials and (earlier.get("way") == way or not finished):
             self.ended = finished
@@ -63,11 +63,11 @@ class Progress:
         return sorted(self.values.keys() - self.ended.keys())
 
     def seconds_left(self, limit: float | None) -> float | None:
-        """Of `limit` seconds, after those of earlier processes; None where there is no limit."""
+        """Seconds of `limit` that earlier processes have left; None where there is no limit."""
         return None if limit is None else max(0.0, limit - self._spent)
 
     def alive(self) -> None:
-        """Note that this process is at work, from time to time: what it has spent counts up to then if it is killed."""
+        """Note from time to time that this process is at work: if it is killed, its time counts up to the last note."""
         if (now := time.monotonic()) - self._signed >= SECONDS_BETWEEN_SIGNS:
             self._signed = now
             _sign(self.folder).write_text(f"{time.time():.3f}", encoding="ascii")
@@ -79,30 +79,30 @@ class Progress:
         self.values[number] = dict(values)
         return number
 
-    def end(self, number: int, found: Mapping[str, Any]) -> Entry:
+    def end(self, number: int, result: Mapping[str, Any]) -> Entry:
         """Note metrics or error of a trial."""
-        self.journal.append(entry := {"ended": number, **found})
+        self.journal.append(entry := {"ended": number, **result})
         self.ended[number] = entry
         self.first.setdefault(number, entry)
         return entry
 
     def result(self, number: int) -> Entry:
-        """What a trial left with `leave`; empty where it left nothing."""
+        """The result that a trial left with `leave`; empty where it left none."""
         file = _result(self.folder, number)
         return json.loads(file.read_bytes()) if file.exists() else {}
 
 
-def leave(folder: Path, number: int, found: Mapping[str, Any] | None) -> None:
-    """The result of a trial of the search in `folder`, from the trial's own process; None takes an older one away."""
+def leave(folder: Path, number: int, result: Mapping[str, Any] | None) -> None:
+    """Leave the result of a trial of the search in `folder`, from its own process; None removes an older one."""
     file = _result(folder, number)
-    if found is None:
+    if result is None:
         file.unlink(missing_ok=True)
     else:
-        write_synced(file, json.dumps(found))
+        write_synced(file, json.dumps(result))
 
 
 def _spent(entries: Sequence[Entry], last_sign: float) -> float:
-    """Seconds of all processes so far, of the last one up to its last entry or sign of life."""
+    """Seconds of all processes so far; the last process counts up to its last entry or sign of life."""
     if not (began := _last(entries, "process")):
         return 0.0
     return round(began.get("spent", 0.0) + max(0.0, entries[-1]["at"] - began["at"], last_sign - began["at"]), 3)
@@ -114,7 +114,7 @@ def _last(entries: Sequence[Entry], key: str) -> Entry:
 
 
 def _asked_in_other_ways(entries: Sequence[Entry]) -> list[int]:
-    """Trials that were begun before the processes that, up to the last one, go about it as the last one does."""
+    """Trials begun before the last, unbroken row of processes that draw and judge in the same way."""
     way = _last(entries, "process").get("way")
     processes = [index for index, entry in enumerate(entries) if "process" in entry]
     others = [index for index in processes if entries[index].get("way") != way]
@@ -141,13 +141,13 @@ def _result(folder: Path, number: int) -> Path:
 
 
 class Journal:
-    """Lines of JSON, each behind its checksum; each is on the disk itself before anything follows from it.
+    """Lines of JSON, each after its checksum; a line is on the disk itself before anything follows from it.
 
     One process at a time writes it.
     """
 
     def __init__(self, file: Path) -> None:
-        """Take up a journal, or begin one. Raises `JobError` where a line is damaged."""
+        """Take up or begin a journal. Raises `JobError` where a line is damaged."""
         self.file = file
         file.parent.mkdir(parents=True, exist_ok=True)
         content = file.read_bytes() if file.exists() else b""
@@ -157,7 +157,7 @@ class Journal:
         os.ftruncate(self._descriptor, len(whole))
 
     def append(self, entry: Entry) -> None:
-        """Keep an entry, and when. Raises `JobError` where it cannot be written; the journal is then as it was."""
+        """Keep an entry with its time. Raises `JobError` where it cannot be written; the journal is then as it was."""
         entry = {**entry, "at": round(time.time(), 3)}
         text = json.dumps(entry)
         line = f"{_checksum(text)} {text}\n".encode()

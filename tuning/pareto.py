@@ -1,4 +1,4 @@
-"""The choice: the best candidate inside the budget, and in words why it won and what each other missed."""
+"""The choice: the best candidate inside the budget, and in words why it won and why the others did not."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from configs.schema.search import NAMED, BudgetSpec, Objective, Weights
 
-METRIC = "metric"  # what `retention` is a share of
+METRIC = "metric"  # `retention` is its share of the teacher's
 BUSY = 0.05  # share of the time that a call was kept from the CPU, above which its machine is called busy
 NEAR = 0.15  # share of `max_p95_ms`, on either side, within which noise may say who is inside
 RIVALS = 3  # the next best after the winner
-IN_SEARCH = "_in_search"  # ends the name of a figure that was taken again after the search
-TIMED = ("p50_ms", "p95_ms", "p95_ms_others_low", "p95_ms_others_high", "busy")  # what noise changes of a trial
+IN_SEARCH = "_in_search"  # ending of a figure's name that holds the search's value once it was timed again
+TIMED = ("p50_ms", "p95_ms", "p95_ms_others_low", "p95_ms_others_high", "busy")  # figures that noise changes
 RETENTION = "retention"
-ERROR_OF_RETENTION = "retention_se"  # its standard error; of what is judged without one it is 0
+ERROR_OF_RETENTION = "retention_se"  # its standard error; 0 where a candidate has none
 LIMITS = (  # field of the budget, metric it limits, sign: +1 at most, -1 at least
     ("min_retention", RETENTION, -1),
     ("max_p95_ms", "p95_ms", 1),
@@ -42,12 +42,12 @@ class Trial:
     values: Mapping[str, object]
     metrics: Mapping[str, float]
     error: str | None = None
-    by: str = ""  # who made it: the run of a search
+    by: str = ""  # run of the search that made it
 
 
 @dataclass(frozen=True)
 class Choice:
-    """`winner` is None where nothing fits the budget; then `nearest` is the candidate that broke it least."""
+    """`winner` is None where no candidate fits the budget; then `nearest` is the one that broke it least."""
 
     winner: Trial | None
     nearest: Trial | None
@@ -55,7 +55,7 @@ class Choice:
 
 
 def broken(metrics: Mapping[str, float], budget: BudgetSpec) -> dict[str, float]:
-    """How far each broken limit is missed, as a share of the limit; empty inside the budget.
+    """The miss of each broken limit, as a share of the limit; empty inside the budget.
 
     A metric that is no number breaks every budget.
     """
@@ -71,7 +71,7 @@ def broken(metrics: Mapping[str, float], budget: BudgetSpec) -> dict[str, float]
 
 
 def held(metrics: Mapping[str, float], name: str, budget: BudgetSpec) -> float:
-    """The value that a limit of `name` is compared with: of retention what `budget.margin` standard errors leave."""
+    """The value that a limit of `name` is compared with; retention is lowered by `budget.margin` standard errors."""
     value = metrics.get(name, math.nan)
     return value - budget.margin * metrics.get(ERROR_OF_RETENTION, 0.0) if name == RETENTION else value
 
@@ -100,7 +100,7 @@ def worth(metrics: Mapping[str, float], weights: Weights) -> float:
 
 
 def _worded(metrics: Mapping[str, float], name: str, budget: BudgetSpec) -> str:
-    """A figure, with what the margin leaves of it: `retention 0.992 less 1 standard error 0.004 = 0.988`."""
+    """A figure after its margin, in words: `retention 0.992 less 1 standard error 0.004 = 0.988`."""
     words, error = f"{name} {metrics.get(name, math.nan):.4g}", metrics.get(ERROR_OF_RETENTION)
     if name != RETENTION or error is None or not budget.margin:
         return words
@@ -109,8 +109,8 @@ def _worded(metrics: Mapping[str, float], name: str, budget: BudgetSpec) -> str:
 
 
 def score(metrics: Mapping[str, float], budget: BudgetSpec, objective: Objective = "cheapest") -> float:
-    """What the search maximises: inside the budget what a candidate is worth by the objective, which is above 0, else
-    below zero by how far outside it is."""
+    """What the search maximises: the worth of a candidate by the objective, above 0, inside the budget; outside it,
+    minus the distance from the budget."""
     if shares := broken(metrics, budget):
         return max(WORST, -sum(shares.values()))
     value = worth(metrics, weights_of(objective))
@@ -118,7 +118,7 @@ def score(metrics: Mapping[str, float], budget: BudgetSpec, objective: Objective
 
 
 def terms(budget: BudgetSpec, objective: Objective) -> dict[str, Any]:
-    """All that a choice goes by, as JSON."""
+    """All terms of a choice, as JSON."""
     limits = {field: getattr(budget, field) for field in (*(field for field, _, _ in LIMITS), "margin")}
     return {"limits": limits, "objective": weights_of(objective).model_dump()}
 
@@ -129,7 +129,7 @@ def weights_of(objective: Objective) -> Weights:
 
 
 def formula(weights: Weights) -> str:
-    """What is compared, in words: `p95_ms x megabytes`, or `metric^20 / p95_ms`."""
+    """The compared value in words: `p95_ms x megabytes`, or `metric^20 / p95_ms`."""
     parts: dict[int, list[str]] = {1: [], -1: []}
     for name, power in weights.model_dump().items():
         if power:
@@ -141,15 +141,15 @@ def formula(weights: Weights) -> str:
 
 
 def superlative(objective: Objective) -> str:
-    """What the winner is, of those inside the budget: `cheapest`."""
+    """The winner's title among the trials inside the budget: `cheapest`."""
     return "best" if isinstance(objective, Weights) else TERMS[objective][0]
 
 
 def choose(trials: Sequence[Trial], budget: BudgetSpec, objective: Objective = "cheapest") -> Choice:
     """The best trial inside the budget by the objective.
 
-    Of those that are as good, up to what such figures differ by from one measurement to the next (`ALIKE`), the one
-    with the highest metric, then the lowest p95, then the fewest megabytes.
+    Trials are equally good where their figures differ no more than two measurements of one candidate do (`ALIKE`); the
+    highest metric wins among them, then the lowest p95, then the fewest megabytes.
     """
     weights = weights_of(objective)
     finished = [trial for trial in trials if trial.error is None]
@@ -172,11 +172,11 @@ def choose(trials: Sequence[Trial], budget: BudgetSpec, objective: Objective = "
 
 
 def finalists(trials: Sequence[Trial], budget: BudgetSpec, choose: Callable[[Sequence[Trial]], Choice]) -> list[Trial]:
-    """Those whose times decide the choice, so that they have to be taken again, together.
+    """Trials whose times decide the choice, so that they have to be timed again, together.
 
-    They are the winner and the next best, by `choose`; who would be among them had nothing disturbed its calls; and who
-    is inside all limits but perhaps that of time, where `max_p95_ms` is near its p95 or between its blocks. Empty where
-    one trial alone is far from that limit.
+    They are the winner and the next best, by `choose`; trials that would be among these without disturbed calls; and
+    trials inside all limits but perhaps that of time, where `max_p95_ms` is near their p95 or between their blocks.
+    Empty where there is one trial alone, far from that limit.
     """
     best = _best(trials, choose) | _best([_undisturbed(trial) for trial in trials], choose)
     unsure = {trial.id for trial in trials if trial.error is None and _time_decides(trial.metrics, budget)}
@@ -186,16 +186,16 @@ def finalists(trials: Sequence[Trial], budget: BudgetSpec, choose: Callable[[Seq
 
 
 def _best(trials: Sequence[Trial], choose: Callable[[Sequence[Trial]], Choice]) -> set[str]:
-    """The winner, and the next ones that win without those before."""
-    left, found = list(trials), set[str]()
-    while len(found) <= RIVALS and (winner := choose(left).winner):
-        found.add(winner.id)
+    """Ids of the winner, and of the trials that win next once the winners before them are taken away."""
+    left, winners = list(trials), set[str]()
+    while len(winners) <= RIVALS and (winner := choose(left).winner):
+        winners.add(winner.id)
         left = [trial for trial in left if trial.id != winner.id]
-    return found
+    return winners
 
 
 def _undisturbed(trial: Trial) -> Trial:
-    """With the p95 that it might have had: where it was measured in noise, its median call's time on the CPU."""
+    """The trial with the p95 that it might have had in quiet: in noise, its median call's time on the CPU."""
     p95, high = trial.metrics.get("p95_ms", math.nan), trial.metrics.get("p95_ms_others_high", math.nan)
     busy = trial.metrics.get("busy", 0.0)
     if busy <= BUSY and not high > (1 + NEAR) * p95:
@@ -212,7 +212,7 @@ def _time_decides(metrics: Mapping[str, float], budget: BudgetSpec) -> bool:
 
 
 def timed_again(trial: Trial, figures: Mapping[str, float]) -> Trial:
-    """With `figures` of time in place of those of the search, which stay beside them under names that say so."""
+    """The trial with new `figures` of time; the search's figures stay beside them under names that say so."""
     before = {f"{name}{IN_SEARCH}": trial.metrics[name] for name in TIMED if name in trial.metrics}
     return replace(trial, metrics={**trial.metrics, **before, **figures})
 
@@ -249,7 +249,7 @@ def _reason(trial: Trial, budget: BudgetSpec, weights: Weights) -> str:
 
 
 def _behind(trial: Trial, winner: Trial, objective: Objective, alike: bool) -> str:
-    """What a trial inside the budget lacked."""
+    """The lack of a trial inside the budget, in words."""
     less = winner.metrics[METRIC] - trial.metrics[METRIC]
     if alike:
         but = f"{less:.4f} behind it in {METRIC}" if less else "slower or larger"

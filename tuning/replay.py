@@ -18,27 +18,27 @@ from configs.schema.search import Domain
 from tuning.journal import ERROR, METRICS, SCORE, STOPPED, Entry, Progress, Score
 from tuning.space import plain
 
-NUMBER = "number of the trial"  # among the values that Ray Tune hands to it
+NUMBER = "number of the trial"  # key of a trial's number among the values that Ray Tune hands to it
 
-LONGEST = 500  # letters of a reason
+LONGEST = 500  # most letters of a reason
 
 log = logging.getLogger(__name__)
 
 
 def name(number: int) -> str:
-    """Of a trial, in logs, reports and folders."""
+    """Name of a trial in logs, reports and folders."""
     return f"{number + 1:02d}"
 
 
 class Sampler(HyperOptSearch):
-    """Hyperopt's, whose first suggestions are `points`: values that were tried already."""
+    """Hyperopt's sampler; its first suggestions are `points`, values that were tried already."""
 
     def __init__(self, space: Mapping[str, Domain], points: Sequence[Mapping[str, Any]], **fields: Any) -> None:
         super().__init__(points_to_evaluate=[dict(each) for each in points] or None, **fields)
         self._domains = space
 
     def _convert_categories_to_indices(self, config: dict[str, Any]) -> None:
-        """As Ray's, which does not find the lists among the choices."""
+        """As Ray's own, which does not find choices that are lists."""
         for key, domain in self._domains.items():
             if domain.choice is not None:
                 config[key] = domain.choice.index(config[key])
@@ -47,13 +47,14 @@ class Sampler(HyperOptSearch):
 class Replay(Searcher):
     """Suggestions of `inner`, each with its number. Trials that were begun and have not ended come first.
 
-    A suggestion is a function of the seed and of what certain trials came to, whenever they ended: the first `blind`
-    ones of none, number n after them of trials 0 to n - `concurrent`, which `inner` is told of in this order. So the
-    order in which trials end changes nothing, and a later process is where this one was (Ray Tune's own snapshot may be
-    10 s old). While one of those trials runs there is no suggestion. Without `inner` the only one is empty.
+    A suggestion is a function of the seed and of the results of certain trials, whenever they ended. The first `blind`
+    suggestions depend on no trial; number n after them depends on trials 0 to n - `concurrent`, which `inner` is told
+    of in this order. So the order in which trials end changes nothing, and a later process is where this one was (Ray
+    Tune's own snapshot may be 10 s old). There is no suggestion while one of these trials runs. Without `inner` the
+    only suggestion is empty.
 
-    Trials that were begun before, in another way, are points that `inner` holds already; it is told what they are worth
-    by `score`, of today.
+    Trials that a process with another judge began before are points that `inner` holds already; it is told their worth
+    by today's `score`.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Replay(Searcher):
         return {**self._progress.values[number], NUMBER: number}
 
     def _tell_before(self, number: int) -> bool:
-        """Let `inner` learn from the trials that suggestion `number` is made of; False where one has not ended."""
+        """Tell `inner` the trials that suggestion `number` depends on; False where one of them has not ended."""
         known = number - self._concurrent + 1 if number >= self._blind else 0
         while self._inner is not None and self._told < known:
             if (entry := self._progress.first.get(self._told)) is None:
@@ -108,11 +109,11 @@ class Replay(Searcher):
         """Nothing: `Notes` hears the reason, too."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal is what is kept."""
+        """Nothing: the journal is kept instead."""
 
 
 class Notes(Callback):
-    """Notes what became of a trial, and says in the log when one starts and when it ends."""
+    """Notes the result of each trial, and logs when it starts and when it ends."""
 
     def __init__(self, progress: Progress, trials: int, score: Score = itemgetter(SCORE)) -> None:
         self._progress, self._trials, self._score = progress, trials, score
@@ -122,35 +123,35 @@ class Notes(Callback):
         self._progress.alive()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """It starts, for the first or the second time."""
+        """The trial starts, for the first or the second time."""
         values = {key: value for key, value in trial.config.items() if key != NUMBER}
         again = ", again" if trial.num_failures else ""
         log.info("trial %s of %d starts%s: %s", self._name(trial), self._trials, again, plain(values))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """It failed for the first time."""
+        """The trial failed for the first time."""
         log.warning("trial %s failed: %s; it is tried once more", self._name(trial), self._reason(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """It is done, or was stopped."""
-        found = self._progress.result(trial.config[NUMBER])
-        self._end(trial, found if METRICS in found else {ERROR: STOPPED})
-        score = self._score(found[METRICS]) if METRICS in found else None
+        """The trial is done, or was stopped."""
+        result = self._progress.result(trial.config[NUMBER])
+        self._end(trial, result if METRICS in result else {ERROR: STOPPED})
+        score = self._score(result[METRICS]) if METRICS in result else None
         log.info("trial %s done (%d of %d): score %s", self._name(trial), self._ended, self._trials, score)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """It failed for the second time."""
+        """The trial failed for the second time."""
         reason = self._reason(trial)
         self._end(trial, {ERROR: reason})
         log.warning("trial %s failed (%d of %d): %s", self._name(trial), self._ended, self._trials, reason)
 
-    def _end(self, trial: Trial, found: Entry) -> None:
-        self._progress.end(trial.config[NUMBER], found)
+    def _end(self, trial: Trial, result: Entry) -> None:
+        self._progress.end(trial.config[NUMBER], result)
 
     def _reason(self, trial: Trial) -> str:
-        """In the words of the trial itself, or in Ray's where its process died."""
-        if ERROR in (found := self._progress.result(trial.config[NUMBER])):
-            return found[ERROR]
+        """Why the trial failed, in its own words, or in Ray's where its process died."""
+        if ERROR in (result := self._progress.result(trial.config[NUMBER])):
+            return result[ERROR]
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
         return " ".join(text.rpartition("(occurred at ")[2].split()[1:])[:LONGEST] or "its process died"
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -19,6 +19,9 @@ from tuning.journal import BY, ERROR, METRICS, SCORE, Progress, Score, leave
 from tuning.pareto import Trial
 from tuning.space import param_space, plain
 
+if TYPE_CHECKING:
+    from tuning.replay import Replay
+
 Objective = Callable[[dict[str, Any], str], Mapping[str, float]]
 TRIAL_MEMORY = 1 << 20  # bytes; Ray Tune wants some resource, and every CPU belongs to what a trial starts
 TRIES = 2  # of a trial that fails
@@ -27,38 +30,55 @@ log = logging.getLogger(__name__)
 
 
 class Judge(NamedTuple):
-    """What a trial is worth by what it measured, and a description of that, for the journal."""
+    """The worth of a trial by its metrics, and a description of this judge for the journal."""
 
     score: Score = itemgetter(SCORE)  # which is maximised
-    told: Any = None  # JSON; the same of every judge that scores alike
+    told: Any = None  # JSON in the journal; equal for judges that score alike
 
 
 BY_SCORE = Judge()
 
 
 def search(objective: Objective, spec: SearchSpec, folder: Path, judge: Judge = BY_SCORE, by: str = "") -> list[Trial]:
-    """Run the trials; one that raises twice, or whose score is no number, is a failed one, and the others go on.
+    """Run the trials; a trial that raises twice, or whose score is no number, is a failed one, and the others go on.
 
-    A search that was killed goes on in its `folder`: what has ended stays as it was found, what was begun is begun
-    again under the same id, what follows is what would have followed. So does one that has ended, with another judge or
-    more trials: what was measured is not measured again, and what follows is drawn from today's scores of it. `by`
-    names who asks; a trial bears the name of who made it.
+    A search that was killed goes on in its `folder`: trials that have ended keep their results, trials that were begun
+    are begun again under the same id, and the next ones are those that would have followed. So does a search that has
+    ended, with another judge or more trials: nothing is measured again, and the next trials are drawn from today's
+    scores. `by` names who asks; a trial bears the name of who made it.
 
     The objective runs in processes of its own without a CPU to itself: what it starts (training workers) asks Ray
     for cores, so the trials side by side are limited by `spec.concurrent`. Those processes have the driver's
     `cluster.settings`.
     """
-    import ray
-    from ray import tune
-    from ray.tune.execution import class_cache
+    from tuning.replay import Replay, name
 
-    from tuning.replay import NUMBER, Notes, Replay, name
-
+    # Where it stands.
     trials = spec.trials if spec.space else 1
     if trials < spec.trials:
         log.info("search.space is empty: one trial instead of %d equal ones", spec.trials)
-    way = {"judge": judge.told, "blind": _blind(spec, trials), "concurrent": spec.concurrent}
-    progress = Progress(folder, trials, way)
+    blind = _blind(spec, trials)
+    progress = Progress(folder, trials, {"judge": judge.told, "blind": blind, "concurrent": spec.concurrent})
+    _log_earlier(progress, trials)
+
+    # What is left.
+    inner = _algorithm(spec, trials, [progress.values[number] for number in progress.before])
+    replay = Replay(inner, progress, blind, spec.concurrent, judge.score)
+    seconds = progress.seconds_left(spec.max_seconds)
+    if progress.left and seconds != 0:
+        _run(_trainable(objective, folder, judge, by), replay, progress, spec, trials, judge, seconds)
+    progress.journal.close()
+
+    # What came out.
+    return [
+        Trial(name(number), values, entry.get(METRICS, {}), entry.get(ERROR), entry.get(BY, ""))
+        for number, values in sorted(progress.values.items())
+        if (entry := progress.ended.get(number, {ERROR: "not measured before search.max_seconds were over"}))
+    ]
+
+
+def _log_earlier(progress: Progress, trials: int) -> None:
+    """Log which trials of earlier processes this one takes up, if any."""
     if progress.before:
         log.info(
             "judged by the %d trials of the search before, %d more to come; judged so from the start, it would have "
@@ -69,13 +89,20 @@ def search(objective: Objective, spec: SearchSpec, folder: Path, judge: Judge = 
     elif progress.values:
         log.info("the search goes on: %d of %d trials have ended", len(progress.ended), trials)
 
-    def trainable(values: dict[str, Any], told: Settings) -> dict[str, Any]:
+
+def _trainable(objective: Objective, folder: Path, judge: Judge, by: str) -> Callable[..., dict[str, Any]]:
+    """The function that Ray Tune calls for each trial, in a process of its own: leaves a result, returns the score."""
+    import ray
+
+    from tuning.replay import NUMBER, name
+
+    def trainable(values: dict[str, Any], driver: Settings) -> dict[str, Any]:
         number = values.pop(NUMBER)
         leave(folder, number, None)
         try:
-            told.enter(ray.util.get_node_ip_address())
-            found = objective(plain(values), name(number))
-            measured = {key: float(value) for key, value in found.items()}
+            driver.enter(ray.util.get_node_ip_address())
+            metrics = objective(plain(values), name(number))
+            measured = {key: float(value) for key, value in metrics.items()}
             score = judge.score(measured)
             if not math.isfinite(score):
                 raise ValueError(f"its score is {score}")
@@ -85,39 +112,47 @@ def search(objective: Objective, spec: SearchSpec, folder: Path, judge: Judge = 
         leave(folder, number, {METRICS: measured, BY: by})
         return {SCORE: score}
 
-    points = [progress.values[number] for number in progress.before]
-    inner = _algorithm(spec, trials, points)
-    replay = Replay(inner, progress, _blind(spec, trials), spec.concurrent, judge.score)
-    seconds = progress.seconds_left(spec.max_seconds)
-    if progress.left and seconds != 0:
-        told = settings.of_this_process(ray.util.get_node_ip_address())
-        for variable in [each for each in class_cache.ENV_VARS_TO_PROPAGATE if each.startswith(settings.PREFIXES)]:
-            class_cache.ENV_VARS_TO_PROPAGATE.discard(variable)  # keys of S3, which Tune hands over in a `runtime_env`
-        tune.Tuner(
-            tune.with_resources(tune.with_parameters(trainable, told=told), {"memory": TRIAL_MEMORY}),
-            param_space=param_space(spec.space),
-            tune_config=tune.TuneConfig(
-                metric=SCORE,
-                mode="max",
-                search_alg=replay,
-                num_samples=progress.left,
-                max_concurrent_trials=spec.concurrent,
-                time_budget_s=seconds,
-            ),
-            run_config=tune.RunConfig(
-                name=f"trials-{time.time_ns()}",
-                storage_path=str(folder / "ray"),
-                verbose=0,
-                callbacks=[Notes(progress, trials, judge.score)],
-                failure_config=tune.FailureConfig(max_failures=TRIES - 1),
-            ),
-        ).fit()
-    progress.journal.close()
-    return [
-        Trial(name(number), values, entry.get(METRICS, {}), entry.get(ERROR), entry.get(BY, ""))
-        for number, values in sorted(progress.values.items())
-        if (entry := progress.ended.get(number, {ERROR: "not measured before search.max_seconds were over"}))
-    ]
+    return trainable
+
+
+def _run(
+    trainable: Callable[..., dict[str, Any]],
+    replay: Replay,
+    progress: Progress,
+    spec: SearchSpec,
+    trials: int,
+    judge: Judge,
+    seconds: float | None,
+) -> None:
+    """Have Ray Tune run the trials that are left, for at most `seconds`."""
+    import ray
+    from ray import tune
+    from ray.tune.execution import class_cache
+
+    from tuning.replay import Notes
+
+    driver = settings.of_this_process(ray.util.get_node_ip_address())
+    for variable in [each for each in class_cache.ENV_VARS_TO_PROPAGATE if each.startswith(settings.PREFIXES)]:
+        class_cache.ENV_VARS_TO_PROPAGATE.discard(variable)  # keys of S3, which Tune hands over in a `runtime_env`
+    tune.Tuner(
+        tune.with_resources(tune.with_parameters(trainable, driver=driver), {"memory": TRIAL_MEMORY}),
+        param_space=param_space(spec.space),
+        tune_config=tune.TuneConfig(
+            metric=SCORE,
+            mode="max",
+            search_alg=replay,
+            num_samples=progress.left,
+            max_concurrent_trials=spec.concurrent,
+            time_budget_s=seconds,
+        ),
+        run_config=tune.RunConfig(
+            name=f"trials-{time.time_ns()}",
+            storage_path=str(progress.folder / "ray"),
+            verbose=0,
+            callbacks=[Notes(progress, trials, judge.score)],
+            failure_config=tune.FailureConfig(max_failures=TRIES - 1),
+        ),
+    ).fit()
 
 
 def _algorithm(spec: SearchSpec, trials: int, points: Sequence[Mapping[str, Any]] = ()) -> Any:
@@ -126,14 +161,14 @@ def _algorithm(spec: SearchSpec, trials: int, points: Sequence[Mapping[str, Any]
         return None
     from tuning.replay import Sampler
 
-    seed = (spec.seed + len(points)) % 2**32  # else it would draw once more what was drawn for the first of them
+    seed = (spec.seed + len(points)) % 2**32  # the same seed would draw again what it drew for the first of them
     return Sampler(spec.space, points, n_initial_points=_blind(spec, trials), random_state_seed=seed)
 
 
 def _blind(spec: SearchSpec, trials: int) -> int:
-    """How many trials are drawn before anything is learned: a quarter, as with Ray's 20 a small search would be random.
+    """The number of trials drawn before anything is learned: a quarter; with Ray's 20 a small search would be random.
 
-    At least as many as run at once: asked before any result is in, TPE proposes near copies of what runs.
+    It is at least the number that run at once: asked before any result is in, TPE proposes near copies of running ones.
     """
     return max(1, round(trials / 4), min(spec.concurrent, trials)) if spec.algorithm == "hyperopt" else trials
 
@@ -141,7 +176,7 @@ def _blind(spec: SearchSpec, trials: int) -> int:
 def _first_cause(error: BaseException) -> str:
     while (deeper := getattr(error, "cause", None) or error.__cause__) is not None:
         error = deeper
-    if isinstance(error, ValidationError):  # whose last line is where to read about such errors
+    if isinstance(error, ValidationError):  # its last line only says where to read about such errors
         first = error.errors()[0]
         return ": ".join(filter(None, [type(error).__name__, ".".join(map(str, first["loc"])), first["msg"]]))
     lines = str(error).strip().splitlines()

@@ -1,1 +1,1 @@
-"""Every section of a recipe, and the tables that recipes are checked against; nothing here needs more than pydantic."""
+"""The sections of a recipe, and the tables that recipes are checked against; needs pydantic alone."""

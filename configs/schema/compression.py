@@ -1,4 +1,4 @@
-"""Sections `compression`, `export` and `cascade` of a recipe: steps in order, what the file is made for, two as one."""
+"""Sections `compression`, `export` and `cascade` of a recipe: steps in order, the target of the file, two bundles."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from configs.schema.engine import EngineSpec
 
 
 class StepSpec(Spec):
-    """What every step has: `step` chooses the function, `name` tells two of a kind apart."""
+    """Fields of every step: `step` chooses the function, `name` tells two steps of a kind apart."""
 
     after_export: ClassVar[bool] = False  # works on the exported file, not on the model
-    trains: ClassVar[bool] = False  # the model learns: what the steps before it lost is judged after it
-    asks_for_quiet: ClassVar[bool] = False  # waits for measurements itself, or takes one (`cluster.quiet`)
+    trains: ClassVar[bool] = False  # the model learns: losses of the steps before are judged after it
+    asks_for_quiet: ClassVar[bool] = False  # enters `cluster.quiet` itself, to wait for measurements or to take one
 
     name: str | None = Field(
         default=None,
         pattern=r"^\w[\w -]*$",
         max_length=64,
-        description="letters, digits, _, - and spaces: by it overrides and the search address the step",
+        description="letters, digits, _, - and spaces: overrides and the search address the step by it",
     )
     max_loss: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="share of the validation metric that it may lose; more fails the job. "
+        description="share of the validation metric that the step may lose; more fails the job. "
         "Default: 1 - budget.min_retention; 1 = anything goes",
     )
 
@@ -39,20 +39,22 @@ class StepSpec(Spec):
 
     @property
     def title(self) -> str:
-        """What overrides, facts and messages call it."""
+        """The step's name in overrides, facts and messages."""
         return self.name or self.kind
 
 
 class PruneSpec(StepSpec):
-    """Zeros among the weights of all Linear and Conv1d layers but the head. Before `export`."""
+    """Set weights of all Linear and Conv1d layers but the head to zero. Before `export`."""
 
     step: Literal["prune"]
-    sparsity: float | None = Field(default=0.3, ge=0, lt=1, description="share of the weights that is zero afterwards")
+    sparsity: float | None = Field(
+        default=0.3, ge=0, lt=1, description="share of the weights that is zero after the step"
+    )
     scope: Literal["global", "layer"] = Field(
         default="global", description="global = the share of all weights together; layer = the same share of each layer"
     )
     by: Literal["magnitude", "random"] = Field(
-        default="magnitude", description="which go first: the smallest, or any, drawn with the recipe's seed"
+        default="magnitude", description="which weights go first: the smallest, or any, drawn with the recipe's seed"
     )
     pattern: str | None = Field(
         default=None,
@@ -75,8 +77,8 @@ class PruneSpec(StepSpec):
     def keeps_some_of_each_group(cls, pattern: str | None) -> str | None:
         if pattern is None:
             return None
-        found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", pattern)
-        if found is None or not 0 < int(found[1]) < int(found[2]):
+        match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", pattern)
+        if match is None or not 0 < int(match[1]) < int(match[2]):
             raise ValueError(f"{pattern!r}: is no N:M with 0 < N < M, such as 2:4")
         return pattern
 
@@ -111,19 +113,19 @@ class DistillStep(StepSpec):
     epochs: int = Field(default=2, ge=1, description="passes over the training rows and the pool")
     learning_rate: float = Field(default=1e-4, gt=0, description="peak learning rate of the encoder and the head")
     keep_zeros: bool = Field(
-        default=True, description="weights of Linear and Conv1d layers that are zero stay zero; the head's do not"
+        default=True, description="zero weights of Linear and Conv1d layers stay zero, the head's excepted"
     )
     sparsity: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="share of these weights that is zero in the end, the smallest over all layers; it rises from what "
-        "there is along a cubic curve (Zhu and Gupta 2017)",
+        description="share of these weights that is zero in the end, the smallest over all layers; it rises from the "
+        "share at the start along a cubic curve (Zhu and Gupta 2017)",
     )
     rising: float = Field(default=0.5, gt=0, lt=1, description="share of the steps in which the sparsity rises")
     quantize_aware: bool = Field(
         default=False,
-        description="learn under the rounding of a later step quantize; per_channel is needed there",
+        description="learn under the rounding of a later step quantize, which needs per_channel",
     )
 
     @model_validator(mode="after")
@@ -135,19 +137,19 @@ class DistillStep(StepSpec):
         return self
 
     def refused_by(self, engine: EngineSpec) -> str | None:
-        """Why this cannot be trained with `engine`, if it cannot."""
-        asked = "quantize_aware=true" if self.quantize_aware else "keep_zeros=true"
+        """Why `engine` cannot train this step; None where it can."""
+        field = "quantize_aware=true" if self.quantize_aware else "keep_zeros=true"
         splits_weights = engine.zero_stage == 3 and (engine.workers > 1 or engine.offload != "none")
         split = {
             f"engine.pipeline_stages={engine.pipeline_stages}": engine.pipeline_stages > 1,
             f"engine.tensor_parallel={engine.tensor_parallel}": engine.tensor_parallel > 1,
             "engine.zero_stage=3": splits_weights,
         }
-        found = next((layout for layout, holds in split.items() if holds), None)
-        if found is None or not (self.keep_zeros or self.quantize_aware):
+        layout = next((layout for layout, holds in split.items() if holds), None)
+        if layout is None or not (self.keep_zeros or self.quantize_aware):
             return None
         return (
-            f"{asked}: with {found} a worker holds parts of the weights, which are masked and rounded whole; "
+            f"{field}: with {layout} a worker holds parts of the weights, which are masked and rounded whole; "
             "set keep_zeros=false and quantize_aware=false, or use zero_stage 2 or less on whole models"
         )
 
@@ -166,7 +168,7 @@ Part = Annotated[int | float, AfterValidator(_number_or_share)]
 class ShrinkSpec(StepSpec):
     """Structured pruning: whole heads, feed-forward units, layers and dimensions leave an encoder. Before `export`.
 
-    Those that matter least, so many as the fields say, or as a limit on the time of the model asks for.
+    The least important ones leave; the fields give their numbers, or a limit on the model's time does.
     """
 
     asks_for_quiet: ClassVar[bool] = True
@@ -176,32 +178,36 @@ class ShrinkSpec(StepSpec):
         description="magnitude = norms of the weights; taylor = |weight x gradient| over calibration rows",
     )
     loss: Literal["teacher", "labels"] = Field(
-        default="teacher", description="taylor: of the KL from the stored teacher outputs, or of the cross-entropy"
+        default="teacher", description="taylor: the loss, KL from the stored teacher outputs or cross-entropy"
     )
     calibration_rows: int = Field(default=512, ge=1, description="taylor: training rows, drawn at random")
     heads: Part | None = Field(default=None, description="attention heads that each layer keeps: a number or a share")
-    feed_forward: Part | None = Field(default=None, description="feed-forward units that each layer keeps, likewise")
-    hidden: Part | None = Field(default=None, description="width of a token's vector that is kept, likewise")
-    layers: Part | None = Field(default=None, description="layers that are kept, likewise; those that matter most")
+    feed_forward: Part | None = Field(
+        default=None, description="feed-forward units that each layer keeps: a number or a share"
+    )
+    hidden: Part | None = Field(default=None, description="kept width of a token's vector: a number or a share")
+    layers: Part | None = Field(
+        default=None, description="layers that are kept, the most important ones: a number or a share"
+    )
     max_ms: float | None = Field(
         default=None,
         gt=0,
-        description="instead: milliseconds of one row of 32 tokens on one thread of this machine, in ONNX Runtime, "
-        "float32; heads, units and layers are chosen to fit",
+        description="instead of sizes: milliseconds of one row of 32 tokens on one thread of this machine, in ONNX "
+        "Runtime, float32; heads, units and layers are chosen to fit",
     )
     speedup: float | None = Field(
-        default=None, gt=1, description="instead: times by which the model becomes faster, measured likewise"
+        default=None, gt=1, description="instead of sizes: times by which the model gets faster, as max_ms measures"
     )
 
     @property
     def kept(self) -> dict[str, int | float]:
-        """What is kept of heads, feed-forward units, hidden width and layers, where that is said."""
-        given = {name: getattr(self, name) for name in ("heads", "feed_forward", "hidden", "layers")}
-        return {name: part for name, part in given.items() if part is not None}
+        """The given sizes among heads, feed_forward, hidden and layers."""
+        parts = {name: getattr(self, name) for name in ("heads", "feed_forward", "hidden", "layers")}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def limit(self) -> str | None:
-        """The name of the field that limits the time, if one does."""
+        """Name of the field that limits the time; None where neither does."""
         return next((name for name in ("max_ms", "speedup") if getattr(self, name) is not None), None)
 
     @model_validator(mode="after")
@@ -228,7 +234,7 @@ class ShrinkSpec(StepSpec):
 
 
 class VocabularySpec(StepSpec):
-    """Token embeddings and tokenizer cut to the tokens that the training rows use, and those that spell any text.
+    """Cut token embeddings and tokenizer to the tokens of the training rows and the tokens that spell any text.
     Before `export`."""
 
     step: Literal["vocabulary"]
@@ -238,61 +244,61 @@ class VocabularySpec(StepSpec):
     keep_first: int = Field(
         default=0,
         ge=0,
-        description="kept besides: tokens with a lower id, the more frequent ones where the tokenizer was made",
+        description="tokens with a lower id are kept too: the more frequent ones where the tokenizer was made",
     )
     characters: Literal["all", "seen"] = Field(
         default="all",
-        description="single characters that stay tokens: all, or those that kept tokens consist of, so that words with "
-        "others become unknown",
+        description="single characters that stay tokens: all, or seen = the characters of kept tokens; words with "
+        "other characters become unknown",
     )
 
 
 class ClusterSpec(StepSpec):
     """Weight sharing: each matrix takes its weights from a codebook found by k-means. Before `export`.
 
-    Stored so by step `code` after `export`."""
+    Step `code` after `export` stores the codebooks."""
 
     step: Literal["cluster"]
-    bits: int = Field(default=4, ge=2, le=8, description="of an index; a matrix has at most 2^bits different weights")
+    bits: int = Field(
+        default=4, ge=2, le=8, description="bits of an index; a matrix has at most 2^bits different weights"
+    )
     steps: int = Field(
-        default=200, ge=0, description="training steps of the codebooks by what the teacher says; 0 = k-means alone"
+        default=200, ge=0, description="training steps of the codebooks on the teacher's outputs; 0 = k-means alone"
     )
     learning_rate: float = Field(default=1e-4, gt=0, description="peak rate of the codebooks' training")
 
 
 class FoldSpec(StepSpec):
-    """BatchNorm into the convolution before it, LayerNorm's scale and shift into the layer after it where nothing else
-    reads them. Before `export`."""
+    """Fold BatchNorm into the convolution before it, and LayerNorm's scale and shift into the layer after it unless
+    another layer reads them. Before `export`."""
 
     step: Literal["fold"]
 
 
 class ExportStep(StepSpec):
-    """torch -> file of the runtime in `export.runtime`, any batch and any length. Exactly one."""
+    """Write the file of the runtime in `export.runtime`, for any batch and length. Exactly one."""
 
     step: Literal["export"]
 
 
 class QuantizeSpec(StepSpec):
-    """Weights and embedding tables in 8 bits, of decoders the weights of the layers alone, in 8 or 4; what two
-    activations are multiplied with stays in float. After `export`."""
+    """Store weights and embedding tables in 8 bits; a decoder has the weights of its layers alone stored so, in 8 or 4
+    bits. Products of two activations stay in float. After `export`."""
 
     after_export: ClassVar[bool] = True
     step: Literal["quantize"]
     bits: Literal[8, 4] = Field(
-        default=8, description="of a weight; ctranslate2: 4 makes the file smaller, answers take as long as in float"
+        default=8, description="bits of a weight; ctranslate2: 4 makes the file smaller, but no faster than float"
     )
     group: int = Field(default=32, ge=2, multiple_of=2, description="inputs that share a scale, with bits: 4")
     per_channel: bool = Field(default=True, description="one scale per output channel instead of one per matrix")
     reduce_range: bool = Field(
         default=False, description="weights in 7 bits, for CPUs without VNNI, where sums of 8-bit products saturate"
     )
-    calibration_rows: int = Field(
-        default=256, ge=1, description="training rows that fix the ranges of activations, which no other row changes"
-    )
+    calibration_rows: int = Field(default=256, ge=1, description="training rows that fix the ranges of activations")
     calibration: Literal["minmax", "entropy", "percentile"] = Field(
         default="minmax",
-        description="range of an activation: all of it, the one of least KL divergence, or 99.999 % of it; onnxruntime",
+        description="onnxruntime: range of an activation: all values, the range of least KL divergence, or 99.999 %",
     )
     guard: bool = Field(
         default=True,
@@ -307,8 +313,8 @@ class QuantizeSpec(StepSpec):
 
 
 class CodeSpec(StepSpec):
-    """Weights of few different values stored as packed indices into a codebook, looked up when the file is loaded;
-    exactly the same model. After `export`."""
+    """Store weights of few different values as packed indices into a codebook, looked up when the file is loaded;
+    the model stays exactly the same. After `export`."""
 
     after_export: ClassVar[bool] = True
     step: Literal["code"]
@@ -342,24 +348,24 @@ APART: dict[tuple[str, str], str] = {  # (a step, one somewhere after it): why t
 
 
 class ExportSpec(Spec):
-    """What the exported file is made for and measured at."""
+    """The runtime of the exported file, and the shapes at which it is timed."""
 
     runtime: Literal["onnxruntime", "openvino", "ctranslate2", "auto"] | None = Field(
         default=None,
-        description="engine that runs the exported file; auto = of those installed the fastest at lengths and batches "
-        "that answers as the model does; default: onnxruntime, of task generate ctranslate2",
+        description="engine that runs the exported file; auto = the fastest installed one, at lengths and batches, "
+        "whose answers agree with the model's; default: onnxruntime, for task generate ctranslate2",
     )
     precision: Literal["f32", "bf16", "f16"] | None = Field(
         default=None,
-        description="in which the runtime computes what is not int8; default: f32, with auto any that the CPU has",
+        description="number format of what is not int8; default: f32, with runtime auto any that the CPU computes",
     )
     parity: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="share of validation rows on which the file must answer as the model does; default: 0.999, of "
-        "decoders 0.95; files in int8 are held to it with auto or another precision than f32, default 0.98, and those "
-        "of decoders, default 0.8, in int4 0.4",
+        description="share of validation rows on which the file must answer as the model does; default: 0.999, for "
+        "decoders 0.95. An int8 file is checked with runtime auto or a precision other than f32, default 0.98; an int8 "
+        "file of a decoder always, default 0.8, in int4 0.4",
     )
     lengths: list[Annotated[int, Field(ge=4)]] = Field(
         default=[16, 32, 64, 128], min_length=1, description="tokens at which it is timed"
@@ -370,18 +376,20 @@ class ExportSpec(Spec):
 
 
 class CascadeSpec(Spec):
-    """Two exported bundles as one: the first answers what it is sure of, the second the rest."""
+    """Two exported bundles as one: the first answers where it is sure, the second answers the rest."""
 
     first: str | None = Field(
         default=None, min_length=1, description="the smaller bundle: a folder, or models:/<name>@<alias>"
     )
     second: str | None = Field(
-        default=None, min_length=1, description="the larger bundle, the same way; none = <output>/bundle"
+        default=None,
+        min_length=1,
+        description="the larger bundle: a folder, or models:/<name>@<alias>; none = <output>/bundle",
     )
     max_loss: float | None = Field(
         default=None,
         ge=0,
         lt=1,
-        description="validation accuracy that may be lost against the second alone, as a share of the rows; "
-        "none = budget.min_retention of the teacher's is kept",
+        description="validation accuracy that the pair may lose against the second alone, as a share of the rows; "
+        "none = it keeps budget.min_retention of the teacher's accuracy",
     )

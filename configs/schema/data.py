@@ -15,7 +15,7 @@ HUB_ID = re.compile(r"^(?P<id>(?P<owner>\w[\w.-]*/)?\w[\w.-]*)(@(?P<revision>[\w
 
 
 class DataSpec(Spec):
-    """Where rows come from. A source is a file or URL of JSON Lines, CSV or Parquet (plain or .gz), a Hub id
+    """The sources of rows. A source is a file or URL of JSON Lines, CSV or Parquet (plain or .gz), a Hub id
     `owner/name` (optionally `@revision`), or `embedded:shop`, generated messages of a shop's customers."""
 
     train: str = Field(default=EMBEDDED, min_length=1, description="source of the rows to learn from")
@@ -23,13 +23,13 @@ class DataSpec(Spec):
         default=EMBEDDED, min_length=1, description="source of the rows that every choice is made on"
     )
     test: str | None = Field(
-        default=EMBEDDED, min_length=1, description="source of the rows opened once, by the final evaluation"
+        default=EMBEDDED, min_length=1, description="source of the rows that the final evaluation alone opens, once"
     )
     unlabelled: str | None = Field(
         default=None,
         min_length=1,
-        description="classify: source of texts (pairs) without labels, of a Hub id its split train; students learn "
-        "what the teacher says of them",
+        description="classify: source of texts (pairs) without labels, a Hub id's split train; students learn the "
+        "teacher's outputs on them",
     )
     text: str = Field(
         default="text",
@@ -43,25 +43,26 @@ class DataSpec(Spec):
         description="columns of the test rows; the evaluation compares winner and teacher at each of their values",
     )
     max_length: int = Field(
-        default=64, ge=4, le=8192, description="tokens kept of a text (of prompt and completion), special ones included"
+        default=64, ge=4, le=8192, description="tokens kept of a text (prompt and completion), special tokens included"
     )
     on_leak: Literal["warn", "drop", "refuse"] = Field(
         default="warn",
-        description="what becomes of texts (of pairs: both) that are in two splits; letters and digits count, in lower "
-        "case. warn: they are counted and told; drop: training and unlabelled rows with the text of a validation or "
-        "test row are left out, validation rows with that of a test row too; refuse: nothing is trained. Test rows "
-        "stay as they are. A text with two labels in one split is told and stays: which label is right, only you know",
+        description="what happens to a text (a pair: both texts) that is in two splits; letters and digits are "
+        "compared, in lower case. warn: such texts are counted in the log; drop: training and unlabelled rows with the "
+        "text of a validation or test row are left out, and validation rows with the text of a test row; refuse: "
+        "nothing is trained. Test rows stay as they are. A text with two labels in one split is logged and stays: only "
+        "you know the right label",
     )
     max_unknown: float = Field(
         default=0.333,
         ge=0,
         le=1,
-        description="share of the tokens of the training (validation) rows that the tokenizer of the teacher, or of "
-        "student.model, may not know; rows with more are refused, 1 = none. More than 0.05 is told",
+        description="share of the tokens of the training (validation) rows that may be unknown to the tokenizer of the "
+        "teacher, or of student.model; more is refused, more than 0.05 is logged, 1 = nothing is refused",
     )
     packing: bool = Field(
         default=True,
-        description="generate: texts share rows of max_length tokens, none sees another, little is padding",
+        description="generate: texts share rows of max_length tokens, so little is padding; no text sees another",
     )
 
     @model_validator(mode="after")
@@ -77,10 +78,10 @@ class DataSpec(Spec):
 
 
 class PoolSpec(Spec):
-    """Rows made out of the training and unlabelled rows, of which only the teacher says what they are.
+    """Rows made out of the training and unlabelled rows; the teacher's outputs are their only targets.
 
-    A student that learns for long does so from more than a few fixed targets (Beyer et al. 2021, arXiv 2106.05237; of
-    texts, Tang et al. 2019, arXiv 1903.12136). One operation, drawn by the shares, makes a row.
+    A student that learns for long needs more than a few fixed targets (Beyer et al. 2021, arXiv 2106.05237; for texts
+    Tang et al. 2019, arXiv 1903.12136). One operation, drawn by the shares, makes a row.
     """
 
     rows: int = Field(
@@ -92,7 +93,7 @@ class PoolSpec(Spec):
     mix_rows: float = Field(
         default=1.0,
         ge=0,
-        description="share of rows that begin as one row and end as another; of pairs, a text of each",
+        description="share of rows that begin as one row and end as another; a pair takes a text of each",
     )
     drop_fields: float = Field(
         default=1.0, ge=0, description="share, among attributes, of rows that lack some of their fields"
@@ -106,13 +107,13 @@ class PoolSpec(Spec):
         shares = self.shares
         if not any(shares.values()):
             raise ValueError(f"{', '.join(shares)} are all 0: nothing makes a row; raise one of them")
-        given = self.model_dump(exclude_defaults=True)
-        if given and not self.rows:
-            name, value = next(iter(given.items()))
+        changed = self.model_dump(exclude_defaults=True)
+        if changed and not self.rows:
+            name, value = next(iter(changed.items()))
             raise ValueError(f"{name}={value:g} changes nothing where rows=0 makes none; give rows, or leave it out")
         return self
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of the operations, by name; they need not add up to 1."""
+        """Shares by the name of the operation; they need not add up to 1."""
         return self.model_dump(exclude={"rows", "changed"})

@@ -19,15 +19,15 @@ class Objectives(Spec):
     """Share of each term in the distillation loss."""
 
     kl: float = Field(default=0.0, ge=0, description="KL from the teacher at `temperature`, times temperature squared")
-    reverse_kl: float = Field(default=0.0, ge=0, description="KL from the student to the teacher, likewise")
+    reverse_kl: float = Field(default=0.0, ge=0, description="KL from the student to the teacher, scaled as kl")
     jensen_shannon: float = Field(
-        default=0.0, ge=0, description="generalised Jensen-Shannon divergence by `teacher_share`, likewise"
+        default=0.0, ge=0, description="generalised Jensen-Shannon divergence by `teacher_share`, scaled as kl"
     )
     cross_entropy: float = Field(default=0.0, ge=0, description="cross-entropy with the label")
     hidden: float = Field(
         default=0.0,
         ge=0,
-        description="squared error of token vectors after `hidden_layers`, learned projection between",
+        description="squared error of token vectors after `hidden_layers`, through a learned projection",
     )
     relations: float = Field(
         default=0.0, ge=0, description="KL of the relations among queries, keys and values of the last layer"
@@ -49,7 +49,7 @@ class ObjectiveWeights(Objectives):
 
 
 class StageSpec(Spec):
-    """Epochs with objectives of their own, before the others."""
+    """A phase of training: first epochs with objectives of their own."""
 
     epochs: int = Field(ge=1, description="passes over the training rows")
     weights: Objectives = Field(description="terms of the loss in these epochs; 0 where none is given")
@@ -69,13 +69,13 @@ class DistillationSpec(OptimizerSpec):
     learning_rate: float = Field(default=3e-4, gt=0, description="peak learning rate of the encoder")
     temperature: float = Field(default=4.0, gt=0, description="softens both distributions in the divergences")
     final_temperature: float | None = Field(
-        default=None, gt=0, description="temperature of the last epoch, reached in equal steps; none = it stays"
+        default=None, gt=0, description="temperature of the last epoch, reached in equal steps; none = no change"
     )
     teacher_share: float = Field(
         default=0.5,
         gt=0,
         lt=1,
-        description="share of the teacher in the mixture of the Jensen-Shannon divergence, where that has a weight",
+        description="share of the teacher in the mixture of the Jensen-Shannon divergence",
     )
     weights: ObjectiveWeights = Field(default_factory=ObjectiveWeights, description="terms of the loss")
     stages: list[StageSpec] = Field(
@@ -83,11 +83,13 @@ class DistillationSpec(OptimizerSpec):
     )
     hidden_layers: Annotated[list[int], Field(min_length=1)] = Field(
         default=[-1],
-        description="classify: the teacher's layers, from 1 or from the last, -1, that weights.hidden imitates; the "
-        "student's are spread as evenly",
+        description="classify: the teacher's layers that weights.hidden imitates, counted from 1 or, from the last, "
+        "from -1; the student's layers are spread as evenly",
     )
     relation_layer: int = Field(
-        default=-1, description="classify: the teacher's layer, likewise, that weights.relations imitates with the last"
+        default=-1,
+        description="classify: the teacher's layer, counted as hidden_layers, that the student's last one imitates by "
+        "weights.relations",
     )
     relation_heads: int = Field(
         default=12, ge=1, description="classify: parts into which a relation cuts the vectors of both models"
@@ -99,7 +101,7 @@ class DistillationSpec(OptimizerSpec):
     )
     targets: Literal["rows", "teacher"] = Field(
         default="rows",
-        description="generate: whose completions a student learns to write, those of the rows or the teacher's own "
+        description="generate: completions that a student learns to write: the rows' or the teacher's own "
         "(sequence-level distillation)",
     )
     stored_tokens: int = Field(
@@ -108,14 +110,16 @@ class DistillationSpec(OptimizerSpec):
     stored_draws: int = Field(
         default=0,
         ge=0,
-        description="generate: how many tokens beside them are drawn from the teacher's others, for a KL without bias; "
+        description="generate: how many of the teacher's other tokens are drawn beside them, for a KL without bias; "
         "0 = the others count as one",
     )
-    pool: PoolSpec = Field(default_factory=PoolSpec, description="rows without labels, learned from beside the others")
+    pool: PoolSpec = Field(
+        default_factory=PoolSpec, description="made rows without labels, learned from beside the others"
+    )
 
     @model_validator(mode="after")
     def epochs_are_left_after_the_stages(self) -> Self:
-        if (first := sum(stage.epochs for stage in self.stages)) >= self.epochs:
+        if (first := sum(phase.epochs for phase in self.stages)) >= self.epochs:
             raise ValueError(
                 f"stages: {first} epochs of {self.epochs}: none is left for distillation.weights; "
                 f"give epochs={first + 1} or more"
@@ -128,7 +132,7 @@ class DistillationSpec(OptimizerSpec):
             return self
         if (self.temperature, self.final_temperature or 1.0) != (1.0, 1.0):
             raise ValueError(f"stored_draws={self.stored_draws}: drawn at temperature 1; set temperature=1")
-        for weights in (self.weights, *(stage.weights for stage in self.stages)):
+        for weights in (self.weights, *(phase.weights for phase in self.stages)):
             if weights.reverse_kl or weights.jensen_shannon:
                 raise ValueError(
                     f"stored_draws={self.stored_draws}: serve weights.kl alone; reverse_kl and jensen_shannon need 0"
@@ -137,42 +141,42 @@ class DistillationSpec(OptimizerSpec):
 
     @property
     def hidden_objectives(self) -> dict[str, float]:
-        """The largest weight, over all epochs, of each objective that compares more than logits; those above 0."""
-        every = [self.weights, *(stage.weights for stage in self.stages)]
+        """Objectives that compare more than logits, each with its largest weight over all epochs, if above 0."""
+        every = [self.weights, *(phase.weights for phase in self.stages)]
         most = {name: max(getattr(weights, name) for weights in every) for name in HIDDEN_OBJECTIVES}
         return {name: weight for name, weight in most.items() if weight}
 
     def vectors_of(self, inside: Collection[str]) -> list[int]:
-        """The teacher's layers whose token vectors these `HIDDEN_OBJECTIVES` compare; the cosine compares the last."""
+        """The teacher's layers whose token vectors the objectives `inside` compare; cosine compares the last."""
         return [*(self.hidden_layers if "hidden" in inside else []), *([-1] if "cosine" in inside else [])]
 
     def during(self, epoch: int) -> Self:
-        """What holds in an epoch, counted from 0: its temperature and its weights.
+        """The spec of one epoch, counted from 0: with its temperature and its weights.
 
-        Annealed temperature: Jafari et al. 2021, arXiv 2104.07163, here in a straight line.
+        The temperature is annealed as in Jafari et al. 2021, arXiv 2104.07163, here in a straight line.
         """
         changes: dict[str, object] = {}
         if self.final_temperature is not None:
             done = epoch / max(1, self.epochs - 1)
             changes["temperature"] = self.temperature + done * (self.final_temperature - self.temperature)
-        ends = itertools.accumulate(stage.epochs for stage in self.stages)
-        stage = next((stage for stage, end in zip(self.stages, ends, strict=True) if epoch < end), None)
-        if stage is not None:
-            changes["weights"] = stage.weights
+        ends = itertools.accumulate(phase.epochs for phase in self.stages)
+        phase = next((phase for phase, end in zip(self.stages, ends, strict=True) if epoch < end), None)
+        if phase is not None:
+            changes["weights"] = phase.weights
         return self.model_copy(update=changes)
 
 
 class StoredOutputs(Spec):
-    """What of the teacher's outputs is stored."""
+    """Which of the teacher's outputs are stored."""
 
-    tokens: int | None = Field(default=None, description="of a decoder: its likeliest tokens at each place")
-    completions: bool = Field(default=False, description="of a decoder: what it writes itself, as rows to learn from")
-    draws: int = Field(default=0, description="of a decoder: tokens drawn from the others at each place")
-    hidden_layers: list[int] = Field(default_factory=list, description="of an encoder: token vectors after these")
-    relation_layer: int | None = Field(default=None, description="of an encoder: queries, keys and values in this one")
+    tokens: int | None = Field(default=None, description="decoder: its likeliest tokens at each place")
+    completions: bool = Field(default=False, description="decoder: the texts that it writes, as rows to learn from")
+    draws: int = Field(default=0, description="decoder: tokens drawn from the others at each place")
+    hidden_layers: list[int] = Field(default_factory=list, description="encoder: token vectors after these")
+    relation_layer: int | None = Field(default=None, description="encoder: queries, keys and values of this layer")
 
     def covers(self, other: StoredOutputs) -> bool:
-        """Whether an encoder's outputs, stored so, hold what `other` wants of it."""
+        """Whether an encoder's outputs stored by this spec hold all that `other` names."""
         return set(other.hidden_layers) <= set(self.hidden_layers) and other.relation_layer in (
             None,
             self.relation_layer,

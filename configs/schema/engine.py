@@ -1,4 +1,4 @@
-"""Sections of a recipe that say what a run stands on."""
+"""Sections `engine` and `tracking` of a recipe: how models are trained, and where runs are recorded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LossScaleSpec(Spec):
 
 
 class EngineSpec(Spec):
-    """How a model is trained, and how a teacher is asked: workers, precision, batches."""
+    """How a model is trained and a teacher asked: workers, precision, batches."""
 
     workers: int = Field(default=1, ge=1, description="Ray Train workers, each drives one device")
     cpus_per_worker: int = Field(
@@ -45,7 +45,7 @@ class EngineSpec(Spec):
         default="none", description="what ZeRO keeps in CPU memory: optimizer state, or (stage 3) weights as well"
     )
     pipeline_stages: int = Field(
-        default=1, ge=1, description="parts, one after the other, of about equal work, that layers go to"
+        default=1, ge=1, description="consecutive parts of about equal work into which the layers are cut"
     )
     tensor_parallel: int = Field(default=1, ge=1, description="ways each layer is split (DeepSpeed AutoTP)")
     tokens_per_batch: int = Field(default=512, ge=1, description="tokens in a global batch, padding included")
@@ -73,7 +73,7 @@ class EngineSpec(Spec):
 
     @property
     def of_each_worker(self) -> dict[str, float]:
-        """Amount by kind of Ray's resources."""
+        """Ray's resources by kind, and the amount that each worker takes."""
         return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.use_gpu else {})
 
     @model_validator(mode="after")
@@ -101,9 +101,9 @@ class EngineSpec(Spec):
 
     @model_validator(mode="after")
     def a_scaled_loss_is_fp16(self) -> Self:
-        given = self.loss_scale.model_dump(exclude_defaults=True)
-        if given and self.precision != "fp16":
-            name, value = next(iter(given.items()))
+        changed = self.loss_scale.model_dump(exclude_defaults=True)
+        if changed and self.precision != "fp16":
+            name, value = next(iter(changed.items()))
             raise ValueError(
                 f"loss_scale.{name}={value:g} with precision={self.precision}: fp16 alone is scaled; leave it out"
             )

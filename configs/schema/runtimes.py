@@ -1,4 +1,4 @@
-"""The runtimes there are: one record each, and what a recipe's file can be exported for.
+"""The runtimes, one record each, and the choice of a target for a recipe's file.
 
 A new runtime is a file in `serving/runtimes/`, one in `jobs/compression/export/`, and a record here.
 """
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from configs.schema.tasks import TASKS
 
-if TYPE_CHECKING:  # a device that only answers has none of what the compression's section needs
+if TYPE_CHECKING:  # a device that only answers lacks what the section `compression` imports
     from configs.schema.compression import ExportSpec, Step
 
-VOCABULARY = "vocabulary.json"  # of the runtimes that have one beside the tokenizer
+VOCABULARY = "vocabulary.json"  # of runtimes that need one beside the tokenizer
 
 
 class FileStep(NamedTuple):
@@ -27,16 +27,16 @@ class FileStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Runtime:
-    """What opens, exports, quantises and counts the files of a runtime; functions are named "module:name"."""
+    """How files of a runtime are opened, exported, quantised and counted; functions are named "module:name"."""
 
     model: str  # usual name of its file in a bundle
     open: str | None = None  # (folder, bundle, threads) -> a model of `serving.runtimes`; None: it is not served
-    precisions: tuple[str, ...] = ()  # of what is not int8; none: nothing is exported for it
-    tried: tuple[str, ...] = ()  # the same, by runtime auto
-    suffix: str = ""  # of an exported file; none: it is a folder
-    beside: tuple[str, ...] = ()  # files beside the model that it cannot be opened without
+    precisions: tuple[str, ...] = ()  # of what is not int8; none: no file is exported for the runtime
+    tried: tuple[str, ...] = ()  # precisions that runtime auto tries
+    suffix: str = ""  # of an exported file; none: the export is a folder
+    beside: tuple[str, ...] = ()  # files that the model needs beside it to be opened
     export: str | None = None  # (model, new file, step context)
-    open_file: str | None = None  # (file, precision, threads) -> what gives logits
+    open_file: str | None = None  # (file, precision, threads) -> a callable that gives logits
     computes: str | None = None  # (precision) -> whether this CPU has the instructions; None: any has
     steps: Mapping[str, FileStep] = field(default_factory=dict)  # after export
     count: str | None = None  # (file, inputs, tokens) -> FLOP of one row
@@ -110,14 +110,14 @@ RUNTIMES: dict[str, Runtime] = {
 
 
 class ExportTarget(NamedTuple):
-    """What a file is exported for."""
+    """The runtime and precision that a file is exported for."""
 
     runtime: str
     precision: str
 
 
 def export_targets(export: ExportSpec, task: str, steps: Sequence[Step]) -> list[ExportTarget]:
-    """The forms that the file may take; more than one with `auto`. Raises `ValueError` that says why there is none."""
+    """The targets that a file may be exported for, several with `auto`. Raises `ValueError` where there is none."""
     able, auto = TASKS[task].runtimes, export.runtime == "auto"
     if not auto and export.runtime not in (None, *able):
         raise ValueError(f"export.runtime: {export.runtime!r}: does not run task {task!r}; use {' or '.join(able)}")
@@ -126,16 +126,16 @@ def export_targets(export: ExportSpec, task: str, steps: Sequence[Step]) -> list
     possible = [runtime for runtime in runtimes if reasons[runtime] is None]
     if not possible:
         raise ValueError(reasons[runtimes[0]])
-    found = [
+    targets = [
         ExportTarget(name, precision)
         for name in possible
         for precision in (RUNTIMES[name].tried if auto and export.precision is None else (export.precision or "f32",))
         if precision in RUNTIMES[name].precisions
     ]
-    if not found:
+    if not targets:
         can = ", ".join(f"{name} computes in {' or '.join(RUNTIMES[name].precisions)}" for name in possible)
         raise ValueError(f"export.precision: {export.precision!r}: {can}")
-    return found
+    return targets
 
 
 def _reason_against(runtime: str, steps: Sequence[Step]) -> str | None:

@@ -1,4 +1,4 @@
-"""Sections of a recipe that say what is searched and inside which limits."""
+"""Sections `search` and `budget` of a recipe: what is searched, and inside which limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from configs.loader import Spec
 
 
 class Domain(Spec):
-    """The values one searched field may take; exactly one way of saying so."""
+    """The values that a searched field may take, given in exactly one way."""
 
     choice: list[Any] | None = Field(default=None, min_length=1, description="one of these values")
     uniform: tuple[float, float] | None = Field(default=None, description="any number between two")
@@ -23,9 +23,9 @@ class Domain(Spec):
 
     @model_validator(mode="after")
     def one_kind_and_ordered(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}, got {given or 'none'}")
+        kinds = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}, got {kinds or 'none'}")
         kind = self.kind
         if kind != "choice":
             low, high = getattr(self, kind)[:2]
@@ -43,13 +43,13 @@ class Domain(Spec):
 
     @property
     def kind(self) -> str:
-        """Which of the ways was given."""
+        """The field that is given."""
         return next(name for name in type(self).model_fields if getattr(self, name) is not None)
 
     def probes(self) -> list[Any]:
-        """The values that show whether the whole domain is allowed: every choice, or both ends and one between.
+        """Values that show whether the whole domain is allowed: every choice, or both ends and a value between.
 
-        The one between is not whole where the ends are, unless all values of the domain are.
+        The value between is no whole number, unless the domain has whole numbers alone.
         """
         if self.choice is not None:
             return self.choice
@@ -60,7 +60,7 @@ class Domain(Spec):
 
 
 def _is_multiple(value: float, step: float) -> bool:
-    """As Ray Tune sees it, which refuses a range with other ends when the search starts."""
+    """As Ray Tune decides it, which refuses a range with other ends when the search starts."""
     return math.isclose(value / step, round(value / step))
 
 
@@ -89,11 +89,11 @@ NAMED: dict[Named, Weights] = {
 
 
 class SearchSpec(Spec):
-    """Which trials are run, and which of them is the best inside the budget."""
+    """Which trials are run, and which trial inside the budget is the best."""
 
     objective: Objective = Field(
         default="cheapest",
-        description="what is best inside the budget: cheapest = least p95 x megabytes, smallest, fastest, accurate = "
+        description="the best inside the budget: cheapest = least p95 x megabytes, smallest, fastest, accurate = "
         "highest metric; or weights, as powers: most metric^a / (p95_ms^b x megabytes^c)",
     )
 
@@ -104,19 +104,18 @@ class SearchSpec(Spec):
     concurrent: int = Field(
         default=1,
         ge=1,
-        description="trials side by side; they share out engine.cpus_per_worker, and a trial waits for the one that is "
-        "so many before it",
+        description="trials side by side, which share engine.cpus_per_worker; trial n waits for trial n - concurrent",
     )
     scheduler: Literal["none"] = Field(
-        default="none", description="early stopping of trials; none is the one kind so far"
+        default="none", description="early stopping of trials; none is the only kind so far"
     )
     max_seconds: float | None = Field(
-        default=None, gt=0, description="seconds after which trials that still run are stopped, and no new one starts"
+        default=None, gt=0, description="seconds after which running trials are stopped and no new one starts"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="same seed, same suggestions")
     space: dict[str, Domain] = Field(
         default_factory=dict,
-        description="domains by dotted key, steps by their name; null takes out an inherited one, {} all",
+        description="domains by dotted key, steps by their name; null removes an inherited domain, {} all",
     )
 
 
@@ -125,8 +124,8 @@ class BudgetSpec(Spec):
 
     metric: str | None = Field(
         default=None,
-        description="what retention is a share of, and what decides where candidates cost the same: one of those that "
-        "the task can be judged by; none = its own",
+        description="metric of the task that retention is a share of, and that decides between candidates of the same "
+        "cost; none = the task's own",
     )
     min_retention: float = Field(
         default=0.99,
@@ -139,22 +138,22 @@ class BudgetSpec(Spec):
         ge=0,
         le=5,
         description="standard errors by which a candidate's retention on validation rows must be above min_retention; "
-        "with 0 about half of those at the limit miss it on other rows",
+        "with 0 about half of the candidates at the limit miss it on other rows",
     )
     max_p95_ms: float | None = Field(
         default=None,
         gt=0,
-        description="p95 latency in milliseconds: batch 1, 32 tokens, one thread, tokenizer included; "
-        "of the quietest of five blocks of calls",
+        description="p95 latency in milliseconds of the quietest of five blocks of calls: batch 1, 32 tokens, one "
+        "thread, tokenizer included",
     )
     max_megabytes: float | None = Field(default=None, gt=0, description="size of the bundle folder in MB (10^6 bytes)")
     gate: Literal["point", "interval"] = Field(
         default="point",
-        description="what deploy goes by, of test rows: point = the figures; interval = their 95 % intervals: the low "
-        "end of retention holds min_retention, and worse is a model whose interval lies below the champion's",
+        description="figures on test rows that deploy goes by: point = the values; interval = their 95 % intervals: "
+        "the low end of retention holds min_retention, and a model is worse if its interval lies below the champion's",
     )
 
     @property
     def limits(self) -> dict[str, Any]:
-        """What candidates and contenders are judged by: all but what `deploy` alone goes by."""
+        """The limits that candidates and contenders are judged by: all but `gate`, which is `deploy`'s."""
         return self.model_dump(exclude={"gate"})

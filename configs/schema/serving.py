@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from configs.loader import Spec
 
 SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-Objection = Literal["outside", "untested", "worse", "labels", "name"]  # what may speak against a deployment
+Objection = Literal["outside", "untested", "worse", "labels", "name"]  # reasons against a deployment
 RESERVED_NAMES = frozenset({"models", "catalogue"})  # GET /v1/models, and the application that answers it
 
 
@@ -28,7 +28,7 @@ class ServingSpec(Spec):
     )
     max_batch_size: int = Field(default=32, ge=1, description="inputs of several requests that are answered together")
     batch_wait_ms: float = Field(
-        default=0, ge=0, le=1000, description="ms to wait for more inputs; 0 = only what came while the last batch ran"
+        default=0, ge=0, le=1000, description="ms to wait for more inputs; 0 = take what came during the last batch"
     )
     max_ongoing_requests: int = Field(default=128, ge=1, description="requests inside a replica at a time")
     max_queued_requests: int = Field(
@@ -42,9 +42,9 @@ class ServingSpec(Spec):
     max_inputs: int = Field(default=256, ge=1, description="inputs of one request; more are answered 422")
     accept: list[Objection] = Field(
         default_factory=list,
-        description="what deploy does all the same, and records: outside = of the budget, as test rows say; untested = "
-        "no test rows were asked; worse = than the champion on the same test rows; labels, name = not those of the "
-        "running service",
+        description="objections that deploy records and ignores: outside = test rows are outside the budget; untested "
+        "= no test rows were measured; worse = worse than the champion on the same test rows; labels, name = other "
+        "than the running service's",
     )
 
     @field_validator("service")

@@ -1,4 +1,4 @@
-"""The tasks there are: one record each, of what verbs, steps and measurements ask about a task.
+"""The tasks, one record each: all that verbs, steps and measurements ask about a task.
 
 A new task is a folder in `jobs/tasks/` and a record here. No other file compares a task's name.
 """
@@ -17,20 +17,20 @@ VERBS = (*BASIC, "tune", "deploy", "optimize", "cascade")
 
 
 class Summed(NamedTuple):
-    """How a metric follows from sums over rows: what a bootstrap over rows needs."""
+    """How a metric follows from sums over rows, as a bootstrap over rows needs it."""
 
-    statistics: str  # (predictions, rows) -> [N, S], of whose sums over rows ...
-    value: str  # ... sums [S] -> the metric follows
+    statistics: str  # (predictions, rows) -> statistics [N, S]
+    value: str  # (their sums over rows [S]) -> the metric
 
 
 class Baseline(NamedTuple):
-    """What any model of a task must beat to be worth its training."""
+    """A simple model that every model of a task must beat to be worth its training."""
 
     contender: str  # its name in tables and metrics
-    make: str  # (jobs.measure.baselines.Source) -> what a bundle is written of; else (data) -> a fitted predictor
-    what: str  # for readers
+    make: str  # (jobs.measure.baselines.Source) -> parts of a bundle; where it is none, (data) -> a fitted predictor
+    what: str  # in words, for readers
     is_bundle: bool = True  # whether it can be written as a bundle and served
-    of_teacher: bool = False  # whether it is made of the teacher's token embeddings, too
+    of_teacher: bool = False  # whether the teacher's token embeddings go into it
 
 
 class Shown(NamedTuple):
@@ -45,17 +45,17 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What jobs ask of a task; functions and classes are named "module:name" and imported when they are used."""
+    """The record of a task; functions and classes are named "module:name" and imported when they are used."""
 
     name: TaskName
 
     # What a recipe may ask for.
-    verbs: tuple[str, ...]  # that know such models
-    runtimes: tuple[str, ...]  # that a file may be exported for, the usual one first
+    verbs: tuple[str, ...]  # that take models of this task
+    runtimes: tuple[str, ...]  # that a file may be exported for, the default first
     bundles: tuple[str, ...]  # runtimes of bundles
     steps: tuple[str, ...]  # of a compression
-    baselines: Mapping[str, Baseline]  # by the name in a recipe
-    unused: Mapping[str, tuple[str, ...]]  # fields by section of the recipe that mean nothing here
+    baselines: Mapping[str, Baseline]  # by their name in a recipe
+    unused: Mapping[str, tuple[str, ...]]  # by section of the recipe: fields without a meaning here
     student_kinds: tuple[str, ...]
     new_models: bool  # whether a teacher may begin with new weights
     hidden_states: bool  # whether objectives may compare more than logits
@@ -63,7 +63,7 @@ class Task:
 
     # Its metrics.
     metric: str  # on validation and test rows: what budgets, retention and the choice of a winner go by
-    metrics: Mapping[str, Summed]  # what `metric` may be (budget.metric)
+    metrics: Mapping[str, Summed]  # by the values that budget.metric, and so `metric`, may have
     titles: Mapping[str, str]  # of metrics, as table heads
     shown: tuple[str, ...]  # further metrics of the comparison
     lines: tuple[Shown, ...]  # of the report
@@ -81,20 +81,20 @@ class Task:
 
     # What a compression is judged by.
     step_metric: str  # (step context, validation rows) -> jobs.compression.checks.metric.StepMetric
-    agreement: str  # (model, step context) -> what compares files with it; None where no rows were prepared
-    least_agreement: str  # (step context, is_float, competing) -> share of rows; None where another check holds
+    agreement: str  # (model, step context) -> a check of files against it; None where no rows were prepared
+    least_agreement: str  # (step context, is_float, competing) -> share of rows; None where another check is made
 
     # Answers and their measurement.
     labelled: bool  # whether an answer is a label with its probability
-    open: str  # (folder of a bundle, threads) -> what answers, without torch
-    open_reference: str  # the same of a reference bundle
-    answering: str  # (what answers) -> jobs.measure.answers.LoadedContender
+    open: str  # (folder of a bundle, threads) -> its predictor, without torch
+    open_reference: str  # (folder of a reference bundle, ...) -> its predictor
+    answering: str  # (predictor) -> jobs.measure.answers.LoadedContender
     smoke: str | None  # (uri, folder, bundle): one question before a deployment
     compare: str | None  # (recipe, rows, measured, figures) -> jobs.measure.comparison.Compared
     words: str  # jobs.measure.card.Words: what a model card says of such models
-    at_shapes: bool  # whether how long it takes follows from rows and tokens, and not from what it writes
-    calls: int  # that the latency of rows as they come is taken over
-    asked_twice: int  # rows at most that are asked alone and among others
+    at_shapes: bool  # whether latency follows from rows and tokens alone, not from what a model writes
+    calls: int  # over which the latency of rows as they come is measured
+    asked_twice: int  # most rows that are answered both alone and in a batch
     uncompressed: bool = False  # whether a model that was not compressed is evaluated
 
     @property
@@ -103,7 +103,7 @@ class Task:
         return self.metrics[self.metric]
 
     def by(self, metric: str | None) -> Task:
-        """The same, with everything that goes by its metric going by `metric`; None: by its own."""
+        """The same task judged by `metric`; None: by its own."""
         if metric in (None, self.metric):
             return self
         shown = (self.metric, *(name for name in self.shown if name != metric))
@@ -115,7 +115,7 @@ class Task:
         return [name for name, each in self.baselines.items() if each.is_bundle]
 
     def uses(self, section: str, name: str) -> bool:
-        """Whether a field of the recipe means anything to it."""
+        """Whether a field of the recipe has a meaning for this task."""
         return name not in self.unused.get(section, ())
 
 
@@ -249,6 +249,6 @@ BASELINES = {name: each for task in TASKS.values() for name, each in task.baseli
 
 
 def named(text: str) -> Any:
-    """What `text`, "module:name", stands for."""
+    """The object that `text`, "module:name", names."""
     module, _, name = text.partition(":")
     return getattr(importlib.import_module(module), name)

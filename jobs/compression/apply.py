@@ -1,8 +1,8 @@
 """The table of compression steps, and running them in the recipe's order.
 
-Before `export` a step is `(model, spec, context) -> model`; after it `(file, spec, new file, context) -> None`. A
-new step is one spec, one function and one line: here, or in `configs.schema.runtimes.RUNTIMES` where it works on files;
-what it cannot be combined with stands in `configs.schema.compression.APART`.
+A step before `export` is `(model, spec, context) -> model`; a step after it is `(file, spec, new file, context) ->
+None`. A new step is one spec, one function and one line: here, or in `configs.schema.runtimes.RUNTIMES` if it works on
+files; steps that it cannot be combined with stand in `configs.schema.compression.APART`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from jobs.compression.step_context import StepContext
 
-STEPS: dict[type[StepSpec], str] = {  # before export; those after it are in the record of a runtime
+STEPS: dict[type[StepSpec], str] = {  # steps before export; the record of a runtime has the steps after it
     PruneSpec: "jobs.compression.steps.prune:prune",
     ShrinkSpec: "jobs.compression.steps.shrink:shrink",
     DistillStep: "jobs.compression.steps.distill:distill_further",
@@ -45,15 +45,15 @@ STEPS: dict[type[StepSpec], str] = {  # before export; those after it are in the
 
 
 class Exported(NamedTuple):
-    """A model under way to a runtime."""
+    """The files of a model for one runtime."""
 
-    whole: Path  # as it was exported
-    last: Path  # after all steps
-    facts: dict[str, Any]  # of all steps, those of other runtimes aside
+    whole: Path  # the exported file
+    last: Path  # the file after all steps
+    facts: dict[str, Any]  # of all steps, without those for other runtimes
 
 
 class Compressed(NamedTuple):
-    """What came of a model: itself as it was exported, and by runtime files, or why there are none."""
+    """A model after the steps before export, and by runtime its files, or the reason why there are none."""
 
     model: nn.Module
     files: dict[str, Exported]
@@ -61,10 +61,10 @@ class Compressed(NamedTuple):
 
 
 def compress(model: nn.Module, specs: Sequence[StepSpec], context: StepContext, runtimes: Sequence[str]) -> Compressed:
-    """Apply all steps, those after export for each of the runtimes. `model` stays as it was.
+    """Apply all steps, the ones after export for each of the runtimes. `model` stays as it was.
 
     The files lie in the folder of `context`. Raises `JobError` where a step loses more than its `max_loss`, see
-    `Judge`; of several runtimes those are left out in which it does.
+    `StepLoss`; among several runtimes, one in which a step does so is left out.
     """
     split = next(index for index, spec in enumerate(specs) if isinstance(spec, ExportStep))
     judge = StepLoss(model, specs, context)
@@ -72,17 +72,17 @@ def compress(model: nn.Module, specs: Sequence[StepSpec], context: StepContext, 
         with _beside_measurements(spec):
             model = named(STEPS[type(spec)])(model, spec, context)
         judge.after(number, model)
-    made = Compressed(model, {}, {})
+    compressed = Compressed(model, {}, {})
     for runtime in runtimes:
         own = copy.copy(context)
         own.facts = copy.deepcopy(context.facts)
         try:
-            made.files[runtime] = _exported(model, specs, split, own, runtime, judge.at(own))
+            compressed.files[runtime] = _exported(model, specs, split, own, runtime, judge.at(own))
         except JobError as error:
             if len(runtimes) == 1:
                 raise
-            made.left_out[runtime] = str(error)
-    return made
+            compressed.left_out[runtime] = str(error)
+    return compressed
 
 
 def _exported(
@@ -105,5 +105,5 @@ def _exported(
 
 
 def _beside_measurements(spec: StepSpec) -> AbstractContextManager[None]:
-    """No step works beside a measurement. One that waits for them itself would wait for ever for its own caller."""
+    """Keep a step from working beside a measurement; a step that waits itself would wait for ever for its caller."""
     return nullcontext() if spec.asks_for_quiet else quiet.at_work()

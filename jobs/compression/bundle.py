@@ -27,7 +27,7 @@ def compress(
 ) -> Bundle:
     """Make `folder` the bundle of `student` after all steps of the recipe; `snapshot`: the validation rows.
 
-    Raises `JobError` where, if `judged`, a step loses too much; the trials of a search are measured whole instead.
+    A step that loses too much raises `JobError` if `judged`; the trials of a search are measured whole instead.
     """
     from jobs.compression import apply
     from jobs.compression.checks.selection import choose, installed, write

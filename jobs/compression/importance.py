@@ -1,4 +1,4 @@
-"""What the heads, feed-forward units and dimensions of an encoder matter to it."""
+"""Importance of the heads, feed-forward units and dimensions of an encoder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Loss = Callable[[Tensor, Batch], Tensor]
 
 
 class Importance(NamedTuple):
-    """Larger matters more; comparable within a model."""
+    """Importance by part, the larger the more important; comparable within a model."""
 
     heads: list[Tensor]  # of each layer, [A]
     units: list[Tensor]  # of each layer, [F]
@@ -32,12 +32,12 @@ class Importance(NamedTuple):
 
     @property
     def layers(self) -> list[float]:
-        """What the parts of each layer matter together."""
+        """Importance of all parts of each layer together."""
         return [float(heads.sum() + units.sum()) for heads, units in zip(self.heads, self.units, strict=True)]
 
 
 def importance(model: EncoderClassifier, spec: ShrinkSpec, context: StepContext) -> Importance:
-    """As `spec` measures it. Raises `JobError` where rows or outputs of the teacher are asked for and missing."""
+    """Importance as `spec` measures it. Raises `JobError` where it needs rows or teacher outputs that are missing."""
     if spec.importance == "magnitude":
         return magnitude(model)
     graded = not isinstance(model.classes, int)
@@ -49,9 +49,9 @@ def importance(model: EncoderClassifier, spec: ShrinkSpec, context: StepContext)
 
 
 def magnitude(model: EncoderClassifier) -> Importance:
-    """By the norms of the weights, see `narrow.magnitudes` and `narrow.votes`.
+    """Importance by the norms of the weights, see `narrow.magnitudes` and `narrow.votes`.
 
-    Norms of heads and units are of no common scale: all heads of the model together matter as much as all its units.
+    Norms of heads and units have no common scale, so all heads of the model together matter as much as all its units.
     """
     weights, config = {name: weight.detach() for name, weight in model.state_dict().items()}, model.encoder.config
     strengths = magnitudes(config, weights, f"encoder.{LAYERS[config.model_type]}")
@@ -62,10 +62,10 @@ def magnitude(model: EncoderClassifier) -> Importance:
 
 
 def taylor(model: EncoderClassifier, batches: Iterable[Batch], loss: Loss) -> Importance:
-    """The sum of |w dL/dw| over the weights of a structure, its mean over rows: to first order what L would feel.
+    """Importance by |w dL/dw| summed over the weights of a part, its mean over rows: to first order the change of L.
 
     Molchanov et al. 2019, arXiv 1906.10771, with the absolute value in place of the square. L is the mean of
-    `loss(logits, batch)` [B] over one batch: over all rows together, a trained model's gradients add up to nothing.
+    `loss(logits, batch)` [B] over one batch: a trained model's gradients over all rows together add up to nothing.
     """
     weights = dict(model.named_parameters())
     felt = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -86,7 +86,7 @@ def teacher_loss(logits_BC: Tensor, batch: Batch) -> Tensor:
 
 
 def _shares(strengths: list[Tensor]) -> list[Tensor]:
-    """Of the sum over all layers."""
+    """Each value as a share of the sum over all layers."""
     total = sum(float(each.sum()) for each in strengths)
     return [each / max(total, 1e-30) for each in strengths]
 
@@ -111,7 +111,7 @@ def _by_structure(model: EncoderClassifier, felt: Weights) -> Importance:
 
 
 def _batches(spec: ShrinkSpec, context: StepContext) -> Iterator[Batch]:
-    """Some training rows, drawn with the recipe's seed, with what the teacher said of them where the loss asks."""
+    """Training rows drawn with the recipe's seed, with the teacher's logits where the loss needs them."""
     examples, teacher_NC = context.prepared.examples("train"), None
     if spec.loss == "teacher":
         teacher_NC = context.teacher_logits(spec, instead="use loss=labels")

@@ -10,8 +10,8 @@ import numpy as np
 from cluster.session import JobError
 from serving.runtimes.int4 import CODES, SCALES, Array, read
 
-CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # shares of the largest weight of a group that its codes may reach to
-LARGEST = 7  # code; the smallest is -8
+CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # share of a group's largest weight that its codes may reach to
+LARGEST = 7  # largest code; the smallest is -8
 
 
 def put(file: Path, matrices: Collection[str], group: int) -> None:
@@ -19,9 +19,9 @@ def put(file: Path, matrices: Collection[str], group: int) -> None:
 
     Raises `JobError` where a matrix has an odd number of inputs.
     """
-    found = read(file)
+    stored = read(file)
     arrays: dict[str, Array] = {}
-    for name, array in found.arrays.items():
+    for name, array in stored.arrays.items():
         if name in matrices:
             inputs = array.values.shape[1]
             if inputs % 2:
@@ -32,19 +32,19 @@ def put(file: Path, matrices: Collection[str], group: int) -> None:
         else:
             arrays[name] = array
     aside = file.with_suffix(".partial")
-    aside.write_bytes(found._replace(arrays=arrays).content())
+    aside.write_bytes(stored._replace(arrays=arrays).content())
     aside.replace(file)
 
 
 def fitting(group: int, inputs: int) -> int:
-    """The largest even divisor of `inputs`, an even number, that is no larger than `group`."""
+    """The largest even divisor of the even number `inputs` that is no larger than `group`."""
     return max(each for each in range(2, group + 1, 2) if inputs % each == 0)
 
 
 def pack(weights_RC: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
     """Codes int8 [R, C / 2] and scales float16 [R, C / group] of float weights; see `serving.runtimes.int4.unpack`.
 
-    Of each group the scale is the one of `CLIPS` that leaves the least square error. `group` is even and divides C.
+    The scale of a group is that of the `CLIPS` with the least squared error. `group` is even and divides C.
     """
     groups_RGN = weights_RC.reshape(len(weights_RC), -1, group).astype(np.float32)
     largest_RG = np.abs(groups_RGN).max(2)

@@ -1,8 +1,8 @@
-"""ONNX graphs in 8 bits: which layers a graph has, and chosen ones converted, for ONNX Runtime.
+"""ONNX graphs in 8 bits, for ONNX Runtime: lists the layers of a graph, and converts chosen ones.
 
 A layer is a product with a constant matrix (MatMul, Gemm) or a look-up in a constant table (Gather). Products of two
-activations, those inside attention, stay in float: a few per cent of the work. Numbers between layers are float; each
-product rounds its input to a range that calibration rows fixed, so that an answer depends on its own text alone.
+activations, inside attention, stay in float: a few per cent of the work. Numbers between layers are float; each product
+rounds its input to a range that calibration rows fixed, so that an answer depends on its own text alone.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from onnxruntime.quantization.calibrate import CalibrationDataReader, create_cal
 from configs.schema.compression import QuantizeSpec
 
 Ranges = Mapping[str, tuple[float, float]]  # least and most of an activation, by name
-WEIGHTS = {"MatMul": 1, "Gemm": 1, "Gather": 0}  # kind of a layer: which of its inputs holds its weights
+WEIGHTS = {"MatMul": 1, "Gemm": 1, "Gather": 0}  # kind of a layer: the input that holds its weights
 CONTRIBUTED = "com.microsoft"  # domain of the runtime's own operations
-LARGEST = {False: 127, True: 64}  # of a symmetric weight, in 8 bits and in 7
-LEVELS = 255  # steps of what is asymmetric
-ORIGIN = 128  # what stands for 0 in a table
-SMALLEST = float(np.finfo(np.float32).tiny)  # of a scale
+LARGEST = {False: 127, True: 64}  # code of a symmetric weight, in 8 bits and in 7
+LEVELS = 255  # steps of an asymmetric tensor
+ORIGIN = 128  # code of 0 in a table
+SMALLEST = float(np.finfo(np.float32).tiny)  # scale that is not taken for 0
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
@@ -38,7 +38,7 @@ METHODS = {
 
 
 def read(file: Path) -> ModelProto:
-    """The graph of an ONNX file with every layer under a name of its own, that of its weights where they have one."""
+    """The graph of an ONNX file; every layer gets a name of its own, that of its weights if they have one."""
     model = onnx.load(str(file))
     _name(model.graph)
     return model
@@ -59,13 +59,13 @@ def calibrate(model: ModelProto, feeds: Iterable[dict[str, np.ndarray]], spec: Q
         )
         for feed in feeds:  # one by one: batches of different lengths make no common array
             calibrator.collect_data(_Once(feed))
-        found = calibrator.compute_data()
-    ends = {name: each.range_value for name, each in found.data.items()}
+        observed = calibrator.compute_data()
+    ends = {name: each.range_value for name, each in observed.data.items()}
     return {name: (np.asarray(least).item(), np.asarray(most).item()) for name, (least, most) in ends.items()}
 
 
 def quantize(model: ModelProto, ranges: Ranges, chosen: Collection[str], spec: QuantizeSpec, made: Path) -> None:
-    """Write `made` with the chosen layers in 8 bits, weights and tables by what they hold, inputs by their `ranges`."""
+    """Write `made` with the chosen layers in 8 bits: weights and tables by their values, inputs by their `ranges`."""
     small = ModelProto()
     small.CopyFrom(model)
     _Rewritten(small.graph, ranges, spec).put(chosen)
@@ -84,7 +84,7 @@ class _Rewritten:
         self._inputs: dict[str, tuple[str, str, str]] = {}  # activation: itself in 8 bits, its scale, its zero point
 
     def put(self, chosen: Collection[str]) -> None:
-        """The graph with the `chosen` layers in 8 bits; what nothing reads any more is gone."""
+        """Put the `chosen` layers in 8 bits, and remove constants that nothing reads any more."""
         layers = {node.output[0] for node in _layers(self._graph) if node.name in chosen}
         sums = {name: node for node in self._graph.node if node.op_type == "Add" for name in node.input}
         done: set[str] = set()  # sums with a bias, which the product before them adds
@@ -109,7 +109,7 @@ class _Rewritten:
         self._graph.initializer.extend(constants)
 
     def _bias(self, product: NodeProto, add: NodeProto) -> str:
-        """The vector that `add` adds to the outputs of a product, and to nothing else."""
+        """The vector that `add` adds to the outputs of a product that nothing else reads; "" where there is none."""
         (other,) = (name for name in add.input if name != product.output[0])
         constant = self._constants.get(other)
         width = self._constants[product.input[1]].dims[-1]
@@ -117,7 +117,7 @@ class _Rewritten:
         return other if alone and constant is not None and list(constant.dims) == [width] else ""
 
     def _multiply(self, node: NodeProto, bias: str, output: str) -> None:
-        """The runtime's own operation: the bias and both scales are applied while the sums are still in registers."""
+        """Add the runtime's own operation, which applies the bias and both scales while the sums are in registers."""
         given, scale, zero = self._in_8_bits(node.input[0])
         weight, weight_scale = self._weight(node)
         inputs = [given, weight, scale, weight_scale, zero, "", bias]
@@ -166,13 +166,13 @@ class _Rewritten:
 
 
 def _scale(size: np.ndarray, levels: int) -> np.ndarray:
-    """Of numbers that are all 0 it is 1."""
+    """`size` over `levels`; 1 where all numbers are 0."""
     scale = np.asarray(size, np.float32) / np.float32(levels)
     return np.where(scale < SMALLEST, np.float32(1), scale)
 
 
 def _asymmetric(least: float, most: float) -> tuple[np.ndarray, np.ndarray]:
-    """(scale, zero point) of uint8 numbers that hold all of a range and 0."""
+    """(scale, zero point) of uint8 numbers that hold a whole range and 0."""
     least, most = min(least, 0.0), max(most, 0.0)
     scale = _scale(np.array(most - least), LEVELS)
     return scale, np.array(round(-least / float(scale)), np.uint8)
@@ -194,7 +194,7 @@ def _layers(graph: GraphProto) -> Iterator[NodeProto]:
 
 
 def _name(graph: GraphProto) -> None:
-    """The weights of a product are folded constants without a name; its bias is added next and has one."""
+    """Name the layers: a product's weights are folded constants without a name, but the bias added next has one."""
     constant = {each.name for each in graph.initializer}
     biases = {
         source: name.removesuffix(".bias")
@@ -215,7 +215,7 @@ def _name(graph: GraphProto) -> None:
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-    """The quantiser advises pre-processing, which changes nothing for these graphs, and prints its progress."""
+    """Silence the quantiser, which prints its progress and advises pre-processing that changes nothing here."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:

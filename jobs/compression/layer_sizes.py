@@ -1,4 +1,4 @@
-"""How many heads and feed-forward units each layer of an encoder keeps, and which layers stay."""
+"""The number of heads and feed-forward units that each layer of an encoder keeps, and the layers that stay."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from jobs.compression.importance import Importance
 from jobs.compression.layer_times import LayerTimes
 from jobs.models.layers import LayerSize
 
-UNITS = 16  # numbers in a vector register: feed-forward units are chosen by so many
-BUCKETS = 4000  # equal steps of time in which a limit is counted
-Kept = dict[int, LayerSize]  # what stays of the layers that stay, by number
+UNITS = 16  # numbers in a vector register: feed-forward units are chosen in multiples of it
+BUCKETS = 4000  # equal steps of time into which a limit is divided
+Kept = dict[int, LayerSize]  # sizes of the layers that stay, by number
 
 
 def check(asked: Mapping[str, int | float], there: Mapping[str, int], step: str) -> None:
@@ -25,12 +25,12 @@ def check(asked: Mapping[str, int | float], there: Mapping[str, int], step: str)
 
 
 def part_of(asked: int | float, count: int) -> int:
-    """A share of `count`, at least 1, or a number where there are so many."""
+    """A share of `count`, at least 1, or a number, at most `count`."""
     return max(1, round(asked * count)) if isinstance(asked, float) else min(asked, count)
 
 
 def uniform(asked: Mapping[str, int | float], sizes: Sequence[LayerSize], importance: Importance) -> Kept:
-    """So many heads and units, or such a share, of each layer, and the layers whose parts matter most."""
+    """The given number or share of heads and units in each layer, and the layers whose parts matter most."""
     count = part_of(asked.get("layers", len(sizes)), len(sizes))
     kept: Kept = {}
     for number in sorted(np.argsort(-np.array(importance.layers), kind="stable")[:count].tolist()):
@@ -48,9 +48,9 @@ def options(size: LayerSize) -> list[LayerSize]:
 
 
 def under(limit_ms: float, sizes: Sequence[LayerSize], importance: Importance, times: LayerTimes) -> Kept | None:
-    """The sizes that lose least importance in at most `limit_ms`; None where nothing is so fast.
+    """The sizes that lose the least importance within `limit_ms`; None where no size is so fast.
 
-    A layer loses the least important of its heads and units, or all of them where it is left out.
+    A layer loses the least important of its heads and units, or all of them if it is left out.
     """
     able, lost, ms = [options(size) for size in sizes], [], []
     for sizes_K, heads_A, units_F in zip(able, importance.heads, importance.units, strict=True):
@@ -67,7 +67,7 @@ def under(limit_ms: float, sizes: Sequence[LayerSize], importance: Importance, t
 
 
 def lost_by(kept: Kept, importance: Importance) -> float:
-    """The share of the importance of all heads and units that does not stay."""
+    """The share of the importance of all heads and units that is lost."""
     lost = 0.0
     for number, (heads_A, units_F) in enumerate(zip(importance.heads, importance.units, strict=True)):
         size = kept.get(number, LayerSize(0, 0, 0))
@@ -78,22 +78,22 @@ def lost_by(kept: Kept, importance: Importance) -> float:
 def cheapest(
     lost: Sequence[np.ndarray], ms: Sequence[np.ndarray], limit: float, buckets: int = BUCKETS
 ) -> list[int] | None:
-    """One option for each layer, of least sum of `lost` among those whose `ms` add up to at most `limit`.
+    """One option for each layer, with the least sum of `lost` among choices whose `ms` add up to at most `limit`.
 
     A multiple-choice knapsack by dynamic programming over time (as SPDY, Frantar and Alistarh 2022, arXiv 2201.13096),
-    in equal steps rounded up: the limit holds, and what is lost is least but for that rounding. None where no choice is
+    in equal steps rounded up: the limit holds, and the loss is least up to that rounding. None where no choice is
     inside the limit.
     """
-    best_T = np.zeros(buckets + 1)  # least lost by the layers so far in at most so many steps
+    best_T = np.zeros(buckets + 1)  # least loss of the layers so far in at most T steps
     steps, taken = [np.ceil(each / limit * buckets - 1e-9).astype(int) for each in ms], []
     for lost_K, steps_K in zip(lost, steps, strict=True):
-        found_T, option_T = np.full(buckets + 1, np.inf), np.zeros(buckets + 1, dtype=int)
+        next_T, option_T = np.full(buckets + 1, np.inf), np.zeros(buckets + 1, dtype=int)
         for option in np.flatnonzero(steps_K <= buckets).tolist():
             step = int(steps_K[option])
             with_it_T = best_T[: buckets + 1 - step] + lost_K[option]
-            better = with_it_T < found_T[step:]
-            found_T[step:][better], option_T[step:][better] = with_it_T[better], option
-        best_T = found_T
+            better = with_it_T < next_T[step:]
+            next_T[step:][better], option_T[step:][better] = with_it_T[better], option
+        best_T = next_T
         taken.append(option_T)
     if not np.isfinite(best_T[-1]):
         return None
@@ -105,6 +105,6 @@ def cheapest(
 
 
 def _without_first(importance: Tensor) -> np.ndarray:
-    """What is lost where the k most important ones stay, for k from 0 to all."""
+    """The importance lost where the k most important parts stay, for k from 0 to all."""
     total = importance.sort(descending=True).values.double().cumsum(0).numpy()
     return total[-1] - np.concatenate([[0.0], total])

@@ -1,6 +1,6 @@
-"""How long the blocks of an encoder take on this machine, by their size: the table that sizes are chosen from.
+"""Times of an encoder's blocks on this machine, by their size: the table that sizes are chosen from.
 
-The idea of ZipLM (Kurtic et al. 2023, arXiv 2302.04089), here of the blocks as they are exported.
+The idea is ZipLM's (Kurtic et al. 2023, arXiv 2302.04089), here with the blocks as they are exported.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from jobs.models.layers import LayerSize, layers_of, set_sizes, sizes_of
 
 TOKENS = 32  # of the one row that is timed
 CALLS = 100  # of each block
-SHARES = (1 / 16, 1 / 4, 1 / 2, 1)  # of the heads and units that a block has, where it is timed; lines in between
+SHARES = (1 / 16, 1 / 4, 1 / 2, 1)  # of a block's heads and units at which it is timed; lines in between
 REST = "rest"
-INPUTS = ("input_ids", "attention_mask", "hidden", "mask")  # of every block, though it may not read all
+INPUTS = ("input_ids", "attention_mask", "hidden", "mask")  # of every block, which may not read all of them
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class LayerTimes:
     feed_forward: Mapping[int, float]  # of a feed-forward block with so many units, rising
 
     def layer(self, size: LayerSize) -> float:
-        """Of a layer, between two sizes that were timed on the line between them."""
+        """Milliseconds of a layer, interpolated between the sizes that were timed."""
         return _between(self.heads, size.heads) + _between(self.feed_forward, size.feed_forward)
 
     def model(self, sizes: Sequence[LayerSize]) -> float:
-        """Of a model with such layers."""
+        """Milliseconds of a model with layers of these sizes."""
         return self.rest + sum(map(self.layer, sizes))
 
     def facts(self) -> dict[str, Any]:
-        """For a report."""
+        """The times for a report."""
         blocks = {
             name: {str(size): ms for size, ms in getattr(self, name).items()} for name in ("heads", "feed_forward")
         }
@@ -80,7 +80,7 @@ def _between(times: Mapping[int, float], size: int) -> float:
 
 
 def _staircase(model: EncoderClassifier, heads: Sequence[int], units: Sequence[int]) -> EncoderClassifier:
-    """A model like `model`, of new weights, with a layer for each size."""
+    """A model like `model`, with new weights and a layer for each size."""
     size = sizes_of(model.encoder.config)[0]
     config = copy.deepcopy(model.encoder.config)
     pairs = itertools.zip_longest(heads, units, fillvalue=1)
@@ -101,7 +101,7 @@ class _Apart(nn.Module):
         self.width: int = model.encoder.config.hidden_size
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """Of ids and a mask [B, L], token vectors [B, L, H] and what is added to scores [B, 1, 1, L]."""
+        """Outputs of all blocks for ids and mask [B, L], token vectors [B, L, H] and an additive mask [B, 1, 1, L]."""
         attentions, feed_forwards = (self.layers[:count] for count in self.counts)
         return (
             self.rest(input_ids=input_ids, attention_mask=attention_mask),
@@ -128,7 +128,7 @@ def _example(apart: _Apart, rows: int, tokens: int) -> dict[str, Tensor]:
 
 
 def _sessions(apart: _Apart, names: Sequence[str], folder: Path) -> dict[str, Any]:
-    """{output: an ONNX Runtime session of what leads to it}: one export, taken apart, as each takes seconds."""
+    """{output: an ONNX Runtime session of its block}, out of one export, since an export takes seconds."""
     import onnx
     import onnxruntime
     from onnx.utils import Extractor
@@ -151,9 +151,9 @@ def _sessions(apart: _Apart, names: Sequence[str], folder: Path) -> dict[str, An
 
 
 def _times(sessions: Mapping[str, Any], feed: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """{name: milliseconds}, the lowest decile over calls: who else uses the machine can only add.
+    """{name: milliseconds}, the lowest decile over calls: other users of the machine can only add to it.
 
-    A call follows those of all others, so that its weights come from as far away as in a model.
+    Calls of all sessions take turns, so that weights come from as far away as in a model.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(CALLS):

@@ -1,4 +1,4 @@
-"""What a model under compression, or an exported file of one, says of prepared rows."""
+"""Logits of a model under compression, or of its exported file, for prepared rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def logits(model: nn.Module | Path | ClassifierModel, rows: Rows) -> np.ndarray:
-    """Logits [N, C] of a model, of an exported file, or of one that is open."""
+    """Logits [N, C] of a model, of an exported file, or of an open file."""
     if isinstance(model, Path):
         model = open_file(model)
     answer = model.logits if isinstance(model, ClassifierModel) else _of_module(model)
@@ -33,7 +33,7 @@ def open_file(file: Path, precision: str = "f32") -> ClassifierModel:
 
 
 def cores() -> int:
-    """Of this process."""
+    """Number of cores of this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -17,11 +17,12 @@ LIKE_BERT = ("bert", "roberta", "xlm-roberta", "electra")
 
 
 def for_export(model: EncoderClassifier) -> nn.Module:
-    """`model` with the projections to queries, keys and values merged and its mask made once; others as they are.
+    """`model` rewritten for runtimes: BERT-like encoders and convolutions; other kinds stay as they are.
 
-    One quantised product of [H, 3H] instead of three, attention in plain products instead of what the exporter makes
-    of PyTorch's fused one, the mean as a product, and no look-up of a type where all texts are single. Convolutions
-    are products over the tokens that they see: ONNX Runtime (1.31) takes 15 times as long over one in 8 bits.
+    An encoder gets one quantised product of [H, 3H] to queries, keys and values instead of three, a mask made once,
+    attention in plain products instead of the exporter's form of PyTorch's fused one, the mean as a product, and no
+    look-up of a type where all texts are single. Convolutions become products over the tokens that they see: ONNX
+    Runtime (1.31) takes 15 times as long over a convolution in 8 bits.
     """
     if isinstance(model.encoder, ConvEncoder):
         return _of_products(model)
@@ -29,19 +30,19 @@ def for_export(model: EncoderClassifier) -> nn.Module:
 
 
 def merged(model: EncoderClassifier) -> EncoderClassifier:
-    """A copy, where it is like BERT with one projection to queries, keys and values, for a mask of four axes."""
-    made = copy.deepcopy(model)
-    if made.encoder.config.model_type in LIKE_BERT:
-        for layer in dict.fromkeys(layers_of(made.encoder)):  # one may stand in several places
+    """A copy whose BERT-like layers have one projection to queries, keys and values, for a mask of four axes."""
+    rewritten = copy.deepcopy(model)
+    if rewritten.encoder.config.model_type in LIKE_BERT:
+        for layer in dict.fromkeys(layers_of(rewritten.encoder)):  # a layer may stand in several places
             layer.attention.self = _MergedAttention(layer.attention.self)  # pyright: ignore[reportAttributeAccessIssue]
-    return made
+    return rewritten
 
 
 def _of_products(model: EncoderClassifier) -> EncoderClassifier:
-    made = copy.deepcopy(model)
-    for block in made.encoder.layers:  # pyright: ignore[reportGeneralTypeIssues] - a ModuleList
+    rewritten = copy.deepcopy(model)
+    for block in rewritten.encoder.layers:  # pyright: ignore[reportGeneralTypeIssues] - a ModuleList
         block.conv = _Windows(block.conv)
-    return made
+    return rewritten
 
 
 class _Windows(nn.Module):
@@ -86,7 +87,7 @@ class _Plain(nn.Module):
 
 
 class _Embeddings(nn.Module):
-    """LayerNorm(word + position + type); the type of a first text lies in the positions, and counts for nothing."""
+    """LayerNorm(word + position + type); the positions hold the type of a first text, which is then zero itself."""
 
     def __init__(self, embeddings: Any) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class _Embeddings(nn.Module):
             self.token_type_embeddings.weight -= first
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, **rest: Any) -> Tensor:
-        """As the embeddings they replace; `rest` is for caches and given vectors, which a classifier has none of."""
+        """As the embeddings they replace; `rest` is for caches and given vectors, which a classifier does not have."""
         hidden_BLH = self.word_embeddings(input_ids) + self.position_embeddings(
             self.position_ids[:, : input_ids.shape[1]]
         )
@@ -126,7 +127,7 @@ class _MergedAttention(nn.Module):
             self.projection.bias[: self.width] *= self.size**-0.5
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor, *rest: Any, **named: Any) -> tuple[Tensor, None]:
-        """As the attention it replaces; `rest` and `named` are for caches, which an encoder has none of."""
+        """As the attention it replaces; `rest` and `named` are for caches, which an encoder does not have."""
         rows, length, _ = hidden_states.shape
         merged = self.projection(hidden_states).view(rows, length, 3 * self.heads, self.size).transpose(1, 2)
         query, key, value = merged.split(self.heads, dim=1)  # [B, heads, L, d]

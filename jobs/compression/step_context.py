@@ -1,4 +1,4 @@
-"""What a compression step may look at beside the model, and where it leaves what it found."""
+"""The context of compression steps: all that they read beside the model, and the facts that they leave."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class StepContext:
-    """Of one compression, from the student to the last file."""
+    """The context of one compression, from the student to the last file."""
 
     recipe: Recipe
     student: Path  # the reference bundle under compression
@@ -48,12 +48,12 @@ class StepContext:
 
     @property
     def inputs(self) -> list[str]:
-        """Of the exported graph."""
+        """Inputs of the exported graph."""
         return self.reference.inputs
 
     @property
     def bits(self) -> int:
-        """Of a weight in the last file; 8 where no step says."""
+        """Bits of a weight in the last file; 8 where no step says."""
         return min((step.bits for step in self.recipe.compression if isinstance(step, QuantizeSpec)), default=8)
 
     @property
@@ -64,7 +64,7 @@ class StepContext:
 
     @cached_property
     def prepared(self) -> Prepared:
-        """The rows in the ids of `tokenizer`, by `prepare` or `adopt`. Raises `JobError` where there are none."""
+        """The rows in the ids of `tokenizer`, from `prepare` or `adopt`. Raises `JobError` where there are none."""
         reasons = ["the recipe has no output"]
         for name in ("prepared_student", "prepared") if self.recipe.output else ():
             try:
@@ -77,16 +77,17 @@ class StepContext:
         raise JobError(f"compression needs the rows that the student learned from: {reasons[-1]}")
 
     def rows(self, split: PreparedSplit, most: int) -> Rows:
-        """At most so many rows of a split, evenly spread over it, as the exported graph takes them."""
+        """At most `most` rows of a split, evenly spread over it, as the exported graph takes them."""
         return self.fed(self.prepared.examples(split), most)
 
     def fed(self, examples: Examples, most: int) -> Rows:
-        """The same of examples that were read."""
+        """As `rows`, of examples that were read."""
         return take(examples, self.inputs, pad_id(self.tokenizer), most)
 
     def validation(self, limited: bool) -> Examples | None:
-        """What steps and files are judged on. Where no such rows were prepared it is None, or, of what has a limit that
-        it would have to keep, a `JobError`.
+        """The rows that steps and files are judged on; None where no such rows were prepared.
+
+        Raises `JobError` in place of None if `limited`: a limit could not be checked.
         """
         try:
             return self.prepared.examples("validation")
@@ -99,7 +100,7 @@ class StepContext:
             ) from None
 
     def teacher_logits(self, spec: StepSpec, instead: str) -> np.ndarray:
-        """What `teach` stored for the training rows, [N, C]. Raises `JobError`, which names what to do `instead`."""
+        """Stored teacher logits of the training rows, [N, C]. Raises `JobError`, which names what to do `instead`."""
         from jobs.training.outputs import read_logits
 
         try:
@@ -116,15 +117,15 @@ class StepContext:
         """The share of the validation metric that a step may lose."""
         return max(0.0, 1 - self.recipe.budget.min_retention) if spec.max_loss is None else spec.max_loss
 
-    def note(self, spec: StepSpec, **found: Any) -> None:
+    def note(self, spec: StepSpec, **facts: Any) -> None:
         """Add to the facts of a step."""
-        self.facts.setdefault(spec.title, {}).update(found)
+        self.facts.setdefault(spec.title, {}).update(facts)
 
     def adopt(self, tokenizer: Tokenizer) -> None:
-        """Put `tokenizer` in the place of the one there is: the texts of the prepared rows are tokenised again.
+        """Replace the tokenizer by `tokenizer`, and tokenise the texts of the prepared rows again.
 
-        Row for row the same, so what the teacher said of a text goes with it. Raises `JobError` where the texts are not
-        those that were prepared.
+        The rows stay the same one by one, so the teacher's outputs still go with them. Raises `JobError` where the
+        texts are not those that were prepared.
         """
         before = self.prepared
         cutting = Tokenizer.from_str(tokenizer.to_str())
@@ -138,8 +139,8 @@ class StepContext:
             (aside / ROWS).mkdir()
             cutting.save(str(aside / TOKENIZER))
             for split, fingerprint in before.manifest["fingerprints"].items():
-                table, found = checked(self.recipe.data, split)
-                if found != fingerprint:
+                table, current = checked(self.recipe.data, split)
+                if current != fingerprint:
                     raise JobError(f"data.{split}: changed since {before.folder} was made; run jobs.prepare again")
                 parts = [
                     tokenise_classes(table.slice(start, ROWS_PER_CALL), cutting.to_str(), before.labels)

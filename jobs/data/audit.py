@@ -1,4 +1,4 @@
-"""What is wrong with the rows: said in the log, refused where the recipe wants it, and kept in manifests.
+"""Faults of the rows: logged, refused where the recipe wants it, and kept in manifests.
 
 Messages hold counts and lines, never a text.
 """
@@ -17,18 +17,18 @@ from jobs.data.leaks import Finding, Hashes
 from jobs.data.prepared import MANIFEST, Prepared, Readings
 from jobs.data.source import Split, has_test, hashes, place
 
-MUCH_UNKNOWN = 0.05  # share of the tokens beyond which it is told
+MUCH_UNKNOWN = 0.05  # share of unknown tokens above which it is logged
 
 log = logging.getLogger(__name__)
 
 
 def tell_leaks(data: DataSpec, seen: Mapping[Split, Hashes], labelled: bool) -> dict[str, list[Finding]]:
-    """What the rows of each split but the test have in common, by split, after it was said.
+    """Log and return, by split, the texts that the rows of each split but the test share.
 
     `labelled`: labels are classes. Raises `UsageError` for texts in two splits where `data.on_leak` refuses them.
     """
-    found = {split: leaks.findings(seen, split, labelled) for split in leaks.ORDER[:-1] if split in seen}
-    every = [each for some in found.values() for each in some]
+    findings = {split: leaks.findings(seen, split, labelled) for split in leaks.ORDER[:-1] if split in seen}
+    every = [each for some in findings.values() for each in some]
     if data.on_leak == "refuse":
         tested = {**seen, "test": hashes(data, "test")} if has_test(data) else None
         leaked = [each for each in [*every, *(leaks.findings(tested, "test", False) if tested else ())] if each.is_leak]
@@ -39,18 +39,18 @@ def tell_leaks(data: DataSpec, seen: Mapping[Split, Hashes], labelled: bool) -> 
     for split, each in seen.items():
         if each.left_out:
             log.warning("left out by data.on_leak=drop: %d rows of %s", len(each.left_out), place(data, split))
-    return found
+    return findings
 
 
 def look_at_test(data: DataSpec, prepared: Prepared) -> None:
-    """Say which test rows have the text of a prepared row; with `data.on_leak` = drop or refuse there are none."""
+    """Log which test rows have the text of a prepared row; there are none with `data.on_leak` = drop or refuse."""
     if data.on_leak == "warn" and has_test(data):
         tested = {**prepared.hashes(), "test": hashes(data, "test")}
         warn([each for each in leaks.findings(tested, "test", labelled=False) if each.is_leak])
 
 
 def warn(found: Sequence[Finding]) -> None:
-    """Say what was found; what customers often write alike is no warning."""
+    """Log the findings; texts that customers often write alike are no warning."""
     for each in found:
         if each.same:
             log.log(logging.WARNING if each.is_leak else logging.INFO, "%s", each.same_words)
@@ -63,7 +63,7 @@ def warn(found: Sequence[Finding]) -> None:
 def about(
     seen: Mapping[Split, Hashes], found: Mapping[str, Sequence[Finding]], splits: Sequence[Split]
 ) -> dict[str, Any]:
-    """What the manifest of some splits says of their texts."""
+    """Entries about the texts of some splits, for their manifest."""
     return {
         "findings": [each._asdict() for split in splits for each in found[split]],
         "left_out": {split: len(seen[split].left_out) for split in splits},
@@ -71,7 +71,7 @@ def about(
 
 
 def note(prepared: Prepared, said: Mapping[str, Any]) -> Prepared:
-    """The same rows, with `said` in their manifest: what was left out beside them may have changed since."""
+    """The same rows with the entries `said` in their manifest: rows left out beside them may have changed."""
     if all(prepared.manifest.get(name) == value for name, value in said.items()):
         return prepared
     write_manifest(prepared.folder / MANIFEST, {**prepared.manifest, **said})
@@ -79,7 +79,7 @@ def note(prepared: Prepared, said: Mapping[str, Any]) -> Prepared:
 
 
 def check_readings(data: DataSpec, prepared: Prepared, model: str) -> None:
-    """Say which share of tokens the tokenizer of `model`, 'teacher.model: name', does not know, and of texts is cut.
+    """Log the shares of tokens that the tokenizer of `model`, 'teacher.model: name', does not know, and of cut texts.
 
     Raises `UsageError` where more is unknown than `data.max_unknown`.
     """
@@ -95,7 +95,7 @@ def check_readings(data: DataSpec, prepared: Prepared, model: str) -> None:
 
 
 def warn_of_readings(read: Readings, at: str, model: str, max_length: int) -> None:
-    """Say what a tokenizer made of some rows; `at` and `model` name them."""
+    """Log a tokenizer's counts over some rows; `at` names the rows and `model` the tokenizer."""
     if read.unknown_share > MUCH_UNKNOWN:
         log.warning(
             "%s: %.1f %% of the tokens are unknown to %s; a model that was trained in their language knows them",
@@ -110,7 +110,7 @@ def warn_of_readings(read: Readings, at: str, model: str, max_length: int) -> No
 def record(
     found: Sequence[Finding], readings: Mapping[str, Readings], left_out: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """What a report says of the rows: figures of each split that was looked at, and sentences."""
+    """The report's part about the rows: figures of each split, and sentences."""
     splits: dict[str, dict[str, float]] = {}
     for each in found:
         if each.split == each.other:
@@ -133,6 +133,6 @@ def record_of(prepared: Prepared) -> dict[str, Any]:
 
 
 def faults(prepared: Prepared) -> dict[str, float]:
-    """What is wrong with the rows, as metrics; shares are those of training and validation rows together."""
+    """Faults of the rows as metrics; the shares are of training and validation rows together."""
     both = prepared.readings("train", "validation")
     return {"unknown_share": both.unknown_share, "cut_share": both.cut_share, **leaks.totals(prepared.findings)}

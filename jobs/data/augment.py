@@ -1,8 +1,8 @@
-"""New rows out of given ones, by operations on words. What class they are of, if any, a teacher has to say.
+"""New rows out of given ones, by operations on words. A teacher has to say their class, if they have any.
 
     for operation, (text, pair) in augmented(given, known, PoolSpec(rows=20_000), mask="[MASK]", seed=0): ...
 
-A word is what spaces part. The label of a row need not survive its operation, which lets them be strong.
+Words are parted by spaces. The label of a row need not survive an operation, so operations may be strong.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.random import Generator
 from configs.schema.data import PoolSpec
 
 Inputs = tuple[str, str | None]  # a text, and the second of a pair
-VISITS = 10  # of every given row without a new one: there are no more
+VISITS = 10  # to every given row without a new one, after which no more are expected
 FIELD = re.compile(r"[^:]+: .+", re.DOTALL)
 BETWEEN_FIELDS = "; "
 
@@ -27,8 +27,8 @@ def augmented(
 ) -> Iterator[tuple[str, Inputs]]:
     """(operation, row) of `spec.rows` rows that are neither in `known` nor equal to one another.
 
-    The given rows take turns, in an order drawn anew for each round. Where no more can be made, fewer come; where fewer
-    are asked for, they are the first of the more. `mask`: the tokenizer's mask token as it stands in a text.
+    The given rows take turns, in an order drawn anew for each round. Fewer rows come where no more can be made; a
+    smaller `spec.rows` gives the first of them. `mask`: the tokenizer's mask token as it stands in a text.
     """
     chance = np.random.default_rng(seed)
     drop = functools.partial(drop_words, share=spec.changed, chance=chance)
@@ -44,8 +44,8 @@ def augmented(
     names, shares = list(spec.shares), np.array(list(spec.shares.values()))
     shares = shares / shares.sum()
     seen = set(map(normal, known))
-    made, idle = 0, 0
-    while made < spec.rows:
+    count, idle = 0, 0
+    while count < spec.rows:
         order = chance.permutation(len(given))
         for row, other in zip(order, np.roll(order, 1), strict=True):
             name = names[chance.choice(len(names), p=shares)]
@@ -56,14 +56,14 @@ def augmented(
                     return
                 continue
             seen.add(normal(new))
-            made, idle = made + 1, 0
+            count, idle = count + 1, 0
             yield name, new
-            if made == spec.rows:
+            if count == spec.rows:
                 return
 
 
 def normal(row: Inputs) -> Inputs:
-    """What rows that differ in their spaces alone have in common."""
+    """A row with single spaces: equal for rows that differ in their spaces alone."""
     text, pair = row
     return " ".join(text.split()), None if pair is None else " ".join(pair.split())
 
@@ -71,7 +71,7 @@ def normal(row: Inputs) -> Inputs:
 def _on_parts(
     row: Inputs, split: Callable[[str], list[str]], between: str, change: Callable[[list[str]], list[str]]
 ) -> Inputs | None:
-    """Each text of the row that has several parts, with its parts changed; None where no text has."""
+    """The row with the parts changed in each text that has several; None where no text has several."""
     parts = [split(text or "") for text in row]
     if max(map(len, parts)) < 2:
         return None
@@ -80,14 +80,14 @@ def _on_parts(
 
 
 def mix_rows(row: Inputs, other: Inputs, chance: Generator) -> Inputs:
-    """The texts mixed (`mix_words`); of pairs, the first text of one and the second of the other."""
+    """The texts mixed (`mix_words`); a pair takes the first text of one row and the second of the other."""
     if row[1] is not None:
         return row[0], other[1]
     return " ".join(mix_words(row[0].split(), other[0].split(), chance)), None
 
 
 def drop_words(words: Sequence[str], share: float, chance: Generator) -> list[str]:
-    """Each word is left out with probability `share`, one at least and not all.
+    """Leave out each word with probability `share`, at least one and not all.
 
     Word dropout, Iyyer et al. 2015 (aclanthology.org/P15-1162); random deletion of EDA, Wei and Zou 2019 (arXiv
     1901.11196).
@@ -97,7 +97,7 @@ def drop_words(words: Sequence[str], share: float, chance: Generator) -> list[st
 
 
 def mask_words(words: Sequence[str], share: float, mask: str, chance: Generator) -> list[str]:
-    """Each word becomes `mask` with probability `share`, one at least and not all.
+    """Replace each word by `mask` with probability `share`, at least one and not all.
 
     Tang et al. 2019, arXiv 1903.12136.
     """
@@ -106,7 +106,7 @@ def mask_words(words: Sequence[str], share: float, mask: str, chance: Generator)
 
 
 def swap_words(words: Sequence[str], share: float, chance: Generator) -> list[str]:
-    """Each word but the last changes places with the next, from left to right, with probability `share`, one at least.
+    """Swap each word but the last with the next, from left to right, with probability `share`, at least one.
 
     EDA's random swap, of neighbours: Artetxe et al. 2018 (arXiv 1710.11041).
     """
@@ -117,7 +117,7 @@ def swap_words(words: Sequence[str], share: float, chance: Generator) -> list[st
 
 
 def mix_words(first: Sequence[str], second: Sequence[str], chance: Generator) -> list[str]:
-    """The beginning of one text and the end of another, cut at the same share of either; a word of each at least.
+    """The beginning of one text and the end of another, cut at the same share of both; at least a word of each.
 
     Instance crossover, Luque 2019 (arXiv 1909.11241), cut anywhere and across classes.
     """
@@ -126,13 +126,13 @@ def mix_words(first: Sequence[str], second: Sequence[str], chance: Generator) ->
 
 
 def fields(text: str) -> list[str]:
-    """The parts of `name: value; name: value`; none of a text that is not of this form."""
+    """The parts of a text `name: value; name: value`; empty for a text of another form."""
     parts = text.split(BETWEEN_FIELDS)
     return parts if len(parts) > 1 and all(map(FIELD.fullmatch, parts)) else []
 
 
 def _places(count: int, share: float, most: int, chance: Generator) -> list[int]:
-    """Of `count` places, in order, each with probability `share`: one at least and `most` at most."""
+    """Places out of `count`, in order, each with probability `share`: at least one and at most `most`."""
     chosen = np.flatnonzero(chance.random(count) < share)
     if not len(chosen):
         chosen = chance.integers(count, size=1)

@@ -1,6 +1,6 @@
-"""Global batches by length, their split over ranks, and tensors out of them.
+"""Global batches by length, their split over ranks, and their tensors.
 
-The global batches of an epoch depend on the data, the seed, the epoch and the token budget alone. However many
+The global batches of an epoch depend on the data, the seed, the epoch and the token budget alone: however many
 workers share them, the same rows meet in the same optimizer step.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 Rows = TypeVar("Rows", np.ndarray, list[np.ndarray])
-NO_TARGET = -100  # what torch's cross-entropy ignores
+NO_TARGET = -100  # torch's cross-entropy ignores it
 WINDOW_BATCHES = 64  # batches' worth of shuffled rows that are sorted by length together
 
 
@@ -39,7 +39,7 @@ def global_batches(lengths: np.ndarray, seed: int, epoch: int, tokens_per_batch:
 
 
 def packed_batches(lengths: np.ndarray, seed: int, epoch: int, tokens_per_batch: int) -> list[np.ndarray]:
-    """As `global_batches`, for rows that will be packed: cut in shuffled order by their own tokens, without padding."""
+    """As `global_batches`, for rows to pack: cut in shuffled order by their own tokens, without padding."""
     order = np.random.default_rng((seed, epoch)).permutation(len(lengths))
     number = np.cumsum(lengths[order]) // tokens_per_batch
     return np.split(order, np.flatnonzero(np.diff(number)) + 1)
@@ -93,8 +93,8 @@ def collate(examples: Examples, rows: np.ndarray, length: int, count: int = 1) -
 def collate_packs(examples: Examples, packs: list[np.ndarray], length: int, count: int = 1) -> dict[str, torch.Tensor]:
     """Tensors of rows that hold several examples: input_ids_BL, position_ids_BL, target_BL, weight_B.
 
-    Positions start anew with every example. The target of a token is the next one where that is to be generated, else
-    `NO_TARGET`. Padding is examples of one token each; blank rows of weight 0 fill them up to `count`.
+    Positions start anew with every example. The target of a token is the next token if that is to be generated, else
+    `NO_TARGET`. Padding counts as examples of one token each; blank rows of weight 0 fill the batch up to `count`.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Prepared rows as a served model meets them: padded batches of like length."""
+"""Prepared rows as a served model reads them: padded batches of like length."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def take(examples: Examples, inputs: Sequence[str], pad_id: int, most: int) -> R
 
 
 def spread(number: int, most: int) -> np.ndarray:
-    """At most `most` of so many indices, evenly spread over them."""
+    """At most `most` of the indices 0 to `number` - 1, evenly spread over them."""
     return np.unique(np.linspace(0, number - 1, min(most, number)).round().astype(np.int64))
 
 

@@ -1,7 +1,8 @@
 """Texts that stand in the rows more than once: in two splits, or with two labels.
 
-Rows are compared by hashes, and named by their lines. Two texts are the same where their letters and digits are
-(Unicode NFKC, lower case, all else left out); of pairs, both texts. Of a text without any its signs count.
+Rows are compared by hashes, and named by their lines. Two texts are the same where their letters and digits are the
+same (Unicode NFKC, lower case, all else left out); two pairs, where both texts are. A text without any of these is
+compared by its signs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 if TYPE_CHECKING:
     import numpy as np
 
-ORDER = ("train", "validation", "unlabelled", "test")  # what is learned from stands before what is held against it
+ORDER = ("train", "validation", "unlabelled", "test")  # a split is compared with itself and those before it
 HASHES = "hashes.parquet"
 SHOWN = 5  # lines that a message names
 SELECTORS = range(0xFE00, 0xFE10)  # variation selectors: how a sign is drawn
@@ -29,19 +30,19 @@ NOTHING = 0  # hash of no label
 class Hashes:
     """64 bits of SHA-256 for each row of a split, in order.
 
-    That any two of 10^6 different texts share a hash has a chance of 3 in 10^8. `left_out` are the lines of rows that
-    `data.on_leak` took away, which have no hashes here.
+    Any two of 10^6 different texts share a hash with a chance of 3 in 10^8. `left_out` are the lines of rows that
+    `data.on_leak` took away; these rows have no hashes here.
     """
 
     texts: Sequence[int] = field(default_factory=lambda: array("Q"))  # of the letters and digits
-    written: Sequence[int] = field(default_factory=lambda: array("Q"))  # of the texts letter for letter
+    written: Sequence[int] = field(default_factory=lambda: array("Q"))  # of the texts, letter for letter
     labels: Sequence[int] = field(default_factory=lambda: array("Q"))  # `NOTHING` where there is none
     lines: Sequence[int] = field(default_factory=lambda: array("q"))
     left_out: Sequence[int] = field(default_factory=lambda: array("q"))
-    unit: str = "rows"  # what `lines` count
+    unit: str = "rows"  # unit of `lines`: lines or rows
 
     def add(self, text: str, pair: str | None, label: str, unit: str, line: int) -> None:
-        """Append one row; an empty label is none."""
+        """Append one row; an empty label means no label."""
         texts, written, labels, lines = cast(list[array], [self.texts, self.written, self.labels, self.lines])
         texts.append(same_text(text, pair))
         written.append(_hash(text, pair))
@@ -50,7 +51,7 @@ class Hashes:
         self.unit = unit
 
     def leave_out(self, unit: str, line: int) -> None:
-        """Note a row that is not learned from."""
+        """Note a row that is left out of training."""
         cast(array, self.left_out).append(line)
         self.unit = unit
 
@@ -59,21 +60,21 @@ class Hashes:
 
 
 class Finding(NamedTuple):
-    """What the rows of one split have in common with those of another, or with earlier ones of their own."""
+    """Texts that the rows of one split share with another split, or with earlier rows of their own."""
 
     split: str
-    other: str  # the same where rows of one split are compared
+    other: str  # equal to `split` where rows of one split are compared
     rows: int  # of `split`
-    same: int  # of these, rows whose text is also a row's of `other`; where that is the same split: an earlier row's
-    written_alike: int  # of those, letter for letter
+    same: int  # of these, rows whose text a row of `other` has, too; an earlier row where `other` is `split`
+    written_alike: int  # of these, rows with the text letter for letter
     contradicting: int  # rows whose text has another label in `other`
-    unit: str  # what the lines count: lines or rows
-    same_lines: list[int]  # the first `SHOWN` of each
+    unit: str  # unit of the lines: lines or rows
+    same_lines: list[int]  # the first `SHOWN` lines, here and below
     contradicting_lines: list[int]
 
     @property
     def is_leak(self) -> bool:
-        """Whether what is held against the model was learned from; unlabelled rows may repeat training rows."""
+        """Whether the model learns from rows that it is judged by; unlabelled rows may repeat training rows."""
         return self.same > 0 and self.split != self.other and (self.split, self.other) != ("unlabelled", "train")
 
     @property
@@ -86,7 +87,7 @@ class Finding(NamedTuple):
 
     @property
     def contradicting_words(self) -> str:
-        """The like of `same_words` for texts with two labels."""
+        """As `same_words`, for texts with two labels."""
         lines = _lines(self.unit, self.contradicting_lines, self.contradicting)
         counts = f"{self.contradicting} of {self.rows} rows of data.{self.split}"
         return f"{counts} have a text that has another label in data.{self.other}: {lines}"
@@ -94,7 +95,7 @@ class Finding(NamedTuple):
 
 def normal(text: str) -> str:
     """The letters and digits of a text in lower case; its signs where it has none."""
-    if text.isascii():  # several times as fast as what follows
+    if text.isascii():  # several times as fast as the general way below
         return text.lower().encode().translate(None, _ASCII_SIGNS).decode() or "".join(text.split())
     whole = unicodedata.normalize("NFKC", text).lower()
     return whole.translate(_LETTERS) or "".join(whole.split())
@@ -106,13 +107,13 @@ def same_text(text: str, pair: str | None) -> int:
 
 
 def findings(seen: Mapping[Any, Hashes], split: str, labelled: bool) -> list[Finding]:
-    """What the rows of `split` have in common, with one another and with those of every split before it in `ORDER`.
+    """Texts that the rows of `split` share, with one another and with every split before it in `ORDER`.
 
-    `labelled`: labels are classes, so that one text with two of them is a contradiction.
+    `labelled`: labels are classes, so that a text with two labels is a contradiction.
     """
     import numpy as np
 
-    mine, found = seen[split], []
+    mine, shared = seen[split], []
     for other in ORDER[: ORDER.index(split) + 1]:
         if (theirs := seen.get(other)) is None:
             continue
@@ -125,12 +126,12 @@ def findings(seen: Mapping[Any, Hashes], split: str, labelled: bool) -> list[Fin
         lines = np.asarray(mine.lines, np.int64)
         first, first_against = (lines[mask][:SHOWN].tolist() for mask in (same, against))
         count, letters, contradicting = (int(mask.sum()) for mask in (same, same & alike, against))
-        found.append(Finding(split, other, len(mine), count, letters, contradicting, mine.unit, first, first_against))
-    return found
+        shared.append(Finding(split, other, len(mine), count, letters, contradicting, mine.unit, first, first_against))
+    return shared
 
 
 def totals(found: Sequence[Finding]) -> dict[str, float]:
-    """`leaked_rows` and `contradicting_rows` of what was found, as metrics."""
+    """Metrics `leaked_rows` and `contradicting_rows` of the findings."""
     return {
         "leaked_rows": sum(each.same for each in found if each.is_leak),
         "contradicting_rows": sum(each.contradicting for each in found),
@@ -158,15 +159,15 @@ def read(file: Path) -> dict[str, Hashes]:
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(file)
-    names_N, found = np.array(table["split"].to_pylist()), {}
+    names_N, by_split = np.array(table["split"].to_pylist()), {}
     for split in dict.fromkeys(names_N.tolist()):
         rows = table.filter(pyarrow.array(names_N == split))
-        found[split] = Hashes(*(rows[name].to_numpy() for name in ("texts", "written", "labels")))
-    return found
+        by_split[split] = Hashes(*(rows[name].to_numpy() for name in ("texts", "written", "labels")))
+    return by_split
 
 
 def _repeats(values: np.ndarray) -> np.ndarray:
-    """Which values [N] stood there before."""
+    """[N] bool: whether each of the values [N] occurred before."""
     import numpy as np
 
     again = np.ones(len(values), bool)
@@ -175,7 +176,7 @@ def _repeats(values: np.ndarray) -> np.ndarray:
 
 
 def _contradicting(rows: Hashes, others: Hashes) -> np.ndarray:
-    """Which `rows` have a text that has, among `others`, a label which is not theirs; [N] bool."""
+    """[N] bool: whether the text of each of the `rows` has another label among `others`."""
     import numpy as np
 
     count = len(rows)
@@ -203,7 +204,7 @@ def _lines(unit: str, lines: Sequence[int], count: int) -> str:
 
 
 class _Letters(dict[int, int | None]):
-    """For `str.translate`: letters, digits and the marks that belong to them stay; filled as characters are met."""
+    """Table for `str.translate`, filled as characters are met: letters, digits and their marks stay."""
 
     def __missing__(self, code: int) -> int | None:
         kept = chr(code).isalnum() or (unicodedata.category(chr(code))[0] in "NM" and code not in SELECTORS)

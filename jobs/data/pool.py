@@ -23,7 +23,7 @@ from jobs.versions import behaviour
 if TYPE_CHECKING:
     import pyarrow
 
-MASKS = ("[MASK]", "<mask>")  # of the families of BERT and RoBERTa
+MASKS = ("[MASK]", "<mask>")  # mask tokens of the families of BERT and RoBERTa
 UNLABELLED = "unlabelled"
 
 log = logging.getLogger(__name__)
@@ -39,11 +39,11 @@ def make_pool(
     unlabelled: tuple[pyarrow.Table, str] | None,
     seen: Hashes | None = None,
 ) -> Prepared:
-    """The pool that goes with the `prepared` rows in `folder`, made or found.
+    """Make the pool that goes with the `prepared` rows in `folder`, or open it where it is there.
 
-    Tables as `checked` gives them, `unlabelled` with its fingerprint; `seen`, the hashes of its rows, are kept beside
-    the rows. No row of the pool is a training or validation row, no two are the same. Its manifest says how many rows
-    came of each operation.
+    The tables are as `checked` gives them, `unlabelled` with its fingerprint; `seen`, the hashes of its rows, are kept
+    beside the rows. No row of the pool is a training or validation row, and no two are the same. The manifest counts
+    the rows of each operation.
     """
     fingerprint = unlabelled and unlabelled[1]
     parts = {"prepared": prepared.key, "pool": spec.model_dump(), UNLABELLED: fingerprint}
@@ -52,37 +52,53 @@ def make_pool(
         log.info("the pool is there already, unchanged: %s", folder)
         return Prepared.open(folder)
     tokenizer = Tokenizer.from_file(str(prepared.folder / TOKENIZER))
+    rows = pool_rows(
+        tokenizer, spec, seed, inputs(train), inputs(validation), inputs(unlabelled[0]) if unlabelled else []
+    )
+    counts = Counter(operation for operation, _ in rows)
+    log.info("pool: %d rows (%s)", len(rows), ", ".join(f"{name} {count}" for name, count in counts.items()))
+    if len(rows) - counts[UNLABELLED] < spec.rows:
+        log.warning("pool: distillation.pool.rows=%d asks for more than these rows can give", spec.rows)
+
+    def fill(aside: Path) -> dict[str, Any]:
+        encode = functools.partial(tokenise.tokenise_classes, tokenizer_json=tokenizer.to_str(), labels=prepared.labels)
+        tokenise.write_shards([_table([row for _, row in rows])], aside / ROWS, encode)
+        if seen is not None:
+            leaks.write(aside / HASHES, {UNLABELLED: seen})
+        return {"key": key, "rows": {"train": len(rows)}, "made_by": dict(counts)}
+
+    commit(folder, MANIFEST, fill)
+    return Prepared.open(folder)
+
+
+def pool_rows(
+    tokenizer: Tokenizer,
+    spec: PoolSpec,
+    seed: int,
+    train: Sequence[Inputs],
+    validation: Sequence[Inputs],
+    unlabelled: Sequence[Inputs],
+) -> list[tuple[str, Inputs]]:
+    """(operation, row) of every row of the pool: the new unlabelled rows, then the augmented ones.
+
+    Raises `UsageError` where there is none, or where rows are to be masked and the tokenizer has no mask token.
+    """
     mask = mask_token(tokenizer)
     if spec.rows and spec.mask_words and mask is None:
         raise UsageError(
             f"distillation.pool.mask_words: {spec.mask_words:g}: the teacher's tokenizer has no mask token "
             f"({', '.join(MASKS)}); set it to 0"
         )
-    learned, held_out = inputs(train), inputs(validation)
-    extra = list(new_rows(inputs(unlabelled[0]) if unlabelled else [], [*learned, *held_out]))
-    known = list(cut_to_length([*learned, *extra, *held_out], tokenizer))
-    sources = known[: len(learned) + len(extra)]
-    found = [(UNLABELLED, row) for row in extra]
-    found += augmented(sources, known, spec, mask, seed)
-    if not found:
+    extra = list(new_rows(unlabelled, [*train, *validation]))
+    known = list(cut_to_length([*train, *extra, *validation], tokenizer))
+    sources = known[: len(train) + len(extra)]
+    rows = [*((UNLABELLED, row) for row in extra), *augmented(sources, known, spec, mask, seed)]
+    if not rows:
         raise UsageError(
             "distillation.pool: nothing new can be made of these rows, or all unlabelled ones are training or "
             "validation rows; leave it out"
         )
-    counts = Counter(operation for operation, _ in found)
-    log.info("pool: %d rows (%s)", len(found), ", ".join(f"{name} {count}" for name, count in counts.items()))
-    if len(found) - len(extra) < spec.rows:
-        log.warning("pool: distillation.pool.rows=%d asks for more than these rows can give", spec.rows)
-
-    def fill(aside: Path) -> dict[str, Any]:
-        encode = functools.partial(tokenise.tokenise_classes, tokenizer_json=tokenizer.to_str(), labels=prepared.labels)
-        tokenise.write_shards([_table([row for _, row in found])], aside / ROWS, encode)
-        if seen is not None:
-            leaks.write(aside / HASHES, {UNLABELLED: seen})
-        return {"key": key, "rows": {"train": len(found)}, "made_by": dict(counts)}
-
-    commit(folder, MANIFEST, fill)
-    return Prepared.open(folder)
+    return rows
 
 
 def inputs(table: pyarrow.Table) -> list[Inputs]:
@@ -100,7 +116,7 @@ def new_rows(rows: Iterable[Inputs], known: Iterable[Inputs]) -> Iterator[Inputs
 
 
 def cut_to_length(rows: Sequence[Inputs], tokenizer: Tokenizer) -> Iterator[Inputs]:
-    """The rows without what the tokenizer truncates: changes to that no model would see."""
+    """The rows without the ends that the tokenizer truncates: no model would see changes there."""
     for start in range(0, len(rows), tokenise.ROWS_PER_CALL):
         some = rows[start : start + tokenise.ROWS_PER_CALL]
         texts: list[Any] = [text if pair is None else (text, pair) for text, pair in some]
@@ -116,13 +132,13 @@ def cut_to_length(rows: Sequence[Inputs], tokenizer: Tokenizer) -> Iterator[Inpu
 
 
 def mask_token(tokenizer: Tokenizer) -> str | None:
-    """The token that stands for a hidden word, as it is written in a text."""
+    """The tokenizer's token for a hidden word, as it is written in a text."""
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     return next((mask for mask in MASKS if mask in known), None)
 
 
 def _table(rows: Sequence[Inputs]) -> pyarrow.Table:
-    """What `checked` gives of texts, with no label in any row."""
+    """A table as `checked` gives it, of rows without a label."""
     import pyarrow
 
     texts, pairs = zip(*rows, strict=True)

@@ -23,21 +23,21 @@ PreparedSplit = Literal["train", "validation"]
 
 
 class Readings(NamedTuple):
-    """What a tokenizer made of the rows of a split."""
+    """Counts of a tokenizer over the rows of a split."""
 
     rows: int
-    tokens: int  # without those that stand around every text
-    unknown: int  # of these tokens, those that the tokenizer does not know
-    cut: int  # rows that are longer than what is kept of them
+    tokens: int  # without the special ones around every text
+    unknown: int  # how many of these tokens the tokenizer does not know
+    cut: int  # rows that are kept in part only
 
     @property
     def unknown_share(self) -> float:
-        """Of the tokens."""
+        """Share of the tokens that are unknown."""
         return self.unknown / max(1, self.tokens)
 
     @property
     def cut_share(self) -> float:
-        """Of the rows."""
+        """Share of the rows that are cut."""
         return self.cut / max(1, self.rows)
 
 
@@ -46,7 +46,7 @@ class Examples:
     """N examples without padding; tokens of row i are `ids[offsets[i]:offsets[i + 1]]`."""
 
     ids: np.ndarray  # [tokens] int32
-    types: np.ndarray  # [tokens] int8: 1 in the second text of a pair, or in what is to be generated
+    types: np.ndarray  # [tokens] int8: 1 in the second text of a pair, or in the text to generate
     offsets: np.ndarray  # [N + 1] int64
     labels: np.ndarray  # [N] int64; `NO_TARGET` where there is none
 
@@ -96,7 +96,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared folder whose digests were checked; `pool` holds the rows without labels that go with its own."""
+    """A prepared folder whose digests were checked; `pool` holds the rows without labels that go with it."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -114,20 +114,20 @@ class Prepared:
 
     @property
     def labels(self) -> list[str]:
-        """Class names, in the order of the label numbers; none where texts are generated."""
+        """Class names, in the order of the label numbers; empty where texts are generated."""
         return self.manifest["labels"]
 
     def sample(self, split: PreparedSplit) -> Sample:
-        """Which rows of the source those of a split are."""
+        """Number and fingerprint of the rows of a split in its source."""
         return Sample(self.manifest["rows"][split], self.manifest["fingerprints"][split])
 
     def readings(self, *splits: PreparedSplit) -> Readings:
-        """What the tokenizer made of the rows of some splits together."""
+        """The tokenizer's counts over the rows of some splits together."""
         return Readings(*map(sum, zip(*(self.manifest["readings"][split] for split in splits), strict=True)))
 
     @property
     def findings(self) -> list[Finding]:
-        """What the rows, and those without labels, have in common."""
+        """Texts that the rows, and the rows without labels, have in common."""
         pool = [] if self.pool is None else self.pool.findings
         return [Finding(**each) for each in self.manifest.get("findings", ())] + pool
 
@@ -142,18 +142,18 @@ class Prepared:
 
 
 def readings_of(folder: Path) -> dict[str, Readings]:
-    """What a tokenizer made of each split of the shards in `folder`."""
+    """A tokenizer's counts over each split of the shards in `folder`."""
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(folder, columns=["split", "text_tokens", "unknown", "cut"])
     sums: Any = [([], "count_all"), *((name, "sum") for name in ("text_tokens", "unknown", "cut"))]
-    found = table.group_by("split").aggregate(sums).to_pylist()
+    totals = table.group_by("split").aggregate(sums).to_pylist()
     columns = ("count_all", "text_tokens_sum", "unknown_sum", "cut_sum")
-    return {each["split"]: Readings(*(each[name] for name in columns)) for each in found}
+    return {each["split"]: Readings(*(each[name] for name in columns)) for each in totals}
 
 
 def joined_offsets(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Offsets [N + 1] of rows that stand one part after the other, from those of each part, which begin at 0."""
+    """Offsets [N + 1] of the rows of all parts, one part after the other; the offsets of each part begin at 0."""
     import numpy as np
 
     starts = np.cumsum([0, *(offsets[-1] for offsets in parts[:-1])])
@@ -173,5 +173,5 @@ def has_key(folder: Path, manifest_name: str, key: str) -> bool:
     """Whether a whole folder made from the inputs of `key` is there."""
     try:
         return read_manifest(folder, manifest_name).get("key") == key
-    except FolderError:  # none, or a damaged one: made anew
+    except FolderError:  # no folder, or a damaged one: it is made anew
         return False

@@ -59,21 +59,21 @@ NEIGHBOURS = {"a": "s", "e": "r", "i": "o", "n": "m", "o": "p", "r": "t", "s": "
 
 
 def messages(split: Split, seed: int = 0, rows: int | None = None) -> list[dict[str, str]]:
-    """Rows {"text", "label"} of one split; fewer rows are the first of more, and every 25 hold each intent once."""
+    """Rows {"text", "label"} of one split; fewer rows are the first of more, and each 25 rows hold each intent once."""
     if split not in ROWS:
         raise ValueError(f"split={split!r} is none of {', '.join(ROWS)}")
     wanted = ROWS[split] if rows is None else rows
     dice = Dice(f"shop/{split}/{seed}")
     drawn = {intent: distinct(intent, split, dice) for intent in INTENTS}
-    found: list[dict[str, str]] = []
-    while len(found) < wanted:
-        turn = dice.shuffled(INTENTS)[: wanted - len(found)]
-        found += [{"text": next(drawn[intent]), "label": intent} for intent in turn]
-    return found
+    made: list[dict[str, str]] = []
+    while len(made) < wanted:
+        turn = dice.shuffled(INTENTS)[: wanted - len(made)]
+        made += [{"text": next(drawn[intent]), "label": intent} for intent in turn]
+    return made
 
 
 def distinct(intent: str, split: Split, dice: "Dice") -> Iterator[str]:
-    """Messages of one intent, its phrasings in turn, none twice by its letters and digits."""
+    """Messages of one intent, its phrasings in turn; no two have the same letters and digits."""
     seen: set[str] = set()
     phrasings = dice.shuffled(PHRASES[intent].phrasings(split))
     for turn in itertools.count():
@@ -182,7 +182,7 @@ def mistyped(text: str, dice: "Dice") -> str:
 
 
 def letters(text: str) -> str:
-    """What makes two messages the same: letters and digits, lower case."""
+    """Letters and digits in lower case, by which two messages are the same."""
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 

@@ -1,4 +1,4 @@
-"""What the customers of the embedded demo shop ask: 25 intents, each asked in different words in every split.
+"""Questions of the embedded demo shop's customers: 25 intents, each in different words in every split.
 
 One line is one phrasing. `(a|b)` is a choice, `(a|)` may be left out, `{slot}` is filled from shop_words.
 No phrasing is shared between splits, so a model does better the more it knows about what words mean: on the test rows

@@ -1,6 +1,6 @@
 """Rows out of files, URLs, the Hub or the embedded generator, checked one by one.
 
-Whatever is wrong with a row is a `UsageError` that names the source, the line and the column, never the text.
+Every fault of a row is a `UsageError` that names the source, the line and the column, never the text.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation", "test", "unlabelled"]
 LONGEST_LINE_BYTES = 10 << 20
-LONGEST_NAME = 40  # characters of a column's name; in a file without a header texts stand in its place
-LONGEST_LABEL, FEW_LABELS = 60, 10  # characters; different labels that need not repeat
+LONGEST_NAME = 40  # characters of a column's name; a file without a header has texts in its place
+LONGEST_LABEL, FEW_LABELS = 60, 10  # characters; number of different labels that need not repeat
 NO_EXTRA = "reading from the Hub needs slimcart installed with its extra 'hub'"
-HUB_SECONDS = 10.0  # for the Hub to say whether it has a data set
+HUB_SECONDS = 10.0  # time for the Hub to say whether it has a data set
 HELD_AGAINST: dict[Split, tuple[Split, ...]] = {  # splits with which a split may share no text
     "train": ("validation", "test"),
     "unlabelled": ("validation", "test"),
@@ -43,9 +43,9 @@ HELD_AGAINST: dict[Split, tuple[Split, ...]] = {  # splits with which a split ma
 class Row(NamedTuple):
     """One example; `pair` is None unless the recipe names a second text column.
 
-    `label` is the class, or the text to generate; an unlabelled row has an empty one. `slots` are the names and values
-    of attributes among the inputs. `slices` are the values of the columns `data.slices`, of test rows only; "" stands
-    for a missing value.
+    `label` is the class, or the text to generate, and empty in an unlabelled row. `slots` are the names and values of
+    attributes among the inputs. `slices`, in test rows only, are the values of the columns `data.slices`; "" stands for
+    a missing value.
     """
 
     text: str
@@ -55,8 +55,8 @@ class Row(NamedTuple):
     slices: tuple[str, ...] = ()
 
 
-class _Asked(NamedTuple):
-    """The inputs of a row, and what else stands there."""
+class _Inputs(NamedTuple):
+    """The inputs of a row, with its whole record."""
 
     where: str  # 'data.train: file: line 7'
     record: dict[str, Any]
@@ -66,42 +66,42 @@ class _Asked(NamedTuple):
 
     @property
     def line(self) -> tuple[str, int]:
-        """What is counted, lines or rows, and the row's number."""
+        """The unit, lines or rows, and the row's number."""
         unit, number = self.where.rsplit(" ", 2)[1:]
         return f"{unit}s", int(number)
 
 
 def rows(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None) -> Iterator[Row]:
-    """The rows of one split, in their order; with `data.on_leak` = drop without those that `HELD_AGAINST` forbids.
+    """The rows of one split, in their order; `data.on_leak` = drop leaves out texts that `HELD_AGAINST` forbids.
 
-    `seen` takes the hashes of the rows, and gives those of splits that were read before.
+    `seen` holds the hashes of splits that were read before, and receives those of this split.
     """
     columns = data.slices if split == "test" else ()
     mine = None if seen is None else seen.setdefault(split, Hashes())
     forbidden = _held_against(data, split, seen or {}) if data.on_leak == "drop" else set[int]()
-    found = False
-    for asked in _inputs(data, split):
-        if forbidden and same_text(asked.text, asked.pair) in forbidden:
+    is_empty = True
+    for inputs in _inputs(data, split):
+        if forbidden and same_text(inputs.text, inputs.pair) in forbidden:
             if mine is not None:
-                mine.leave_out(*asked.line)
+                mine.leave_out(*inputs.line)
             continue
-        found = True
-        slices = tuple(_slice(asked.record, column, asked.where) for column in columns)
-        label = "" if split == "unlabelled" else _label(asked.record, data.label, asked.where)
+        is_empty = False
+        slices = tuple(_slice(inputs.record, column, inputs.where) for column in columns)
+        label = "" if split == "unlabelled" else _label(inputs.record, data.label, inputs.where)
         if mine is not None:
-            mine.add(asked.text, asked.pair, label, *asked.line)
-        yield Row(asked.text, asked.pair, label, asked.slots, slices)
-    if not found:
+            mine.add(inputs.text, inputs.pair, label, *inputs.line)
+        yield Row(inputs.text, inputs.pair, label, inputs.slots, slices)
+    if is_empty:
         others = " and ".join(f"data.{other}" for other in HELD_AGAINST[split])
         raise UsageError(f"{place(data, split)}: data.on_leak=drop leaves no row: all texts are those of {others}")
 
 
 def hashes(data: DataSpec, split: Split) -> Hashes:
-    """Hashes of the texts of a split, all that is kept of it; no label is looked at."""
-    found = Hashes()
-    for asked in _inputs(data, split):
-        found.add(asked.text, asked.pair, "", *asked.line)
-    return found
+    """Hashes of the texts of a split; labels are not looked at, and nothing else is kept."""
+    texts = Hashes()
+    for inputs in _inputs(data, split):
+        texts.add(inputs.text, inputs.pair, "", *inputs.line)
+    return texts
 
 
 def has_test(data: DataSpec) -> bool:
@@ -114,44 +114,44 @@ def _held_against(data: DataSpec, split: Split, seen: Mapping[Split, Hashes]) ->
     return {text for each in others for text in (seen.get(each) or hashes(data, each)).texts}
 
 
-def _inputs(data: DataSpec, split: Split) -> Iterator[_Asked]:
+def _inputs(data: DataSpec, split: Split) -> Iterator[_Inputs]:
     source = getattr(data, split)
     if source is None:
         raise UsageError(f"data.{split}: missing; give a file, URL or Hub id")
-    found = False
+    is_empty = True
     for where, record in _records(source, split, place(data, split)):
-        found = True
+        is_empty = False
         text, named = _input(record, data.text, where)
         pair, more = (None, ()) if data.text_pair is None else _input(record, data.text_pair, where)
-        yield _Asked(where, record, text, pair, named + more)
-    if not found:
+        yield _Inputs(where, record, text, pair, named + more)
+    if is_empty:
         raise UsageError(f"{place(data, split)}: holds no rows")
 
 
 class Sample(NamedTuple):
-    """Which rows a figure is of."""
+    """The rows that a figure is measured on."""
 
     rows: int
     fingerprint: str  # SHA-256 of their texts and labels
 
 
 def told(row: Row) -> bytes:
-    """What a row says, for a fingerprint of many: texts, label and attributes."""
+    """Texts, label and attributes of a row as bytes, for a fingerprint of many rows."""
     return json.dumps([row.text, row.pair, row.label, row.slots]).encode()
 
 
-def sample(found: Sequence[Row]) -> Sample:
-    """Of these rows, in their order."""
-    return Sample(len(found), hashlib.sha256(b"".join(map(told, found))).hexdigest())
+def sample(rows: Sequence[Row]) -> Sample:
+    """Number and fingerprint of rows, in their order."""
+    return Sample(len(rows), hashlib.sha256(b"".join(map(told, rows))).hexdigest())
 
 
-def check_unchanged(found: Sequence[Row], expected: Sample, data: DataSpec, split: Split) -> None:
-    """Raises `JobError` where the rows of a split are not those that were prepared: figures of both go not together."""
-    if sample(found) == expected:
+def check_unchanged(rows: Sequence[Row], expected: Sample, data: DataSpec, split: Split) -> None:
+    """Raise `JobError` where the rows of a split have changed since they were prepared: figures would not compare."""
+    if sample(rows) == expected:
         return
-    what = f"{expected.rows} rows then, {len(found)} now"
-    if len(found) == expected.rows:
-        what = f"{len(found)} rows as then, with other texts or labels"
+    what = f"{expected.rows} rows then, {len(rows)} now"
+    if len(rows) == expected.rows:
+        what = f"{len(rows)} rows as then, with other texts or labels"
     raise JobError(
         f"{place(data, split)}: changed since its rows were prepared ({what}); put it back to go on, or run the same "
         "command again to begin with what it holds now"
@@ -159,9 +159,9 @@ def check_unchanged(found: Sequence[Row], expected: Sample, data: DataSpec, spli
 
 
 def check_source(data: DataSpec, split: Split) -> None:
-    """Refuse a source that cannot hold the rows of a split, by its name and, of a local file, by its columns' names.
+    """Refuse a source that cannot hold the rows of a split, by its name and, in a local file, by its columns' names.
 
-    No row is looked at, of JSON Lines only the keys of the first object; nothing is asked of a URL.
+    No row is read, but for the keys of the first object in JSON Lines; no URL is opened.
     """
     source = getattr(data, split)
     at = place(data, split)
@@ -178,14 +178,14 @@ def check_source(data: DataSpec, split: Split) -> None:
 
 
 def place(data: DataSpec, split: Split) -> str:
-    """'data.train: file', as messages begin; of a URL only what may be shown."""
+    """'data.train: file', the beginning of messages; a URL without what may not be shown."""
     return f"data.{split}: {shown_urls(str(getattr(data, split)))}"
 
 
 def shown(label: str, labels: Sequence[str]) -> str:
-    """One of the labels of a source, row by row, for a message; of what looks like a text only its row and length.
+    """A label for a message; only row and length where it looks like a text. `labels` are those of all rows.
 
-    Where `data.label` names a column of texts, the labels are what customers wrote.
+    The labels are customers' words where `data.label` names a column of texts.
     """
     kinds = len(set(labels))
     hardly_repeat = 2 * kinds > len(labels) and (kinds > FEW_LABELS or " " in label)
@@ -209,7 +209,7 @@ def _records(source: str, split: Split, at: str) -> Iterator[tuple[str, dict[str
 
 
 def _form(source: str, split: Split, at: str) -> re.Match[str] | None:
-    """What a source is: a match of `DATA_FILE` or of `HUB_ID`, None for the generator. Raises `UsageError` for none."""
+    """A source as a match of `DATA_FILE` or `HUB_ID`, None for the generator. Raises `UsageError` where it is none."""
     if source.startswith("embedded:"):
         if source != EMBEDDED:
             raise UsageError(f"{at}: no such generator; {EMBEDDED} is the one there is")
@@ -246,7 +246,7 @@ def _column_names(source: str, form: re.Match[str], at: str) -> list[str]:
 
 @contextmanager
 def _opened(source: str, form: re.Match[str], at: str) -> Iterator[Any]:
-    """The bytes of a file; whatever goes wrong while it is read is a `UsageError`."""
+    """The bytes of a file; every error while it is read is a `UsageError`."""
     import fsspec
 
     try:
@@ -255,7 +255,7 @@ def _opened(source: str, form: re.Match[str], at: str) -> Iterator[Any]:
     except UsageError:
         raise
     except FileNotFoundError as error:
-        cause = error.__cause__  # fsspec calls every URL missing whose server does not answer well, and says why here
+        cause = error.__cause__  # fsspec calls a URL missing for every bad answer, and keeps the reason here
         raise UsageError(f"{at}: cannot be read: {_reason(cause)}" if cause else f"{at}: no such file") from None
     except Exception as error:  # noqa: BLE001 - cut gzip, damaged pages, a lost connection: nothing in common
         raise UsageError(f"{at}: cannot be read: {_reason(error)}") from None
@@ -300,7 +300,7 @@ def _csv(lines: Iterator[str], at: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _csv_reader(lines: Iterator[str], at: str) -> csv.DictReader[str]:
-    """What reads the rows; the header is read, and is one."""
+    """A reader of the rows, after a checked header."""
     reader = csv.DictReader(lines, strict=True)
     try:
         names = reader.fieldnames or ()
@@ -335,7 +335,7 @@ def _parquet_file(file: Any, at: str) -> pyarrow.parquet.ParquetFile:
 
 
 def _check_hub(name: str, revision: str | None, at: str) -> None:
-    """Refuse a data set that the Hub does not know, or that is a path which leads nowhere; else it may be there."""
+    """Refuse a data set that the Hub does not know, or that is a path to nothing, as far as can be told."""
     if importlib.util.find_spec("datasets") is None:
         raise UsageError(f"{at}: {NO_EXTRA}")
     from huggingface_hub import HfApi
@@ -345,7 +345,7 @@ def _check_hub(name: str, revision: str | None, at: str) -> None:
         HfApi().dataset_info(name, revision=revision, timeout=HUB_SECONDS)
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise UsageError(f"{at}: neither a file here nor a data set on the Hub") from None
-    except Exception:  # noqa: BLE001 - no network, a Hub in trouble: the data set may be known here from before
+    except Exception:  # noqa: BLE001 - no network, a Hub in trouble: the data set may be in the cache
         if Path(name).parent.is_dir():
             raise UsageError(f"{at}: no such file, and the Hub does not answer") from None
 
@@ -368,7 +368,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _listed(names: Iterable[object]) -> str:
-    """Column names for a message; a long one is a customer's text in a file without a header, and is not shown."""
+    """Column names for a message; a long name is a customer's text in a file without header, and is not shown."""
     words = map(str, names)
     return ", ".join(word if len(word) <= LONGEST_NAME else f"(a name of {len(word)} characters)" for word in words)
 
@@ -388,7 +388,7 @@ def _optional(record: dict[str, Any], column: str, where: str) -> Any:
 
 
 def _input(record: dict[str, Any], column: str, where: str) -> tuple[str, Slots]:
-    """A text as it is; of attributes, an object or a list of [name, value], the text and what they are."""
+    """(text, its attributes): a text as it is, or the text of attributes, an object or a list of [name, value]."""
     value = _value(record, column, where)
     if not isinstance(value, dict | list):
         return _text(value, column, where), ()

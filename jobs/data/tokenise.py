@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 ROWS_PER_BLOCK = 20_000
 ROWS_PER_CALL = 4096
 MOST_CLASSES = 10_000
-END = "<|endoftext|>"  # of the tokenizers that are trained here
+END = "<|endoftext|>"  # ends a text, in tokenizers that are trained here
 
 
 def checked(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None) -> tuple[pyarrow.Table, str]:
-    """(table, fingerprint): every row of a split after its checks, and a digest of what they say. `seen`: as in `rows`.
+    """(table, fingerprint): every row of a split after its checks, and a digest of the rows. `seen`: as in `rows`.
 
-    Columns split, text, pair, label (strings), row (int64) and attributes (bool: whether a text was given as such).
-    Raises `UsageError` at the first bad row.
+    The columns are split, text, pair, label (strings), row (int64) and attributes (bool: whether a text was given as
+    attributes). Raises `UsageError` at the first bad row.
     """
     import pyarrow
 
@@ -75,8 +75,11 @@ def classes(train: pyarrow.Table, others: dict[Split, pyarrow.Table], data: Data
 def write_shards(
     tables: Sequence[pyarrow.Table], folder: Path, tokenise: Callable[[pyarrow.Table], pyarrow.Table]
 ) -> None:
-    """Tokenise with Ray Data into Parquet files: split, row, input_ids, type_ids, length, label (number), and of each
-    row the fields of `Reading`: text_tokens, unknown, cut."""
+    """Tokenise with Ray Data into Parquet files.
+
+    The columns are split, row, input_ids, type_ids, length, label (number), and the fields of `Reading`: text_tokens,
+    unknown, cut.
+    """
     import ray.data
 
     blocks = [block for table in tables for block in _blocks(table)]
@@ -93,7 +96,7 @@ def _blocks(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
 def tokenise_classes(table: pyarrow.Table, tokenizer_json: str, labels: list[str]) -> pyarrow.Table:
     """The rows with their tokens and label numbers; the text itself is not kept. Runs in Ray Data's workers.
 
-    The number of no label (null) is `NO_TARGET`.
+    A row without a label (null) has the number `NO_TARGET`.
     """
     texts: list[Any] = table["text"].to_pylist()
     if table["pair"].null_count < len(table):
@@ -111,7 +114,7 @@ def tokenise_classes(table: pyarrow.Table, tokenizer_json: str, labels: list[str
 
 
 def tokenise_completions(table: pyarrow.Table, tokenizer_json: str, end: int, max_length: int) -> pyarrow.Table:
-    """Prompt, completion and the token `end`, cut to `max_length`; type 1 marks what is to be generated."""
+    """Prompt, completion and the token `end`, cut to `max_length`; type 1 marks the tokens to generate."""
     tokenizer, unknown = _opened(tokenizer_json)
     prompts = [
         prompt(text, pair) for text, pair in zip(table["text"].to_pylist(), table["pair"].to_pylist(), strict=True)
@@ -139,7 +142,7 @@ def tokenise_completions(table: pyarrow.Table, tokenizer_json: str, end: int, ma
 
 @functools.lru_cache(maxsize=2)
 def _opened(tokenizer_json: str) -> tuple[Tokenizer, int | None]:
-    """A tokenizer that nobody may change, and its unknown token; a worker tokenises many blocks with one."""
+    """A tokenizer and its unknown token, shared by all blocks that a worker tokenises: nobody may change it."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(tokenizer_json)
@@ -170,14 +173,14 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     """Byte-level BPE of at most `vocabulary` tokens; `END` ends a text (Radford et al. 2019, section 2.2)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    made: Any = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    tokenizer: Any = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(texts, trainer)
-    return made
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer

@@ -1,4 +1,4 @@
-"""Tokenizers of fewer tokens, which cut a text of the tokens that are left as before."""
+"""Tokenizers of fewer tokens, which cut a text of these tokens as before."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Model = dict[str, Any]  # the part `model` of a tokenizer's JSON
 
 
 def reduced(tokenizer: Tokenizer, wanted: Collection[int], characters: Characters) -> tuple[Tokenizer, list[int]]:
-    """(tokenizer, ids): one of the `wanted` tokens and those that must stay, and the ids [K] that its tokens had.
+    """(tokenizer, ids): a tokenizer of the `wanted` and the necessary tokens, and the ids [K] that its tokens had.
 
-    A text all of whose tokens are `wanted` is cut into the same tokens. Any other stays encodable, in smaller pieces:
-    special and single-character tokens stay, and the merges that make a token. With `characters` "seen" only those
-    characters stay that `wanted` tokens consist of. New ids are in the order of the old ones. Raises `UsageError` for a
-    kind of tokenizer that is not known.
+    A text all of whose tokens are `wanted` is cut into the same tokens. Any other text stays encodable, in smaller
+    pieces: special and single-character tokens stay, and the merges that make a token. With `characters` "seen" only
+    the characters of `wanted` tokens stay. New ids are in the order of the old ones. Raises `UsageError` for an unknown
+    kind of tokenizer.
     """
     written: dict[str, Any] = json.loads(tokenizer.to_str())
     model = written["model"]
@@ -59,29 +59,29 @@ def _is_bytes(part: Any) -> bool:
 
 
 def _words(model: Model, used: set[str], alphabet: frozenset[str] | None) -> set[str]:
-    """Of whole words: there are no smaller pieces."""
+    """Tokens are whole words: there are no smaller pieces to keep."""
     return used | ({model["unk_token"]} & model["vocab"].keys())
 
 
 def _word_pieces(model: Model, used: set[str], alphabet: frozenset[str] | None) -> set[str]:
-    """The longest piece that matches is taken, so fewer pieces leave a match the longest."""
+    """The tokenizer takes the longest piece that matches, which stays the longest among fewer pieces."""
     prefix = model["continuing_subword_prefix"]
     single = _single(model["vocab"], alphabet, lambda token: token.removeprefix(prefix))
     return used | single | ({model["unk_token"]} & model["vocab"].keys())
 
 
 def _pairs(model: Model, used: set[str], alphabet: frozenset[str] | None) -> set[str]:
-    """With each token what its merges make on the way, so that the merges of a text of such tokens are all there."""
+    """Keep with each token the parts that its merges make on the way, so that a text of such tokens has all merges."""
     if model["continuing_subword_prefix"] or model["end_of_word_suffix"]:
         raise _refused("a BPE tokenizer with a mark inside or at the end of words is not known")
     rank = {tuple(pair): index for index, pair in enumerate(model["merges"])}
     single = _single(model["vocab"], alphabet, str) | _bytes(model)
-    made = {part for token in used for merge in merges_of(token, rank) for part in (*merge, "".join(merge))}
-    return used | single | made | ({model["unk_token"]} & model["vocab"].keys())
+    parts = {part for token in used for merge in merges_of(token, rank) for part in (*merge, "".join(merge))}
+    return used | single | parts | ({model["unk_token"]} & model["vocab"].keys())
 
 
 def _likeliest(model: Model, used: set[str], alphabet: frozenset[str] | None) -> set[str]:
-    """The likeliest of fewer segmentations is the same one; the least score says what an unknown character costs."""
+    """The likeliest segmentation stays the likeliest of fewer; the least score is the cost of an unknown character."""
     vocabulary: list[list[Any]] = model["vocab"]
     least = min((score for _, score in vocabulary), default=math.inf)
     kept = {token for token, score in vocabulary if score == least}
@@ -99,21 +99,21 @@ KEPT: Mapping[str, Callable[[Model, set[str], frozenset[str] | None], set[str]]]
 
 
 def _single(tokens: Collection[str], alphabet: frozenset[str] | None, bare: Callable[[str], str]) -> set[str]:
-    """The tokens of one character; only those in `alphabet`, where one is given."""
-    found = {token: bare(token) for token in tokens}
-    return {token for token, text in found.items() if len(text) == 1 and (alphabet is None or text in alphabet)}
+    """The tokens of one character, which is in `alphabet` if that is given."""
+    texts = {token: bare(token) for token in tokens}
+    return {token for token, text in texts.items() if len(text) == 1 and (alphabet is None or text in alphabet)}
 
 
 def _bytes(model: Model) -> set[str]:
-    """Of a tokenizer that spells what it does not know in bytes."""
+    """The 256 byte tokens of a tokenizer that spells unknown text in bytes; else none."""
     return {f"<0x{byte:02X}>" for byte in range(256)} & _numbers(model).keys() if model["byte_fallback"] else set()
 
 
 def merges_of(token: str, rank: Mapping[tuple[str, ...], int]) -> Iterator[tuple[str, str]]:
-    """The merges by which BPE makes `token` of its characters, the one of the lowest rank first each time.
+    """The merges by which BPE makes `token` of its characters, each time the merge of the lowest rank.
 
-    They are the same inside any text that holds the token: no merge over its ends came before them, else it would not
-    be one. (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1.)
+    They are the same inside any text that holds the token: a merge over its ends before them would have prevented it.
+    (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1.)
     """
     parts = list(token)
     while len(parts) > 1:
@@ -137,7 +137,7 @@ def _cut(model: Model, kept: set[str], renumbered: Mapping[int, int]) -> None:
 
 
 def _renumber_frame(processor: Any, renumbered: Mapping[int, int]) -> None:
-    """The tokens that a post-processor sets around a text."""
+    """Renumber the tokens that a post-processor sets around a text."""
     match processor:
         case {"type": "Sequence", "processors": parts}:
             for part in parts:

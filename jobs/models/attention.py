@@ -1,4 +1,4 @@
-"""How attention is computed in training."""
+"""The way attention is computed in training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from configs.schema.engine import EngineSpec
 
 
 def choose_attention(model: nn.Module, spec: EngineSpec) -> None:
-    """In bfloat16 on a CPU, one matrix product after the other; elsewhere as the model has it.
+    """Compute attention product by product where a CPU trains in 16 bits; elsewhere leave the model's own way.
 
     On a CPU torch's fused attention (2.13) and its gradient take 12 times as long at 16 tokens, 6 times at 64, 3 times
     at 128 and 1.5 times at 256.

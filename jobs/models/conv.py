@@ -1,4 +1,4 @@
-"""An encoder of convolutions for edge devices: a few matrix products, no attention, no limit of length."""
+"""An encoder of convolutions for edge devices: a few matrix products, no attention, no limit on length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ConvConfig(PreTrainedConfig):
     num_hidden_layers: int = 2
     kernel_size: int = 3
     hidden_dropout_prob: float = 0.0
-    folded: bool = False  # norms are in the weights of the convolutions: a model to run, not to train
+    folded: bool = False  # norms are folded into the convolutions: the model can run, not train
 
 
 class ConvEncoder(PreTrainedModel):
@@ -42,7 +42,7 @@ class ConvEncoder(PreTrainedModel):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, weight: Tensor | None = None) -> BaseModelOutput:
         """Token vectors [B, L, H] of token ids [B, L] under a mask [B, L] of ones and zeros.
 
-        Rows of `weight` [B] 0 fill a worker's share of a batch up: they are no part of its statistics.
+        Rows with a `weight` [B] of 0 fill up a worker's share of a batch and are no part of its statistics.
         """
         hidden_BHL = self.dropout(self.embeddings(input_ids)).transpose(1, 2)
         counted_BL = attention_mask if weight is None else attention_mask * (weight > 0).unsqueeze(1)
@@ -52,7 +52,7 @@ class ConvEncoder(PreTrainedModel):
 
 
 class ConvBlock(nn.Module):
-    """x + ReLU(BatchNorm(Conv1d(x))) of the real tokens: no padding reaches them."""
+    """x + ReLU(BatchNorm(Conv1d(x))) of the real tokens, which no padding reaches."""
 
     def __init__(self, width: int, kernel: int, folded: bool = False) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class ConvBlock(nn.Module):
         self.norm: Any = nn.Identity() if folded else TokenNorm(width)
 
     def forward(self, hidden_BHL: Tensor, mask_BL: Tensor, counted_BL: Tensor | None = None) -> Tensor:
-        """Token vectors [B, H, L] of such; `counted_BL`: of which the statistics are, else of all under the mask."""
+        """New token vectors [B, H, L]; `counted_BL`: tokens in the statistics, by default all under the mask."""
         convolved_BHL = self.conv(hidden_BHL * mask_BL.unsqueeze(1))
         if self.training and isinstance(self.norm, TokenNorm):
             normed_BHL = self.norm.of_a_batch(convolved_BHL, mask_BL if counted_BL is None else counted_BL)
@@ -70,15 +70,15 @@ class ConvBlock(nn.Module):
 
 
 class TokenNorm(nn.BatchNorm1d):
-    """BatchNorm (Ioffe and Szegedy 2015, arXiv 1502.03167) over the tokens of a global batch, whoever has them.
+    """BatchNorm (Ioffe and Szegedy 2015, arXiv 1502.03167) over the tokens of a global batch on all workers.
 
-    Statistics are of the batch alone, not of its layout: neither padding nor rows that fill it up count, and workers
-    add up theirs, forward and backward. They cannot be those of micro-batches that are yet to come, so a model with
-    such norms is not trained with accumulation.
+    Statistics depend on the batch alone, not on its layout: neither padding nor filler rows count, and workers add up
+    their sums, forward and backward. A micro-batch cannot know the statistics of later ones, so a model with such norms
+    is not trained with accumulation.
     """
 
     def of_a_batch(self, values_BHL: Tensor, counted_BL: Tensor) -> Tensor:
-        """Normed values [B, H, L], in float32 until the end; one token, which varies in nothing, by what was seen."""
+        """Normed values [B, H, L], in float32 until the end; one token, without variance, by running statistics."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
@@ -98,7 +98,7 @@ class TokenNorm(nn.BatchNorm1d):
 
 
 def _of_all_workers(values: Tensor) -> Tensor:
-    """The sum of every worker's; its gradient is the sum of theirs."""
+    """The sum of all workers' values; its gradient is the sum of their gradients."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return values
     from torch.distributed.nn.functional import all_reduce
@@ -109,7 +109,7 @@ def _of_all_workers(values: Tensor) -> Tensor:
 def principal(table_VH: Tensor, width: int) -> Tensor:
     """The rows of a table on its first `width` principal axes, [V, width], scaled to a mean square of 1.
 
-    As word vectors are made smaller in Raunak et al. 2019 (W19-4328), without their further steps.
+    Raunak et al. 2019 (W19-4328) make word vectors smaller in this way, with further steps.
     """
     centred_VH = table_VH - table_VH.mean(0)
     axes_HH = torch.linalg.eigh(centred_VH.T @ centred_VH).eigenvectors  # the largest last

@@ -25,7 +25,7 @@ class Decoder(nn.Module):
     def __init__(self, lm: PreTrainedModel) -> None:
         super().__init__()
         self.lm = lm
-        self.lm.generation_config = GenerationConfig()  # a model's own may punish repetition: no greedy search then
+        self.lm.generation_config = GenerationConfig()  # a model's own may penalise repetition: not greedy
 
     def forward(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Logits [B, L, V] of token ids [B, L]; a position of 0 starts a text, which sees nothing before it."""
@@ -33,14 +33,14 @@ class Decoder(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        """What scores the tokens; it may share its weights with their embeddings."""
+        """The layer that scores the tokens; it may share its weights with their embeddings."""
         head = self.lm.get_output_embeddings()
         assert head is not None
         return head
 
     @property
     def vocabulary(self) -> int:
-        """Tokens that are scored, V."""
+        """Number of tokens that are scored, V."""
         head: Any = self.head
         return head.weight.shape[0]
 
@@ -72,7 +72,7 @@ def from_pretrained(model: str, max_length: int, field: str = TEACHER) -> Decode
 
 
 def end_of(model: str, field: str = TEACHER) -> int:
-    """The token that ends a text, of a model or bundle folder or a Hub id. Raises `UsageError` where it has none."""
+    """The end token of a model, given as folder, bundle folder or Hub id. Raises `UsageError` where it has none."""
     try:
         end = AutoConfig.from_pretrained(locate(model, field), trust_remote_code=False).eos_token_id
     except (OSError, ValueError) as error:
@@ -85,7 +85,7 @@ def end_of(model: str, field: str = TEACHER) -> int:
 
 
 def new_config(kind: str, spec: NewModelSpec, vocabulary: int, max_length: int, end: int) -> PreTrainedConfig:
-    """Of a decoder of the given sizes; its feed-forward layers are 4 times as wide (8/3 where they are gated)."""
+    """Config of a decoder of the given sizes; feed-forward layers are 4 times as wide (8/3 where they are gated)."""
     common: dict[str, Any] = {
         "vocab_size": vocabulary,
         "max_position_embeddings": max_length,
@@ -125,7 +125,7 @@ def complete(model: Decoder, prompts: Sequence[list[int]], max_length: int, end:
         for start in range(0, len(alike), rows := max(1, TOKENS_PER_BATCH // length)):
             chosen = alike[start : start + rows]
             with torch.inference_mode():
-                made = lm.generate(
+                texts = lm.generate(
                     input_ids=torch.tensor([prompts[index] for index in chosen], device=lm.device),
                     attention_mask=torch.ones(len(chosen), length, dtype=torch.long, device=lm.device),
                     max_length=max(max_length, length + 1),
@@ -133,13 +133,13 @@ def complete(model: Decoder, prompts: Sequence[list[int]], max_length: int, end:
                     eos_token_id=end,
                     pad_token_id=end,
                 )
-            for index, ids in zip(chosen, made[:, length:].tolist(), strict=True):
+            for index, ids in zip(chosen, texts[:, length:].tolist(), strict=True):
                 completed[index] = ids[: ids.index(end)] if end in ids else ids
     return completed
 
 
 def save(model: Decoder, folder: Path) -> None:
-    """As an ordinary transformers folder, in float32, for `load`."""
+    """Write an ordinary transformers folder, in float32, for `load`."""
     lm: Any = model.lm
     lm.to(device="cpu", dtype=torch.float32).save_pretrained(folder)
 
@@ -150,5 +150,5 @@ def load(folder: Path) -> Decoder:
 
 
 def graph_inputs(model: Decoder, pairs: bool) -> list[str]:
-    """What a runtime is given: token ids, and which of them are padding."""
+    """Inputs of the exported graph: token ids, and which of them are padding."""
     return ["input_ids", "attention_mask"]

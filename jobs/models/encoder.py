@@ -23,7 +23,7 @@ COUNTED = ("bert", "electra")  # the position of a token is its place in the row
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-TEACHER = "teacher.model"  # the field that most models come from
+TEACHER = "teacher.model"  # the field that names most models
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -33,7 +33,7 @@ class EncoderClassifier(nn.Module):
     def __init__(
         self, encoder: PreTrainedModel, pooling: str, classes: int | Sequence[float], dropout: float = 0.0
     ) -> None:
-        """`classes`: how many, or the numbers that they stand for (see `GradeHead`)."""
+        """`classes`: their number, or the grades that they stand for (see `GradeHead`)."""
         super().__init__()
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # pyright: ignore[reportArgumentType] - BERT's tanh layer over CLS: trained for another task, unused here
@@ -54,7 +54,7 @@ class EncoderClassifier(nn.Module):
     ) -> Tensor:
         """Logits [B, C] of token ids [B, L] under a mask [B, L] of ones and zeros.
 
-        `weight` [B], for an encoder that `has_statistics` of its batch: 0 of a row that only fills it up.
+        `weight` [B] is for an encoder that `has_statistics` of its batch: 0 for a filler row.
         """
         return self.answer(self.tokens(input_ids, attention_mask, token_type_ids, weight), attention_mask)
 
@@ -64,8 +64,8 @@ class EncoderClassifier(nn.Module):
         """Token vectors [B, L, H]; `mask` in any form that the encoder takes."""
         further = {"token_type_ids": token_type_ids} if self.has_types else {}
         further |= {"weight": weight} if self.has_statistics else {}
-        given = {name: tensor for name, tensor in further.items() if tensor is not None}
-        return self.encoder(input_ids=input_ids, attention_mask=mask, **given).last_hidden_state
+        further = {name: tensor for name, tensor in further.items() if tensor is not None}
+        return self.encoder(input_ids=input_ids, attention_mask=mask, **further).last_hidden_state
 
     def answer(self, hidden_BLH: Tensor, mask_BL: Tensor) -> Tensor:
         """Logits [B, C] of token vectors."""
@@ -73,7 +73,7 @@ class EncoderClassifier(nn.Module):
 
     @property
     def classes(self) -> int | list[float]:
-        """How many classes, or the numbers that they stand for."""
+        """The number of classes, or the grades that they stand for."""
         return self.head.grades.tolist() if isinstance(self.head, GradeHead) else self.head.out_features
 
     def gradient_checkpointing_enable(self) -> None:
@@ -95,7 +95,7 @@ class GradeHead(nn.Module):
         self.grades: Tensor
 
     def forward(self, pooled_BH: Tensor) -> Tensor:
-        """Logits [B, C] of the grades; under autocast too in the weights' own type, as 8 bits tell few grades apart."""
+        """Logits [B, C] of the grades, in the weights' own type even under autocast: 8 bits tell few grades apart."""
         device = pooled_BH.device.type
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -122,7 +122,7 @@ def locate(model: str, field: str = TEACHER) -> str:
     module, _, folder = model.removeprefix("package:").partition("/")
     try:
         spec = importlib.util.find_spec(module) if module else None
-    except ModuleNotFoundError:  # of the parent of a dotted name
+    except ModuleNotFoundError:  # the parent of a dotted name is missing
         spec = None
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(f"{field}: {model}: no installed package {module!r}; the extra 'sample' of slimcart has one")
@@ -134,9 +134,9 @@ def locate(model: str, field: str = TEACHER) -> str:
 
 def load_tokenizer(model: str, field: str = TEACHER) -> Any:
     """The fast tokenizer of a model, as `tokenizers.Tokenizer` without padding or truncation."""
-    found = locate(model, field)
+    folder = locate(model, field)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(found).backend_tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(folder).backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(f"{field}: {model}: no tokenizer: {str(error).splitlines()[0]}") from None
     tokenizer.no_padding()
@@ -159,7 +159,7 @@ def config_of(model: str, field: str = TEACHER) -> PreTrainedConfig:
 
 
 def longest(config: PreTrainedConfig) -> int:
-    """How many tokens an encoder has positions for."""
+    """The number of tokens that an encoder has positions for."""
     offset = 2 if config.model_type in ("roberta", "xlm-roberta") else 0  # positions start after the padding id
     return getattr(config, "max_position_embeddings", 512) - offset
 
@@ -190,16 +190,16 @@ def from_pretrained(
 
     Raises `UsageError`, naming `field`, where it cannot be loaded.
     """
-    found = locate(model, field)
+    folder = locate(model, field)
     try:
-        encoder = AutoModel.from_pretrained(found, dtype=torch.float32, trust_remote_code=False)
+        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"{field}: {model}: cannot be loaded: {str(error).splitlines()[0]}") from None
-    return EncoderClassifier(encoder, pooling_of(found, pooling), classes, dropout)
+    return EncoderClassifier(encoder, pooling_of(folder, pooling), classes, dropout)
 
 
 def pooling_of(folder: str, asked: str) -> str:
-    """`mean` or `cls`: what was asked for, or what the model's own sentence-transformers files say."""
+    """`mean` or `cls`: the pooling `asked` for, or for auto that of the model's own sentence-transformers files."""
     path = Path(folder) / "1_Pooling" / CONFIG
     if asked != "auto":
         return asked
@@ -207,7 +207,7 @@ def pooling_of(folder: str, asked: str) -> str:
 
 
 def save(model: EncoderClassifier, folder: Path) -> None:
-    """Weights as safetensors, each once, and the encoder's config, with pooling, for `load`."""
+    """Write weights as safetensors, each once, and the encoder's config, with pooling, for `load`."""
     from safetensors.torch import save_file
 
     config = model.encoder.config.to_dict() | {
@@ -240,7 +240,7 @@ def load(folder: Path, dropout: float = 0.0) -> EncoderClassifier:
 def from_config(
     config: PreTrainedConfig, pooling: str, classes: int | Sequence[float], dropout: float
 ) -> EncoderClassifier:
-    """An encoder with new weights, of layers as large as `config` says, see `layers.build`; one layer if it says so."""
+    """An encoder with new weights and layers of the sizes in `config`, see `layers.build`; shared if it says so."""
     encoder = build(config)
     if getattr(config, "share_layers", False):
         share_layers(encoder)
@@ -248,5 +248,5 @@ def from_config(
 
 
 def graph_inputs(model: EncoderClassifier, pairs: bool) -> list[str]:
-    """What the model must be given; types are all zero for single texts and left out."""
+    """Inputs of the exported graph; types are all zero for single texts and left out."""
     return ["input_ids", "attention_mask"] + (["token_type_ids"] if pairs and model.has_types else [])

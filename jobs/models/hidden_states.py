@@ -1,4 +1,4 @@
-"""What distillation compares inside two encoders: token vectors after their layers, and how these attend."""
+"""Hidden states that distillation compares: token vectors after an encoder's layers, and relations of its attention."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ PROJECTIONS = {  # in a layer, from its input to queries, keys and values, by th
 
 
 class HiddenStates(NamedTuple):
-    """What an encoder says of a batch, and what it thinks on the way."""
+    """An encoder's logits for a batch, and its hidden states on the way."""
 
     logits_BC: Tensor
-    hidden: list[Tensor]  # token vectors after the layers asked for, each [B, L, H]
-    relations: list[Tensor]  # queries, keys and values of one layer, each [B, L, H]; none where not asked for
+    hidden: list[Tensor]  # token vectors after the given layers, each [B, L, H]
+    relations: list[Tensor]  # queries, keys and values of the relation layer, each [B, L, H]; empty without one
 
 
 def look_inside(
     model: EncoderClassifier, inputs: dict[str, Tensor], layers: Sequence[int], relation_layer: int | None
 ) -> HiddenStates:
-    """Run `model`; layers are counted from 1, and from the last, -1. Raises `UsageError` for one that is not there."""
+    """Run `model`; layers are counted from 1, and from the last, -1. Raises `UsageError` for a missing layer."""
     count = model.encoder.config.num_hidden_layers
     wanted = [place(layer, count, "hidden_layers") for layer in layers]
-    asked = dict(inputs)
+    tensors = dict(inputs)
     if not model.has_types:
-        asked.pop("token_type_ids", None)
-    states = model.encoder(**asked, output_hidden_states=True).hidden_states  # the embeddings come first
+        tensors.pop("token_type_ids", None)
+    states = model.encoder(**tensors, output_hidden_states=True).hidden_states  # the embeddings come first
     relations: list[Tensor] = []
     if relation_layer is not None:
         inside = place(relation_layer, count, "relation_layer")
@@ -49,11 +49,11 @@ def look_inside(
 
 
 def place(layer: int, count: int, field: str) -> int:
-    """A layer of `count`, given from 1 or from the last, -1, as counted from 1. Raises `UsageError` for no layer."""
-    found = layer if layer > 0 else count + 1 + layer
-    if not 1 <= found <= count:
+    """The place, counted from 1, of a layer given from 1 or from the last, -1. Raises `UsageError` for no layer."""
+    number = layer if layer > 0 else count + 1 + layer
+    if not 1 <= number <= count:
         raise UsageError(f"distillation.{field}: {layer}: the teacher has layers 1 to {count}, or -{count} to -1")
-    return found
+    return number
 
 
 def relation_width(model: EncoderClassifier, layer: int) -> int:
@@ -70,7 +70,7 @@ def _projections(model: EncoderClassifier, layer: int) -> list[nn.Module]:
 
 
 def projection_names(kind: str) -> tuple[str, str, str]:
-    """`PROJECTIONS` of a model type. Raises `UsageError` for one that is not known."""
+    """`PROJECTIONS` of a model type. Raises `UsageError` for an unknown type."""
     if kind not in PROJECTIONS:
         raise UsageError(
             f"distillation.weights.relations: queries, keys and values of {kind!r} models are not known; "
@@ -80,14 +80,14 @@ def projection_names(kind: str) -> tuple[str, str, str]:
 
 
 class Observed(nn.Module):
-    """A student in training that shows its inside beside its logits.
+    """A student in training that gives its hidden states beside its logits.
 
     Its vectors go through a learned projection to the teacher's width (Jiao et al. 2020, TinyBERT, arXiv 1909.10351,
-    section 3.1), which begins as the identity where both are equally wide and is thrown away after training.
+    section 3.1), which begins as the identity where both widths are equal and is thrown away after training.
     """
 
     def __init__(self, student: EncoderClassifier, layers: int, cosine: bool, relations: bool, width: int) -> None:
-        """`layers`: how many of the student's, spread evenly up to the last, stand beside `layers` of the teacher's."""
+        """`layers`: number of its layers, spread evenly up to the last, that are compared with the teacher's."""
         super().__init__()
         self.student = student
         own, count = student.encoder.config.hidden_size, student.encoder.config.num_hidden_layers
@@ -98,11 +98,12 @@ class Observed(nn.Module):
         self._cosine = cosine
 
     def forward(self, **inputs: Tensor) -> HiddenStates:
-        """Token vectors of the teacher's width, one for each of its layers; then the last ones where a cosine asks."""
+        """Token vectors of the teacher's width, for each of its layers; then the last ones if a cosine needs them."""
         layers = [*self._layers, -1] if self._cosine else self._layers
         seen = look_inside(self.student, inputs, layers, self._relations)
         projections: list[Any] = [*self.projections, *([self.last] if self._cosine else [])]
-        hidden = [each if made is None else made(each) for each, made in zip(seen.hidden, projections, strict=True)]
+        pairs = zip(seen.hidden, projections, strict=True)
+        hidden = [each if projection is None else projection(each) for each, projection in pairs]
         return seen._replace(hidden=hidden)
 
     def gradient_checkpointing_enable(self) -> None:
@@ -111,7 +112,7 @@ class Observed(nn.Module):
 
 
 def _projection(own: int, width: int) -> nn.Linear:
-    made = nn.Linear(own, width, bias=False)
+    projection = nn.Linear(own, width, bias=False)
     if own == width:
-        nn.init.eye_(made.weight)
-    return made
+        nn.init.eye_(projection.weight)
+    return projection

@@ -1,4 +1,4 @@
-"""Layers of a model: where it keeps them, what an encoder calls their matrices, and layers with sizes of their own."""
+"""Layers of a model: their place in it, the names of an encoder's matrices, and layers with sizes of their own."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LAYERS = {  # where a model keeps its layers, by the model type of its config
     "llama": "model.layers",
     "qwen2": "model.layers",
 }
-HEAD_SIZE = "head_size"  # entry of a config that transformers does not know: its heads are hidden / heads wide
+HEAD_SIZE = "head_size"  # our own entry of a config; without it heads are hidden / heads wide, as in transformers
 
 
 class Parts(NamedTuple):
-    """What a kind of encoder calls the matrices of a layer and the entries of its config."""
+    """Names, in a kind of encoder, of the matrices of a layer and the entries of its config."""
 
     query: str
     key: str
@@ -60,7 +60,7 @@ KNOWN = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "electra": _BERT
 
 
 class LayerSize(NamedTuple):
-    """What may differ from layer to layer; the width of the token vectors is the whole model's."""
+    """The sizes that may differ from layer to layer; the width of the token vectors is the whole model's."""
 
     heads: int
     head_size: int  # dimensions of a head
@@ -68,12 +68,12 @@ class LayerSize(NamedTuple):
 
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The layers, in order, of a kind of model in `LAYERS`."""
+    """The layers, in order, of a model of a kind in `LAYERS`."""
     return model.get_submodule(LAYERS[model.config.model_type])  # pyright: ignore[reportReturnType]
 
 
 def has_own_sizes(config: PreTrainedConfig) -> bool:
-    """Whether the layers are of sizes that the usual entries of `config` cannot say."""
+    """Whether the layers have sizes that the usual entries of `config` cannot express."""
     return HEAD_SIZE in vars(config)
 
 
@@ -88,9 +88,9 @@ def sizes_of(config: PreTrainedConfig) -> list[LayerSize]:
 
 
 def set_sizes(config: PreTrainedConfig, sizes: Sequence[LayerSize]) -> None:
-    """Make `config` say that layers have `sizes`, in the entries that all share, and where they differ layer by layer.
+    """Write the `sizes` of layers into `config`: into the shared entries, and layer by layer where they differ.
 
-    The latter is transformers' own `per_layer_config`: who reads the shared entry is stopped.
+    The latter is transformers' own `per_layer_config`, which stops code that reads a shared entry.
     """
     entries = KNOWN[config.model_type].entries
     most = LayerSize(*map(max, zip(*sizes, strict=True)))
@@ -111,7 +111,7 @@ def set_sizes(config: PreTrainedConfig, sizes: Sequence[LayerSize]) -> None:
 
 
 def set_hidden(config: PreTrainedConfig, hidden: int, field: str) -> None:
-    """Make `config` say that token vectors are `hidden` wide; embeddings as wide as these were go with them.
+    """Write the width of token vectors into `config`; embeddings that had the same width get it, too.
 
     Raises `UsageError`, naming `field`, for the width at which ELECTRA would not project its embeddings any more.
     """
@@ -125,11 +125,11 @@ def set_hidden(config: PreTrainedConfig, hidden: int, field: str) -> None:
 
 
 def build(config: PreTrainedConfig) -> PreTrainedModel:
-    """A model with new weights in float32; layers get their own sizes where `config` has such."""
+    """A model with new weights in float32; layers get sizes of their own where `config` has them."""
     if not has_own_sizes(config):
         return AutoModel.from_config(config, dtype=torch.float32)
     sizes, alike = sizes_of(config), copy.deepcopy(config)
-    set_sizes(alike, [LayerSize(1, config.hidden_size, 1)] * len(sizes))  # what transformers can build
+    set_sizes(alike, [LayerSize(1, config.hidden_size, 1)] * len(sizes))  # sizes that transformers can build
     model = AutoModel.from_config(alike, dtype=torch.float32)
     for layer, size in zip(layers_of(model), sizes, strict=True):
         _resize(layer, KNOWN[config.model_type], size, config.hidden_size)

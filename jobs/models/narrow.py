@@ -1,4 +1,4 @@
-"""Narrower encoders: of a larger one, the dimensions, heads and feed-forward units that weigh most."""
+"""Narrower encoders: the dimensions, heads and feed-forward units of a larger encoder that weigh most."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROJECTION = "encoder.embeddings_project"  # of ELECTRA, from its token embeddin
 
 
 class Kept(NamedTuple):
-    """What stays in a layer: rows of queries and keys, rows of values, feed-forward units."""
+    """The parts that stay in a layer: rows of queries and keys, rows of values, feed-forward units."""
 
     scores: Tensor
     values: Tensor
@@ -27,7 +27,7 @@ class Kept(NamedTuple):
 
 
 class Strength(NamedTuple):
-    """What the parts of a layer weigh by magnitude."""
+    """Magnitudes of the parts of a layer."""
 
     scores: Tensor  # [heads, head size]: a dimension of the queries and keys
     values: Tensor  # [heads, head size]: a dimension of the values
@@ -35,52 +35,52 @@ class Strength(NamedTuple):
 
 
 def resized(config: PreTrainedConfig, sizes: Mapping[str, int]) -> PreTrainedConfig:
-    """A copy of `config` with these of `hidden`, `heads` and `feed_forward`; the others stay.
+    """A copy of `config` with the given `sizes` (`hidden`, `heads`, `feed_forward`); the others stay.
 
     Raises `UsageError` for a kind of encoder whose sizes are not known by name, a width that heads cannot share, or
     layers that differ already.
     """
-    made = copy.deepcopy(config)
-    if has_own_sizes(made):
+    changed = copy.deepcopy(config)
+    if has_own_sizes(changed):
         raise UsageError(
             "student: the teacher's layers have sizes of their own; give student.kind=layers, and neither hidden, "
             "heads nor feed_forward"
         )
     if not sizes:
-        return made
-    if made.model_type not in KNOWN:
+        return changed
+    if changed.model_type not in KNOWN:
         name, size = next(iter(sizes.items()))
-        raise UsageError(f"student.{name}: {size}: no sizes known for {made.model_type!r}; for {', '.join(KNOWN)}")
-    entries = KNOWN[made.model_type].entries
+        raise UsageError(f"student.{name}: {size}: no sizes known for {changed.model_type!r}; for {', '.join(KNOWN)}")
+    entries = KNOWN[changed.model_type].entries
     for name, size in sizes.items():
         if name == "hidden":
-            set_hidden(made, size, "student.hidden")
+            set_hidden(changed, size, "student.hidden")
         else:
-            setattr(made, entries[name], size)
-    hidden, heads = (getattr(made, entries[name]) for name in ("hidden", "heads"))
+            setattr(changed, entries[name], size)
+    hidden, heads = (getattr(changed, entries[name]) for name in ("hidden", "heads"))
     if hidden % heads:
         raise UsageError(f"student.hidden: {hidden}: {heads} heads cannot share it; give a multiple, or student.heads")
-    return made
+    return changed
 
 
 def smaller(config: PreTrainedConfig, sizes: Mapping[str, int]) -> PreTrainedConfig:
-    """The same, where nothing is larger than in `config`: what `narrow` can make. Raises `UsageError` for the rest."""
-    made = resized(config, sizes)
-    parts = KNOWN[made.model_type]
+    """As `resized`, but raises `UsageError` where a size is larger than in `config`: `narrow` cannot make it."""
+    narrowed = resized(config, sizes)
+    parts = KNOWN[narrowed.model_type]
     for name, entry in parts.entries.items():
-        before, after = getattr(config, entry), getattr(made, entry)
+        before, after = getattr(config, entry), getattr(narrowed, entry)
         if after > before:
             raise UsageError(
                 f"student.{name}: {after}: the teacher has {before} to choose from; give at most that many"
             )
-    hidden, heads = (getattr(made, parts.entries[name]) for name in ("hidden", "heads"))
-    before, after = (_head_size(each, parts) for each in (config, made))
+    hidden, heads = (getattr(narrowed, parts.entries[name]) for name in ("hidden", "heads"))
+    before, after = (_head_size(each, parts) for each in (config, narrowed))
     if after > before:
         raise UsageError(
             f"student.heads: {heads}: heads of {hidden} / {heads} = {after} dimensions, the teacher's have {before}; "
             f"give student.hidden={heads * before} or less, or more heads"
         )
-    return made
+    return narrowed
 
 
 def narrow(
@@ -89,12 +89,12 @@ def narrow(
     """Config and weights of a classifier narrowed to `sizes`; `layers` is the path of its layers among `weights`.
 
     Magnitude decides, see `magnitudes` and `votes`. A dimension of the token vectors is kept in all layers or in none.
-    The queries of a smaller head are scaled so that a score is divided by the same root as before.
+    The queries of a smaller head are scaled so that a score is still divided by the same root.
     """
-    made = smaller(config, sizes)
-    parts = KNOWN[made.model_type]
-    hidden, heads, feed_forward = (getattr(made, entry) for entry in parts.entries.values())
-    before, after = (_head_size(each, parts) for each in (config, made))
+    changed = smaller(config, sizes)
+    parts = KNOWN[changed.model_type]
+    hidden, heads, feed_forward = (getattr(changed, entry) for entry in parts.entries.values())
+    before, after = (_head_size(each, parts) for each in (config, changed))
     dims = largest(votes(weights, parts), hidden)
     kept, scaled = [], {}
     for number, strength in enumerate(magnitudes(config, weights, layers)):
@@ -104,30 +104,31 @@ def narrow(
         # A smaller head divides its scores by a smaller root.
         query = f"{layers}.{number}.{parts.query}"
         scaled |= {name: weights[name] * (after / before) ** 0.5 for name in (f"{query}.weight", f"{query}.bias")}
-    return made, cut(weights | scaled, parts, layers, kept, dims)
+    return changed, cut(weights | scaled, parts, layers, kept, dims)
 
 
 def magnitudes(config: PreTrainedConfig, weights: Weights, layers: str) -> list[Strength]:
-    """What the parts of each layer weigh, as the filters of Li et al. 2017 (arXiv 1608.08710, section 3.1).
+    """Magnitudes of the parts of each layer, as of the filters of Li et al. 2017 (arXiv 1608.08710, section 3.1).
 
-    A feed-forward unit, and a dimension inside a head, is the outer product of two vectors: what reads into it and what
-    it writes, or its query and its key. It weighs the product of their L2 norms, biases included. So a head weighs what
-    its values and outputs weigh together (heads are left out whole as in Michel et al. 2019, arXiv 1905.10650).
+    A feed-forward unit, or a dimension inside a head, is the outer product of two vectors: the weights that it reads by
+    and those that it writes by, or its query and its key. It weighs the product of their L2 norms, biases included. So
+    a head weighs as much as its values and outputs together (heads are left out whole as in Michel et al. 2019, arXiv
+    1905.10650).
     """
-    parts, found = KNOWN[config.model_type], []
+    parts, strengths = KNOWN[config.model_type], []
     for number, size in enumerate(sizes_of(config)):
         query, key, value, attended, widened, narrowed = (
             _norms(weights, f"{layers}.{number}.{name}", name in (parts.attended, parts.narrowed)) for name in parts[:6]
         )
         scores, values = (each.view(size.heads, size.head_size) for each in (query * key, value * attended))
-        found.append(Strength(scores, values, widened * narrowed))
-    return found
+        strengths.append(Strength(scores, values, widened * narrowed))
+    return strengths
 
 
 def votes(weights: Weights, parts: Parts) -> Tensor:
-    """What each dimension of the token vectors weighs, [H].
+    """Magnitude of each dimension of the token vectors, [H].
 
-    The sum, over all matrices, of the norm of its row or column, divided by the mean of all of that matrix.
+    It is the sum, over all matrices, of the norm of its row or column, divided by the matrix's mean of such norms.
     """
     total_H = torch.zeros(())
     for name, weight in weights.items():
@@ -139,23 +140,23 @@ def votes(weights: Weights, parts: Parts) -> Tensor:
 
 
 def cut(weights: Weights, parts: Parts, layers: str, kept: Sequence[Kept], dims: Tensor) -> Weights:
-    """Of the weights of a classifier what is kept: `dims` of the token vectors, and of each layer its own parts."""
+    """The kept weights of a classifier: `dims` of the token vectors, and the parts `kept` of each layer."""
     own: dict[str, tuple[int, Tensor]] = {}  # axis and places on it, by module
     for number, (scores, values, units) in enumerate(kept):
         query, key, value, attended, widened, narrowed = (f"{layers}.{number}.{name}" for name in parts[:6])
         own |= {query: (0, scores), key: (0, scores), value: (0, values), attended: (1, values)}
         own |= {widened: (0, units), narrowed: (1, units)}
-    made = {}
+    narrower = {}
     for name, weight in weights.items():
         if (along := dimension_axis(name, weights, parts)) is not None:
             weight = weight.index_select(along, dims)  # noqa: PLW2901
         axis, places = own.get(name.rpartition(".")[0], (weight.ndim, dims))
-        made[name] = weight.index_select(axis, places) if axis < weight.ndim else weight  # a bias has one axis
-    return made
+        narrower[name] = weight.index_select(axis, places) if axis < weight.ndim else weight  # a bias has one axis
+    return narrower
 
 
 def dimension_axis(name: str, weights: Weights, parts: Parts) -> int | None:
-    """The axis of a weight of a classifier that has a place for each dimension of the token vectors, if one has."""
+    """The axis of a classifier's weight that runs over the dimensions of the token vectors; None where none does."""
     module = name.rpartition(".")[0]
     before_projection = f"{PROJECTION}.weight" in weights and name.startswith("encoder.embeddings.")
     if name in NO_DIMENSION or before_projection:

@@ -29,7 +29,7 @@ def write_reference(
     metrics: Mapping[str, float],
     provenance: Mapping[str, Any],
 ) -> Bundle:
-    """Write `model` with the tokenizer and labels of the rows it learned from."""
+    """Write `model` with the tokenizer and labels of the rows that it learned from."""
     task = TASKS[prepared.manifest["task"]]
     pairs = bool(prepared.manifest["pairs"])
     fields = {
@@ -55,7 +55,7 @@ def write_reference(
 
 
 def read_reference(folder: Path, made_by: str) -> Bundle:
-    """A verified reference bundle; `made_by` is the command named where there is none."""
+    """A verified reference bundle; `made_by` is the command that the refusal of a missing one names."""
     if not (folder / MANIFEST).exists():
         raise FolderError(f"{folder}: no model there; {made_by} makes it")
     bundle = read_bundle(folder)
@@ -74,11 +74,11 @@ def read_tokenizer(file: Path) -> Tokenizer:
 
 
 def check_fits(folder: Path, bundle: Bundle, prepared: Prepared) -> None:
-    """Raise `FolderError` where a teacher numbers classes or tokens otherwise than the rows: its logits would lie."""
+    """Raise `FolderError` where a teacher numbers classes or tokens differently from the rows: its logits would lie."""
     if list(bundle.labels) != prepared.labels:
         raise FolderError(f"{folder}: learned other classes than {prepared.folder} holds; run jobs.finetune again")
-    known, given = (read_tokenizer(file) for file in (folder / bundle.tokenizer, prepared.folder / TOKENIZER))
-    if known.to_str() != given.to_str():
+    own, of_rows = (read_tokenizer(file) for file in (folder / bundle.tokenizer, prepared.folder / TOKENIZER))
+    if own.to_str() != of_rows.to_str():
         raise FolderError(f"{folder}: has another tokenizer than {prepared.folder}; run jobs.finetune again")
 
 

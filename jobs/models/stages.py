@@ -1,4 +1,4 @@
-"""A model as the list of layers that a pipeline is cut from. They share their weights with the model."""
+"""A model as the list of layers that a pipeline is cut from. The layers share their weights with the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Hidden = tuple[Tensor, Tensor]  # token vectors [B, L, H], and the mask of an en
 
 
 def encoder_layers(model: nn.Module) -> Layers:
-    """Embeddings, every layer, pooling with head. Raises `UsageError` for a kind of encoder that is not known so."""
+    """Embeddings, every layer, pooling with head. Raises `UsageError` for a kind of encoder not in `ENCODERS`."""
     assert isinstance(model, EncoderClassifier)
     _known(model.encoder.config.model_type, ENCODERS)
     blocks = layers_of(model.encoder)
@@ -27,7 +27,7 @@ def encoder_layers(model: nn.Module) -> Layers:
 
 
 def decoder_layers(model: nn.Module) -> Layers:
-    """Token embeddings, every layer, norm, scores. Raises `UsageError` for a kind of decoder that is not known so."""
+    """Token embeddings, every layer, norm, scores. Raises `UsageError` for a kind of decoder not in `DECODERS`."""
     assert isinstance(model, Decoder)
     kind = _known(model.lm.config.model_type, DECODERS)
     tokens, scores = model.lm.get_input_embeddings(), model.lm.get_output_embeddings()
@@ -76,7 +76,7 @@ class _Block(nn.Module):
 
 
 class _Head(nn.Module):
-    """Shares the head alone: a registered model would bring all its weights to this stage."""
+    """Shares the head alone: a registered model would bring all its weights to this pipeline stage."""
 
     def __init__(self, model: EncoderClassifier) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Students: what learns from the teacher."""
+"""Students: the models that learn from the teacher."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DROPOUTS = (
 
 
 def check_student(config: PreTrainedConfig, spec: StudentSpec) -> None:
-    """Raise `UsageError` where a teacher of `config` cannot have the student of `spec`, as far as a config shows it."""
+    """Raise `UsageError` where a teacher of `config` cannot have the student of `spec`, as far as configs show."""
     if spec.kind == "layers":
         _layers_of(config, spec)
         if spec.sizes:
@@ -52,7 +52,7 @@ def encoder_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderCla
 def _layers_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
     """Some layers of the teacher, with its embeddings and head (as DistilBERT is started, arXiv 1910.01108).
 
-    Where `spec` gives sizes, of each the part that weighs most, see `narrow`.
+    `narrow` keeps the parts that weigh most where `spec` gives sizes.
     """
     config, chosen = _chosen(teacher.encoder, spec)
     weights = {f"encoder.{name}": weight for name, weight in chosen.items()}
@@ -78,7 +78,7 @@ def _new_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassi
 
 
 def _conv_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
-    """Convolutions over the teacher's token embeddings, these on their first principal axes."""
+    """Convolutions over the teacher's token embeddings, which are projected on their first principal axes."""
     assert isinstance(spec.layers, int)
     tokens_VH = _tokens(teacher)
     vocabulary, width = tokens_VH.shape
@@ -126,7 +126,7 @@ def _drop(model: nn.Module, share: float) -> None:
 
 
 def decoder_student(teacher: Decoder, spec: StudentSpec) -> Decoder:
-    """Some layers of the teacher, with all that stands around them."""
+    """Some layers of the teacher, with its embeddings, norm and scores."""
     config, weights = _chosen(teacher.lm, spec)
     student = decoder.from_config(config)
     _fill(student.lm, weights, spec)
@@ -162,9 +162,9 @@ def of_layers(model: PreTrainedModel, chosen: Sequence[int]) -> tuple[PreTrained
 
 
 def _own(config: PreTrainedConfig, spec: StudentSpec) -> PreTrainedConfig:
-    """`config` without what is the teacher's alone: that its layers are one, and its dropout.
+    """`config` without what is the teacher's alone: its shared layers, and its dropout.
 
-    The student's own is everywhere: the teacher's outputs are noise enough.
+    The student's dropout stands in all places: the teacher's outputs are noise enough.
     """
     vars(config).pop("share_layers", None)  # not an entry that transformers knows
     for name in DROPOUTS:
@@ -183,7 +183,7 @@ def _fill(student: nn.Module, weights: dict[str, Tensor], spec: StudentSpec) -> 
 
 
 def choose_layers(asked: int | list[int], count: int) -> list[int]:
-    """Indices of the teacher's layers: those asked for, or so many evenly spaced ones from first to last.
+    """Indices of the teacher's layers: the given ones, or a number of them evenly spaced from first to last.
 
     3 of 6 are 0, 2, 5; 2 of 6 are 0, 5; one is the first.
     """

@@ -1,1 +1,1 @@
-"""What a task is: how rows become examples, which loss, which metric."""
+"""The tasks, a folder each: examples out of rows, loss, metric, answers."""

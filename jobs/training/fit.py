@@ -1,4 +1,4 @@
-"""Train a teacher or a student: what a worker group is handed, and what the result depends on."""
+"""Train a teacher or a student: the config of the worker group, and the key of the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from jobs.training.wanted import taught_by
 from jobs.versions import behaviour
 
 TRAIN_LOOP = "jobs.training.loop:train_loop"
-READ = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "1_Pooling/config.json")  # of a folder of weights
+READ = (
+    "*.json",
+    "*.safetensors",
+    "*.bin",
+    "*.txt",
+    "*.model",
+    "1_Pooling/config.json",
+)  # files of weights
 
 
 def finetune(recipe: Recipe, prepared: Prepared, run_id: str | None = None) -> dict[str, float]:
@@ -47,9 +54,9 @@ def teacher_key(recipe: Recipe, prepared: Prepared) -> str:
 
 
 def weights_key(model: str | None, field: str) -> dict[str, str]:
-    """What a key holds, beside their name, of the weights that `field` names: a digest of a folder or package.
+    """The part of a key for the weights that `field` names: a digest of a folder or package.
 
-    Every file that transformers reads is digested, about a second for a gigabyte. Hub ids and new models have none.
+    Every file that transformers reads is digested, about a second for a gigabyte. Hub ids and new models have no part.
     """
     from jobs.models.encoder import locate
 
@@ -63,7 +70,7 @@ class GoingOn(NamedTuple):
     """A model that learns further."""
 
     start: Path  # its reference bundle
-    step: DistillStep  # what holds meanwhile
+    step: DistillStep  # the step of a compression that trains it
 
 
 def distill(
@@ -76,7 +83,7 @@ def distill(
 ) -> dict[str, float]:
     """Train the student on the rows of `prepare_student` into `folder`; returns the metrics of its best epoch.
 
-    It is the one of the recipe, new, or what is `going_on`.
+    The student is a new one of the recipe, or the model that is `going_on`.
     """
     session.check_capacity(recipe.engine)
     teacher = teacher_folder(recipe)
@@ -102,7 +109,7 @@ def distill(
 
 
 def student_key(recipe: Recipe, prepared: Prepared) -> str:
-    """Digest of what the student depends on."""
+    """Digest of the student's inputs."""
     return digest_json(
         {
             "prepared": prepared.key,

@@ -7,7 +7,7 @@ import itertools
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cluster import checkpoint, engine, quiet
-from cluster.engine import Engine, Named
+from cluster import checkpoint, quiet
+from cluster.engine import Engine, Named, gather
 from cluster.outbox import Outbox
 from cluster.session import JobError
 from configs.folder import GOES_ON, no_room
@@ -41,15 +41,15 @@ FRESH = ("head.", "projections.", "last.")  # weights that no pretraining has se
 
 
 class Fit(Spec):
-    """What a worker is told, as plain values."""
+    """The config of a worker, as plain values."""
 
     recipe: Recipe
     role: Literal["teacher", "student"]
     prepared: str
     teacher: str | None = None
     teacher_outputs: str | None = None
-    start: str | None = None  # reference bundle that a student goes on from, instead of one of the recipe's kind
-    step: DistillStep | None = None  # of the compression that it is under
+    start: str | None = None  # reference bundle whose model learns on, in place of a new student
+    step: DistillStep | None = None  # step of a compression that the training belongs to
     pool: str | None = None
     pool_outputs: str | None = None
     target: str
@@ -58,33 +58,63 @@ class Fit(Spec):
     run_id: str | None = None
 
 
+@dataclass(frozen=True)
+class Training:
+    """One training run on this worker."""
+
+    fit: Fit
+    prepared: Prepared
+    task: TrainingTask
+    spec: OptimizerSpec
+    model: nn.Module
+    engine: Engine
+    epochs: list[list[np.ndarray]]  # the global batches of each
+    masks: Masks | None
+    calibration: Calibration | None
+    pace: Pace
+    saves: Saves
+    progress: dict[str, Any]  # what is done, as checkpoints hold it: epochs, batches of the next with the sum of losses
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker is the one that writes and reports."""
+        return torch.distributed.get_rank() == 0
+
+    @property
+    def work(self) -> Path:
+        """Folder of checkpoints and of the best epoch, private to this run."""
+        return Path(self.fit.work)
+
+
 def train_loop(config: dict[str, Any]) -> dict[str, float]:
     """Train, evaluate each epoch, keep the best epoch, write it as a reference bundle; returns its metrics."""
-    import ray.train
-
     logging.root.setLevel(logging.WARNING)  # Ray tells every report; its loggers are named by file, not by package
-    fit = Fit.model_validate(config)
-    recipe, first = fit.recipe, torch.distributed.get_rank() == 0
+    training = build(Fit.model_validate(config))
+    trained = train(training)
+    finish(training, trained)
+    return training.progress["best"]
+
+
+def build(fit: Fit) -> Training:
+    """The model under its engine, with optimizer and schedule, as new or as the last checkpoint left it."""
+    recipe = fit.recipe
     prepared = Prepared.open(Path(fit.prepared), _path(fit.pool))
     torch.manual_seed(recipe.seed)
     spec = recipe.teacher if fit.role == "teacher" else recipe.distillation
     outputs = _path(fit.teacher_outputs), _path(fit.pool_outputs)
     task: TrainingTask = named(TASKS[recipe.task].trainer)(prepared, *outputs)
-    if fit.role == "teacher":
-        model = task.teacher(recipe)
-    else:
-        model = task.student(Path(fit.teacher or ""), recipe, _path(fit.start))
-    rounded = fit.step is not None and fit.step.quantize_aware
-    if not rounded:  # the rows that fix its ranges name tokens as the tokenizer does
-        task.shrink_token_table(model)
-    choose_attention(model, recipe.engine)
+    model = _model(fit, task)
+
+    # Schedules by step.
     epochs = [task.epoch(recipe.seed, epoch, recipe.engine) for epoch in range(spec.epochs)]
     steps = list(itertools.accumulate(map(len, epochs), initial=0))  # before each epoch, and in all
-    zeros = Masks(task.result(model), fit.step, steps[-1]) if fit.step and fit.step.keep_zeros else None
-    calibration = Calibration(prepared, recipe) if rounded else None
-    if rounded:
+    masks = Masks(task.result(model), fit.step, steps[-1]) if fit.step and fit.step.keep_zeros else None
+    calibration = Calibration(prepared, recipe) if _is_rounded(fit) else None
+    if calibration:
         learn_rounded(task.result(model))
-    training = Engine(
+
+    # Engine and optimizer.
+    engine = Engine(
         model,
         task.inputs,
         task.loss(model, spec.during(0)),
@@ -93,62 +123,109 @@ def train_loop(config: dict[str, Any]) -> dict[str, float]:
         recipe.engine,
         task.layers,
     )
-    work = Path(fit.work)
-    progress: dict[str, Any] = {"epoch": 0, "best": None}
-    progress |= {"batch": 0, "loss": 0.0}  # batches of this epoch that are done, the sum of their losses
+
+    # The last checkpoint.
+    progress: dict[str, Any] = {"epoch": 0, "best": None, "batch": 0, "loss": 0.0}
     if recipe.engine.max_failures:
-        progress |= checkpoint.restore(training, work) or {}
+        progress |= checkpoint.restore(engine, Path(fit.work)) or {}
     done = steps[progress["epoch"]] + progress["batch"]
-    if calibration and not done:  # later than that a checkpoint has them
-        calibration.fix_ranges(task.result(training.module), training.device)
-    if zeros:
-        zeros.done = done
-    record = Outbox(fit.run_id, Path(recipe.output or "")) if first and fit.run_id else None
-    pace = Pace(fit.role, spec.epochs, task.lengths, steps[-1] - done, silent=not first)
-    saves = Saves(training, work, recipe.engine)
-    ranked = f"validation_{task.ranked}"
-    trained = task.result(model)
+    if calibration and not done:  # later than that a checkpoint has the ranges
+        calibration.fix_ranges(task.result(engine.module), engine.device)
+    if masks:
+        masks.done = done
+
+    # Log and checkpoints.
+    silent = torch.distributed.get_rank() != 0
+    pace = Pace(fit.role, spec.epochs, task.lengths, steps[-1] - done, silent)
+    saves = Saves(engine, Path(fit.work), recipe.engine)
+    return Training(fit, prepared, task, spec, model, engine, epochs, masks, calibration, pace, saves, progress)
+
+
+def _model(fit: Fit, task: TrainingTask) -> nn.Module:
+    """The teacher or the student before training."""
+    if fit.role == "teacher":
+        model = task.teacher(fit.recipe)
+    else:
+        model = task.student(Path(fit.teacher or ""), fit.recipe, _path(fit.start))
+    if not _is_rounded(fit):  # the rows that fix its ranges name tokens as the tokenizer does
+        task.shrink_token_table(model)
+    choose_attention(model, fit.recipe.engine)
+    return model
+
+
+def _is_rounded(fit: Fit) -> bool:
+    return fit.step is not None and fit.step.quantize_aware
+
+
+def train(training: Training) -> nn.Module:
+    """Run the epochs that are left, evaluate each and keep the best; returns the model as the last one left it."""
+    import ray.train
+
+    fit, task, engine, progress = training.fit, training.task, training.engine, training.progress
+    output = Path(fit.recipe.output or "")
+    record = Outbox(fit.run_id, output) if training.is_first and fit.run_id else None
+    trained = task.result(training.model)
     try:
-        for epoch in range(progress["epoch"], spec.epochs):
-            # By epoch, so that a resumed run drops out what the first would have (a checkpoint inside an epoch holds
-            # where it was); workers with other rows differ, workers that split a layer do not.
-            if not progress["batch"]:
-                torch.manual_seed(recipe.seed + 1000 * (epoch + 1) + training.data_rank)
-            training.minimise(task.loss(model, spec.during(epoch)))
-            loss = _epoch(training, task, epochs[epoch], recipe.engine.accumulation, pace, zeros, saves, progress)
-            with quiet.at_work() if first else quiet.aside():
-                if calibration:  # as the file will be, so that it is judged by its own ranges
-                    calibration.fix_ranges(task.result(training.module), training.device)
-                trained = task.result(training.whole())
-                metrics = evaluate(task, trained, training.device)
-            metrics |= {"train_loss": loss, "tokens_per_second": pace.tokens_per_second, **training.facts()}
-            settled = zeros is None or zeros.settled
-            if settled and (progress["best"] is None or metrics[ranked] >= progress["best"][ranked]):
-                progress["best"] = metrics | {"best_epoch": epoch + 1}
-                if first:
-                    _keep(trained, work, epoch + 1)
+        for epoch in range(progress["epoch"], training.spec.epochs):
+            loss = run_epoch(training, epoch)
+            with quiet.at_work() if training.is_first else quiet.aside():
+                if training.calibration:  # as the file will be, so that it is judged by its own ranges
+                    training.calibration.fix_ranges(task.result(engine.module), engine.device)
+                trained = task.result(engine.whole())
+                metrics = evaluate(task, trained, engine.device)
+            speed = training.pace.tokens_per_second
+            metrics |= {"train_loss": loss, "tokens_per_second": speed, **engine.facts()}
+            _keep_if_best(training, trained, metrics, epoch)
             progress |= {"epoch": epoch + 1, "batch": 0, "loss": 0.0}
-            pace.epoch_done(epoch, metrics, task.ranked)
+            training.pace.epoch_done(epoch, metrics, task.ranked)
             if record:
                 record.log(metrics, step=epoch + 1)
-            if epoch + 1 < spec.epochs:
-                saves.save(progress)
+            if epoch + 1 < training.spec.epochs:
+                training.saves.save(progress)
             ray.train.report(metrics)
     finally:
         if record:
             record.close()
-    if first:
-        trained.load_state_dict(load_file(_best(work, int(progress["best"]["best_epoch"]))))
+    return trained
+
+
+def run_epoch(training: Training, epoch: int) -> float:
+    """Train one epoch, or the rest of it; returns the mean over its batches of the global loss."""
+    task, engine, progress = training.task, training.engine, training.progress
+    recipe, batches = training.fit.recipe, training.epochs[epoch]
+    # Seeded by epoch, so that a resumed run drops out what the first would have (a checkpoint inside an epoch holds
+    # the random state); workers with other rows differ, workers that split a layer do not.
+    if not progress["batch"]:
+        torch.manual_seed(recipe.seed + 1000 * (epoch + 1) + engine.data_rank)
+    engine.minimise(task.loss(training.model, training.spec.during(epoch)))
+    engine.module.train()
+    total = progress["loss"] if training.is_first else 0.0
+    for number, batch in enumerate(batches[progress["batch"] :], progress["batch"] + 1):
+        micro, size = task.parts(batch, engine.data_rank, engine.data_size, recipe.engine.accumulation)
+        with quiet.at_work() if training.is_first else quiet.aside():  # the others wait for the first worker anyway
+            total += engine.step(micro, size)
+        if training.masks:
+            training.masks.after_step()
+        training.pace.step(batch)
+        if number < len(batches) and training.saves.due():
+            training.saves.save(progress | {"batch": number, "loss": sum(gather(total))})
+    return sum(gather(total)) / len(batches)
+
+
+def finish(training: Training, trained: nn.Module) -> None:
+    """Write the best epoch as a reference bundle, from the first worker, and remove the checkpoints."""
+    fit, recipe, best = training.fit, training.fit.recipe, training.progress["best"]
+    if training.is_first:
+        trained.load_state_dict(load_file(_best(training.work, int(best["best_epoch"]))))
         release(trained)
-        task.restore_token_table(trained)
-        provenance: dict[str, Any] = {"key": fit.key, "role": fit.role, "data": prepared.key}
+        training.task.restore_token_table(trained)
+        provenance: dict[str, Any] = {"key": fit.key, "role": fit.role, "data": training.prepared.key}
         if fit.role == "student":
             model_id = None if recipe.teacher.bundle else recipe.teacher.model
             provenance |= {"student_spec": recipe.student.taken(), "teacher_model": model_id}
-        write_reference(Path(fit.target), trained, prepared, recipe.name, progress["best"], provenance)
-        shutil.rmtree(work, ignore_errors=True)
+        write_reference(Path(fit.target), trained, training.prepared, recipe.name, best, provenance)
+        shutil.rmtree(training.work, ignore_errors=True)
     torch.distributed.barrier()
-    return progress["best"]
 
 
 def evaluate(task: TrainingTask, model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -166,7 +243,7 @@ def _path(folder: str | None) -> Path | None:
 
 
 def _optimizer(named: Named, spec: OptimizerSpec) -> torch.optim.Optimizer:
-    """AdamW; what is new and the encoder at their own rates, no decay on norms and biases."""
+    """AdamW; new weights have a rate of their own, norms and biases have no decay."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, weight in named:
         groups.setdefault((name.removeprefix("student.").startswith(FRESH), weight.ndim > 1), []).append(weight)
@@ -189,37 +266,21 @@ def _schedule(
     return get_linear_schedule_with_warmup(optimizer, int(steps * spec.warmup), steps)
 
 
-def _epoch(
-    training: Engine,
-    task: TrainingTask,
-    batches: Sequence[np.ndarray],
-    parts: int,
-    pace: Pace,
-    zeros: Masks | None,
-    saves: Saves,
-    progress: dict[str, Any],
-) -> float:
-    """One pass, or the rest of one; returns the mean over batches of the global loss."""
-    first = torch.distributed.get_rank() == 0
-    training.module.train()
-    total = progress["loss"] if first else 0.0
-    for number, batch in enumerate(batches[progress["batch"] :], progress["batch"] + 1):
-        micro, size = task.parts(batch, training.data_rank, training.data_size, parts)
-        with quiet.at_work() if first else quiet.aside():  # the other workers wait for this one anyway
-            total += training.step(micro, size)
-        if zeros:
-            zeros.after_step()
-        pace.step(batch)
-        if number < len(batches) and saves.due():
-            saves.save(progress | {"batch": number, "loss": sum(engine.gather(total))})
-    return sum(engine.gather(total)) / len(batches)
+def _keep_if_best(training: Training, trained: nn.Module, metrics: dict[str, float], epoch: int) -> None:
+    """Note and keep an epoch that is at least as good as the best so far, once all zeros are there."""
+    progress, ranked = training.progress, f"validation_{training.task.ranked}"
+    settled = training.masks is None or training.masks.settled
+    if settled and (progress["best"] is None or metrics[ranked] >= progress["best"][ranked]):
+        progress["best"] = metrics | {"best_epoch": epoch + 1}
+        if training.is_first:
+            _keep(trained, training.work, epoch + 1)
 
 
 def _keep(model: nn.Module, work: Path, epoch: int) -> None:
-    """By epoch: a run resumed from a checkpoint before this one goes on with the best that the checkpoint names.
+    """Keep the weights of an epoch: a run resumed from an earlier checkpoint needs the best epoch that it names.
 
-    Those of later epochs are of a run that was given up: this one began again, or from a checkpoint before them.
-    Every weight is copied, as safetensors takes none that shares its memory with another.
+    Weights of later epochs are left from a run that was given up: this one began again, or from a checkpoint before
+    them. Every weight is copied, as safetensors takes none that shares its memory with another.
     """
     work.mkdir(parents=True, exist_ok=True)
     aside = work / ".best.safetensors.partial"
@@ -244,7 +305,7 @@ def _best(work: Path, epoch: int) -> Path:
 
 
 class Saves:
-    """The checkpoints of a run; none where it is not started again. All workers make the same calls."""
+    """The checkpoints of a run; none where max_failures is 0. All workers make the same calls."""
 
     def __init__(self, training: Engine, work: Path, spec: EngineSpec) -> None:
         self._training, self._work, self._spec = training, work, spec
@@ -257,7 +318,7 @@ class Saves:
         return self._training.first_says(time.monotonic() - self._last >= self._spec.checkpoint_seconds)
 
     def save(self, progress: dict[str, Any]) -> None:
-        """Commit one."""
+        """Commit a checkpoint."""
         if self._spec.max_failures:
             checkpoint.save(self._training, self._work, progress["epoch"], progress, progress["batch"])
             self._last = time.monotonic()
@@ -267,7 +328,7 @@ class Pace:
     """Progress of a run as log lines: loss by epoch, real tokens per second, time to go."""
 
     def __init__(self, role: str, epochs: int, lengths: np.ndarray, steps: int, silent: bool) -> None:
-        """`steps`: that are left."""
+        """`steps`: the number that is left."""
         self._role, self._epochs, self._lengths, self._silent = role, epochs, lengths, silent
         self._total = steps
         self._steps, self._tokens = 0, 0
@@ -283,7 +344,7 @@ class Pace:
             self._say(f"step {self._steps}/{self._total}")
 
     def epoch_done(self, epoch: int, metrics: dict[str, float], ranked: str) -> None:
-        """One epoch is done and evaluated; `ranked` is the metric to tell."""
+        """One epoch is done and evaluated; `ranked` is the metric to log."""
         if not self._silent:
             value = metrics[f"validation_{ranked}"]
             shown = f"loss {metrics['train_loss']:.4f}, validation {ranked.replace('_', ' ')} {value:.4f}"

@@ -1,4 +1,4 @@
-"""What training minimises: one number per example, so that any split of a batch adds up to the same."""
+"""Losses: one number per example, so that any split of a batch adds up to the same."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def label_loss(
     weight_C: Tensor | None = None,
     graded: bool = False,
 ) -> Tensor:
-    """Cross-entropy of each example (`grade_loss` where `graded`), [B]; its class counts `weight_C` times.
+    """Cross-entropy of each example (`grade_loss` where `graded`), [B], times the weight of its class in `weight_C`.
 
-    It is 0 where there is no label (`NO_TARGET`). Label smoothing: Szegedy et al. 2016, arXiv 1512.00567, section 7.
+    It is 0 without a label (`NO_TARGET`). Label smoothing: Szegedy et al. 2016, arXiv 1512.00567, section 7.
     """
     known_B, label_B = label_B != NO_TARGET, label_B.clamp(min=0)
     if graded:
@@ -40,7 +40,7 @@ def grade_loss(logits_BC: Tensor, label_B: Tensor) -> Tensor:
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> Tensor:
-    """Weights [C] in inverse proportion to how often a class occurs; over the known `labels` of N their mean is 1.
+    """Weights [C] in inverse proportion to the frequency of a class; their mean over the known `labels` of N is 1.
 
     King and Zeng 2001, Logistic Regression in Rare Events Data; the `balanced` of scikit-learn.
     """
@@ -79,7 +79,7 @@ def divergences(log_q_NC: Tensor, log_p_NC: Tensor, spec: DistillationSpec) -> T
 
 
 def hidden_states_loss(seen: HiddenStates, batch: dict[str, Tensor], spec: DistillationSpec) -> Tensor:
-    """Weighted differences inside: token vectors, relations of attention, cosine of the last vectors, [B].
+    """Weighted differences of hidden states: token vectors, relations of attention, cosine of the last vectors, [B].
 
     `batch` holds the teacher's, side by side: `teacher_hidden` [B, L, K H] in the order of `seen.hidden`, and
     `teacher_relations` [B, L, 3 H].
@@ -101,7 +101,7 @@ def hidden_states_loss(seen: HiddenStates, batch: dict[str, Tensor], spec: Disti
 
 
 def hidden_loss(student_BLH: Tensor, teacher_BLH: Tensor, mask_BL: Tensor) -> Tensor:
-    """Mean squared error of the numbers of real tokens' vectors, [B].
+    """Mean squared error over the entries of real tokens' vectors, [B].
 
     Sun et al. 2019 (PKD, arXiv 1908.09355) and Jiao et al. 2020 (TinyBERT, arXiv 1909.10351, equation 8).
     """
@@ -109,18 +109,18 @@ def hidden_loss(student_BLH: Tensor, teacher_BLH: Tensor, mask_BL: Tensor) -> Te
 
 
 def cosine_loss(student_BLH: Tensor, teacher_BLH: Tensor, mask_BL: Tensor) -> Tensor:
-    """1 - cosine of real tokens' vectors, their mean, [B] (Sanh et al. 2019, DistilBERT, arXiv 1910.01108)."""
+    """Mean of 1 - cosine of real tokens' vectors, [B] (Sanh et al. 2019, DistilBERT, arXiv 1910.01108)."""
     return _over_tokens(1 - F.cosine_similarity(student_BLH.float(), teacher_BLH.float(), dim=-1), mask_BL)
 
 
 def relation_loss(student_BLH: Tensor, teacher_BLH: Tensor, mask_BL: Tensor, heads: int) -> Tensor:
     """KL from the teacher's relations to the student's, mean over heads and real tokens, [B].
 
-    The relation of a token to all others is the softmax of the scaled products of their vectors, cut into `heads`
+    The relation of a token to all tokens is the softmax of the scaled products of their vectors, cut into `heads`
     parts; the two models may be of different width (Wang et al. 2021, MiniLM v2, arXiv 2012.15828, equations 2 to 5).
     """
     log_p_BALL, log_q_BALL = (_relations(each, mask_BL, heads) for each in (teacher_BLH, student_BLH))
-    # Nobody attends to a padded token: its log-probabilities are of no meaning.
+    # No token attends to a padded one, whose log-probabilities mean nothing.
     pair_BALL = (log_p_BALL.exp() * (log_p_BALL - log_q_BALL)).masked_fill(~mask_BL.bool()[:, None, None, :], 0.0)
     return _over_tokens(pair_BALL.sum(-1).mean(1), mask_BL)
 
@@ -145,15 +145,15 @@ def kl(log_p_NC: Tensor, log_q_NC: Tensor) -> Tensor:
 def jensen_shannon(log_p_NC: Tensor, log_q_NC: Tensor, share: float) -> Tensor:
     """share KL(p || m) + (1 - share) KL(q || m) with m = share p + (1 - share) q, of log-probabilities, [N].
 
-    Agarwal et al. 2024 (GKD, arXiv 2306.13649, equation 1): towards share 0 it leans to KL(p || q), towards 1 to the
-    reverse.
+    Agarwal et al. 2024 (GKD, arXiv 2306.13649, equation 1): it leans to KL(p || q) towards share 0, and to the reverse
+    towards share 1.
     """
     log_m_NC = torch.logaddexp(log_p_NC + math.log(share), log_q_NC + math.log1p(-share))
     return share * kl(log_p_NC, log_m_NC) + (1 - share) * kl(log_q_NC, log_m_NC)
 
 
 def completion_loss(logits_BLV: Tensor, target_BL: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of each row's tokens to generate, added up, [B]."""
+    """Cross-entropy of the tokens to generate, added up over each row, [B]."""
     logits_NV, target_N = at_targets(logits_BLV, target_BL)
     return _by_row(F.cross_entropy(logits_NV, target_N, reduction="none", label_smoothing=smoothing), target_BL)
 
@@ -177,9 +177,9 @@ def distill_completion_loss(
 
 
 def sampled_kl(student_NV: Tensor, ids_NK: Tensor, log_probs_NK: Tensor) -> Tensor:
-    """KL from the teacher of what `teaching.sampled` stored, up to a constant of its draws, [N].
+    """KL from the teacher over the tokens that `teaching.sampled` stored, up to a constant of its draws, [N].
 
-    Its gradient has the expectation of that of the KL over all tokens.
+    Its gradient has the same expectation as the gradient of the KL over all tokens.
     """
     log_q_NK = F.log_softmax(student_NV, dim=-1).gather(1, ids_NK)
     return (log_probs_NK.exp() * (log_probs_NK - log_q_NK)).sum(-1)
@@ -188,9 +188,9 @@ def sampled_kl(student_NV: Tensor, ids_NK: Tensor, log_probs_NK: Tensor) -> Tens
 def truncated(student_NV: Tensor, ids_NK: Tensor, log_probs_NK: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Softened log-probabilities of student and teacher over the teacher's K likeliest tokens and one more, [N, K + 1].
 
-    That one is all other tokens together, so at temperature 1 a divergence of the two is a lower bound of that over
-    all tokens, and least where the student is the teacher; at other temperatures the teacher's rest is taken to be
-    spread evenly over them. Where K = V there are no others: [N, V].
+    The last one is all other tokens together, so a divergence at temperature 1 is a lower bound of the divergence over
+    all tokens, and least where the student equals the teacher; at other temperatures the teacher's rest is taken to be
+    spread evenly over the others. There are no others where K = V: [N, V].
     """
     others = student_NV.shape[1] - ids_NK.shape[1]
     log_q_NK = F.log_softmax(student_NV / temperature, dim=-1).gather(1, ids_NK)
@@ -209,7 +209,7 @@ def at_targets(logits_BLV: Tensor, target_BL: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_rest(log_probs_NK: Tensor) -> Tensor:
-    """Log of what probabilities leave of 1, [N, 1]; a millionth at least."""
+    """Log of 1 less the sum of the probabilities, [N, 1]; at least of a millionth."""
     return torch.log1p(-log_probs_NK.exp().sum(1, keepdim=True).clamp(max=1 - 1e-6))
 
 

@@ -1,4 +1,4 @@
-"""Zeros that stay zero while a model learns, and become more along a schedule."""
+"""Zeros that stay zero while a model learns, and whose number rises along a schedule."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from configs.loader import UsageError
 from configs.schema.compression import DistillStep
 from jobs.models.sparsity import multiplied, sparsity_facts
 
-CHOICES = 20  # how often a rising sparsity chooses again what is zero
+CHOICES = 20  # times that a rising sparsity chooses anew which weights are zero
 
 
 class Masked(nn.Module):
-    """A weight of which some numbers count as zero and get no gradient; those lie in a buffer, for checkpoints."""
+    """A weight with numbers that count as zero and get no gradient; their mask is a buffer, for checkpoints."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Masks:
 
     def __init__(self, model: nn.Module, spec: DistillStep, steps: int) -> None:
         """`steps`: of the whole training. Raises `UsageError` where more weights are zero than `spec` asks for."""
-        self.done = 0  # steps
+        self.done = 0  # number of steps so far
         self._target, self._steps = spec.sparsity, max(1, round(spec.rising * steps))
         self._start = sparsity_facts(model)["sparsity"]
         if self._target is not None and self._start > self._target:
@@ -48,12 +48,12 @@ class Masks:
 
     @property
     def settled(self) -> bool:
-        """Whether as much is zero as will be."""
+        """Whether the final share of weights is zero."""
         return self._target is None or self.done >= self._steps
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Choose, where the schedule says so, more zeros: the smallest weights of all layers, zeros among them."""
+        """Choose more zeros where the schedule says so: the smallest weights of all layers, zeros among them."""
         risen = self.settled
         self.done += 1
         if self._target is None or risen or (self.done % max(1, self._steps // CHOICES) and not self.settled):
@@ -78,7 +78,7 @@ def cubic(start: float, target: float, done: float) -> float:
 
 @torch.no_grad()
 def release(model: nn.Module) -> None:
-    """Make the layers of `model` ordinary again: what counted as zero is zero, what was rounded is not."""
+    """Make the layers of `model` ordinary again: masked weights become zero, rounded weights get their float values."""
     for layer in model.modules():
         if parametrize.is_parametrized(layer, "weight"):
             held: Any = layer.get_submodule("parametrizations.weight")

@@ -1,7 +1,7 @@
 """The teacher's stored outputs for every prepared row, computed once, read by every student.
 
-Of a classifier its logits and, where an objective asks, vectors inside it; of a decoder the likeliest tokens at every
-place, with their log-probabilities.
+A classifier's outputs are its logits and, where an objective needs them, hidden states; a decoder's are the likeliest
+tokens at every place, with their log-probabilities.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def hidden_column(layer: int) -> str:
-    """Where token vectors after a layer, counted from 1, are stored."""
+    """Column of the token vectors after a layer, counted from 1."""
     return f"hidden_{layer}"
 
 
 def relations_column(layer: int) -> str:
-    """Where queries, keys and values in a layer, side by side, are stored."""
+    """Column of the queries, keys and values in a layer, side by side."""
     return f"relations_{layer}"
 
 
@@ -41,55 +41,55 @@ def read_logits(folder: Path, split: PreparedSplit) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Vectors:
-    """One vector of float16 numbers, or of int32, for every place of N rows."""
+    """One vector, of float16 or int32, for every place of N rows."""
 
     values_PD: np.ndarray
     offsets: np.ndarray  # [N + 1]: places of row i are offsets[i] to offsets[i + 1]
 
     @classmethod
     def of(cls, column: pyarrow.ChunkedArray) -> Vectors:
-        """Of a column of lists of vectors."""
+        """The vectors in a column of lists of vectors."""
         lists = column.combine_chunks()
         values = lists.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, lists.type.value_type.list_size)
         return cls(values, lists.offsets.to_numpy().astype(np.int64) - lists.offsets[0].as_py())
 
     @classmethod
     def read(cls, folder: Path, split: PreparedSplit, names: Sequence[str]) -> list[Vectors]:
-        """Some columns, one perhaps twice, in the order of the prepared rows; the folder's digests are checked."""
+        """The columns `names`, in the order of the prepared rows; a name may repeat. Checks the folder's digests."""
         verify(folder, MANIFEST)
         table = rows_of(folder / ROWS, split, sorted(set(names)))
-        found = {name: cls.of(table[name]) for name in table.column_names if name != "row"}
-        return [found[name] for name in names]
+        vectors = {name: cls.of(table[name]) for name in table.column_names if name != "row"}
+        return [vectors[name] for name in names]
 
     @classmethod
     def joined(cls, *parts: Vectors) -> Vectors:
-        """Of the rows of all parts, one part after the other."""
+        """The vectors of all parts, one part after the other."""
         values_PD = np.concatenate([part.values_PD for part in parts])
         return cls(values_PD, joined_offsets([part.offsets for part in parts]))
 
     def padded(self, rows: np.ndarray, length: int, count: int) -> np.ndarray:
-        """Of some rows, [count, length, D]; zero where there is no token or no row."""
-        made = np.zeros((count, length, self.values_PD.shape[1]), dtype=self.values_PD.dtype)
+        """The vectors of some rows, [count, length, D]; zero where there is no token or no row."""
+        padded = np.zeros((count, length, self.values_PD.shape[1]), dtype=self.values_PD.dtype)
         for index, row in enumerate(rows):
             places = self.values_PD[slice(*self.offsets[row : row + 2])]
-            made[index, : len(places)] = places
-        return made
+            padded[index, : len(places)] = places
+        return padded
 
 
 @dataclass(frozen=True)
 class TokenOutputs:
-    """A decoder's likeliest tokens, and those drawn, K in all, at each place where a token is to be generated."""
+    """A decoder's likeliest and drawn tokens, K in all, at each place where a token is to be generated."""
 
     ids: Vectors  # int32
     log_probs: Vectors  # float16
 
     @classmethod
     def read(cls, folder: Path, split: PreparedSplit) -> TokenOutputs:
-        """In the order of the prepared rows; the folder's digests are checked."""
+        """Outputs in the order of the prepared rows; the folder's digests are checked."""
         return cls(*Vectors.read(folder, split, ["ids", "log_probs"]))
 
     def beside(self, target_BL: torch.Tensor, packs: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        """`teacher_ids` and `teacher_log_probs` [B, L, K] of rows that hold `packs` of examples, zero elsewhere."""
+        """`teacher_ids` and `teacher_log_probs` [B, L, K] of rows with `packs` of examples, zero where no target is."""
         import torch
 
         shape = (*target_BL.shape, self.ids.values_PD.shape[1])

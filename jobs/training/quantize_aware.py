@@ -19,19 +19,19 @@ from jobs.models.encoder import COUNTED, INPUTS, EncoderClassifier
 from jobs.models.reference import read_tokenizer
 from serving.classifier import pad_id
 
-LARGEST = 127  # of a symmetric int8 weight
+LARGEST = 127  # code of a symmetric int8 weight
 LEVELS = 255  # steps of an uint8 tensor
-SMALLEST = torch.finfo(torch.float32).tiny  # of a scale
+SMALLEST = torch.finfo(torch.float32).tiny  # scale that is not taken for 0
 
-_calibrating: ContextVar[bool] = ContextVar("calibrating", default=False)  # nothing is rounded, ranges are looked at
+_calibrating: ContextVar[bool] = ContextVar("calibrating", default=False)  # ranges are observed, nothing is rounded
 
 
 def learn_rounded(model: nn.Module) -> None:
-    """Round, in place, weights and inputs of Linear and Conv1d layers, and what embeddings look up.
+    """Round weights and inputs of Linear and Conv1d layers, and vectors of embeddings, in place.
 
     Quantisation-aware training with a straight-through gradient (Jacob et al. 2018, arXiv 1712.05877; Bengio et al.
-    2013, arXiv 1308.3432): the stored weights stay float, `zeros.release` gives them back. Inputs have the ranges that
-    `calibrate` finds, which is to be called before; those of weights and tables follow the weights.
+    2013, arXiv 1308.3432): the stored weights stay float, `masks.release` gives them back. Inputs have the ranges that
+    `calibrate` finds, which has to be called before training; ranges of weights and tables follow the weights.
     """
     joined = _joined_tables(model)
     for layer in model.modules():
@@ -45,10 +45,10 @@ def learn_rounded(model: nn.Module) -> None:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, feeds: Iterable[Mapping[str, Tensor]]) -> None:
-    """Fix the ranges of the inputs of all layers by what they are in float over the rows of `feeds`.
+    """Fix the ranges of all layers' inputs to those that they have in float over the rows of `feeds`.
 
-    They are the same for all rows that are computed later, so that an answer does not depend on the others in its
-    batch. The gradient of what is beyond its range is zero.
+    The ranges are the same for all later rows, so that an answer does not depend on the other rows of its batch. Values
+    beyond their range have a gradient of zero.
     """
     was_training, token = model.training, _calibrating.set(True)
     model.eval()
@@ -80,10 +80,10 @@ class Calibration:
 
 
 class RoundedRows(nn.Module):
-    """The weight of a Linear, or of a Conv1d, which is exported as one, in symmetric int8 with a scale for each output.
+    """The weight of a Linear, or of a Conv1d that is exported as one, in symmetric int8 with a scale for each output.
 
-    A norm that the exporter folds into it multiplies an output's weights and its scale alike, and changes no rounding.
-    It also holds, for checkpoints, the range of the layer's input, least and most, 0 among them.
+    A norm that the exporter folds into the layer multiplies an output's weights and its scale alike, which changes no
+    rounding. The range of the layer's input, least and most with 0 between them, is a buffer, for checkpoints.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -92,13 +92,13 @@ class RoundedRows(nn.Module):
         self.register_buffer("range", torch.zeros(2, device=weight.device))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The nearest weight that int8 can hold."""
+        """The nearest weights that int8 can hold."""
         if _calibrating.get():
             return weight
         return rounded_rows(weight.flatten(1)).view_as(weight)
 
     def given(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """What the layer multiplies in the place of its `inputs`."""
+        """The inputs that the layer multiplies in place of its `inputs`; observes their range while calibrating."""
         first, *rest = inputs
         if not _calibrating.get():
             return (rounded_within(first, *self.range.float()), *rest)
@@ -117,20 +117,20 @@ def rounded_rows(values: Tensor) -> Tensor:
 
 
 def rounded_within(values: Tensor, least: Tensor, most: Tensor) -> Tensor:
-    """`values` in uint8 with the scale and zero point that hold what lies between `least` and `most`, 0 among it."""
+    """`values` in uint8 with the scale and zero point that hold the range from `least` to `most`, 0 included."""
     scale = _scale(most - least, LEVELS)
     zero = (-least / scale).round().to(torch.int32)
     return torch.fake_quantize_per_tensor_affine(values.float(), scale, zero, 0, LEVELS).to(values.dtype)
 
 
 def _scale(size: Tensor, levels: int) -> Tensor:
-    """Of a tensor of zeros 1."""
+    """`size` over `levels`; 1 for a tensor of zeros."""
     scale = size / levels
     return torch.where(scale < SMALLEST, torch.ones_like(scale), scale)
 
 
 def _looked_up(layer: Any, inputs: Any, output: Tensor, joined: tuple[Any, int] | None) -> Tensor:
-    """The rows as the rounded table holds them, without rounding the whole table."""
+    """The vectors as the rounded table holds them, without rounding the whole table."""
     if _calibrating.get():
         return output
     if joined is None:
@@ -141,7 +141,7 @@ def _looked_up(layer: Any, inputs: Any, output: Tensor, joined: tuple[Any, int] 
 
 
 def _joined_tables(model: nn.Module) -> dict[Any, tuple[Any, int]]:
-    """Tables that are exported with the type of a first text added to them or taken from them, see `attention`."""
+    """Tables that are exported with the first text's type added or subtracted, see `compression.rewrite`."""
     tables: dict[Any, tuple[Any, int]] = {}
     for module in model.modules():
         if isinstance(module, EncoderClassifier) and module.encoder.config.model_type in COUNTED:

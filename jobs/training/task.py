@@ -1,4 +1,4 @@
-"""What the train loop asks of a task."""
+"""The interface of a task to the train loop."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ EVALUATION_TOKENS = 4096  # a batch without gradients
 
 
 class TrainingTask(Protocol):
-    """One task on one worker, over the training rows (of a student, with those of its pool) and the validation rows."""
+    """One task on one worker, over the training rows (a student's with its pool) and the validation rows."""
 
     inputs: tuple[str, ...]  # tensors of a batch that the model takes
     ranked: str  # the metric, larger is better, by which the best epoch is chosen
     lengths: np.ndarray  # tokens of each training row, [N]
 
     def __init__(self, prepared: Prepared, teacher_outputs: Path | None, pool_outputs: Path | None = None) -> None:
-        """With `teacher_outputs`, a folder, batches hold what the teacher said; `pool_outputs`: of `prepared.pool`."""
+        """Batches hold the outputs in the folder `teacher_outputs`, if given; `pool_outputs` are of `prepared.pool`."""
         ...
 
     def teacher(self, recipe: Recipe) -> nn.Module:
@@ -34,11 +34,11 @@ class TrainingTask(Protocol):
         ...
 
     def student(self, teacher: Path, recipe: Recipe, start: Path | None = None) -> nn.Module:
-        """What learns from the teacher in a reference bundle: that of the recipe, or the one in the bundle `start`."""
+        """The model that learns from the bundle `teacher`: the recipe's student, or the model in the bundle `start`."""
         ...
 
     def result(self, model: nn.Module) -> nn.Module:
-        """Of what is trained, what is evaluated and kept."""
+        """The part of the trained model that is evaluated and kept."""
         ...
 
     def shrink_token_table(self, model: nn.Module) -> None:
@@ -46,11 +46,11 @@ class TrainingTask(Protocol):
         ...
 
     def restore_token_table(self, model: nn.Module) -> None:
-        """Give the result its other tokens back."""
+        """Give the result back its other tokens."""
         ...
 
     def layers(self, model: nn.Module) -> Layers:
-        """The model as a pipeline is cut from it."""
+        """The model as the layers that a pipeline is cut from."""
         ...
 
     def loss(self, model: nn.Module, spec: OptimizerSpec) -> Loss:
@@ -62,7 +62,7 @@ class TrainingTask(Protocol):
         ...
 
     def parts(self, batch: np.ndarray, rank: int, workers: int, parts: int) -> tuple[list[Batch], float]:
-        """(a worker's micro-batches of a global batch, all of one shape; what the whole batch's loss is divided by)."""
+        """(a worker's micro-batches of a global batch, all of one shape; the divisor of the whole batch's loss)."""
         ...
 
     def evaluate(self, model: Any, device: torch.device) -> dict[str, float]:

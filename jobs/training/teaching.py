@@ -39,33 +39,33 @@ def write_outputs(
 ) -> None:
     """Run the teachers over all prepared rows, sorted by length so that little is padding, with Ray Data.
 
-    Parts of `ROWS_PER_PART` rows are committed one by one beside `folder`: after an interruption those that are whole
-    stay as they are. What lies inside a model is stored of the first teacher alone. Matrix products are of
-    `engine.precision`, as in training (of an encoder on intent_banking77, answers in bfloat16 are at a KL divergence
-    of 1e-5 from those in float32); those for validation rows, by which a teacher is judged, and for greedy completions
-    are in float32. Raises `FolderError` where the disk has no room.
+    Parts of `ROWS_PER_PART` rows are committed one by one beside `folder`: after an interruption the whole parts stay
+    as they are. Hidden states are stored of the first teacher alone. Matrix products are in `engine.precision`, as in
+    training (an encoder's answers in bfloat16 on intent_banking77 are at a KL divergence of 1e-5 from its answers in
+    float32); products for validation rows, by which a teacher is judged, and for greedy completions are in float32.
+    Raises `FolderError` where the disk has no room.
     """
     import ray.data
 
     parts = folder.parent / ".work" / f"{folder.name}-{key[:16]}"
     count = -(-sum(prepared.manifest["rows"].values()) // ROWS_PER_PART)
-    told = [str(prepared.folder), str(parts), [tuple(each) for each in teachers], wanted.model_dump()]
-    asked = ray.data.range(count, override_num_blocks=count).map_batches(
+    arguments = [str(prepared.folder), str(parts), [tuple(each) for each in teachers], wanted.model_dump()]
+    taught = ray.data.range(count, override_num_blocks=count).map_batches(
         Teach,
         batch_size=1,
-        fn_constructor_args=[*told, engine.precision, engine.cpus_per_worker],
+        fn_constructor_args=[*arguments, engine.precision, engine.cpus_per_worker],
         compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=0,  # holding cores, it could wait for ever for the tasks around it
         num_gpus=engine.of_each_worker.get("GPU", 0),
         runtime_env={"env_vars": WORKER_ENVIRONMENT},
     )
-    if trouble := next((each["trouble"] for each in asked.take_all() if each["trouble"]), None):
+    if trouble := next((each["trouble"] for each in taught.take_all() if each["trouble"]), None):
         raise FolderError(trouble)
 
     def fill(aside: Path) -> dict[str, Any]:
         (aside / ROWS).mkdir()
         facts: dict[str, Any] = {"wanted": wanted.model_dump()}
-        if wanted.completions:  # a prepared folder like the one that was given
+        if wanted.completions:  # the folder is a prepared one, too
             facts = prepared.manifest
             (aside / TOKENIZER).write_bytes((prepared.folder / TOKENIZER).read_bytes())
         for number in range(count):
@@ -77,20 +77,20 @@ def write_outputs(
 
 
 def _put(part: Path, place: Path) -> None:
-    """The part under a second name, so that it is still there where the folder is not committed after all."""
+    """Give the part a second name, so that it is still there where the folder is not committed after all."""
     try:
         place.hardlink_to(part)
-    except OSError:  # a file system without such names
+    except OSError:  # a file system without hard links
         shutil.copyfile(part, place)
 
 
 def part_name(number: int) -> str:
-    """Of a part of the rows, in the order of their lengths."""
+    """Name of a part of the rows, which are in the order of their lengths."""
     return f"part-{number:05d}"
 
 
 class Teach:
-    """Makes the parts of the rows that it is given the numbers of; a Ray Data worker loads the teachers once."""
+    """Makes parts of the rows by their numbers; a Ray Data worker loads the teachers once."""
 
     def __init__(
         self,
@@ -108,21 +108,21 @@ class Teach:
         self.parts, self.trouble = Path(parts), ""
         rows = pyarrow.parquet.read_table(Path(prepared) / ROWS)
         self.rows = rows.sort_by([("length", "ascending"), ("split", "ascending"), ("row", "ascending")])
-        told = StoredOutputs.model_validate(wanted)
-        if told.completions:
+        stored = StoredOutputs.model_validate(wanted)
+        if stored.completions:
             self.say = _completions(teachers, Prepared.open(Path(prepared)))
-        elif told.tokens is not None:
-            self.say = _tokens(teachers, told.tokens, told.draws, precision)
+        elif stored.tokens is not None:
+            self.say = _tokens(teachers, stored.tokens, stored.draws, precision)
         else:
-            self.say = _classes(teachers, told, precision)
+            self.say = _classes(teachers, stored, precision)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Commits each part that is not there whole; `trouble` is why none is, from the first that could not be."""
+        """Commit each part that is not there whole; `trouble` is why no part is, from the first that failed."""
         for number in batch["id"].tolist():
             folder = self.parts / part_name(number)
             try:
                 verify(folder, MANIFEST)
-            except FolderError:  # none, or a damaged one
+            except FolderError:  # no part, or a damaged one
                 self.commit(folder, number)
         return {**batch, "trouble": np.array([self.trouble] * len(batch["id"]))}
 
@@ -153,13 +153,13 @@ class Teach:
         return {"rows": len(part)}
 
 
-Say = Callable[["pyarrow.Table"], "dict[str, pyarrow.Array]"]  # what teachers say of rows of one split, by column
+Say = Callable[["pyarrow.Table"], "dict[str, pyarrow.Array]"]  # rows of one split -> teacher outputs by column
 
 
 def _classes(teachers: Sequence[tuple[str, float]], wanted: StoredOutputs, precision: Precision) -> Say:
-    """`logits`, less the largest of each row: of one teacher its own, of several the log of their mean probabilities.
+    """`logits` of one teacher, or the log of the mean probabilities of several, less the largest of each row.
 
-    Softmax does not see what is taken off, and those of far-away grades fit into float16, the farthest as its least.
+    Softmax does not depend on that. Logits of far-away grades fit into float16, the farthest as its least.
     Vectors by token are stored of rows to learn from alone: validation looks at answers only.
     """
     import pyarrow
@@ -201,7 +201,7 @@ def _classes(teachers: Sequence[tuple[str, float]], wanted: StoredOutputs, preci
 
 
 def _computed(device: torch.device, precision: Precision, rows: pyarrow.Table) -> AbstractContextManager[object]:
-    """How a forward pass computes: 16-bit matrix products for rows to learn from, unless `precision` is fp32."""
+    """Context of a forward pass: 16-bit matrix products for rows to learn from, unless `precision` is fp32."""
     import torch
 
     half = torch.float16 if precision == "fp16" else torch.bfloat16
@@ -222,7 +222,7 @@ def mean_log_probs(logits_TBC: torch.Tensor, weight_T: torch.Tensor) -> torch.Te
 
 
 def _tokens(teachers: Sequence[tuple[str, float]], stored: int, draws: int, precision: Precision) -> Say:
-    """For each place `ids` and `log_probs`: of the likeliest tokens, likeliest first, then of those drawn."""
+    """`ids` and `log_probs` for each place: the likeliest tokens, likeliest first, then the drawn ones."""
     import torch
     import torch.nn.functional as F
 
@@ -248,7 +248,7 @@ def _tokens(teachers: Sequence[tuple[str, float]], stored: int, draws: int, prec
 
 
 def _completions(teachers: Sequence[tuple[str, float]], prepared: Prepared) -> Say:
-    """Rows to learn from with the teacher's greedy completions in place of theirs (Kim and Rush 2016, section 3.2)."""
+    """Rows to learn from, with the teacher's greedy completions as theirs (Kim and Rush 2016, section 3.2)."""
     import pyarrow
     import torch
 
@@ -276,11 +276,11 @@ def _completions(teachers: Sequence[tuple[str, float]], prepared: Prepared) -> S
 
 
 def sampled(log_probs_PV: torch.Tensor, stored: int, draws: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and log-probabilities [P, K + M] of the K likeliest tokens and of M drawn, with replacement, from the rest.
+    """Ids and log-probabilities [P, K + M] of the K likeliest tokens and M drawn, with replacement, from the rest.
 
-    A draw stands for its share of the rest's probability, so that a sum over what is stored has the expectation of
-    the sum over all tokens, whereas K tokens alone teach a distribution that is too sharp (Anshumann et al. 2025,
-    arXiv 2503.16870). Draws follow torch's random state; there are none where K takes all tokens.
+    A draw stands for its share of the rest's probability, so that a sum over the stored tokens has the expectation of
+    the sum over all tokens; K tokens alone would teach too sharp a distribution (Anshumann et al. 2025, arXiv
+    2503.16870). Draws follow torch's random state; there are none where K takes all tokens.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """The part of a token table that training needs.
 
-An optimizer step touches every row of the table, gradient and moments included, and the rows of a data set ask for few
-of them: of MiniLM's 30,522 tokens, half of its weights, the messages of a shop use a tenth.
+An optimizer step touches every row of the table, gradient and moments included, but a data set uses few of them: the
+messages of a shop use a tenth of MiniLM's 30,522 tokens, which are half of its weights.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from jobs.models.encoder import EncoderClassifier
 
 
 class UsedTokens:
-    """A model's token table cut to what some rows use, until `restore`; the other tokens stay as they are.
+    """A model's token table cut to the tokens of some rows, until `restore`; the other tokens stay as they are.
 
     Training is the same but for the weight decay of tokens that no row has.
     """
 
     def __init__(self, model: EncoderClassifier, *rows: Examples) -> None:
-        """Changes `model`, which takes ids of `renumbered` rows from now on; the lowest ids, up to padding's, stay."""
+        """Change `model`, which takes ids of `renumbered` rows from now on; the lowest ids, up to padding's, stay."""
         table: Any = model.encoder.get_input_embeddings()
         self._all_VH = table.weight.detach().clone()
         padding = table.padding_idx
@@ -34,11 +34,11 @@ class UsedTokens:
         model.encoder.set_input_embeddings(nn.Embedding.from_pretrained(used_KH, freeze=False, padding_idx=padding))
 
     def renumbered(self, rows: Examples) -> Examples:
-        """Rows with the ids that the cut table has for their tokens."""
+        """The rows with the cut table's ids for their tokens."""
         return replace(rows, ids=np.searchsorted(self._used, rows.ids).astype(rows.ids.dtype))
 
     def restore(self, model: EncoderClassifier) -> None:
-        """Give `model` the whole table again, with what its rows have learned."""
+        """Give `model` the whole table again, with the vectors that were learned."""
         table: Any = model.encoder.get_input_embeddings()
         whole_VH = self._all_VH.to(table.weight.device)
         whole_VH[torch.from_numpy(self._used).to(whole_VH.device)] = table.weight.detach().to(whole_VH.dtype)

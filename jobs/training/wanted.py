@@ -1,4 +1,4 @@
-"""What a recipe asks of its teachers, and which stored outputs answer it."""
+"""The outputs that a recipe needs of its teachers, and the stored outputs that have them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from serving.bundle import bundle_digest
 
 
 def outputs_of(recipe: Recipe) -> Path:
-    """The folder that `teach` left. Raises `JobError` where it, or that of the pool, is not of this recipe's rows."""
+    """The folder that `teach` left. Raises `JobError` where it, or the pool's folder, is not of this recipe's rows."""
     folder = Path(output(recipe), "teacher_outputs")
-    given = [(folder, Path(output(recipe), "prepared"))]
+    pairs = [(folder, Path(output(recipe), "prepared"))]
     if (pool := pool_folder(recipe)) is not None:
-        given.append((pool_outputs(recipe), pool))
-    for outputs, rows in given:
+        pairs.append((pool_outputs(recipe), pool))
+    for outputs, rows in pairs:
         try:
             manifest, prepared = verify(outputs, MANIFEST), Prepared.open(rows)
         except FolderError as error:
@@ -35,10 +35,10 @@ def outputs_of(recipe: Recipe) -> Path:
 
 
 def outputs_key(recipe: Recipe, prepared: Prepared, wanted: StoredOutputs) -> str:
-    """Digest of what the stored outputs depend on."""
+    """Digest of the inputs of the stored outputs."""
     precision = None if wanted.completions else recipe.engine.precision  # completions are always in float32
-    told = {"teachers": taught_by(recipe), "prepared": prepared.key, "wanted": wanted.model_dump()}
-    return digest_json(told | {"precision": precision} | behaviour("teach"))
+    inputs = {"teachers": taught_by(recipe), "prepared": prepared.key, "wanted": wanted.model_dump()}
+    return digest_json(inputs | {"precision": precision} | behaviour("teach"))
 
 
 def teachers(recipe: Recipe) -> list[WeightedTeacher]:
@@ -48,20 +48,20 @@ def teachers(recipe: Recipe) -> list[WeightedTeacher]:
 
 
 def taught_by(recipe: Recipe) -> list[tuple[str, float]]:
-    """What a student's teachers are: the digest of each one's bundle, and its weight."""
+    """The digest of each teacher's bundle, and its weight."""
     return [(bundle_digest(Path(folder)), weight) for folder, weight in teachers(recipe)]
 
 
 def wanted_of(recipe: Recipe, config: Any = None) -> StoredOutputs:
-    """What the recipe's objectives need of the teacher, and those that its search may choose.
+    """The teacher's outputs that the objectives of the recipe, and those that its search may choose, need.
 
-    `config` is that of a teacher that is not there yet.
+    `config` is the config of a teacher that is not there yet.
     """
     return named(recipe.judged_by.wanted)(recipe, config)
 
 
 def teacher_config(recipe: Recipe) -> Any:
-    """The transformers config of the teacher that is there."""
+    """The transformers config of the existing teacher."""
     from jobs.models.encoder import config_of
 
     return config_of(str(teacher_folder(recipe)), "teacher")

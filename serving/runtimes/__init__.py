@@ -1,7 +1,7 @@
 """The runtimes that a bundle can ask for: one file each, imported when a bundle is opened.
 
-A new one is a file with `open_model(folder, bundle, threads)` and a record in `configs.schema.runtimes.RUNTIMES`; it is
-asked for a `ClassifierModel`, a `TextModel` or a `GeneratorModel`.
+A new runtime is a file with `open_model(folder, bundle, threads)` and a record in `configs.schema.runtimes.RUNTIMES`;
+the function returns a `ClassifierModel`, a `TextModel` or a `GeneratorModel`.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class TextModel(Protocol):
     """Scores texts, without tokens."""
 
     def of_texts(self, rows: Sequence[Row]) -> np.ndarray:
-        """float32 [N, C] of texts, or of pairs of them."""
+        """float32 [N, C] of texts, or of pairs of texts."""
         ...
 
 
 class GeneratorModel(Protocol):
-    """Writes what follows token ids."""
+    """Continues token ids."""
 
     def complete(self, prompts: Sequence[Sequence[int]], max_length: int) -> list[list[int]]:
-        """The likeliest token after the other, for prompts of one length, without the token that ends a text.
+        """Greedy completions of prompts of one length, without the token that ends a text.
 
-        Prompt and what follows it have `max_length` tokens at most together.
+        A prompt and its completion have `max_length` tokens at most together.
         """
         ...
 
@@ -59,9 +59,10 @@ class Opened(NamedTuple):
 
 
 def open_bundle(folder: Path, opens: str, threads: int) -> Opened:
-    """Verify the bundle and load it on the CPU; `threads` run one matrix product. `opens`: by what its task opens one.
+    """Verify the bundle and load it on the CPU; `threads` run one matrix product.
 
-    Raises `BundleError`."""
+    `opens` is the opening function that the record of the bundle's task must name. Raises `BundleError`.
+    """
     bundle = read_servable(folder)
     if TASKS[bundle.task].open != opens:
         able = " or ".join(repr(name) for name, each in TASKS.items() if each.open == opens)
@@ -70,7 +71,7 @@ def open_bundle(folder: Path, opens: str, threads: int) -> Opened:
 
 
 def open_verified(folder: Path, bundle: Bundle, threads: int) -> Opened:
-    """The model that `bundle`, which was read from `folder`, says itself. Raises `BundleError`."""
+    """Load the own model of `bundle`, which was read from `folder`. Raises `BundleError`."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a second thread pool would fight over the cores
     from tokenizers import Tokenizer
 
@@ -93,7 +94,7 @@ def read_servable(folder: Path) -> Bundle:
 
 
 def check_graph(path: Path, bundle: Bundle, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Raise `BundleError` where the graph in `path` is not asked what the manifest says, or gives no logits."""
+    """Raise `BundleError` where the graph in `path` has other inputs than the manifest says, or gives no logits."""
     if sorted(inputs) != sorted(bundle.inputs):
         raise BundleError(f"{path}: inputs {sorted(inputs)}, the manifest says {sorted(bundle.inputs)}")
     if "logits" not in outputs:

@@ -27,13 +27,13 @@ class Ctranslate2Model:
 
     def complete(self, prompts: Sequence[Sequence[int]], max_length: int) -> list[list[int]]:
         """Completions without the prompt and without the token that ends a text."""
-        found = self._generator.generate_batch(
+        results = self._generator.generate_batch(
             [[self._tokens[token] for token in ids] for ids in prompts],
             beam_size=1,
             max_length=max_length - len(prompts[0]),
             include_prompt_in_result=False,
         )
-        return [each.sequences_ids[0] for each in found]
+        return [result.sequences_ids[0] for result in results]
 
 
 def open_model(folder: Path, bundle: Bundle, threads: int) -> Ctranslate2Model:
@@ -50,15 +50,15 @@ def open_file(folder: Path, precision: str, threads: int) -> Ctranslate2Model:
 
 
 def open_generator(folder: Path, precision: str, threads: int) -> Generator:
-    """The library's own. It computes in `precision`, also with weights that are stored in fewer bits.
+    """The library's own generator. It computes in `precision`, also with weights that are stored in fewer bits.
 
-    Activations in int8 as well would be twice as fast, and one text in eight another one. Raises `BundleError` where
-    the folder holds no model of the library.
+    Int8 activations would be twice as fast, but would change one text in eight. Raises `BundleError` where the folder
+    holds no model of the library.
     """
     import ctranslate2
 
     stored = int4.read(folder / MODEL)
-    files = None  # those in the folder
+    files = None  # reads the files in the folder
     if (whole := int4.expanded(stored)) is not stored:
         files = {MODEL: whole.content()} | {name: (folder / name).read_bytes() for name in (CONFIG, VOCABULARY)}
     return ctranslate2.Generator(

@@ -1,7 +1,7 @@
-"""Weights of 4 bits in CTranslate2's model.bin, which knows none: expanded when the file is opened.
+"""Weights of 4 bits in CTranslate2's model.bin, whose format has none: they are expanded when the file is opened.
 
-Such a file is a list of arrays by name. In the place of a matrix [R, C] stand its codes from -8 to 7, two to a byte,
-and its scales: groups of neighbouring inputs have one in common.
+The file is a list of arrays by name. A matrix [R, C] is stored as its codes from -8 to 7, two to a byte, and its
+scales, one for each group of neighbouring inputs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from serving.bundle import BundleError
 
 CODES, SCALES = "_int4", "_int4_scale"  # after the name of a matrix: int8 [R, C / 2], float16 [R, groups]
 NUMBERS = {"float32": "<f4", "int8": "<i1", "int16": "<i2", "int32": "<i4", "float16": "<f2", "bfloat16": "<u2"}
-KINDS = list(NUMBERS)  # the file has the place in this list
+KINDS = list(NUMBERS)  # the file stores an index into this list
 
 
 class Array(NamedTuple):
-    """One of the file's; bfloat16 as the upper halves of float32."""
+    """An array of the file; bfloat16 is held as the upper halves of float32."""
 
     kind: str
     values: np.ndarray
@@ -33,21 +33,21 @@ class Array(NamedTuple):
 
     @property
     def floats(self) -> np.ndarray:
-        """As float32."""
+        """The values as float32."""
         if self.kind == "bfloat16":
             return (self.values.astype("<u4") << 16).view("<f4")
         return self.values.astype("<f4")
 
 
 class ModelFile(NamedTuple):
-    """What a model.bin holds."""
+    """The content of a model.bin."""
 
     head: bytes  # versions, and what kind of model it is
     arrays: dict[str, Array]
-    aliases: bytes  # arrays that are others under another name
+    aliases: bytes  # further names of arrays
 
     def content(self) -> bytes:
-        """As it stands on disk."""
+        """The bytes of the file."""
         parts = [self.head, struct.pack("<I", len(self.arrays))]
         for name, (kind, values) in self.arrays.items():
             text = name.encode() + b"\0"
@@ -74,13 +74,13 @@ def read(path: Path) -> ModelFile:
 
 
 def _array(data: np.ndarray, at: int) -> tuple[str, Array, int]:
-    """(name, array, where it ends) of what begins at a byte."""
+    """(name, array, its end) of the array that begins at byte `at`."""
 
     def take(form: str) -> tuple[Any, ...]:
         nonlocal at
-        found = struct.unpack_from(f"<{form}", data.data, at)
+        fields = struct.unpack_from(f"<{form}", data.data, at)
         at += struct.calcsize(f"<{form}")
-        return found
+        return fields
 
     (size,) = take("H")
     (text,) = take(f"{size}s")
@@ -93,7 +93,7 @@ def _array(data: np.ndarray, at: int) -> tuple[str, Array, int]:
 
 
 def expanded(file: ModelFile) -> ModelFile:
-    """The file as CTranslate2 knows it; the same one where nothing is in 4 bits."""
+    """The file in CTranslate2's own number formats; the same file where nothing is in 4 bits."""
     return file._replace(arrays=dict(_expand(file.arrays))) if any(map(_is_coded, file.arrays)) else file
 
 

@@ -27,12 +27,12 @@ WORD_PAIRS, CHARACTERS = "word_pairs", "characters"  # of `vocabulary.json`
 
 
 class LinearModel:
-    """Grams that are known, their idf, and their weights."""
+    """The known grams, with their idf and weights."""
 
     def __init__(
         self, words: Iterable[str], word_pairs: Iterable[str], characters: Iterable[str], rows_GK: np.ndarray, most: int
     ) -> None:
-        """`rows_GK`: float32, a row of 1 + C for each gram and one for the intercepts; `most`: words of a text."""
+        """`rows_GK`: float32, a row of 1 + C for each gram and one for the intercepts; `most`: words read of a text."""
         self._words: dict[str, int] = {}
         self._characters: dict[str, int] = {}
         for gram in (*words, *word_pairs):
@@ -44,17 +44,17 @@ class LinearModel:
 
     @property
     def size(self) -> int:
-        """How many grams it knows."""
+        """Number of known grams."""
         return len(self._words) + len(self._characters)
 
     def of_texts(self, rows: Sequence[Row]) -> np.ndarray:
-        """float32 [N, C]; of pairs both texts are read as one."""
+        """Scores, float32 [N, C]; both texts of a pair are read as one."""
         import numpy as np
 
-        found_NC = np.empty((len(rows), self._rows_GK.shape[1] - 1), dtype=np.float32)
+        scores_NC = np.empty((len(rows), self._rows_GK.shape[1] - 1), dtype=np.float32)
         for place, row in enumerate(rows):
-            found_NC[place] = self._of_text(joined(row).lower())
-        return found_NC
+            scores_NC[place] = self._of_text(joined(row).lower())
+        return scores_NC
 
     def _of_text(self, text: str) -> np.ndarray:
         scores_C = self._rows_GK[-1, 1:].astype("float64")
@@ -64,7 +64,7 @@ class LinearModel:
         return scores_C + self._of_grams(map(known, strings(text.split()[: self._most], self._longest)), scores_C)
 
     def _of_grams(self, grams: Iterable[int | None], zeros_C: np.ndarray) -> np.ndarray:
-        """What grams of one kind add: their TF-IDF, of length 1, times the weights."""
+        """The part of the scores by grams of one kind: their TF-IDF, of length 1, times the weights."""
         import numpy as np
 
         counts = Counter(gram for gram in grams if gram is not None)
@@ -85,13 +85,13 @@ def strings(words: Iterable[str], longest: int) -> Iterator[str]:
 
 
 def open_model(folder: Path, bundle: Bundle, threads: int) -> LinearModel:
-    """Raises `BundleError` where the files do not fit together. One thread is all it takes, whatever `threads` says."""
+    """Raises `BundleError` where the files do not fit together. It runs on one thread, whatever `threads` says."""
     import numpy as np
 
     rows_GK = np.load(folder / bundle.model, allow_pickle=False)
     known = json.loads((folder / bundle.model).with_name(VOCABULARY).read_bytes())
     numbers: dict[str, int] = json.loads((folder / bundle.tokenizer).read_bytes())["model"]["vocab"]
-    words = sorted(numbers, key=numbers.__getitem__)[:-1]  # the last is the token of all that is unknown
+    words = sorted(numbers, key=numbers.__getitem__)[:-1]  # the last is the unknown token
     model = LinearModel(words, known[WORD_PAIRS], known[CHARACTERS], rows_GK, bundle.max_length)
     if rows_GK.dtype != np.float32 or rows_GK.shape != (model.size + 1, len(bundle.labels) + 1):
         raise BundleError(

@@ -32,7 +32,7 @@ class OpenvinoModel:
     def logits(self, feed: Mapping[str, np.ndarray]) -> np.ndarray:
         """float32 [B, C] of int64 inputs [B, L]."""
         self._request.infer(dict(feed), share_inputs=True)
-        return self._request.get_tensor("logits").data.copy()  # the next call writes where this one did
+        return self._request.get_tensor("logits").data.copy()  # the next call writes to the same memory
 
 
 def open_model(folder: Path, bundle: Bundle, threads: int) -> OpenvinoModel:
@@ -46,7 +46,7 @@ def open_model(folder: Path, bundle: Bundle, threads: int) -> OpenvinoModel:
 def compile_file(file: Path, precision: str, threads: int) -> Any:
     """An IR on the CPU, for the least latency of one request at a time.
 
-    The precision is said: left alone, the CPU plugin takes bf16 wherever the CPU has it, and answers change with it.
+    The precision is always given: by default the CPU plugin takes bf16 where the CPU has it, and answers change.
     """
     config = {
         "INFERENCE_PRECISION_HINT": precision,

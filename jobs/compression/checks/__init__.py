@@ -1,1 +1,1 @@
-"""What steps and files are judged by."""
+"""Checks of steps and files."""

@@ -1,4 +1,4 @@
-"""How far an exported file answers as the model that it was made from; how that is compared is the task's to say."""
+"""Agreement of an exported file with the model that it was made from; the task says how they are compared."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ ROWS = 1000  # validation rows at most
 
 
 class Parity(NamedTuple):
-    """Over the validation rows there are."""
+    """Agreement over validation rows."""
 
     rows: int
-    same: float  # share with the same label, or the same text to its end
-    difference: float | None = None  # the largest of a logit
+    same: float  # share of rows with the same label, or the same text to its end
+    difference: float | None = None  # largest difference of a logit
 
 
-Compare = Callable[[Path, str], Parity]  # of a file, computed in a precision
+Compare = Callable[[Path, str], Parity]  # (file, precision) -> its agreement
 
 
 def comparison(model: nn.Module, context: StepContext) -> Compare | None:
-    """What holds files to `model`, asked once; None where no rows were prepared and any answer will do.
+    """A comparison of files with `model`, which answers once; None where no rows were prepared and none are needed.
 
-    Raises `JobError` where there are none and `export.parity` asks for more.
+    Raises `JobError` where no rows were prepared and `export.parity` needs them.
     """
     return named(context.task.agreement)(model, context)
 
 
 def least(context: StepContext, is_float: bool, competing: bool = True) -> float | None:
-    """The share of rows on which a file must answer as the model; None where nothing but its metric is asked for.
+    """The share of rows on which a file must answer as the model does; None where only its metric counts.
 
-    `competing`: it is one of several, or computes in another precision than f32.
+    `competing`: the file is one of several, or computes in another precision than f32.
     """
     usual = named(context.task.least_agreement)(context, is_float, competing)
-    given = context.recipe.export.parity
-    return usual if usual is None or given is None else given
+    parity = context.recipe.export.parity
+    return usual if usual is None or parity is None else parity
 
 
 def compared_rows(context: StepContext) -> Examples | None:

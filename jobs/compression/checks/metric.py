@@ -1,4 +1,4 @@
-"""What a model under compression, or a file of it, is measured by: prepared validation rows."""
+"""The metric of a model under compression, or of its file, on prepared validation rows."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jobs.compression.step_context import StepContext
 if TYPE_CHECKING:
     from torch import nn
 
-JUDGED = 2000  # validation rows at most that a step is judged on
-ANSWERS = 256  # at most that two files are compared by: to rows, or of a decoder for the next token
+JUDGED = 2000  # most validation rows that a step is judged on
+ANSWERS = 256  # most answers that two files are compared by: to rows, or a decoder's next tokens
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StepMetric:
 def step_metric(context: StepContext, limited: bool) -> StepMetric | None:
     """The metric that the task's record names for a step.
 
-    Without prepared rows of this student None, or a `JobError`; see `StepContext.validation`.
+    It is None, or a `JobError` is raised, without prepared rows of this student; see `StepContext.validation`.
     """
     examples = context.validation(limited)
     return None if examples is None else named(context.task.step_metric)(context, examples)

@@ -1,4 +1,4 @@
-"""Which form of a compressed model goes into the bundle: held to the model itself, and of several the fastest."""
+"""The target whose file goes into the bundle: the fastest of those that agree with the model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Chosen(NamedTuple):
-    """A form, its file, and what was found of all forms."""
+    """The chosen target, its file, and facts of all targets."""
 
     form: ExportTarget
     file: Path
@@ -36,23 +36,23 @@ class Chosen(NamedTuple):
 
 
 def installed(forms: Sequence[ExportTarget]) -> list[ExportTarget]:
-    """Those that this machine can make and measure. Raises `JobError` where there is none."""
-    found = [form for form in forms if importlib.util.find_spec(form.runtime) and _computes(form)]
-    if not found:
+    """The targets that this machine can make and measure. Raises `JobError` where there is none."""
+    able = [form for form in forms if importlib.util.find_spec(form.runtime) and _computes(form)]
+    if not able:
         runtime, precision = forms[0]
         if importlib.util.find_spec(runtime):
             raise JobError(f"export.precision: {precision!r}: this CPU has no such instructions; use f32")
         raise JobError(f"export.runtime: {runtime!r} is not installed here; install slimcart with its extra 'runtimes'")
-    return found
+    return able
 
 
 def choose(
     compressed: Compressed, forms: Sequence[ExportTarget], context: StepContext, fields: Mapping[str, Any]
 ) -> Chosen:
-    """The fastest of `forms` inside the parity limit; one alone is not timed.
+    """The fastest of `forms` inside the parity limit; a single one is not timed.
 
-    `fields` are those of a bundle, but for its form. Raises `JobError` where a float file answers otherwise than the
-    model, and where none of several is inside the limit.
+    `fields` are those of a bundle without its target. Raises `JobError` where no file is inside the limit; a float file
+    that disagrees with the model is outside it.
     """
     compare = comparison(compressed.model, context)
     facts: dict[str, Any] = {}
@@ -63,14 +63,14 @@ def choose(
             facts[" ".join(form)] = {"left_out": compressed.left_out[form.runtime]}
             continue
         if compare is None:
-            found, reason = {"parity": "no prepared validation rows"}, None
+            checked, reason = {"parity": "no prepared validation rows"}, None
         else:
-            found, reason = _held(exported, form, compare, context, alone=len(forms) == 1)
+            checked, reason = _check(exported, form, compare, context, alone=len(forms) == 1)
         if reason is None:
             inside[form] = exported.last
         else:
-            found["left_out"] = reason
-        facts[" ".join(form)] = found
+            checked["left_out"] = reason
+        facts[" ".join(form)] = checked
     if not inside:
         raise JobError("; ".join(dict.fromkeys(each["left_out"] for each in facts.values())))
     if len(inside) > 1:
@@ -96,10 +96,10 @@ def write(folder: Path, form: ExportTarget, file: Path, context: StepContext, fi
     return write_bundle(folder, {**fields, **form._asdict(), "model": model}, fill)
 
 
-def _held(
+def _check(
     exported: Exported, form: ExportTarget, compare: Compare, context: StepContext, alone: bool
 ) -> tuple[dict[str, Any], str | None]:
-    """(what was found, why the form is outside the limit)."""
+    """(facts of a target's files, why they are outside the limit or None)."""
     is_float = exported.whole == exported.last
     whole = compare(exported.whole, "f32")
     last = whole if is_float and form.precision == "f32" else compare(exported.last, form.precision)
@@ -107,10 +107,10 @@ def _held(
     limits = [("f32", whole, least(context, is_float=True))]
     limits.append((form.precision if is_float else f"int{context.bits}", last, least(context, is_float, competing)))
     reasons = (
-        f"{form.runtime} in {precision} answers {found.same:.2%} of {found.rows} validation rows as the model does; "
+        f"{form.runtime} in {precision} answers {parity.same:.2%} of {parity.rows} validation rows as the model does; "
         f"export.parity asks for {limit:.2%}"
-        for precision, found, limit in limits
-        if limit is not None and found.same < limit
+        for precision, parity, limit in limits
+        if limit is not None and parity.same < limit
     )
     return {"float": whole._asdict(), "parity": last._asdict()}, next(reasons, None)
 
@@ -118,7 +118,7 @@ def _held(
 def _fastest(
     inside: Mapping[ExportTarget, Path], context: StepContext, fields: Mapping[str, Any], facts: dict[str, Any]
 ) -> Chosen:
-    """By the geometric mean of p50 over `export.lengths` and `export.batches`."""
+    """The target with the least geometric mean of p50 over `export.lengths` and `export.batches`."""
     folders = {form: context.folder / "-".join(("candidate", *form)) for form in inside}
     for form, file in inside.items():
         write(folders[form], form, file, context, fields)
@@ -138,7 +138,7 @@ def _fastest(
 def timed(
     bundles: Mapping[str, Path], recipe: Recipe, shapes: Sequence[tuple[int, int]], snapshot: Snapshot | None = None
 ) -> dict[str, dict[tuple[int, int], float]]:
-    """{bundle: {(rows, tokens): p50 in ms}}, in turns in a fresh process, tokenizer included."""
+    """{bundle: {(rows, tokens): p50 in ms}}, measured in turns in a fresh process, tokenizer included."""
     one = next(iter(bundles.values()))
     measured = measure(
         Measurement(

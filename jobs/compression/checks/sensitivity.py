@@ -1,7 +1,7 @@
-"""Accuracy guard: how much each layer suffers in few bits, and the most sensitive ones left in float until it will do.
+"""Accuracy guard: leaves the most sensitive layers in float until the loss is inside its limit.
 
-Sensitivity as in ZeroQ (Cai et al. 2020, arXiv 2001.00281): the KL divergence of the answers with this layer alone
-in few bits from those in float.
+The sensitivity of a layer is that of ZeroQ (Cai et al. 2020, arXiv 2001.00281): the KL divergence of the answers with
+this layer alone in few bits from the answers in float.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Guarded:
-    """What the guard did. The last file that was converted is the one that it accepts."""
+    """The result of the guard, which accepts the file that was converted last."""
 
     before: float  # metric in float
     after: float  # metric of the accepted file
     in_float: list[str] = field(default_factory=list)  # the most sensitive layer first
-    sensitivity: dict[str, float] = field(default_factory=dict)  # nats by layer; empty where none had to be left out
+    sensitivity: dict[str, float] = field(default_factory=dict)  # nats by layer; empty where no layer is left out
 
 
 def guarded(
     whole: Path, layers: Sequence[str], convert: Convert, measured: StepMetric, max_loss: float, bits: int = 8
 ) -> Guarded:
-    """Convert all layers, or all but as few of the most sensitive ones as keep the loss within `max_loss`.
+    """Convert all layers but the most sensitive ones, as few as keep the loss within `max_loss`.
 
-    `max_loss` is a share of the metric of `whole`, the file in float. Raises `JobError` where one layer alone in so few
+    `max_loss` is a share of the metric of `whole`, the file in float. Raises `JobError` where a single layer in so few
     `bits` loses more.
     """
     before = measured.metric(whole)
@@ -63,33 +63,33 @@ def quantize_guarded(
 ) -> None:
     """Convert the layers of `whole` as `spec` asks: guarded, or all of them.
 
-    The facts are how many there are, which stay in float, and how sensitive each is. Raises `JobError` as `guarded`,
-    and where a limit cannot be kept for want of rows to measure on.
+    The facts are the number of layers, the ones that stay in float, and the sensitivity of each. Raises `JobError` as
+    `guarded` does, and where there is a limit but no rows to measure on.
     """
     measured = step_metric(context, limited=context.max_loss(spec) < 1) if spec.guard else None
     if measured is None:
         convert(layers)
         context.note(spec, guard="no rows to measure on" if spec.guard else "off")
         return
-    found = guarded(whole, layers, convert, measured, context.max_loss(spec), spec.bits)
-    if found.in_float:
-        left, number = found.in_float, len(layers)
+    result = guarded(whole, layers, convert, measured, context.max_loss(spec), spec.bits)
+    if result.in_float:
+        left, number = result.in_float, len(layers)
         log.warning("int%d leaves %d of %d layers in float: %s", spec.bits, len(left), number, left)
-    context.note(spec, layers=len(layers), in_float=found.in_float, sensitivity=found.sensitivity)
+    context.note(spec, layers=len(layers), in_float=result.in_float, sensitivity=result.sensitivity)
 
 
 def sensitivity(whole: Path, layers: Sequence[str], convert: Convert, measured: StepMetric) -> dict[str, float]:
     """Mean KL(float || this layer alone in few bits) of the answers, in nats, by layer."""
     float_NC = _log_softmax(measured.answers(whole))
-    found = {}
+    nats = {}
     for layer in layers:
-        found_NC = _log_softmax(measured.answers(convert([layer])))
-        found[layer] = float((np.exp(float_NC) * (float_NC - found_NC)).sum(1).mean())
-    return found
+        layer_NC = _log_softmax(measured.answers(convert([layer])))
+        nats[layer] = float((np.exp(float_NC) * (float_NC - layer_NC)).sum(1).mean())
+    return nats
 
 
 def lost(before: float, after: float) -> float:
-    """The share of a metric that is gone; below 0 where it rose, none of nothing."""
+    """The share of a metric that is gone; below 0 where it rose, 0 of a metric of 0."""
     return round(1 - after / before, 9) if before else 0.0
 
 

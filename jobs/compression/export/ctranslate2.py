@@ -24,8 +24,8 @@ from jobs.models.decoder import Decoder
 from serving.runtimes.ctranslate2 import MODEL
 
 FLOATS = {"f32": "float32", "bf16": "bfloat16"}
-SOURCE = "transformers"  # folder beside the exported ones: what they are converted from
-SCALE = "weight_scale"  # what the library's layers have that it can put in 8 bits
+SOURCE = "transformers"  # folder beside the exported ones that they are converted from
+SCALE = "weight_scale"  # attribute of layers that the library can put in 8 bits
 
 
 def export(model: Decoder, made: Path, context: StepContext) -> None:
@@ -37,7 +37,7 @@ def export(model: Decoder, made: Path, context: StepContext) -> None:
 
 
 def quantize(file: Path, spec: QuantizeSpec, made: Path, context: StepContext) -> None:
-    """Write `made`, the form of `file` whose layers have their matrices in 8 bits, one scale to a row, or in 4.
+    """Write `made`, the form of `file` with the matrices of its layers in 8 bits, one scale to a row, or in 4 bits.
 
     Embeddings and the output layer stay in float: they decide between tokens that are nearly as likely. Raises
     `JobError` where the guard cannot keep the loss in its limit.
@@ -61,10 +61,10 @@ def _float(context: StepContext) -> str:
 
 
 class Tokens:
-    """What the converter asks of a tokenizer: names of tokens, of which one ends a text."""
+    """The part of a tokenizer that the converter needs: names of tokens, and the token that ends a text."""
 
     def __init__(self, tokenizer: Tokenizer, rows: int, end: int) -> None:
-        """`rows`: of the embedding table; those that no token has are named by their number."""
+        """`rows`: number of rows of the embedding table; rows without a token are named by their number."""
         names = {number: name for name, number in tokenizer.get_vocab().items()}
         self._vocabulary = {names.get(number, f"<unused {number}>"): number for number in range(rows)}
         self.bos_token = self.eos_token = self.unk_token = names[end]
@@ -75,7 +75,7 @@ class Tokens:
 
 
 class _Converter(TransformersConverter):
-    """Takes the tokens as given: transformers would guess what else a tokenizer of this kind of model has."""
+    """Takes the tokens as they are: transformers would guess further ones for this kind of model."""
 
     def __init__(self, source: Path, tokens: Tokens) -> None:
         super().__init__(str(source))
@@ -86,7 +86,7 @@ class _Converter(TransformersConverter):
         return self._tokens
 
     def layers(self) -> list[str]:
-        """Names of those that may be put in 8 bits."""
+        """Names of the layers that may be put in 8 bits."""
         return [name for name, _ in _scaled(self._whole)]
 
     def write(self, made: Path, kind: str, chosen: Collection[str] = ()) -> None:
@@ -105,23 +105,23 @@ class _Converter(TransformersConverter):
         return spec
 
     def _load(self) -> Any:
-        spec = copy.deepcopy(self._whole)  # what is converted is changed
+        spec = copy.deepcopy(self._whole)  # converting changes it
         for name, layer in _scaled(spec):
             if name not in self._chosen:
-                delattr(layer, SCALE)  # what has no scale is not put in 8 bits
+                delattr(layer, SCALE)  # a layer without a scale stays in float
         return spec
 
 
 def _scaled(spec: Any) -> list[tuple[str, Any]]:
     """Layers that have a place for a scale, by name."""
-    found: list[tuple[str, Any]] = []
+    scaled: list[tuple[str, Any]] = []
 
     def look(layer: Any, name: str, _: Any) -> None:
         if name.endswith(f"/{SCALE}"):
-            found.append((name.removesuffix(f"/{SCALE}"), layer))
+            scaled.append((name.removesuffix(f"/{SCALE}"), layer))
 
     visit_spec(spec, look)
-    return found
+    return scaled
 
 
 def _converter(source: Path, context: StepContext) -> _Converter:

@@ -1,4 +1,4 @@
-"""torch -> ONNX: any batch, any length up to what the model's positions allow."""
+"""torch -> ONNX: any batch, and any length that the model's positions allow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jobs.models.encoder import EncoderClassifier, longest
 OPSET = 20
 SAMPLE = (2, 9)  # rows and tokens of the traced example; both free afterwards
 TOLERANCE = 1e-3  # largest difference of a logit between torch and the exported file,
-PRECISION = 1e-5  # or as a share of the largest of its row: those of a head of grades are squares
+PRECISION = 1e-5  # or as a share of the largest logit in its row: a head of grades has squares as logits
 
 
 def export(model: EncoderClassifier, made: Path, context: StepContext) -> None:
@@ -84,7 +84,7 @@ def trace(
 def largest_difference(model: nn.Module, inputs: Sequence[str], file: Path) -> float:
     """Largest difference of a logit between `model` and `file` over rows with padding, at two shapes.
 
-    It is absolute; where a row has logits larger than `TOLERANCE` / `PRECISION`, those count as so large.
+    It is absolute; in a row with logits beyond `TOLERANCE` / `PRECISION` it is scaled down in proportion.
     """
     import onnxruntime
 
@@ -96,17 +96,17 @@ def largest_difference(model: nn.Module, inputs: Sequence[str], file: Path) -> f
         feed["attention_mask"] = (np.arange(tokens) < generator.integers(2, tokens + 1, (rows, 1))).astype(np.int64)
         with torch.inference_mode():
             expected = model(**{name: torch.from_numpy(array) for name, array in feed.items()}).numpy()
-        found_BC = session.run(["logits"], feed)[0]
+        actual_BC = session.run(["logits"], feed)[0]
         scale_B1 = np.maximum(np.abs(expected).max(1, keepdims=True) * PRECISION / TOLERANCE, 1)
-        worst = float(np.maximum(worst, (np.abs(expected - found_BC) / scale_B1).max()))
+        worst = float(np.maximum(worst, (np.abs(expected - actual_BC) / scale_B1).max()))
     return worst
 
 
 def _drop_notes(file: Path) -> None:
-    """Drop where this machine keeps the code, noted at each node with lines of it, and the shapes on the way.
+    """Drop the exporter's notes of source paths and lines at each node, and the shapes of values in between.
 
-    ONNX Runtime fuses a residual and its norm where it knows their shapes, into an operation on one core (1.31) that
-    takes 2.5 times as long as the two.
+    ONNX Runtime (1.31) would fuse a residual and its norm where it knows their shapes, into an operation on one core
+    that takes 2.5 times as long as the two.
     """
     import onnx
 
@@ -120,7 +120,7 @@ def _drop_notes(file: Path) -> None:
 
 
 def _store_once(graph: Any) -> None:
-    """The exporter writes the weights of a layer that stands in several places again for each of them."""
+    """Store equal weights once: the exporter repeats the weights of a shared layer for each of its places."""
     first: dict[tuple[Any, ...], str] = {}
     names, kept = {}, []
     for tensor in graph.initializer:
@@ -137,7 +137,7 @@ def _store_once(graph: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet():
-    """The exporter prints its progress and warns about versions; a job's log is for its reader."""
+    """Silence the exporter, which prints its progress and warns about versions: a job's log is for its reader."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -21,11 +21,11 @@ from serving.runtimes.openvino import import_openvino
 if TYPE_CHECKING:
     from jobs.models.encoder import EncoderClassifier
 
-WEIGHTS = {"MatMul": 1, "Convolution": 1, "Gather": 0}  # kind of a layer: which of its inputs holds its weights
+WEIGHTS = {"MatMul": 1, "Convolution": 1, "Gather": 0}  # kind of a layer: the input that holds its weights
 
 
 def export(model: EncoderClassifier, made: Path, context: StepContext) -> None:
-    """Write `made` (.xml) and its weights beside it (.bin), in float32 whatever they are computed in later."""
+    """Write `made` (.xml) and its weights beside it (.bin), in float32 whatever the later precision."""
     write_ir(graph_of(model, context), made)
 
 
@@ -39,7 +39,7 @@ def write_ir(graph: Path, made: Path) -> None:
 
 
 def quantize(file: Path, spec: QuantizeSpec, made: Path, context: StepContext) -> None:
-    """Write `made`, the int8 form of `file`: weights scaled per channel, activations as calibration rows say.
+    """Write `made`, the int8 form of `file`: weights scaled per channel, activations by calibration rows.
 
     Raises `JobError` where there are no prepared rows, or where the guard cannot keep the loss in its limit. Every file
     that the guard asks for is calibrated anew.
@@ -50,7 +50,7 @@ def quantize(file: Path, spec: QuantizeSpec, made: Path, context: StepContext) -
     logging.getLogger("nncf").setLevel(logging.ERROR)  # its set_log_level takes handlers of others along
     feeds = context.rows("train", spec.calibration_rows).feeds
     whole = openvino.Core().read_model(file)
-    nodes = {name.removesuffix("/WithoutBiases"): name for name in _layers(whole)}  # what it makes of a Gemm
+    nodes = {name.removesuffix("/WithoutBiases"): name for name in _layers(whole)}  # its name for a Gemm
 
     def convert(chosen: Collection[str]) -> Path:
         with contextlib.redirect_stdout(io.StringIO()):  # it draws its progress

@@ -1,7 +1,7 @@
 """Weights stored as packed indices into a codebook (Han et al. 2016, arXiv 1510.00149, section 3).
 
-The graph itself unpacks them, in standard operations of constants, which a runtime computes once, when it loads the
-file: so any runtime runs it, as fast as before.
+The graph itself unpacks them by standard operations on constants, which a runtime computes once, when it loads the
+file. So any runtime runs it, as fast as before.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from jobs.compression.step_context import StepContext
 
 WEIGHTS = (np.float32, np.float16, np.int8, np.uint8)
 WORD = 32  # bits
-MOST_BITS = 8  # of an index
-TASTE = 4096  # weights that tell whether there may be few values
+MOST_BITS = 8  # most bits of an index
+TASTE = 4096  # weights looked at first, for whether there may be few values
 OVERHEAD = 2000  # bytes of the nodes and small constants of a tensor
 
 
@@ -35,30 +35,30 @@ class Coded:
 
     @property
     def bits(self) -> int:
-        """Of an index."""
+        """Bits of an index."""
         return max(1, (len(self.values) - 1).bit_length())
 
     @property
     def words_M1(self) -> np.ndarray:
-        """The indices in order, as many whole ones as go into a word, the first in its lowest bits: uint32 [M, 1]."""
+        """The indices in order, packed whole into words, the first in the lowest bits: uint32 [M, 1]."""
         count = WORD // self.bits
         flat = np.pad(self.index.ravel().astype(np.uint32), (0, -self.index.size % count)).reshape(-1, count)
         return np.bitwise_or.reduce(flat << self.shifts_W, axis=1)[:, None]
 
     @property
     def shifts_W(self) -> np.ndarray:
-        """Where in a word each index begins, uint32."""
+        """Bit of a word at which each index begins, uint32."""
         return np.arange(WORD // self.bits, dtype=np.uint32) * np.uint32(self.bits)
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes of indices and values."""
         words = -(-self.index.size // (WORD // self.bits))
         return words * WORD // 8 + self.values.nbytes
 
 
 def code(file: Path, spec: CodeSpec, made: Path, context: StepContext) -> None:
-    """Write `made`: `file` with every tensor coded that gets smaller by it. Raises `JobError` where none does.
+    """Write `made`: `file` with every tensor coded that gets smaller so. Raises `JobError` where none does.
 
     Facts: tensors, their bytes before, and coded.
     """
@@ -88,8 +88,10 @@ def code(file: Path, spec: CodeSpec, made: Path, context: StepContext) -> None:
 
 
 def candidates(array: np.ndarray) -> Iterator[Coded]:
-    """The forms of a tensor with indices of at most `MOST_BITS`. Matrices with a scale for each column, as quantisation
-    leaves them, have few values by column only."""
+    """The coded forms of a tensor with indices of at most `MOST_BITS`.
+
+    Quantised matrices with a scale for each column have few values by column only.
+    """
     if array.dtype not in WEIGHTS:
         return
     most = 2**MOST_BITS

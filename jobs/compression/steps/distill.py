@@ -1,4 +1,4 @@
-"""Further training inside a compression: the student learns on from what the teacher said of its rows."""
+"""Further training inside a compression: the student learns on from the stored teacher outputs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from jobs.training.wanted import outputs_of
 
 
 def distill_further(model: EncoderClassifier, spec: DistillStep, context: StepContext) -> EncoderClassifier:
-    """`model` as the best of some epochs more left it, with the engine and the objectives of the recipe.
+    """`model` after the best of some further epochs, with the engine and the objectives of the recipe.
 
     The facts are the metrics of that epoch and the share of zeros. Raises `JobError` where the teacher's outputs or
     the rows are missing.
     """
     recipe = further(context.recipe, spec)
     outputs, prepared = outputs_of(recipe), _rows(context)
-    between = context.output / ".work"  # which the workers on other nodes see too
+    between = context.output / ".work"  # workers on other nodes see this folder, too
     between.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="further-", dir=between) as folder:
         start, made = Path(folder, "start"), Path(folder, "made")
@@ -39,7 +39,7 @@ def distill_further(model: EncoderClassifier, spec: DistillStep, context: StepCo
 
 
 def further(recipe: Recipe, spec: DistillStep) -> Recipe:
-    """`recipe` with the distillation of `spec`: the objectives of its last epoch, and nothing is new any more."""
+    """`recipe` with the distillation of `spec`: objectives of its last epoch, and one learning rate for all weights."""
     last = recipe.distillation.during(recipe.distillation.epochs - 1)
     changes = {
         "epochs": spec.epochs,
@@ -52,6 +52,6 @@ def further(recipe: Recipe, spec: DistillStep) -> Recipe:
 
 
 def _rows(context: StepContext) -> Prepared:
-    """Those that the student learned from, with the pool."""
+    """The rows that the student learned from, with the pool."""
     prepared, pool = context.prepared, pool_folder(context.recipe)
     return prepared if pool is None else replace(prepared, pool=Prepared.open(pool))

@@ -1,4 +1,4 @@
-"""Norm folding: what a norm multiplies and adds moves into the layer beside it."""
+"""Norm folding: a norm's scale and shift move into the layer beside it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ LAST_NORM = {  # in the last layer of encoders whose norms end a layer: nothing 
 def fold(model: EncoderClassifier, spec: FoldSpec, context: StepContext) -> EncoderClassifier:
     """A copy of `model` that answers the same; facts: the norms that were folded.
 
-    BatchNorm goes, weight and all, into the convolution before it. Of a LayerNorm only scale and shift go, into the
-    layer after it, and only where nothing else reads them: in layers that begin with their norm (ModernBERT) all but
-    that of the embeddings; in those that end with it (BERT) the last, whose vectors are pooled, which is linear, and
-    scored, while the others' are also what the next layer adds to.
+    BatchNorm moves as a whole into the convolution before it. A LayerNorm's scale and shift alone move, into the layer
+    after it, and only where nothing else reads them. In encoders whose layers begin with a norm (ModernBERT) these are
+    all norms but that of the embeddings. In encoders whose layers end with one (BERT) it is the last norm, whose
+    vectors are pooled, which is linear, and scored; the next layer also adds to the vectors of the other norms.
     """
     folded = copy.deepcopy(model).eval()
     encoder: Any = folded.encoder
@@ -59,7 +59,7 @@ def _pairs(model: EncoderClassifier) -> Iterator[tuple[str, nn.LayerNorm, nn.Lin
     path, layers = LAYERS[encoder.config.model_type], layers_of(encoder)
     if encoder.config.model_type in LAST_NORM:
         last, name = layers[-1], LAST_NORM[encoder.config.model_type]
-        if sum(layer is last for layer in layers) == 1:  # else it is not the last one only
+        if sum(layer is last for layer in layers) == 1:  # a shared layer is not the last one only
             yield f"{path}.{len(layers) - 1}.{name}", last.get_submodule(name), head  # pyright: ignore[reportReturnType]
         return
     for number, layer in enumerate(layers):

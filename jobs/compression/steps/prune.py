@@ -15,7 +15,7 @@ from jobs.models.sparsity import multiplied, sparsity_facts
 
 
 def prune(model: nn.Module, spec: PruneSpec, context: StepContext) -> nn.Module:
-    """`zeroed` with the recipe's seed; the facts are the share of zeros, over all layers and of each."""
+    """`zeroed` with the recipe's seed; the facts are the shares of zeros, over all layers and in each."""
     pruned = zeroed(model, spec, context.recipe.seed)
     context.note(spec, **sparsity_facts(pruned))
     return pruned
@@ -24,7 +24,7 @@ def prune(model: nn.Module, spec: PruneSpec, context: StepContext) -> nn.Module:
 def zeroed(model: nn.Module, spec: PruneSpec, seed: int) -> nn.Module:
     """A copy of `model` in which the least important weights of `multiplied` layers are zero.
 
-    What is zero already counts least, so that pruning twice never goes beyond the larger of two shares.
+    Zeros count least, so that pruning twice never goes beyond the larger of two shares.
     """
     pruned = copy.deepcopy(model)
     weights = [(layer, "weight") for layer in multiplied(pruned).values()]
@@ -58,14 +58,14 @@ def largest_of_groups(importance_OI: Tensor, most: int, size: int) -> Tensor:
 
 
 def _kept(layer: nn.Module, importance: Tensor, most: int, size: int) -> Tensor:
-    """`largest_of_groups` of a layer; GPT-2's are stored as [I, O]."""
+    """`largest_of_groups` of a layer; GPT-2's layers are stored as [I, O]."""
     if isinstance(layer, Conv1D):
         return largest_of_groups(importance.T, most, size).T
     return largest_of_groups(importance, most, size)
 
 
 def _importance(weight: Tensor, spec: PruneSpec, chance: torch.Generator) -> Tensor:
-    """Positive but for the zeros there are."""
+    """Importance of each weight: positive, and 0 for a weight of zero."""
     if spec.by == "magnitude":
         return weight.abs()
     return (1.0 - torch.rand(weight.shape, generator=chance)) * (weight != 0)

@@ -1,4 +1,4 @@
-"""Structured pruning: a smaller encoder out of the parts of a larger one that matter most."""
+"""Structured pruning: a smaller encoder of the most important parts of a larger one."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from jobs.models.student import of_layers
 
 
 def shrink(model: EncoderClassifier, spec: ShrinkSpec, context: StepContext) -> EncoderClassifier:
-    """`model` without the heads, units, layers and dimensions that matter least; that stays as it was.
+    """A copy of `model` without its least important heads, units, layers and dimensions.
 
-    The facts are what each layer keeps, the share of importance that is lost, and the times that sizes were chosen by.
-    Raises `UsageError` for a kind of model whose parts are not known, and for sizes or limits that it cannot have.
+    The facts are the sizes of each layer, the share of importance that is lost, and the times that sizes were chosen
+    by. Raises `UsageError` for a kind of model whose parts are not known, and for sizes or limits that it cannot have.
     """
     step = spec.title
     config = model.encoder.config
@@ -41,30 +41,30 @@ def shrink(model: EncoderClassifier, spec: ShrinkSpec, context: StepContext) -> 
     heads, units = max(each.heads for each in sizes), max(each.feed_forward for each in sizes)
     check(spec.kept, {"heads": heads, "feed_forward": units, "hidden": width, "layers": len(sizes)}, step)
     with quiet.at_work():
-        found = importance(model, spec, context)
+        weighed = importance(model, spec, context)
     times = layer_times.measure(model, context.folder) if spec.limit else None
-    kept = uniform(spec.kept, sizes, found) if times is None else _fitted(spec, sizes, found, times)
+    kept = uniform(spec.kept, sizes, weighed) if times is None else _fitted(spec, sizes, weighed, times)
     hidden = part_of(spec.kept.get("hidden", 1.0), width)
-    dims_H = largest(found.dims, hidden)
-    made = of_parts(model, kept, found, dims_H, f"compression.{step}.hidden")
+    dims_H = largest(weighed.dims, hidden)
+    smaller = of_parts(model, kept, weighed, dims_H, f"compression.{step}.hidden")
     facts: dict[str, Any] = {
         "layers": [{"layer": number, **size._asdict()} for number, size in kept.items()],
         "hidden": hidden,
-        "importance_lost": round(lost_by(kept, found), 4),
-        "hidden_importance_lost": round(1 - float(found.dims[dims_H].sum() / found.dims.sum().clamp(min=1e-30)), 4),
-        "parameters": {"before": _count(model), "after": _count(made)},
+        "importance_lost": round(lost_by(kept, weighed), 4),
+        "hidden_importance_lost": round(1 - float(weighed.dims[dims_H].sum() / weighed.dims.sum().clamp(min=1e-30)), 4),
+        "parameters": {"before": _count(model), "after": _count(smaller)},
     }
     if times is not None:
         facts["ms"] = {"before": times.model(sizes), "after": times.model(list(kept.values()))}
         facts["times"] = times.facts()
     context.note(spec, **facts)
-    return made
+    return smaller
 
 
 def of_parts(
     model: EncoderClassifier, kept: Kept, found: Importance, dims_H: Tensor, field: str = "hidden"
 ) -> EncoderClassifier:
-    """A model of these layers of `model`, each with its most important heads and units, and of these dimensions."""
+    """A model of the layers `kept` of `model`, each with its most important heads and units, and of `dims_H`."""
     config, weights = of_layers(model.encoder, list(kept))
     set_hidden(config, len(dims_H), field)
     set_sizes(config, list(kept.values()))
@@ -76,13 +76,13 @@ def of_parts(
     whole = {f"encoder.{name}": weight for name, weight in weights.items()}
     whole |= {f"head.{name}": weight for name, weight in model.head.state_dict().items()}
     kind = config.model_type
-    made = encoder.from_config(config, model.pooling, model.classes, model.dropout.p)
-    made.load_state_dict(cut(whole, KNOWN[kind], f"encoder.{LAYERS[kind]}", parts, dims_H))
-    return made.train(model.training)
+    smaller = encoder.from_config(config, model.pooling, model.classes, model.dropout.p)
+    smaller.load_state_dict(cut(whole, KNOWN[kind], f"encoder.{LAYERS[kind]}", parts, dims_H))
+    return smaller.train(model.training)
 
 
 def _fitted(spec: ShrinkSpec, sizes: Sequence[LayerSize], found: Importance, times: LayerTimes) -> Kept:
-    """Sizes under the limit of `spec`. Raises `UsageError` where not even one layer of the smallest size is."""
+    """Sizes under the limit of `spec`. Raises `UsageError` where even one layer of the smallest size exceeds it."""
     now = times.model(sizes)
     kept = under(spec.max_ms or now / (spec.speedup or 1), sizes, found, times)
     if kept is None:

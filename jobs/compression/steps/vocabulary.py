@@ -1,7 +1,7 @@
-"""Vocabulary pruning: the token embeddings and the tokenizer keep what the training rows use.
+"""Vocabulary pruning: the token embeddings and the tokenizer keep the tokens of the training rows.
 
-In a small student nearly all bytes are its vocabulary; of one for many uses, a shop's texts need a part (Abdaoui et al.
-2020, arXiv 2010.05609).
+Nearly all bytes of a small student are its vocabulary, and a shop's texts need a part of one for many uses (Abdaoui et
+al. 2020, arXiv 2010.05609).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ FROM_PADDING = ("roberta", "xlm-roberta")  # kinds whose positions are counted f
 def prune_vocabulary(model: EncoderClassifier, spec: VocabularySpec, context: StepContext) -> EncoderClassifier:
     """`model` for the tokens of a smaller tokenizer, which `context` adopts.
 
-    Both together answer exactly as before where every token of a text is kept. Facts: tokens kept, of how many, and
-    the share of validation rows whose tokens are other ones now.
+    Both together answer exactly as before where every token of a text is kept. Facts: tokens kept, tokens before, and
+    the share of validation rows whose tokens have changed.
     """
     smaller = copy.deepcopy(model)
     config: Any = smaller.encoder.config
@@ -73,7 +73,7 @@ def _rows(table: nn.Embedding, kept: list[int]) -> nn.Embedding:
 
 
 def _move_padding(encoder: PreTrainedModel, renumbered: np.ndarray) -> None:
-    """Give the padding its new id, and the rows of the positions' table the places that follow from it."""
+    """Give the padding its new id, and move the rows of the positions' table accordingly."""
     embeddings: Any = encoder.embeddings
     table, padding = embeddings.position_embeddings, int(renumbered[embeddings.padding_idx])
     unused = embeddings.padding_idx - padding
@@ -83,7 +83,7 @@ def _move_padding(encoder: PreTrainedModel, renumbered: np.ndarray) -> None:
 
 
 def share_changed(before: Examples, after: Examples, renumbered: np.ndarray) -> float:
-    """Share of the same rows whose tokens are not those from `before` under their new numbers, -1 for one left out."""
+    """Share of rows whose tokens differ from those `before` under their new numbers; a token left out has -1."""
     parts = zip(
         np.split(renumbered[before.ids], before.offsets[1:-1]), np.split(after.ids, after.offsets[1:-1]), strict=True
     )

@@ -22,8 +22,8 @@ from jobs.models.encoder import INPUTS, EncoderClassifier
 from jobs.training.loss import balanced_weights, distill_loss
 
 SHARED = (nn.Linear, nn.Conv1d, nn.Embedding)
-WEIGHTS_PER_VALUE = 8  # at least; a smaller matrix gains nothing by a codebook
-ROUNDS = 300  # of k-means at most; one costs a few microseconds
+WEIGHTS_PER_VALUE = 8  # least number in a matrix; a smaller matrix gains nothing by a codebook
+ROUNDS = 300  # most rounds of k-means; a round costs a few microseconds
 Batch = dict[str, Tensor]
 Loss = Callable[[Tensor, Batch], Tensor]  # logits [B, C] -> [B]
 
@@ -36,7 +36,7 @@ class Codes:
 
     values_K: Tensor
     index: Tensor  # int64, of the shape of the matrix
-    zero: int | None  # the place of the value that stays 0: weights that were pruned
+    zero: int | None  # index of the value that stays 0, of pruned weights
 
     @classmethod
     def of(cls, weight: Tensor, bits: int) -> Codes:
@@ -81,8 +81,8 @@ def cluster(model: EncoderClassifier, spec: ClusterSpec, context: StepContext) -
 def centroids(values_N: Tensor, count: int) -> Tensor:
     """Lloyd's k-means of numbers, in order, [count] or as many as differ.
 
-    From two starts, spread evenly over their range (Han et al., section 3.2) and over the numbers, the one of less
-    squared error: the first keeps rare large weights, and spends a value on each.
+    The better, by squared error, of two starts is taken: spread evenly over the range (Han et al., section 3.2), which
+    keeps rare large weights and spends a value on each, and spread evenly over the numbers.
     """
     distinct = values_N.unique()
     if len(distinct) <= count:
@@ -118,7 +118,7 @@ def train(
     batches: Iterator[Batch],
     bf16: bool = False,
 ) -> None:
-    """Move the values of `codes` towards what the teacher says of `batches`; indices and `model` stay as they are.
+    """Train the values of `codes` on the teacher's outputs for `batches`; indices and `model` stay as they are.
 
     Gradients are summed by value (Han et al., section 3.3).
     """
@@ -126,9 +126,9 @@ def train(
     optimizer = torch.optim.Adam(values, spec.learning_rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, spec.steps)
     for batch in itertools.islice(batches, spec.steps):
-        given = {name: batch[name] for name in INPUTS}
+        tensors = {name: batch[name] for name in INPUTS}
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            logits_BC = functional_call(model, {name: each.weight() for name, each in codes.items()}, kwargs=given)
+            logits_BC = functional_call(model, {name: each.weight() for name, each in codes.items()}, kwargs=tensors)
         loss(logits_BC, batch).mean().backward()
         for each in codes.values():
             if each.zero is not None:
@@ -141,7 +141,7 @@ def train(
 
 
 def _loss(model: EncoderClassifier, spec: ClusterSpec, context: StepContext) -> Loss:
-    """That of the student's last epoch, of its logits; KL from the teacher where all that it compared lies inside."""
+    """The loss of the student's last epoch on logits; KL from the teacher where it compared hidden states alone."""
     recipe, labels = context.recipe, context.prepared.labels
     last = recipe.distillation.during(recipe.distillation.epochs - 1)
     if not any(weight for name, weight in last.weights if name not in HIDDEN_OBJECTIVES):
@@ -168,7 +168,7 @@ def _error(weights: dict[str, nn.Parameter], codes: dict[str, Codes]) -> float:
 
 
 def _batches(context: StepContext, teacher_NC: np.ndarray) -> Iterator[Batch]:
-    """Of the training rows, epoch after epoch, without end."""
+    """Batches of the training rows with the teacher's logits, epoch after epoch, without end."""
     examples: Examples = context.prepared.examples("train")
     recipe, lengths = context.recipe, examples.lengths
     for epoch in itertools.count():

@@ -29,14 +29,15 @@ OPSET, IR_VERSION = 17, 9
 
 
 def make_tfidf(source: Source) -> Made:
-    """TF-IDF of words, word pairs and strings of characters under a linear SVM, without the strings where words alone
-    are better on the validation rows. scikit-learn's defaults but for grams of one row, which are left out. Both texts
-    of a pair are read as one.
+    """TF-IDF of words, word pairs and strings of characters under a linear SVM.
+
+    The strings are left out where words alone are better on the validation rows. All else is scikit-learn's default,
+    but grams of a single row are left out. Both texts of a pair are read as one.
     """
     texts, labels = [joined(input_of(row)) for row in source.train], [row.label for row in source.train]
     words, strings = (_fit_grams(texts, options) for options in (WORDS, STRINGS))
     choices = [_fit_svm(parts, labels) for parts in ((words, strings), (words, None)) if any(parts)]
-    fitted, classifier = max(choices, key=lambda choice: _value(choice, source))  # of equals the one with both
+    fitted, classifier = max(choices, key=lambda choice: _value(choice, source))  # the one with both if they are equal
     weights_CG, intercept_C = _of_each_class(classifier)
     idf_G = np.concatenate([part.vectorizer.idf_ for part in fitted if part])
     rows_GK = np.concatenate([idf_G[:, None], weights_CG.T], axis=1)
@@ -59,7 +60,7 @@ def make_tfidf(source: Source) -> Made:
 
 
 class OfGrams(NamedTuple):
-    """A linear SVM of the features of some grams, side by side; None of those left out, or that no text has."""
+    """A linear SVM of the features of grams, side by side; None for grams left out, or that no text has."""
 
     parts: Sequence[Grams | None]
     classifier: LinearSVC
@@ -82,19 +83,19 @@ def _value(fitted: OfGrams, source: Source) -> float:
 
 
 def _of_words(words: Sequence[str]) -> Tokenizer:
-    """Counts a text by the words that the runtime knows; it itself looks them up in there."""
+    """A tokenizer that counts a text by the words of the runtime, which looks up its words in there."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     number = {word: index for index, word in enumerate([*words, "[UNK]"])}
-    made = Tokenizer(models.WordLevel(number, unk_token="[UNK]"))  # noqa: S106 - no password
-    counted = r"\w\w+" if words else r"\S+"  # where no word is known, whatever stands between spaces
-    made.normalizer = normalizers.Lowercase()  # type: ignore[assignment]
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(counted), "removed", invert=True)  # type: ignore[assignment]
-    return made
+    tokenizer = Tokenizer(models.WordLevel(number, unk_token="[UNK]"))  # noqa: S106 - no password
+    counted = r"\w\w+" if words else r"\S+"  # without known words, all that stands between spaces
+    tokenizer.normalizer = normalizers.Lowercase()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(counted), "removed", invert=True)  # type: ignore[assignment]
+    return tokenizer
 
 
 def _of_each_class(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(weights [C, F], intercepts [C]); of two classes scikit-learn has those of the second against the first."""
+    """(weights [C, F], intercepts [C]); scikit-learn's for two classes are of the second against the first."""
     weights_CF, intercept_C = classifier.coef_, classifier.intercept_
     if len(weights_CF) == 1:
         weights_CF = np.concatenate([np.zeros_like(weights_CF), weights_CF])
@@ -105,12 +106,12 @@ def _of_each_class(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
 def make_static(source: Source) -> Made:
     """The mean of a text's token embeddings under a logistic regression of standardised features.
 
-    The embeddings are the input table of the teacher, as it is: a static model in the manner of
-    github.com/MinishLab/model2vec. The file holds the tokens that the training rows use, or all of them where that is
-    better on the validation rows, as then words that no training row has count for what they are. Weights by frequency
-    (Arora et al. 2017) made it worse on banking77. A pair of means u, v becomes [|u - v|, u * v] (Tai et al. 2015,
-    arXiv 1503.00075, section 4.2). Of single texts the file holds what each token adds to every class, where that is
-    less than its vector: the mean is linear.
+    The embeddings are the input table of the teacher, unchanged: a static model in the manner of
+    github.com/MinishLab/model2vec. The file holds the tokens of the training rows, or all tokens where that is better
+    on the validation rows, because words that no training row has then count, too. Weights by frequency (Arora et al.
+    2017) made it worse on banking77. A pair of means u, v becomes [|u - v|, u * v] (Tai et al. 2015, arXiv 1503.00075,
+    section 4.2). For single texts the file holds what each token adds to every class, where that is smaller than its
+    vector: the mean is linear.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -126,7 +127,7 @@ def make_static(source: Source) -> Made:
         best_N = (_features(table, source.validation) @ weights_CF.T + bias_C).argmax(axis=1)
         return source.value(classifier.classes_[best_N].tolist())
 
-    table_VH, tokenizer = max((used, whole), key=value)  # of equals the smaller
+    table_VH, tokenizer = max((used, whole), key=value)  # the smaller one if they are equal
 
     def fill(aside: Path) -> None:
         import onnx
@@ -148,14 +149,14 @@ def _texts(row: Row) -> tuple[str, ...]:
 
 
 class Table(NamedTuple):
-    """Vectors of tokens, of which the last is 0 and pads, and what cuts texts into them."""
+    """Vectors of tokens, with a last one of 0 for padding, and the tokenizer that cuts texts into them."""
 
     vectors_VH: np.ndarray
     tokenizer: Tokenizer
 
 
 def _tables(source: Source) -> tuple[Table, Table]:
-    """The teacher's table of the tokens that the training rows use, and all of it; both cut those rows alike."""
+    """The teacher's table cut to the tokens of the training rows, and the whole table; both cut these rows alike."""
     from safetensors import safe_open
 
     assert source.teacher is not None
@@ -174,7 +175,7 @@ def _tables(source: Source) -> tuple[Table, Table]:
 
 
 def _cut(tokenizer: Tokenizer, used: set[int]) -> tuple[Tokenizer, list[int]]:
-    """`reduced` as far as this kind of tokenizer can be."""
+    """`reduced` as far as this kind of tokenizer allows."""
     for characters in ("seen", "all"):
         try:
             return reduced(tokenizer, used, characters)
@@ -183,20 +184,19 @@ def _cut(tokenizer: Tokenizer, used: set[int]) -> tuple[Tokenizer, list[int]]:
     return tokenizer, list(range(tokenizer.get_vocab_size()))
 
 
-def _features(table: Table, found: Sequence[Row]) -> np.ndarray:
-    """Of each row the mean vector of its text [N, H], or of both texts of a pair what they are apart and alike
-    [N, 2 H]."""
-    means = [_means(table, texts) for texts in zip(*map(_texts, found), strict=True)]
+def _features(table: Table, rows: Sequence[Row]) -> np.ndarray:
+    """The mean vector of each row's text [N, H]; for pairs the difference and the product of both means [N, 2 H]."""
+    means = [_means(table, texts) for texts in zip(*map(_texts, rows), strict=True)]
     return means[0] if len(means) == 1 else np.concatenate([abs(means[0] - means[1]), means[0] * means[1]], axis=1)
 
 
 def _means(table: Table, texts: Sequence[str]) -> np.ndarray:
-    """The mean vector [N, H] of the tokens of each text; of one without tokens it is 0."""
-    found_NH = np.zeros((len(texts), table.vectors_VH.shape[1]), dtype=np.float32)
+    """The mean vector [N, H] of the tokens of each text; 0 for a text without tokens."""
+    mean_NH = np.zeros((len(texts), table.vectors_VH.shape[1]), dtype=np.float32)
     for row, encoding in enumerate(table.tokenizer.encode_batch(list(texts), add_special_tokens=False)):
         if encoding.ids:
-            found_NH[row] = table.vectors_VH[encoding.ids].mean(axis=0)
-    return found_NH
+            mean_NH[row] = table.vectors_VH[encoding.ids].mean(axis=0)
+    return mean_NH
 
 
 def _graph(table_VH: np.ndarray, weights_CF: np.ndarray, bias_C: np.ndarray, pairs: bool) -> Any:
@@ -248,7 +248,7 @@ def _graph(table_VH: np.ndarray, weights_CF: np.ndarray, bias_C: np.ndarray, pai
 
 
 def _mean(mask: str, name: str) -> list[Any]:
-    """Nodes of the mean [B, H] of those `tokens` [B, L, H] that `mask` [B, L] counts; 0 where it counts none."""
+    """Nodes of the mean [B, H] of the `tokens` [B, L, H] that `mask` [B, L] counts; 0 where it counts none."""
     from onnx import helper
 
     return [

@@ -1,4 +1,4 @@
-"""What classifiers answer and where a winner differs from its teacher: a label with its probability for each row."""
+"""Answers of classifiers, a label with its probability for each row, and differences of a winner from its teacher."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def compare(
 ) -> Compared:
     """Agreement, calibration, classes and slices in which the winner is behind, and whether it is inside the budget.
 
-    `answers` are the figures of all contenders, to which those of their labels are added.
+    `answers` are the figures of all contenders, to which figures of their labels are added.
     """
-    found, task = Compared(fields={}), recipe.judged_by
+    compared, task = Compared(fields={}), recipe.judged_by
     said = {name: each.answers for name, each in measured.items()}
     for name, each in said.items():
         answers[name]["metrics"] |= summary(each, test.labels, said.get(TEACHER))
@@ -60,30 +60,30 @@ def compare(
     ours = right(said[WINNER], test.labels)
     theirs = right(said[TEACHER], test.labels) if teacher else None
     if words := table.cascade(answers[WINNER], answers[TEACHER] if teacher else None):
-        found.words.append(words + "\n")
+        compared.words.append(words + "\n")
     classes = by_value(CLASS, test.labels, ours, theirs)
     slices = [each for name, groups in test.slices.items() for each in by_value(name, groups, ours, theirs)]
-    found.files.update({"classes.csv": as_csv(classes), "slices.csv": as_csv(slices)})
+    compared.files.update({"classes.csv": as_csv(classes), "slices.csv": as_csv(slices)})
     tested = tested_of(test, measured, task)
-    found.fields["tested"] = tested.model_dump()
+    compared.fields["tested"] = tested.model_dump()
     if not teacher:
-        return found
+        return compared
     judgement = judge(tested, recipe.budget)
     log.log(logging.INFO if judgement.inside else logging.WARNING, "the winner is %s", judgement.words)
-    found.fields["judged"] = judgement._asdict()
+    compared.fields["judged"] = judgement._asdict()
     if whole := answers[TEACHER]["metrics"][task.metric]:
-        found.fields["budgeted"] = {name: table.budgeted(each, whole, task) for name, each in answers.items()}
+        compared.fields["budgeted"] = {name: table.budgeted(each, whole, task) for name, each in answers.items()}
     if verdict := table.verdict(answers, baselines, WINNER, TEACHER, recipe.budget, task):
         log.log(logging.WARNING if verdict.beaten else logging.INFO, verdict.words)
-        found.verdicts.append(verdict.words)
-    behind = [*worst(classes), *worst(slices)]  # apart: slices are large, and differ less than classes do
-    found.fields["behind"] = [each._asdict() for each in behind]
-    found.words.append(table.differences_markdown(behind))
-    return replace(found, judgement=judgement)
+        compared.verdicts.append(verdict.words)
+    behind = [*worst(classes), *worst(slices)]  # ranked apart: slices are large, and differ less than classes do
+    compared.fields["behind"] = [each._asdict() for each in behind]
+    compared.words.append(table.differences_markdown(behind))
+    return replace(compared, judgement=judgement)
 
 
 def smoke(uri: str, folder: Path, bundle: Bundle) -> None:
-    """One request through the very runtime that will serve."""
+    """Answer one request through the runtime that will serve."""
     prediction = load_bundle(folder).predict([(SMOKE, SMOKE) if bundle.pairs else SMOKE])[0]
     if prediction["label"] not in bundle.labels or not 0 < prediction["score"] <= 1:
         raise JobError(

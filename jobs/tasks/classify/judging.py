@@ -1,4 +1,4 @@
-"""What a classifier under compression is judged by: its metric on validation rows, and the labels of its file."""
+"""Judges a classifier under compression: by its metric on validation rows, and by the labels of its file."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from jobs.tasks.classify import metrics
 if TYPE_CHECKING:
     from torch import nn
 
-FLOAT, INT8 = 0.999, 0.98  # least share of rows with the same label, where the recipe does not say
+FLOAT, INT8 = 0.999, 0.98  # default least share of rows with the same label
 
 
 def metric(model: nn.Module | Path, rows: Rows, name: str = metrics.METRIC) -> float:
-    """A metric of a classifier, or of an exported file of one."""
+    """A metric of a classifier, or of its exported file."""
     return metrics.metrics(logits(model, rows).argmax(1), rows.labels)[name]
 
 
 def agreement(model: nn.Module, context: StepContext) -> Compare | None:
-    """What compares the labels of a file with those of `model`; see `jobs.compression.checks.agreement.comparison`."""
+    """Compares the labels of files with those of `model`; see `jobs.compression.checks.agreement.comparison`."""
     examples = compared_rows(context)
     if examples is None:
         return None
@@ -37,15 +37,15 @@ def agreement(model: nn.Module, context: StepContext) -> Compare | None:
     expected_NC = logits(model, rows)
 
     def compare(file: Path, precision: str) -> Parity:
-        found_NC = logits(open_file(file, precision), rows)
-        same = float((found_NC.argmax(1) == expected_NC.argmax(1)).mean())
-        return Parity(len(rows), same, float(np.abs(found_NC - expected_NC).max()))
+        actual_NC = logits(open_file(file, precision), rows)
+        same = float((actual_NC.argmax(1) == expected_NC.argmax(1)).mean())
+        return Parity(len(rows), same, float(np.abs(actual_NC - expected_NC).max()))
 
     return compare
 
 
 def of_labels(rows: Rows, few: Callable[[], Rows], name: str = metrics.METRIC) -> StepMetric:
-    """Of a classifier; `few` gives the rows of the answers, and is asked once, where answers are asked for."""
+    """The metric of a classifier; `few` gives the rows of its answers, and is called once they are needed."""
     once = functools.cache(few)
     return StepMetric(
         name,
@@ -56,13 +56,13 @@ def of_labels(rows: Rows, few: Callable[[], Rows], name: str = metrics.METRIC) -
 
 
 def step_metric(context: StepContext, examples: Examples) -> StepMetric:
-    """The budget's metric."""
+    """The budget's metric on the validation rows."""
     few = functools.partial(context.fed, examples, ANSWERS)
     return of_labels(context.fed(examples, JUDGED), few, context.task.metric)
 
 
 def least_agreement(context: StepContext, is_float: bool, competing: bool) -> float | None:
-    """What int8 alone costs is judged by the metric, and by its labels where files compete or compute in bf16."""
+    """None for an int8 file alone, which its metric judges; its labels count where files compete or compute in bf16."""
     if not is_float and not competing:
         return None
     return FLOAT if is_float else INT8

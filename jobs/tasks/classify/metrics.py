@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from scipy.sparse import csr_array
 
-METRIC = "accuracy"  # what the best epoch and what a step may lose go by
+METRIC = "accuracy"  # chooses the best epoch, and measures the loss of a step
 
 
 def metrics(predicted: np.ndarray, expected: np.ndarray) -> dict[str, float]:
@@ -47,7 +47,7 @@ def accuracy(sums_S: np.ndarray) -> float:
 
 
 def confusions(predicted: Sequence[str], rows: Sequence[Row]) -> csr_array:
-    """int64 [N, 3 C], few of them not 0: of each row whether a class is found rightly, is answered, is the label."""
+    """int64 [N, 3 C], sparse: whether a class is the right answer, is the answer, is the label, of each row."""
     import numpy as np
     from scipy.sparse import csr_array
 
@@ -67,6 +67,6 @@ def confusions(predicted: Sequence[str], rows: Sequence[Row]) -> csr_array:
 
 def macro_f1(sums_S: np.ndarray) -> float:
     """The macro-F1 of rows whose `confusions` add up to `sums_S`; a class that occurs in neither counts as absent."""
-    found_C, answered_C, labels_C = sums_S.reshape(3, -1)
+    right_C, answered_C, labels_C = sums_S.reshape(3, -1)
     both_C = answered_C + labels_C
-    return float((2 * found_C[both_C > 0] / both_C[both_C > 0]).mean())
+    return float((2 * right_C[both_C > 0] / both_C[both_C > 0]).mean())

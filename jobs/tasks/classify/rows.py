@@ -1,4 +1,4 @@
-"""Rows of texts and labels as tokens: which classes there are, and whose tokenizer cuts the texts."""
+"""Rows of texts and labels as tokens: the classes, and the tokenizer that cuts the texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Plan:
-    """By the tokenizer of the teacher; the classes are those of the rows. Raises `UsageError`."""
+    """A plan with the teacher's tokenizer; the classes are those of the rows. Raises `UsageError`."""
     from jobs.data.tokenise import classes
     from jobs.models.encoder import check_length, grades_of, load_tokenizer
 
@@ -43,9 +43,9 @@ def _plan(recipe: Recipe, tokenizer: Tokenizer, labels: list[str]) -> Plan:
 
 
 def known_to(teacher: Path, labels: list[str]) -> tuple[list[str], Tokenizer]:
-    """Classes in the order of a given teacher, and its tokenizer; `labels` are those of the rows.
+    """Classes in the order of a given teacher, and its tokenizer; `labels` are the labels of the rows.
 
-    Raises `UsageError` for one that it never learned.
+    Raises `UsageError` for a label that it never learned.
     """
     reference = read_reference(teacher, "python -m jobs.finetune")
     if unknown := sorted(set(labels) - set(reference.labels)):
@@ -59,7 +59,7 @@ def known_to(teacher: Path, labels: list[str]) -> tuple[list[str], Tokenizer]:
 def plan_of_student(recipe: Recipe, prepared: Prepared) -> Plan | None:
     """The same rows in the student's own tokens; None where its tokenizer is the teacher's.
 
-    Raises `UsageError` where more than logits is to be learned of the teacher.
+    Raises `UsageError` where the student has to learn more than logits from the teacher.
     """
     from jobs.models.encoder import check_length, load_tokenizer
 

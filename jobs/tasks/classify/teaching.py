@@ -1,4 +1,4 @@
-"""What a classifier learns of its teacher, and what the teacher's stored outputs say of rows."""
+"""The teacher outputs that a classifier learns from, and the teacher's stored answers."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from jobs.training.wanted import teacher_config
 
 
 def wanted(recipe: Recipe, config: Any = None) -> StoredOutputs:
-    """What the recipe's objectives need of the teacher, and those that its search may choose.
+    """The teacher's outputs that the objectives of the recipe, and those that its search may choose, need.
 
-    `config` is that of a teacher that is not there yet. Raises `UsageError`.
+    `config` is the config of a teacher that is not there yet. Raises `UsageError`.
     """
     spec = recipe.distillation
     inside = set(spec.hidden_objectives) | {
         key.rpartition(".")[2] for key in recipe.search.space if key.startswith("distillation.weights.")
     }
-    found = inside.intersection(HIDDEN_OBJECTIVES)
-    if not found:
+    objectives = inside.intersection(HIDDEN_OBJECTIVES)
+    if not objectives:
         return StoredOutputs()
     from jobs.models.hidden_states import place, projection_names
 
     config = config or teacher_config(recipe)
     count, width = config.num_hidden_layers, recipe.student.hidden or config.hidden_size
-    if "relations" in found:
+    if "relations" in objectives:
         projection_names(config.model_type)
-    if "relations" in found and (config.hidden_size % spec.relation_heads or width % spec.relation_heads):
+    if "relations" in objectives and (config.hidden_size % spec.relation_heads or width % spec.relation_heads):
         raise UsageError(
             f"distillation.relation_heads: {spec.relation_heads}: does not divide the widths of teacher and student, "
             f"{config.hidden_size} and {width}"
         )
     return StoredOutputs(
-        hidden_layers=sorted({place(layer, count, "hidden_layers") for layer in spec.vectors_of(found)}),
-        relation_layer=place(spec.relation_layer, count, "relation_layer") if "relations" in found else None,
+        hidden_layers=sorted({place(layer, count, "hidden_layers") for layer in spec.vectors_of(objectives)}),
+        relation_layer=place(spec.relation_layer, count, "relation_layer") if "relations" in objectives else None,
     )
 
 
 def stored_answers(prepared: Prepared, teacher_outputs: Path) -> tuple[list[str], list[Row]]:
-    """The teacher's labels of the validation rows as prepared, and these rows with their own labels alone."""
+    """The teacher's labels for the prepared validation rows, and these rows with nothing but their own labels."""
     labels = prepared.labels
     said = [labels[number] for number in read_logits(teacher_outputs, "validation").argmax(-1)]
     return said, [Row("", None, labels[number]) for number in prepared.examples("validation").labels]

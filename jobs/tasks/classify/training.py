@@ -42,7 +42,7 @@ class Classify:
         self._train, self._validation = prepared.examples("train"), prepared.examples("validation")
         self._outputs = [each for each in (teacher_outputs, pool_outputs) if each is not None]
         self._teacher_NC = None if teacher_outputs is None else read_logits(teacher_outputs, "train")
-        self._vectors: dict[str, list[Vectors]] = {}  # of the teacher, by name in a batch
+        self._vectors: dict[str, list[Vectors]] = {}  # the teacher's, by name in a batch
         if prepared.pool is not None:
             assert self._teacher_NC is not None
             assert pool_outputs is not None
@@ -52,11 +52,11 @@ class Classify:
         self._tokens: UsedTokens | None = None
 
     def teacher(self, recipe: Recipe) -> EncoderClassifier:
-        """Pretrained, with a new head."""
+        """A pretrained encoder with a new head."""
         return encoder.pretrained(recipe.teacher, self._classes)
 
     def student(self, teacher: Path, recipe: Recipe, start: Path | None = None) -> nn.Module:
-        """Of the kind in `recipe.student`, or from `start`; as `Observed` where more than logits is compared."""
+        """A student of `recipe.student`, or from `start`; `Observed` where more than logits is compared."""
         taught, dropout = encoder.load(teacher), recipe.student.dropout
         student = encoder_student(taught, recipe.student) if start is None else encoder.load(start, dropout)
         if student.has_statistics:
@@ -101,25 +101,25 @@ class Classify:
         return model.student if isinstance(model, Observed) else model
 
     def shrink_token_table(self, model: nn.Module) -> None:
-        """The rows follow the model, see `UsedTokens`."""
+        """Cut the token table, and renumber the rows to follow it, see `UsedTokens`."""
         classifier = self.result(model)
         assert isinstance(classifier, EncoderClassifier)
         self._tokens = UsedTokens(classifier, self._train, self._validation)
         self._train, self._validation = map(self._tokens.renumbered, (self._train, self._validation))
 
     def restore_token_table(self, model: nn.Module) -> None:
-        """Ends what `shrink_token_table` began."""
+        """Undo `shrink_token_table`, where it was done."""
         classifier = self.result(model)
         assert isinstance(classifier, EncoderClassifier)
         if self._tokens:
             self._tokens.restore(classifier)
 
     def layers(self, model: nn.Module) -> Layers:
-        """Of the encoder and its head."""
+        """Layers of the encoder and its head."""
         return encoder_layers(model)
 
     def loss(self, model: nn.Module, spec: OptimizerSpec) -> Loss:
-        """Cross-entropy or squared error; for students with the differences from the teacher."""
+        """Cross-entropy or squared error; a student's loss adds the differences from the teacher."""
         classifier = self.result(model)
         assert isinstance(classifier, EncoderClassifier)
         graded = not isinstance(classifier.classes, int)
@@ -136,18 +136,18 @@ class Classify:
             return distill_loss(logits_BC, batch["teacher_logits"], batch["label"], spec, weight_C, graded)
 
         def of_all(seen: HiddenStates, batch: Batch) -> torch.Tensor:
-            # What a stage does not compare has a gradient of zero, not none: alone, AdamW would leave it out.
+            # Hidden states that a phase does not compare get a gradient of zero, not none: AdamW would leave them out.
             seen_B = sum((each.flatten(1).sum(1) for each in seen.hidden), seen.logits_BC.sum(1))
             return of_logits(seen.logits_BC, batch) + hidden_states_loss(seen, batch, spec) + 0.0 * seen_B
 
         return of_all if isinstance(model, Observed) else of_logits
 
     def epoch(self, seed: int, epoch: int, engine: EngineSpec) -> list[np.ndarray]:
-        """Rows of like length together."""
+        """Global batches of rows of like length."""
         return global_batches(self.lengths, seed, epoch, engine.tokens_per_batch)
 
     def parts(self, batch: np.ndarray, rank: int, workers: int, parts: int) -> tuple[list[Batch], float]:
-        """Padded to the longest row of the global batch; the loss is divided by its rows."""
+        """Micro-batches padded to the longest row of the global batch, whose number of rows divides the loss."""
         length = int(self.lengths[batch].max())
         count = -(-len(batch) // (workers * parts))
         micro = []

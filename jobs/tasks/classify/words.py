@@ -1,4 +1,4 @@
-"""What a model card says of classifiers."""
+"""Sentences of a classifier's model card."""
 
 from __future__ import annotations
 

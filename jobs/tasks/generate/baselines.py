@@ -13,9 +13,9 @@ from serving.inputs import Input, joined
 
 
 def fit_nearest(data: DataSpec) -> Fitted:
-    """The completion of the training row whose prompt is nearest by TF-IDF: what any generator must beat.
+    """The completion of the training row whose prompt is nearest by TF-IDF, which every generator must beat.
 
-    Of prompts without words it goes by their characters.
+    Prompts without words are compared by their characters.
     """
     from sklearn.neighbors import NearestNeighbors
 

@@ -1,4 +1,4 @@
-"""What decoders answer: a text for each row."""
+"""Answers of decoders: a text for each row."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ class Writing:
         return [Answer(each["text"]) for each in self.generator.predict(inputs)]
 
     def figures(self, inputs: Sequence[Input]) -> dict[str, float]:
-        """None."""
+        """No further figures."""
         return {}

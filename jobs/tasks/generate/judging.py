@@ -1,4 +1,4 @@
-"""What a decoder under compression is judged by: the tokens that it would choose, and the texts of its file."""
+"""Judges a decoder under compression: by the tokens that it would choose, and by the texts of its file."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from serving.runtimes.ctranslate2 import open_file, open_generator
 if TYPE_CHECKING:
     from torch import nn
 
-TEXTS = 32  # rows at most that answers are taken from
-PROMPTS = 32  # validation rows at most that a decoder and its file complete
-FLOAT = 0.95  # least share of the same texts, where the recipe does not say
-FEW_BITS = {8: 0.8, 4: 0.4}  # the same by the bits of a weight
+TEXTS = 32  # most rows that answers are taken from
+PROMPTS = 32  # most validation rows that a decoder and its file complete
+FLOAT = 0.95  # default least share of equal texts
+FEW_BITS = {8: 0.8, 4: 0.4}  # default least share of equal texts, by the bits of a weight
 
 
 def token_accuracy(model: nn.Module | Path, examples: Examples, most: int) -> float:
@@ -46,8 +46,8 @@ def token_logits(model: nn.Module | Path, examples: Examples, most: int) -> Iter
     answer = _of_folder(model) if isinstance(model, Path) else _of_decoder(model)
     for batch in cut(examples.lengths[rows].tolist(), TOKENS_PER_BATCH):
         chosen = rows[batch]
-        given = collate_packs(examples, [chosen[[each]] for each in range(len(chosen))], longest_of(examples, chosen))
-        arrays = {name: each.numpy() for name, each in given.items()}
+        tensors = collate_packs(examples, [chosen[[each]] for each in range(len(chosen))], longest_of(examples, chosen))
+        arrays = {name: each.numpy() for name, each in tensors.items()}
         wanted_BL = arrays["target"] != NO_TARGET
         yield answer(arrays, examples.lengths[chosen])[wanted_BL], arrays["target"][wanted_BL]
 
@@ -56,9 +56,9 @@ def _of_decoder(model: nn.Module) -> Callable[[Feed, np.ndarray], np.ndarray]:
     """(batch of `collate_packs`, lengths of its rows) -> logits [B, L, V]."""
     import torch
 
-    def answer(given: Feed, _: np.ndarray) -> np.ndarray:
+    def answer(batch: Feed, _: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            ids_BL, positions_BL = (torch.from_numpy(given[name]) for name in ("input_ids", "position_ids"))
+            ids_BL, positions_BL = (torch.from_numpy(batch[name]) for name in ("input_ids", "position_ids"))
             return model(ids_BL, positions_BL).float().numpy()
 
     model.eval()
@@ -66,26 +66,26 @@ def _of_decoder(model: nn.Module) -> Callable[[Feed, np.ndarray], np.ndarray]:
 
 
 def _of_folder(folder: Path) -> Callable[[Feed, np.ndarray], np.ndarray]:
-    """The same of a folder of CTranslate2."""
+    """As `_of_decoder`, for a folder of CTranslate2."""
     generator = open_generator(folder, "f32", cores())
 
-    def answer(given: Feed, lengths_B: np.ndarray) -> np.ndarray:
-        rows = [ids[:length].tolist() for ids, length in zip(given["input_ids"], lengths_B, strict=True)]
+    def answer(batch: Feed, lengths_B: np.ndarray) -> np.ndarray:
+        rows = [ids[:length].tolist() for ids, length in zip(batch["input_ids"], lengths_B, strict=True)]
         return np.asarray(generator.forward_batch(rows))
 
     return answer
 
 
 def agreement(model: Decoder, context: StepContext) -> Compare | None:
-    """What compares the texts of a file with those of `model`; see `jobs.compression.checks.agreement.comparison`."""
+    """Compares the texts of files with those of `model`; see `jobs.compression.checks.agreement.comparison`."""
     prompts, longest = _prompts(context), context.reference.max_length
     if not prompts:
         return None
     expected = decoder.complete(model.eval(), prompts, longest, decoder.end_of(str(context.student)))
 
     def compare(file: Path, precision: str) -> Parity:
-        found = completions(open_file(file, precision, 1), prompts, longest)
-        return Parity(len(prompts), float(np.mean([a == b for a, b in zip(found, expected, strict=True)])))
+        actual = completions(open_file(file, precision, 1), prompts, longest)
+        return Parity(len(prompts), float(np.mean([a == b for a, b in zip(actual, expected, strict=True)])))
 
     return compare
 
@@ -103,7 +103,7 @@ def _prompts(context: StepContext) -> list[list[int]]:
 
 
 def of_tokens(examples: Examples) -> StepMetric:
-    """Of a decoder."""
+    """The metric of a decoder: its accuracy at the tokens to generate."""
 
     def answers(model: nn.Module | Path) -> np.ndarray:
         logits_NV = np.concatenate([logits_NV for logits_NV, _ in token_logits(model, examples, TEXTS)])
@@ -123,5 +123,5 @@ def step_metric(context: StepContext, examples: Examples) -> StepMetric:
 
 
 def least_agreement(context: StepContext, is_float: bool, competing: bool) -> float:
-    """A file in few bits is always held to its model."""
+    """A file in few bits always has to agree with its model."""
     return FLOAT if is_float else FEW_BITS[context.bits]

@@ -1,4 +1,4 @@
-"""Rows of prompts and completions as tokens: whose tokenizer cuts them, and where a text ends."""
+"""Rows of prompts and completions as tokens: the tokenizer that cuts them, and the token that ends a text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Plan:
-    """By the tokenizer of the teacher, or one that is learned from the training rows. Raises `UsageError`."""
+    """A plan with the teacher's tokenizer, or with one learned from the training rows. Raises `UsageError`."""
     from jobs.data.tokenise import END, tokenise_completions, train_tokenizer
     from jobs.models.decoder import end_of
     from jobs.models.encoder import load_tokenizer
@@ -40,13 +40,13 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
         source = tokenizer.to_str()
 
     def make() -> tuple[Tokenizer, Callable[[pyarrow.Table], pyarrow.Table]]:
-        made = tokenizer or train_tokenizer(_texts(train), teacher.new.vocabulary)
-        assert tokenizer or made.token_to_id(END) == end
+        trained = tokenizer or train_tokenizer(_texts(train), teacher.new.vocabulary)
+        assert tokenizer or trained.token_to_id(END) == end
         tokenise = functools.partial(
-            tokenise_completions, tokenizer_json=made.to_str(), end=end, max_length=data.max_length
+            tokenise_completions, tokenizer_json=trained.to_str(), end=end, max_length=data.max_length
         )
-        _refuse_long_prompts({"train": train, "validation": validation}, made, data)
-        return made, tokenise
+        _refuse_long_prompts({"train": train, "validation": validation}, trained, data)
+        return trained, tokenise
 
     key = {"tokenizer": source, "task": "generate", "max_length": data.max_length, "packing": data.packing}
     return Plan(key, make, [], {"end": end, "packing": data.packing})
@@ -58,19 +58,19 @@ def _texts(table: pyarrow.Table) -> Iterator[str]:
 
 
 def _refuse_long_prompts(tables: dict[str, pyarrow.Table], tokenizer: Tokenizer, data: DataSpec) -> None:
-    """A prompt that leaves no room for a completion is no example of one."""
+    """Refuse a prompt that leaves no room for its completion."""
     for split, table in tables.items():
         prompts = list(map(prompt, table["text"].to_pylist(), table["pair"].to_pylist()))
-        for number, found in enumerate(tokenizer.encode_batch(prompts, add_special_tokens=False), 1):
-            if len(found) >= data.max_length:
+        for number, encoding in enumerate(tokenizer.encode_batch(prompts, add_special_tokens=False), 1):
+            if len(encoding) >= data.max_length:
                 raise UsageError(
                     f"data.max_length: {data.max_length}: the prompt of row {number} of data.{split} alone has "
-                    f"{len(found)} tokens; raise it, or remove the row"
+                    f"{len(encoding)} tokens; raise it, or remove the row"
                 )
 
 
 def plan_of_student(recipe: Recipe, prepared: Prepared) -> None:
-    """The teacher's rows serve. Raises `UsageError` where a student cuts or ends texts otherwise than the teacher."""
+    """None: a student reads the teacher's rows. Raises `UsageError` where it cuts or ends texts in another way."""
     from jobs.models.decoder import end_of
     from jobs.models.encoder import load_tokenizer
 

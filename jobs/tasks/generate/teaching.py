@@ -1,4 +1,4 @@
-"""What a decoder learns of its teacher."""
+"""The teacher outputs that a decoder learns from."""
 
 from __future__ import annotations
 

@@ -44,12 +44,12 @@ class Generate:
         self.lengths, self._targets = self._train.lengths, self._train.targets
 
     def teacher(self, recipe: Recipe) -> Decoder:
-        """Pretrained, or of new weights for the tokenizer of the rows."""
+        """A pretrained decoder, or one with new weights for the tokenizer of the rows."""
         vocabulary = Tokenizer.from_file(str(self._tokenizer)).get_vocab_size()
         return decoder.pretrained(recipe.teacher, vocabulary, self._manifest["max_length"], self._manifest["end"])
 
     def student(self, teacher: Path, recipe: Recipe, start: Path | None = None) -> Decoder:
-        """Some of the teacher's layers, another model, or the one in `start`."""
+        """A student of some of the teacher's layers, another pretrained model, or the model in `start`."""
         if start is not None:
             return decoder.load(start)
         if recipe.student.model is not None:
@@ -57,21 +57,21 @@ class Generate:
         return decoder_student(decoder.load(teacher), recipe.student)
 
     def result(self, model: nn.Module) -> nn.Module:
-        """All of it."""
+        """The whole model."""
         return model
 
     def shrink_token_table(self, model: nn.Module) -> None:
-        """A decoder may choose any token."""
+        """Nothing: a decoder may choose any token."""
 
     def restore_token_table(self, model: nn.Module) -> None:
-        """It has them."""
+        """Nothing: no token was left out."""
 
     def layers(self, model: nn.Module) -> Layers:
-        """Of the decoder."""
+        """Layers of the decoder."""
         return decoder_layers(model)
 
     def loss(self, model: nn.Module, spec: OptimizerSpec) -> Loss:
-        """Cross-entropy of the tokens to generate; for students with the KL from the teacher."""
+        """Cross-entropy of the tokens to generate; a student's loss adds divergences from the teacher."""
         if isinstance(spec, DistillationSpec):
             return lambda logits_BLV, batch: distill_completion_loss(
                 logits_BLV, batch["target"], batch["teacher_ids"], batch["teacher_log_probs"], spec
@@ -98,7 +98,7 @@ class Generate:
         return micro, float(self._targets[batch].sum())
 
     def evaluate(self, model: Decoder, device: torch.device) -> dict[str, float]:
-        """Mean log-likelihood of a token to generate, perplexity, and the share of tokens that are the likeliest."""
+        """Mean log-likelihood of a token to generate, perplexity, and the share of tokens ranked likeliest."""
         rows = my_rows(len(self._validation))
         likelihood, right, tokens = 0.0, 0, 0
         for chosen in cut(self._validation.lengths[rows].tolist(), EVALUATION_TOKENS):

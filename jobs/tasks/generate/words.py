@@ -1,4 +1,4 @@
-"""What a model card says of decoders."""
+"""Sentences of a decoder's model card."""
 
 from __future__ import annotations
 

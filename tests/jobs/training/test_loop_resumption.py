@@ -44,19 +44,19 @@ def train_and_give_up_once(config: dict[str, Any]) -> dict[str, float]:
 def train_until(config: dict[str, Any], end: Callable[[], None]) -> dict[str, float]:
     """`end` when the second epoch begins for the first time; `epochs` notes those that were begun."""
     notes = Path(config["work"]).parent / "epochs"
-    train_epoch = loop._epoch
+    run_epoch = loop.run_epoch
 
-    def note(*arguments: Any) -> float:
+    def note(training: loop.Training, epoch: int) -> float:
         begun = notes.read_text().count("\n") if notes.exists() else 0
         notes.parent.mkdir(parents=True, exist_ok=True)
         with notes.open("a") as file:
-            file.write(f"{[len(batch) for batch in arguments[2]]}\n")
+            file.write(f"{[len(batch) for batch in training.epochs[epoch]]}\n")
         if begun == 1:
             end()
-        return train_epoch(*arguments)
+        return run_epoch(training, epoch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_epoch", note)
+        patch.setattr(loop, "run_epoch", note)
         return loop.train_loop(config)
 
 
