@@ -19,8 +19,8 @@ from configs.schema.tasks import TASKS
 from jobs.data import snapshot as snapshots
 from jobs.data.prepared import MANIFEST
 from jobs.data.source import Row, Split
-from jobs.evaluate import (
-    EVALUATION,
+from jobs.evaluate import EVALUATION, record, run
+from jobs.evaluation import (
     _compare_with_peak,
     _contenders,
     _counted_by,
@@ -29,8 +29,6 @@ from jobs.evaluate import (
     check_test_rows,
     evaluate,
     evaluation_key,
-    record,
-    run,
 )
 from jobs.job import Way
 from jobs.measure import baselines, gate
@@ -194,7 +192,7 @@ def test_what_is_fitted_is_scored_where_it_is_timed_and_bundles_alone(tmp_path: 
         known = {True: figures({"accuracy": 0.5}), False: figures(latency=TIMED)}
         return {name: Measured(copy.deepcopy(known[name in scored]), []) for name in names}
 
-    monkeypatch.setattr("jobs.evaluate.measure", answer)
+    monkeypatch.setattr("jobs.evaluation.measure", answer)
     contenders = [
         Contender(name="nearest_row", kind="fitted", fit=NEAREST),
         Contender(name="winner", kind="bundle", folder=str(tmp_path / "tiny")),
@@ -218,7 +216,7 @@ def test_a_contender_that_fails_does_not_end_the_evaluation_of_the_others(
                 raise JobError(f"measuring {each.name} failed: empty vocabulary")
         return {each.name: Measured(figures({"accuracy": 0.5}, TIMED), []) for each in question.contenders}
 
-    monkeypatch.setattr("jobs.evaluate.measure", answer)
+    monkeypatch.setattr("jobs.evaluation.measure", answer)
     folder = str(tmp_path / "tiny")
     contenders = [
         Contender(name="nearest_row", kind="fitted", fit=NEAREST),
@@ -243,7 +241,7 @@ def test_a_decoder_is_timed_on_rows_as_they_come(tmp_path: Path, monkeypatch: py
         asked.append((question.mix, question.shapes))
         return {each.name: Measured(figures(), []) for each in question.contenders}
 
-    monkeypatch.setattr("jobs.evaluate.measure", answer)
+    monkeypatch.setattr("jobs.evaluation.measure", answer)
     told = recipe(tmp_path, [], task="generate")
     contenders = [Contender(name="winner", kind="bundle", folder=str(tmp_path / "tiny"))]
     assert _shapes(told, contenders) == []
@@ -319,8 +317,8 @@ def test_an_evaluation_reads_the_test_rows_once(tmp_path: Path, monkeypatch: pyt
         return {"winner": Measured(figures({"accuracy": 1.0}, TIMED), answers)}
 
     monkeypatch.setattr(snapshots, "rows", counted)
-    monkeypatch.setattr("jobs.evaluate.rows", lambda *_: pytest.fail("read again"))
-    monkeypatch.setattr("jobs.evaluate.measure", answer)
+    monkeypatch.setattr("jobs.evaluation.rows", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("jobs.evaluation.measure", answer)
     monkeypatch.setattr("jobs.measure.peak.ask", lambda: {"fp32": 1.0})
     given = {"bundle": str(bundle), "output": str(tmp_path / "out"), "export": {"lengths": [32], "batches": [1]}}
     found = evaluate(recipe(tmp_path, ["channel"], **given), bundle, "1")

@@ -12,13 +12,8 @@ from configs.schema.recipe import Recipe
 from configs.schema.search import BudgetSpec
 from jobs.data import audit
 from jobs.data.source import rows, sample
-from jobs.tune import (
-    _winner,
-    check_rows,
-    trial,
-    tune,
-    write_report,
-)
+from jobs.trials import _winner, check_rows, trial
+from jobs.tune import tune, write_report
 from tests.jobs.tunes import GOOD, PREPARED, TEACHER, changed
 from tuning import report
 from tuning.pareto import Trial, choose
@@ -28,7 +23,7 @@ def test_a_search_without_a_winner_names_the_nearest_and_still_leaves_its_report
     recipe: Recipe, tmp_path: Path, on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ):
     recipe = changed(recipe, {"budget": {"max_megabytes": 0.001}})
-    monkeypatch.setattr("jobs.tune.search", lambda *_: [Trial("a", {}, GOOD)])
+    monkeypatch.setattr("jobs.trials.search", lambda *_: [Trial("a", {}, GOOD)])
     monkeypatch.setattr("jobs.tune.taught", lambda *_: TEACHER)
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
     with (
@@ -86,7 +81,7 @@ def test_rows_that_changed_under_a_search_stop_it(
     with pytest.raises(JobError, match=words):
         trial({}, "01", **told, parent="", teacher=teacher)
     failed = Trial("b", {}, {}, "JobError: data.validation: changed")
-    monkeypatch.setattr("jobs.tune.search", lambda *_: [Trial("a", {}, GOOD), failed])
+    monkeypatch.setattr("jobs.trials.search", lambda *_: [Trial("a", {}, GOOD), failed])
     monkeypatch.setattr("jobs.tune.taught", lambda *_: teacher)
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
     with (

@@ -18,13 +18,8 @@ from configs.folder import commit
 from configs.folder import replace as replace_folder
 from configs.schema.recipe import Recipe
 from jobs.data.prepared import MANIFEST, Prepared
-from jobs.tune import (
-    found_already,
-    judged,
-    search_key,
-    trials_of,
-    tune,
-)
+from jobs.trials import found_already, judged, search_key, trials_of
+from jobs.tune import tune
 from serving.bundle import bundle_digest, with_metrics
 from serving.runtime import load_bundle
 from tests.faults.marks import fault
@@ -149,7 +144,7 @@ def searched(on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[Trial
 
     monkeypatch.setattr("jobs.tune.taught", lambda *_: TEACHER)
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
-    monkeypatch.setattr("jobs.tune.search", search)
+    monkeypatch.setattr("jobs.trials.search", search)
     return trials
 
 
@@ -165,7 +160,7 @@ def test_a_winner_that_was_being_put_in_its_place_is_put_there_by_the_next_job(
 
     with tracking.run("tune", experiment="tune", recipe=recipe.model_dump()) as run:
         with monkeypatch.context() as patch:
-            patch.setattr("jobs.tune.replace", put_and_die)
+            patch.setattr("jobs.trials.replace", put_and_die)
             with pytest.raises(KeyboardInterrupt):
                 tune(recipe, PREPARED, tmp_path, run)
         assert searched and not (tmp_path / "search").exists()
@@ -186,7 +181,7 @@ def test_after_nothing_fits_a_lower_limit_judges_the_trials_that_were_made(
     caplog: pytest.LogCaptureFixture,
 ):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("jobs.tune.time_again", lambda _, bundles, *__: {name: {"p95_ms": 2.0} for name in bundles})
+    monkeypatch.setattr("jobs.trials.time_again", lambda _, bundles, *__: {name: {"p95_ms": 2.0} for name in bundles})
     kept = trials_of(recipe, PREPARED)
     strict, mild, other = (
         changed(recipe, change)
@@ -227,7 +222,7 @@ def test_a_winner_that_could_not_be_registered_is_registered_by_the_next_job_wit
                 tune(recipe, PREPARED, tmp_path, run)
         found = found_already(recipe, PREPARED)
         assert found is not None and found["model_uri"] is None
-        monkeypatch.setattr("jobs.tune.search", lambda *_: pytest.fail("searched again"))
+        monkeypatch.setattr("jobs.trials.search", lambda *_: pytest.fail("searched again"))
         uri = tune(recipe, PREPARED, tmp_path, run)["model_uri"]
     name, version = registry.resolve(uri)
     assert registry.alias_version(name, CHALLENGER) == version

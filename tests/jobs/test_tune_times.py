@@ -13,10 +13,8 @@ from mlflow import MlflowClient
 from cluster import session, tracking
 from cluster.record import Cluster
 from configs.schema.recipe import Recipe
-from jobs.tune import (
-    tune,
-    with_final_times,
-)
+from jobs.trials import with_final_times
+from jobs.tune import tune
 from serving.bundle import read_bundle
 from tests.jobs.tunes import GOOD, PREPARED, TEACHER, changed
 from tests.tiny.bundles import write_tiny_bundle
@@ -39,7 +37,7 @@ class Noise:
         for each in self.trials:
             for made in ("student", "bundle"):
                 write_tiny_bundle(folder / each.id / made, metrics=each.metrics)
-        monkeypatch.setattr("jobs.tune.time_again", self.time_again)
+        monkeypatch.setattr("jobs.trials.time_again", self.time_again)
 
     def time_again(self, recipe: Recipe, bundles: dict[str, Path], *_: Any) -> dict[str, dict[str, float]]:
         self.asked.append(list(bundles))
@@ -87,7 +85,7 @@ def test_final_times_decide_a_search_and_stand_beside_those_of_its_trials(
         shutil.copytree(noise.folder, folder.parent, dirs_exist_ok=True)
         return noise.trials
 
-    monkeypatch.setattr("jobs.tune.search", search)
+    monkeypatch.setattr("jobs.trials.search", search)
     monkeypatch.setattr("jobs.tune.taught", lambda *_: TEACHER)
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
     recipe = changed(recipe, {"budget": {"max_p95_ms": 8}})

@@ -11,13 +11,13 @@ from configs.folder import digest_json
 from configs.schema.distillation import StoredOutputs
 from jobs import versions
 from jobs.data.prepared import Prepared
-from jobs.evaluate import evaluation_key
+from jobs.evaluation import evaluation_key
 from jobs.measure import machine
 from jobs.measure.baselines import Source, baseline_key
 from jobs.training import loss
 from jobs.training.fit import student_key, teacher_key
 from jobs.training.wanted import outputs_key
-from jobs.tune import judged, search_key
+from jobs.trials import judged, search_key
 from jobs.versions import STAGES
 from tests.jobs import results
 from tests.jobs.results import RESULTS, differences, kept, main

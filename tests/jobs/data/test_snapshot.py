@@ -29,7 +29,7 @@ from jobs.job import Way
 from jobs.measure import measurement
 from jobs.measure.measurement import Measurement, limit, measure_candidate, run_fresh
 from jobs.measure.retention import Teacher
-from jobs.tune import check_rows
+from jobs.trials import check_rows
 from tests.processes import ROOT
 from tests.tiny.bundles import LABELS, write_tiny_bundle
 
