@@ -20,11 +20,11 @@ export PIP_ROOT_USER_ACTION := ignore
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install lint test test-parallel test-faults up down status demo bench clean
+.PHONY: help install lint test test-quick test-slow test-parallel test-faults up down status demo bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target what; do
-		printf '%-14s %s\n' "$$target" "$$what"
+		printf '%-18s %s\n' "$$target" "$$what"
 	done
 
 install: .venv/installed  ## make .venv with the versions of requirements.lock (again only where it or pyproject.toml changed)
@@ -70,6 +70,13 @@ test: install  ## lint and all tests; fails where any of them does
 	cat "$$log"
 	rm "$$log"
 	exit $$status
+
+# Files, not tests, are dealt out: what a file's tests share is made once.
+test-quick: install  ## for the inner loop: tests without servers, workers and whole models (three minutes on two cores)
+	@.venv/bin/python -m pytest -q -m "not cluster and not slow and not parallel and not often" -n 2 --dist loadfile
+
+test-slow: install  ## all that make test leaves out: four workers, layouts, and faults again and again (half an hour or more)
+	@.venv/bin/python -m pytest -q -m "parallel or often"
 
 test-parallel: install  ## the long tests, most with four training workers (about eight minutes)
 	@.venv/bin/python -m pytest -q -m parallel

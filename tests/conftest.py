@@ -24,13 +24,18 @@ from tests.faults import marks
 from tests.processes import FOREIGN, free_port
 from tests.tiny.shop import write_completions, write_encoder, write_recipe, write_rows
 
+SERVERS = {"own_cluster", "mlflow_alone"}  # fixtures
+
 
 @pytest.hookimpl(tryfirst=True)  # pytest chooses in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`-m cluster` chooses what needs the cluster below."""
+    """`-m cluster` chooses what needs the cluster below; other servers are slow to start, too."""
     for item in items:
-        if "cluster" in getattr(item, "fixturenames", ()):
+        fixtures = getattr(item, "fixturenames", ())
+        if "cluster" in fixtures:
             item.add_marker(pytest.mark.cluster)
+        if SERVERS.intersection(fixtures):
+            item.add_marker(pytest.mark.slow)
         marks.note(item)
 
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from _pytest.mark.expression import Expression
 
 from tests.processes import FOREIGN, ROOT, Done, run
 
@@ -20,6 +23,36 @@ def project(tmp_path: Path) -> Path:
 def clean(project: Path, *arguments: str, state: Path | None = None) -> Done:
     own = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     return run(["make", "clean", *arguments], own | ({"SLIMCART_STATE": str(state)} if state else {}), project)
+
+
+def test_help_lists_every_target_and_each_is_one_that_makes_no_file():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    told = [line.split() for line in run(["make", "help"], os.environ, ROOT).output.splitlines()]
+    assert [" ".join(words[:2]) for words in told] == [f"make {name}" for name in phony.split()]
+    assert all(len(words) > 3 for words in told)
+
+
+def test_together_the_targets_run_every_test_and_the_quick_one_less_than_what_needs_no_cluster():
+    """By the marks that each chooses by."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    marks = ("cluster", "parallel", "often", "slow")
+    chosen = {}
+    for name in ("test", "test-quick", "test-slow"):
+        (recipe,) = re.findall(rf"^{name}: .*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+        every = [Expression.compile(each) for each in re.findall(r'-m "([^"]+)"', recipe)]
+        chosen[name] = {
+            some
+            for count in range(len(marks) + 1)
+            for some in itertools.combinations(marks, count)
+            for each in every
+            if each.evaluate(lambda mark, some=some, **_: mark in some)
+        }
+    assert chosen["test"] | chosen["test-slow"] == {
+        some for count in range(len(marks) + 1) for some in itertools.combinations(marks, count)
+    }
+    assert not chosen["test"] & chosen["test-slow"]
+    assert chosen["test-quick"] == {()}
 
 
 def write_state(folder: Path, *more: str) -> Path:

@@ -57,6 +57,7 @@ def test_sides_take_turns_and_the_median_ratio_is_judged(capsys: pytest.CaptureF
     assert exit_code() == 1
 
 
+@pytest.mark.slow
 def test_without_data_every_row_says_so_and_the_run_fails():
     environment = {key: value for key, value in os.environ.items() if key != "SLIMCART_DATA"}
     done = subprocess.run(

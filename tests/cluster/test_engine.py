@@ -200,34 +200,40 @@ def workers(request: pytest.FixtureRequest, one: Facts, two: Facts) -> Facts:
     return {1: one, 2: two}[request.param]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["clipped", "accumulated", "zero 1", "zero 1 accumulated"])
 def test_losses_do_not_depend_on_how_many_workers_and_parts_share_a_batch(one: Facts, workers: Facts, mode: str):
     assert workers[mode]["losses"] == pytest.approx(one["clipped"]["losses"], rel=1e-4)
     assert workers[mode]["weights"][0] == pytest.approx(one["clipped"]["weights"][0], rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_losses_without_clipping_are_those_of_one_worker_too(one: Facts, two: Facts):
     assert two["plain"]["losses"] == pytest.approx(one["plain"]["losses"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_two_workers_hold_the_same_weights(two: Facts, mode: str):
     first, second = two[mode]["weights"]
     assert first == second
 
 
+@pytest.mark.slow
 def test_the_whole_model_has_the_first_workers_running_statistics(two: Facts):
     own, whole = two["running means"]
     assert own[0] != own[1]
     assert whole == [own[0], own[0]]
 
 
+@pytest.mark.slow
 def test_bf16_autocast_computes_otherwise_and_keeps_float32_weights(workers: Facts):
     assert workers["bf16"]["dtypes"] == ["torch.float32"]
     assert workers["bf16"]["losses"] != workers["clipped"]["losses"]
     assert workers["bf16"]["losses"] == pytest.approx(workers["clipped"]["losses"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_gradient_is_never_longer_than_the_clipping_norm(workers: Facts):
     free, clipped = (workers["steps of SGD"][clip] for clip in (0, CLIP))
     assert min(free) > 2 * CLIP
@@ -243,10 +249,12 @@ def test_a_table_that_is_looked_up_is_no_work_for_a_stage():
     assert [_multiplied(each) for each in (nn.Sequential(table, norm), looked_up, scored)] == [8, 0, 400]
 
 
+@pytest.mark.slow
 def test_gradients_are_equally_long_with_one_worker_and_two(one: Facts, two: Facts):
     assert two["steps of SGD"][0] == pytest.approx(one["steps of SGD"][0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_two_newest_checkpoints_are_kept_and_private(workers: Facts):
     seen = workers["checkpoints"]
     assert seen["before any"] is None
@@ -254,12 +262,14 @@ def test_the_two_newest_checkpoints_are_kept_and_private(workers: Facts):
     assert seen["mode"] == 0o700
 
 
+@pytest.mark.slow
 def test_the_newest_checkpoint_brings_weights_and_progress_back(workers: Facts):
     seen = workers["checkpoints"]
     assert seen["newest"]["progress"] == {"epoch": 3}
     assert all(weights == seen["weights"][2] for weights in seen["newest"]["weights"])
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_training_goes_on_alike(workers: Facts):
     seen = workers["checkpoints"]
     assert seen["newest damaged"]["progress"] == {"epoch": 2}
@@ -267,6 +277,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_training_goes_on_a
     assert seen["newest damaged"]["next losses"] == pytest.approx(seen["losses"][2], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_checkpoints_that_are_all_damaged_are_an_error_not_a_fresh_start(workers: Facts):
     assert "no checkpoint below" in workers["checkpoints"]["all damaged"]
     assert "remove the folder to start over" in workers["checkpoints"]["all damaged"]

@@ -28,6 +28,8 @@ from serving import ingress
 from serving.dashboard import Dashboard
 from tests.processes import free_port, named
 
+pytestmark = pytest.mark.slow
+
 RAY = Path(sys.executable).with_name("ray")
 PATIENCE_SECONDS = 60
 

@@ -108,6 +108,7 @@ def test_an_address_without_a_port_is_left_to_ray(address: str):
     session._check_reachable(address)
 
 
+@pytest.mark.slow
 def test_joining_a_cluster_that_is_gone_is_one_line(closed_port: int):
     """In a process of its own: Ray may already be up in this one. `run` would end it long before Ray gave up."""
     code = "import cluster.session as s\ntry:\n    s.connect()\nexcept s.UsageError as error:\n    print(error)"

@@ -153,6 +153,7 @@ def and_keep(folder: Path, compress: Any, model: Any, specs: Sequence[StepSpec],
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS)
 def test_the_bundle_of_two_steps_reloads_in_one_call_and_answers_as_their_model(
     pair: str, shop: StepContext, workers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -23,6 +23,7 @@ from tests.jobs import results
 from tests.jobs.results import RESULTS, differences, kept, main
 from tests.tiny.stages import prepared, recipe_of, write_model
 
+SLOW = dict.fromkeys(("finetune", "distill", "compress"), pytest.mark.slow)
 WHO_DEPENDS = {  # keys, beside those of the stages after them, by what they are of
     "prepare": {"prepared"},
     "pool": {"pool"},
@@ -51,7 +52,7 @@ def place(folder: Path, stage: str) -> Path:
     return made
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [pytest.param(each, marks=SLOW.get(each, ())) for each in STAGES])
 def test_the_result_of_a_stage_changes_only_with_its_version(stage: str, folder: Path):
     recorded = kept(stage)
     changed = differences(RESULTS[stage](place(folder, stage)), recorded["figures"])
@@ -62,6 +63,7 @@ def test_the_result_of_a_stage_changes_only_with_its_version(stage: str, folder:
     assert not changed, f"the result of stage {stage} changed ({', '.join(changed)}): {anew}"
 
 
+@pytest.mark.slow
 def test_a_loss_of_another_sign_is_another_result(folder: Path, monkeypatch: pytest.MonkeyPatch):
     before = RESULTS["distill"](place(folder, "distill"))
     divergence = loss.kl

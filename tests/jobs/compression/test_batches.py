@@ -66,6 +66,7 @@ def texts(bundles: Path) -> list[str]:
     return [" ".join(f"w{word}" for word in chance.integers(5, VOCABULARY, 1 + number % 44)) for number in range(120)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*(f"second/{each}" for each in (*BUNDLES, *CASCADES)), "first/int8 onnxruntime f32"])
 def test_a_text_is_answered_alike_alone_and_among_any_others(name: str, bundles: Path, texts: list[str]):
     runtime, precision = name.split()[-2:] if name.endswith(tuple(ATOL)) else ("onnxruntime", "f32")

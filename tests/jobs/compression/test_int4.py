@@ -144,6 +144,7 @@ def test_the_answers_are_those_of_a_float_file_with_the_rounded_weights(place: S
         assert found[0].std() > 0.01
 
 
+@pytest.mark.slow
 def test_what_is_computed_in_bfloat16_is_as_near_to_the_rounded_weights(place: StepContext):
     export_spec = place.recipe.export.model_copy(update={"precision": "bf16"})
     half = replace(place, recipe=place.recipe.model_copy(update={"export": export_spec}), folder=place.folder / "half")
@@ -160,6 +161,7 @@ def test_what_is_computed_in_bfloat16_is_as_near_to_the_rounded_weights(place: S
         np.testing.assert_allclose(found[0], expected[0], atol=0.3 * expected[0].std())
 
 
+@pytest.mark.slow
 def test_the_guard_leaves_layers_in_float_until_the_loss_is_inside(place: StepContext):
     examples = place.prepared.examples("validation")
     free = token_accuracy(in_4_bits(place, "free", guard=False), examples, 40)
@@ -169,6 +171,7 @@ def test_the_guard_leaves_layers_in_float_until_the_loss_is_inside(place: StepCo
     assert 0 < len(left) < place.facts["quantize"]["layers"] == 10
 
 
+@pytest.mark.slow
 def test_the_same_file_comes_of_the_same_model(place: StepContext):
     first, second = (in_4_bits(place, name, guard=False) / "model.bin" for name in ("first", "second"))
     assert digest_file(first) == digest_file(second)

@@ -68,6 +68,7 @@ def test_other_encoders_are_exported_as_they_are(kind: str):
     assert for_export(model) is model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 def test_an_exported_convolution_is_a_product_that_quantises(tmp_path: Path, kernel: int):
     spec = StudentSpec(kind="conv", layers=2, hidden=16, kernel=kernel)

@@ -86,6 +86,7 @@ def test_a_file_that_lacks_a_shared_weight_is_not_loaded(tmp_path: Path):
         encoder.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_exported_file_holds_shared_weights_once_also_in_8_bits(tmp_path: Path):
     model = student()
     export_onnx(model, ("input_ids", "attention_mask"), tmp_path / "0.onnx")

@@ -80,6 +80,7 @@ def test_int8_takes_a_quarter_of_the_bytes_of_the_layers_and_begins_as_the_model
     assert sum(a[:2] == b[:2] for a, b in zip(found, expected, strict=True)) >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guard", [True, False])
 def test_the_layer_that_8_bits_ruin_stays_in_float(tmp_path: Path, guard: bool):
     """One of its inputs is tiny and has weights so large that the others of a row round to zero beside them."""

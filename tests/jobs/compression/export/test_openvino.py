@@ -20,6 +20,8 @@ from tests.tiny.graph import LAYERS, write_graph
 from tests.tiny.models import encoder_classifier
 from tests.tiny.workplace import examples, labelled, workplace
 
+pytestmark = pytest.mark.slow  # its converter takes seconds for any model
+
 
 class Made(NamedTuple):
     """A model, and what was exported of it."""

@@ -101,6 +101,7 @@ def test_a_smaller_model_is_loaded_as_it_was_saved(kind: str, tmp_path: Path):
         assert torch.equal(loaded(**given), made(**given))
 
 
+@pytest.mark.slow
 def test_a_smaller_model_is_exported(tmp_path: Path):
     kept, hidden = PRUNED["all"]
     made = of_parts(encoder_classifier(layers=3), kept, chances(), largest(chances().dims, hidden))

@@ -202,6 +202,7 @@ def test_texts_that_changed_since_they_were_prepared_are_refused(place: StepCont
         prune_vocabulary(encoder.load(place.student), spec(), place)
 
 
+@pytest.mark.slow
 def test_a_bundle_of_fewer_tokens_answers_training_texts_like_the_student(made: StepContext, tmp_path: Path):
     steps = {"compression": [spec(), ExportStep(step="export")]}
     bundle = compress(made.recipe.model_copy(update=steps), made.student, tmp_path / "bundle", {})
