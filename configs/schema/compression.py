@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from configs.loader import Spec
 from configs.schema.engine import EngineSpec
+from configs.schema.tasks import ExportRuntime
 
 
 class StepSpec(Spec):
@@ -344,7 +345,7 @@ APART: dict[tuple[str, str], str] = {  # (a step, one somewhere after it): why t
 class ExportSpec(Spec):
     """What the exported file is made for and measured at."""
 
-    runtime: Literal["onnxruntime", "openvino", "ctranslate2", "auto"] | None = Field(
+    runtime: ExportRuntime | None = Field(
         default=None,
         description="engine that runs the exported file; auto = of those installed the fastest at lengths and batches "
         "that answers as the model does; default: onnxruntime, of task generate ctranslate2",

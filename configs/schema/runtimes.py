@@ -1,6 +1,7 @@
 """The runtimes there are: one record each, and what a recipe's file can be exported for.
 
-A new runtime is a file in `serving/runtimes/`, one in `jobs/compression/export/`, and a record here.
+A new runtime is a file in `serving/runtimes/`, what exports for it in `jobs/compression/export/`, and a record here;
+docs/extending.md shows one.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from configs.schema.tasks import TASKS
 
@@ -33,7 +34,7 @@ class Runtime:
     open: str | None = None  # (folder, bundle, threads) -> a model of `serving.runtimes`; None: it is not served
     precisions: tuple[str, ...] = ()  # of what is not int8; none: nothing is exported for it
     tried: tuple[str, ...] = ()  # the same, by runtime auto
-    suffix: str = ""  # of an exported file; none: it is a folder
+    suffix: str = ""  # of an exported file, and of no other runtime's; none: it is a folder
     beside: tuple[str, ...] = ()  # files beside the model that it cannot be opened without
     export: str | None = None  # (model, new file, step context)
     open_file: str | None = None  # (file, precision, threads) -> what gives logits
@@ -107,6 +108,16 @@ RUNTIMES: dict[str, Runtime] = {
     ),
     "torch": Runtime(model="model.safetensors", count="jobs.measure.flops:of_model"),
 }
+
+if TYPE_CHECKING:  # to a type checker any text
+    RuntimeName = str
+else:
+    RuntimeName = Literal[*RUNTIMES]
+
+
+def package(runtime: str) -> str:
+    """What is imported for a runtime, and installed under the same name."""
+    return RUNTIMES[runtime].needs or runtime
 
 
 class ExportTarget(NamedTuple):
