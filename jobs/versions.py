@@ -12,6 +12,8 @@ import functools
 import importlib.metadata
 from typing import Any, NamedTuple
 
+from configs.schema.runtimes import RUNTIMES, package
+
 
 class Behaviour(NamedTuple):
     """Of a stage."""
@@ -20,15 +22,15 @@ class Behaviour(NamedTuple):
     libraries: tuple[str, ...]  # by the names that they are installed under
 
 
-RUNTIMES = ("ctranslate2", "onnxruntime", "openvino")
+ENGINES = sorted(package(name) for name, runtime in RUNTIMES.items() if runtime.precisions)
 STAGES = {
     "prepare": Behaviour(3, ("tokenizers",)),  # the prepared rows
     "pool": Behaviour(2, ("numpy", "tokenizers")),  # rows without labels, made of others
     "finetune": Behaviour(1, ("deepspeed", "numpy", "torch", "transformers")),  # the teacher
     "teach": Behaviour(1, ("numpy", "torch", "transformers")),  # what teachers say of rows
     "distill": Behaviour(2, ("deepspeed", "numpy", "torch", "transformers")),  # the student
-    "compress": Behaviour(1, (*RUNTIMES, "nncf", "numpy", "onnx", "onnxscript", "torch", "transformers")),  # the bundle
-    "measure": Behaviour(2, (*RUNTIMES, "numpy", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
+    "compress": Behaviour(1, (*ENGINES, "nncf", "numpy", "onnx", "onnxscript", "torch", "transformers")),  # the bundle
+    "measure": Behaviour(2, (*ENGINES, "numpy", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
     "search": Behaviour(1, ("hyperopt", "ray")),  # what is tried
     "choose": Behaviour(1, ()),  # which trial wins
     "baselines": Behaviour(2, ("numpy", "onnxruntime", "scikit-learn", "tokenizers")),  # their bundles

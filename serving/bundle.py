@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from configs import folder as folders
-from configs.schema.runtimes import RUNTIMES
+from configs.schema.runtimes import RUNTIMES, RuntimeName
 from configs.schema.tasks import TASKS, TaskName
 from serving.pickles import pickle_reason
 
@@ -43,7 +43,7 @@ class FileEntry(_Frozen):
 class ModelEntry(_Frozen):
     """One model of a bundle, and how it is run."""
 
-    runtime: Literal["onnxruntime", "openvino", "ctranslate2", "linear", "torch"]
+    runtime: RuntimeName
     precision: Literal["f32", "bf16", "f16"] = Field(default="f32", description="of what is not computed in int8")
     model: str = Field(min_length=1, description="file of the graph, or of the weights where there is none")
     inputs: list[str] = Field(description="names of the graph's inputs, int64 [batch, length]; linear reads texts")

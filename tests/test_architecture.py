@@ -150,6 +150,13 @@ def test_everything_that_a_table_names_as_text_can_be_imported():
         assert getattr(importlib.import_module(module), name, None) is not None, f"{file}: {text}"
 
 
+def test_a_suffix_says_whose_file_it_is():
+    from configs.schema.runtimes import RUNTIMES
+
+    suffixes = [runtime.suffix for runtime in RUNTIMES.values() if runtime.suffix]
+    assert sorted(set(suffixes)) == sorted(suffixes)
+
+
 def test_every_step_of_the_recipe_has_a_function():
     from typing import get_args
 
@@ -160,7 +167,7 @@ def test_every_step_of_the_recipe_has_a_function():
     on_files = {step for runtime in RUNTIMES.values() for step in runtime.steps}
     for spec in get_args(get_args(Step)[0]):
         (kind,) = get_args(spec.model_fields["step"].annotation)
-        assert spec is ExportStep or (kind in on_files if spec.after_export else spec in STEPS), kind
+        assert spec is ExportStep or (kind in on_files if spec.after_export else kind in STEPS), kind
 
 
 # Inside jobs, from the ground up; what stands beside the rooms is a verb, or the ground that verbs and rooms share.

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from configs.loader import Spec
 from configs.schema.engine import EngineSpec
+from configs.schema.tasks import ExportRuntime
 
 
 class StepSpec(Spec):
@@ -350,7 +351,7 @@ APART: dict[tuple[str, str], str] = {  # (a step, one somewhere after it): why t
 class ExportSpec(Spec):
     """The runtime of the exported file, and the shapes at which it is timed."""
 
-    runtime: Literal["onnxruntime", "openvino", "ctranslate2", "auto"] | None = Field(
+    runtime: ExportRuntime | None = Field(
         default=None,
         description="engine that runs the exported file; auto = the fastest installed one, at lengths and batches, "
         "whose answers agree with the model's; default: onnxruntime, for task generate ctranslate2",

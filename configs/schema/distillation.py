@@ -133,10 +133,8 @@ class DistillationSpec(OptimizerSpec):
         if (self.temperature, self.final_temperature or 1.0) != (1.0, 1.0):
             raise ValueError(f"stored_draws={self.stored_draws}: drawn at temperature 1; set temperature=1")
         for weights in (self.weights, *(phase.weights for phase in self.stages)):
-            if weights.reverse_kl or weights.jensen_shannon:
-                raise ValueError(
-                    f"stored_draws={self.stored_draws}: serve weights.kl alone; reverse_kl and jensen_shannon need 0"
-                )
+            if others := [name for name, weight in weights if weight and name not in ("kl", "cross_entropy")]:
+                raise ValueError(f"stored_draws={self.stored_draws}: serve weights.kl alone; {others[0]} needs 0")
         return self
 
     @property

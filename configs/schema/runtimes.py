@@ -1,6 +1,7 @@
 """The runtimes, one record each, and the choice of a target for a recipe's file.
 
-A new runtime is a file in `serving/runtimes/`, one in `jobs/compression/export/`, and a record here.
+A new runtime is a file in `serving/runtimes/`, what exports for it in `jobs/compression/export/`, and a record here;
+docs/extending.md shows one.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from configs.schema.tasks import TASKS
 
@@ -33,7 +34,7 @@ class Runtime:
     open: str | None = None  # (folder, bundle, threads) -> a model of `serving.runtimes`; None: it is not served
     precisions: tuple[str, ...] = ()  # of what is not int8; none: no file is exported for the runtime
     tried: tuple[str, ...] = ()  # precisions that runtime auto tries
-    suffix: str = ""  # of an exported file; none: the export is a folder
+    suffix: str = ""  # of an exported file, and of no other runtime's; none: the export is a folder
     beside: tuple[str, ...] = ()  # files that the model needs beside it to be opened
     export: str | None = None  # (model, new file, step context)
     open_file: str | None = None  # (file, precision, threads) -> a callable that gives logits
@@ -107,6 +108,16 @@ RUNTIMES: dict[str, Runtime] = {
     ),
     "torch": Runtime(model="model.safetensors", count="jobs.measure.flops:of_model"),
 }
+
+if TYPE_CHECKING:  # to a type checker any text
+    RuntimeName = str
+else:
+    RuntimeName = Literal[*RUNTIMES]
+
+
+def package(runtime: str) -> str:
+    """What is imported for a runtime, and installed under the same name."""
+    return RUNTIMES[runtime].needs or runtime
 
 
 class ExportTarget(NamedTuple):

@@ -1,6 +1,7 @@
 """The tasks, one record each: all that verbs, steps and measurements ask about a task.
 
-A new task is a folder in `jobs/tasks/` and a record here. No other file compares a task's name.
+A new task is a folder in `jobs/tasks/` and a record here; docs/extending.md shows one. No other file compares a task's
+name.
 """
 
 from __future__ import annotations
@@ -8,10 +9,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-TaskName = Literal["classify", "generate"]
-DEFAULT: TaskName = "classify"
+DEFAULT = "classify"
 BASIC = ("prepare", "finetune", "teach", "distill", "compress", "evaluate")
 VERBS = (*BASIC, "tune", "deploy", "optimize", "cascade")
 
@@ -47,12 +47,12 @@ class Shown(NamedTuple):
 class Task:
     """The record of a task; functions and classes are named "module:name" and imported when they are used."""
 
-    name: TaskName
+    name: str
 
     # What a recipe may ask for.
     verbs: tuple[str, ...]  # that take models of this task
     runtimes: tuple[str, ...]  # that a file may be exported for, the default first
-    bundles: tuple[str, ...]  # runtimes of bundles
+    unexported: tuple[str, ...]  # runtimes of its other bundles: baselines, and models as they are trained
     steps: tuple[str, ...]  # of a compression
     baselines: Mapping[str, Baseline]  # by their name in a recipe
     unused: Mapping[str, tuple[str, ...]]  # by section of the recipe: fields without a meaning here
@@ -98,6 +98,11 @@ class Task:
     uncompressed: bool = False  # whether a model that was not compressed is evaluated
 
     @property
+    def bundles(self) -> tuple[str, ...]:
+        """The runtimes of its bundles."""
+        return (*self.runtimes, *self.unexported)
+
+    @property
     def summed(self) -> Summed:
         """How `metric` follows from sums over rows."""
         return self.metrics[self.metric]
@@ -125,7 +130,7 @@ CLASSIFY = Task(
     name="classify",
     verbs=VERBS,
     runtimes=("onnxruntime", "openvino"),
-    bundles=("onnxruntime", "openvino", "linear", "torch"),
+    unexported=("linear", "torch"),
     steps=("prune", "shrink", "distill", "vocabulary", "cluster", "fold", "export", "quantize", "code"),
     baselines={
         "tfidf": Baseline(
@@ -188,7 +193,7 @@ GENERATE = Task(
     name="generate",
     verbs=BASIC,
     runtimes=("ctranslate2",),
-    bundles=("ctranslate2", "torch"),
+    unexported=("torch",),
     steps=("prune", "export", "quantize"),
     baselines={
         "nearest": Baseline(
@@ -246,6 +251,13 @@ GENERATE = Task(
 
 TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, GENERATE)}
 BASELINES = {name: each for task in TASKS.values() for name, each in task.baselines.items()}
+
+if TYPE_CHECKING:  # to a type checker any text: what a recipe may say follows from the records
+    TaskName = str
+    ExportRuntime = str
+else:
+    TaskName = Literal[*TASKS]
+    ExportRuntime = Literal[*dict.fromkeys(runtime for task in TASKS.values() for runtime in task.runtimes), "auto"]
 
 
 def named(text: str) -> Any:

@@ -2,7 +2,7 @@
 
 A step before `export` is `(model, spec, context) -> model`; a step after it is `(file, spec, new file, context) ->
 None`. A new step is one spec, one function and one line: here, or in `configs.schema.runtimes.RUNTIMES` if it works on
-files; steps that it cannot be combined with stand in `configs.schema.compression.APART`.
+files; steps that it cannot be combined with stand in `configs.schema.compression.APART`. docs/extending.md shows one.
 """
 
 from __future__ import annotations
@@ -15,16 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster import quiet
 from cluster.session import JobError
-from configs.schema.compression import (
-    ClusterSpec,
-    DistillStep,
-    ExportStep,
-    FoldSpec,
-    PruneSpec,
-    ShrinkSpec,
-    StepSpec,
-    VocabularySpec,
-)
+from configs.schema.compression import ExportStep, StepSpec
 from configs.schema.runtimes import RUNTIMES
 from configs.schema.tasks import named
 from jobs.compression.checks.step_loss import StepLoss
@@ -34,13 +25,13 @@ if TYPE_CHECKING:
 
     from jobs.compression.step_context import StepContext
 
-STEPS: dict[type[StepSpec], str] = {  # steps before export; the record of a runtime has the steps after it
-    PruneSpec: "jobs.compression.steps.prune:prune",
-    ShrinkSpec: "jobs.compression.steps.shrink:shrink",
-    DistillStep: "jobs.compression.steps.distill:distill_further",
-    VocabularySpec: "jobs.compression.steps.vocabulary:prune_vocabulary",
-    ClusterSpec: "jobs.compression.steps.weight_sharing:cluster",
-    FoldSpec: "jobs.compression.steps.fold:fold",
+STEPS = {  # before export; those after it are in the record of a runtime
+    "prune": "jobs.compression.steps.prune:prune",
+    "shrink": "jobs.compression.steps.shrink:shrink",
+    "distill": "jobs.compression.steps.distill:distill_further",
+    "vocabulary": "jobs.compression.steps.vocabulary:prune_vocabulary",
+    "cluster": "jobs.compression.steps.weight_sharing:cluster",
+    "fold": "jobs.compression.steps.fold:fold",
 }
 
 
@@ -70,7 +61,7 @@ def compress(model: nn.Module, specs: Sequence[StepSpec], context: StepContext, 
     judge = StepLoss(model, specs, context)
     for number, spec in enumerate(specs[:split]):
         with _beside_measurements(spec):
-            model = named(STEPS[type(spec)])(model, spec, context)
+            model = named(STEPS[spec.kind])(model, spec, context)
         judge.after(number, model)
     compressed = Compressed(model, {}, {})
     for runtime in runtimes:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.schema.recipe import HUB_ID, Recipe
-from configs.schema.runtimes import RUNTIMES
+from configs.schema.runtimes import package
 from configs.schema.tasks import BASELINES, TASKS, named
 from jobs.measure.answers import FIRST_SHARE
 from jobs.measure.machine import cpu
@@ -92,7 +92,7 @@ def card(bundle: Bundle, recipe: Recipe) -> str:
         name=bundle.name,
         does=words.does.format(classes=len(bundle.labels), inputs=inputs),
         made=_made(bundle).format(teacher=_teacher(parts), threshold=threshold),
-        runtime=" and ".join(dict.fromkeys(RUNTIMES[each.runtime].needs or each.runtime for each in bundle.stages)),
+        runtime=" and ".join(dict.fromkeys(package(each.runtime) for each in bundle.stages)),
         labels=_labels(bundle.labels),
         origin=_table(_origin(bundle, parts)),
         steps="\n\n".join(_steps(each) for each in parts) or "None.",

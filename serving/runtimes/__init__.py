@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from configs.schema.runtimes import RUNTIMES
+from configs.schema.runtimes import RUNTIMES, package
 from configs.schema.tasks import TASKS, named
 from serving.bundle import Bundle, BundleError, read_bundle
 from serving.inputs import Row
@@ -112,7 +112,7 @@ def _open_model(folder: Path, bundle: Bundle, threads: int) -> Any:
     try:
         return named(opens)(folder, bundle, threads)
     except ModuleNotFoundError as error:
-        if error.name != bundle.runtime:
+        if error.name != package(bundle.runtime):
             raise
         raise BundleError(
             f"{folder}: runtime {bundle.runtime!r} is not installed here; install slimcart with its extra 'runtimes'"

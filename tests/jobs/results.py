@@ -162,9 +162,9 @@ def compress(folder: Path) -> Figures:
     ):
         given = [{"step": name, **fields}, {"step": "export"}, *([{"step": "code"}] if name == "cluster" else [])]
         place, (spec, *_) = compressing(folder / name, model, given)
-        found[name] = said(named(apply.STEPS[type(spec)])(model, spec, place))
+        found[name] = said(named(apply.STEPS[spec.kind])(model, spec, place))
     place, (spec, _) = of_texts(folder / "vocabulary", [{"step": "vocabulary"}, {"step": "export"}])
-    named(apply.STEPS[type(spec)])(encoder.load(place.student), spec, place)
+    named(apply.STEPS[spec.kind])(encoder.load(place.student), spec, place)
     found["vocabulary"] = [*map(str, itertools.chain(*sorted(place.facts["vocabulary"].items())))]
     coded = [{"step": "cluster", "bits": 2, "steps": 0}, {"step": "export"}, {"step": "code"}]
     int8 = [{"step": "export"}, {"step": "quantize"}]

@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster.session import JobError
 from configs.schema.recipe import Recipe
-from configs.schema.runtimes import RUNTIMES, ExportTarget
+from configs.schema.runtimes import RUNTIMES, ExportTarget, package
 from configs.schema.tasks import named
 from jobs.compression.apply import Compressed, Exported
 from jobs.compression.checks.agreement import Compare, comparison, least
@@ -37,10 +37,10 @@ class Chosen(NamedTuple):
 
 def installed(forms: Sequence[ExportTarget]) -> list[ExportTarget]:
     """The targets that this machine can make and measure. Raises `JobError` where there is none."""
-    able = [form for form in forms if importlib.util.find_spec(form.runtime) and _computes(form)]
+    able = [form for form in forms if importlib.util.find_spec(package(form.runtime)) and _computes(form)]
     if not able:
         runtime, precision = forms[0]
-        if importlib.util.find_spec(runtime):
+        if importlib.util.find_spec(package(runtime)):
             raise JobError(f"export.precision: {precision!r}: this CPU has no such instructions; use f32")
         raise JobError(f"export.runtime: {runtime!r} is not installed here; install slimcart with its extra 'runtimes'")
     return able

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 FLOAT, INT8 = 0.999, 0.98  # default least share of rows with the same label
 
 
-def metric(model: nn.Module | Path, rows: Rows, name: str = metrics.METRIC) -> float:
-    """A metric of a classifier, or of its exported file."""
-    return metrics.metrics(logits(model, rows).argmax(1), rows.labels)[name]
+Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # (class numbers predicted, expected) -> metrics by name
+
+
+def metric(model: nn.Module | Path, rows: Rows, name: str = metrics.METRIC, score: Score = metrics.metrics) -> float:
+    """A metric of a classifier, or of an exported file of one."""
+    return score(logits(model, rows).argmax(1), rows.labels)[name]
 
 
 def agreement(model: nn.Module, context: StepContext) -> Compare | None:
@@ -44,13 +47,15 @@ def agreement(model: nn.Module, context: StepContext) -> Compare | None:
     return compare
 
 
-def of_labels(rows: Rows, few: Callable[[], Rows], name: str = metrics.METRIC) -> StepMetric:
-    """The metric of a classifier; `few` gives the rows of its answers, and is called once they are needed."""
+def of_labels(
+    rows: Rows, few: Callable[[], Rows], name: str = metrics.METRIC, score: Score = metrics.metrics
+) -> StepMetric:
+    """Of a classifier; `few` gives the rows of the answers, and is asked once, where answers are asked for."""
     once = functools.cache(few)
     return StepMetric(
         name,
         len(rows),
-        functools.partial(metric, rows=rows, name=name),
+        functools.partial(metric, rows=rows, name=name, score=score),
         lambda model: logits(model, once()),
     )
 
@@ -58,7 +63,8 @@ def of_labels(rows: Rows, few: Callable[[], Rows], name: str = metrics.METRIC) -
 def step_metric(context: StepContext, examples: Examples) -> StepMetric:
     """The budget's metric on the validation rows."""
     few = functools.partial(context.fed, examples, ANSWERS)
-    return of_labels(context.fed(examples, JUDGED), few, context.task.metric)
+    score = functools.partial(metrics.of_classes, context.task, context.reference.labels)
+    return of_labels(context.fed(examples, JUDGED), few, context.task.metric, score)
 
 
 def least_agreement(context: StepContext, is_float: bool, competing: bool) -> float | None:

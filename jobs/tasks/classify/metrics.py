@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from configs.schema.tasks import Task, named
 from jobs.data.source import Row
 
 if TYPE_CHECKING:
     import numpy as np
     from scipy.sparse import csr_array
 
-METRIC = "accuracy"  # chooses the best epoch, and measures the loss of a step
+METRIC = "accuracy"
 
 
 def metrics(predicted: np.ndarray, expected: np.ndarray) -> dict[str, float]:
@@ -32,6 +33,12 @@ def score(predicted: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
 
     number = {label: index for index, label in enumerate(sorted({*predicted, *(row.label for row in rows)}))}
     return metrics(np.array([number[label] for label in predicted]), np.array([number[row.label] for row in rows]))
+
+
+def of_classes(task: Task, classes: Sequence[str], predicted: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """What `task` scores of class numbers [N]."""
+    found, known = ([classes[int(number)] for number in numbers] for numbers in (predicted, expected))
+    return named(task.score)(found, [Row("", None, label) for label in known])
 
 
 def right(predicted: Sequence[str], rows: Sequence[Row]) -> np.ndarray:

@@ -15,6 +15,7 @@ from configs.schema.distillation import DistillationSpec
 from configs.schema.engine import EngineSpec
 from configs.schema.models import OptimizerSpec
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import TASKS
 from jobs.data.batches import collate, global_batches, shard
 from jobs.data.prepared import Examples, Prepared
 from jobs.models import encoder
@@ -35,10 +36,10 @@ class Classify:
     """See `TrainingTask`."""
 
     inputs: tuple[str, ...] = INPUTS
-    ranked = metrics.METRIC
 
     def __init__(self, prepared: Prepared, teacher_outputs: Path | None, pool_outputs: Path | None = None) -> None:
-        self._classes = prepared.labels
+        self._record, self._classes = TASKS[prepared.manifest["task"]], prepared.labels
+        self.ranked = self._record.metric
         self._train, self._validation = prepared.examples("train"), prepared.examples("validation")
         self._outputs = [each for each in (teacher_outputs, pool_outputs) if each is not None]
         self._teacher_NC = None if teacher_outputs is None else read_logits(teacher_outputs, "train")
@@ -164,13 +165,13 @@ class Classify:
         return micro, len(batch)
 
     def evaluate(self, model: EncoderClassifier, device: torch.device) -> dict[str, float]:
-        """Accuracy and macro-F1, in float32."""
+        """What the task's record scores, in float32."""
         mine = my_rows(len(self._validation))
         gathered = engine.gather((mine, predict(model, self._validation, mine, device)))
         everywhere = np.empty(len(self._validation), dtype=np.int64)
         for rows, numbers in gathered:
             everywhere[rows] = numbers
-        return metrics.metrics(everywhere, self._validation.labels)
+        return metrics.of_classes(self._record, self._classes, everywhere, self._validation.labels)
 
 
 def predict(model: EncoderClassifier, examples: Examples, rows: np.ndarray, device: torch.device) -> np.ndarray:

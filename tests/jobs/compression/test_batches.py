@@ -27,8 +27,15 @@ STEPS: Mapping[str, list[dict[str, Any]]] = {
     "float": [{"step": "export"}],
     "int8": [{"step": "export"}, {"step": "quantize"}],
 }
+
+
+def takes(form: ExportTarget, steps: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all steps but export work on files of a runtime."""
+    return all(each["step"] in ("export", *RUNTIMES[form.runtime].steps) for each in steps)
+
+
 FORMS = [ExportTarget(name, each) for name in TASKS["classify"].runtimes for each in RUNTIMES[name].precisions]
-BUNDLES = [f"{steps} {' '.join(form)}" for steps in STEPS for form in FORMS]
+BUNDLES = [f"{name} {' '.join(form)}" for name, steps in STEPS.items() for form in FORMS if takes(form, steps)]
 CASCADES = ["cascade of float", "cascade of int8"]
 ATOL = {"f32": 1e-3, "bf16": 1e-2, "f16": 1e-2}  # of a score
 
@@ -38,9 +45,10 @@ def export(folder: Path, model: EncoderClassifier, forms: Sequence[ExportTarget]
     place = workplace(folder, model, examples(100), examples(20, seed=1), budget={"min_retention": 0})
     fields = place.reference.model_dump(exclude={"files", "metrics", "provenance"})
     for name, steps in STEPS.items():
+        able = [form for form in forms if takes(form, steps)]
         place.recipe = Recipe.model_validate(place.recipe.model_dump() | {"compression": steps})
-        made = compress(model, place.recipe.compression, place, list({form.runtime: None for form in forms}))
-        for form in forms:
+        made = compress(model, place.recipe.compression, place, list({form.runtime: None for form in able}))
+        for form in able:
             write(folder / f"{name} {' '.join(form)}", form, made.files[form.runtime].last, place, fields)
         for runtime in made.files:
             (place.folder / runtime).rename(place.folder / f"{name} {runtime}")

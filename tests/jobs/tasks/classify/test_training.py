@@ -61,7 +61,7 @@ def write_rows(folder: Path, labels: dict[PreparedSplit, list[int]], first_id: i
     def fill(aside: Path) -> dict[str, Any]:
         (aside / ROWS).mkdir()
         pq.write_table(pa.concat_tables(tables), aside / ROWS / "0.parquet")
-        return {"key": folder.name, "labels": [str(number) for number in range(CLASSES)]}
+        return {"key": folder.name, "task": "classify", "labels": [str(number) for number in range(CLASSES)]}
 
     commit(folder, MANIFEST, fill)
 
