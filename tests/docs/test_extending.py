@@ -132,11 +132,13 @@ def jobs(environment: dict[str, str], project: Path, flagged: Path) -> dict[str,
     return found
 
 
+@pytest.mark.parallel
 def test_the_student_learns_by_the_new_objective(jobs: dict[str, Made]):
     """It has a loss, and no other term has a weight."""
     assert jobs["distill"].result["metrics"]["train_loss"] > 0
 
 
+@pytest.mark.parallel
 def test_the_bundle_is_of_the_task_for_the_runtime_and_the_step_left_its_fact(jobs: dict[str, Made]):
     bundle = jobs["compress"].bundle
     assert (bundle["task"], bundle["runtime"], bundle["labels"]) == ("flag", "onnx_reference", ["no", "yes"])
@@ -145,6 +147,7 @@ def test_the_bundle_is_of_the_task_for_the_runtime_and_the_step_left_its_fact(jo
     assert 0 <= bundle["metrics"]["validation_f1"] <= 1
 
 
+@pytest.mark.parallel
 def test_the_evaluation_goes_by_the_metric_of_the_task(jobs: dict[str, Made]):
     metrics = jobs["evaluate"].result["metrics"]
     for contender in ("teacher", "student", "winner"):

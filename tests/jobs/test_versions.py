@@ -23,7 +23,7 @@ from tests.jobs import results
 from tests.jobs.results import RESULTS, differences, kept, main
 from tests.tiny.stages import prepared, recipe_of, write_model
 
-SLOW = dict.fromkeys(("finetune", "distill", "compress"), pytest.mark.slow)
+SLOW: dict[str, pytest.MarkDecorator] = dict.fromkeys(("finetune", "distill", "compress"), pytest.mark.slow)
 WHO_DEPENDS = {  # keys, beside those of the stages after them, by what they are of
     "prepare": {"prepared"},
     "pool": {"pool"},
