@@ -74,6 +74,8 @@ def _key(way: Way) -> str:
 
 
 def _make(way: Way, folder: Path, key: str) -> None:
+    if way.recipe.again and way.verb == "tune":  # else the trials that were kept would be judged once more
+        shutil.rmtree(trials_of(way.recipe, learned_rows(way)), ignore_errors=True)
     tune(way.recipe, learned_rows(way), made(way, TAUGHT), way.run)
 
 

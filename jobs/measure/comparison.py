@@ -71,6 +71,8 @@ def compare(
     files: dict[str, str] = {}
     words: list[str] = []
     verdicts: list[str] = []
+
+    # Words and verdicts.
     beaten = table.beaten(leads(measured, baselines, task.metric), answers, task.metric)
     if beaten:
         log.warning(beaten)
@@ -83,6 +85,8 @@ def compare(
         words += found.words
         verdicts += found.verdicts
     judgement = found.judgement
+
+    # Metrics by name.
     fields["metrics"] = table.flat(answers)
     if teacher:
         fields["metrics"] |= table.ratios(answers, WINNER, TEACHER, shapes, task)
@@ -95,6 +99,8 @@ def compare(
         words.append(busy + "\n")
     if judgement:
         fields["metrics"]["inside"] = float(judgement.inside)
+
+    # Table and files.
     shown = shown_shapes(shapes)
     fields["verdict"] = " ".join(verdicts) or None
     fields["first"] = list(verdicts)
