@@ -31,9 +31,7 @@ from jobs.compression.logits import logits
 from jobs.models import encoder
 from jobs.models.student import encoder_student
 from jobs.versions import STAGES, libraries
-from tests.group import in_group
 from tests.tiny import models as tiny_models
-from tests.tiny import texts as tiny_texts
 from tests.tiny import workplace as tiny_workplace
 from tests.tiny.stages import (
     COMMON,
@@ -41,6 +39,7 @@ from tests.tiny.stages import (
     compressing,
     convolutional,
     digest_of,
+    in_process,
     of_texts,
     prepared,
     rounded,
@@ -51,7 +50,6 @@ from tests.tiny.stages import (
 FILE = Path(__file__).with_suffix(".json")
 APART = 2e-3  # by which figures of another CPU may differ, of themselves and at all
 INT8 = 0.03  # the same where int8 computes, whose sums saturate on some CPUs
-TEACHER = {"epochs": 1, "learning_rate": 5e-3, "head_learning_rate": 2e-2, "dropout": 0.0, "warmup": 0.2}
 Figures = dict[str, Any]  # numbers, texts, and lists of them, by name
 
 
@@ -307,50 +305,6 @@ RESULTS: Mapping[str, Callable[[Path], Figures]] = {
         cascade,
     )
 }
-
-
-@functools.cache
-def in_process(folder: Path) -> dict[str, Figures]:
-    """What a teacher and students of two kinds have learned, by the loop itself, in a process of its own."""
-    return in_group(learn, {"folder": str(folder)}, 1, folder)
-
-
-def learn(told: dict[str, Any]) -> dict[str, Figures]:
-    """Runs in that process."""
-    from jobs.training.loop import train_loop
-
-    folder, model = Path(told["folder"]), tiny_models.encoder_classifier(layers=3)
-    rows = tiny_workplace.labelled(tiny_workplace.examples(120), model)
-    place = tiny_workplace.workplace(folder, model, rows, rows)
-    model.encoder.save_pretrained(folder / "model")
-    chance = np.random.default_rng(0)
-    tiny_texts.write_logits(folder / "teacher_outputs", 2 * chance.normal(size=(len(rows), tiny_models.CLASSES)))
-    engine = {"precision": "fp32", "tokens_per_batch": 128, "max_failures": 0}
-    teacher = TEACHER | {"model": str(folder / "model")}
-    distillation = {name: TEACHER[name] for name in ("epochs", "learning_rate", "head_learning_rate", "warmup")}
-    found: dict[str, Figures] = {"teacher": {}, "student": {}}
-    for role, name, student in (
-        ("teacher", "after some steps", {}),
-        ("student", "layers, after some steps", {"layers": 2}),
-        ("student", "conv, after some steps", {"kind": "conv", "layers": 1, "hidden": 16}),
-    ):
-        given = {"name": "tiny", "output": str(folder), "engine": engine, "teacher": teacher, "student": student}
-        target = folder / f"{role} {name}"
-        fit = {
-            "recipe": Recipe.model_validate(given | {"distillation": distillation}).model_dump(),
-            "role": role,
-            "prepared": str(place.prepared.folder),
-            "teacher": str(place.student),
-            "teacher_outputs": str(folder / "teacher_outputs") if role == "student" else None,
-            "target": str(target),
-            "work": str(folder / "work"),
-            "key": "k",
-        }
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ray.train.report", lambda metrics: None)
-            best = train_loop(fit)
-        found[role] |= {name: said(encoder.load(target)), f"{name}: loss": rounded(best["train_loss"])}
-    return found
 
 
 def kept(stage: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tests.jobs import results
 from tests.jobs.results import RESULTS, differences, kept, main
 from tests.tiny.stages import prepared, recipe_of, write_model
 
-SLOW: dict[str, pytest.MarkDecorator] = dict.fromkeys(("finetune", "distill", "compress"), pytest.mark.slow)
+SLOW = {"finetune", "distill", "compress"}
 WHO_DEPENDS = {  # keys, beside those of the stages after them, by what they are of
     "prepare": {"prepared"},
     "pool": {"pool"},
@@ -52,7 +52,7 @@ def place(folder: Path, stage: str) -> Path:
     return made
 
 
-@pytest.mark.parametrize("stage", [pytest.param(each, marks=SLOW.get(each, ())) for each in STAGES])
+@pytest.mark.parametrize("stage", [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in STAGES])
 def test_the_result_of_a_stage_changes_only_with_its_version(stage: str, folder: Path):
     recorded = kept(stage)
     changed = differences(RESULTS[stage](place(folder, stage)), recorded["figures"])

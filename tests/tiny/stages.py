@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import read_reference, write_reference
 from jobs.models.student import encoder_student
+from tests.group import in_group
 from tests.tiny import models as tiny_models
 from tests.tiny import texts as tiny_texts
 from tests.tiny import workplace as tiny_workplace
@@ -29,6 +31,7 @@ from tests.tiny.shop import SPECIAL, write_locally
 
 WORDS = {"refund": "money back charged twice", "size": "large small fits tight", "track": "parcel where late courier"}
 COMMON = "my the order is i please when again new old"
+TEACHER = {"epochs": 1, "learning_rate": 5e-3, "head_learning_rate": 2e-2, "dropout": 0.0, "warmup": 0.2}
 ROWS_OF = {"train": 30, "validation": 9, "unlabelled": 12}
 
 
@@ -136,3 +139,47 @@ def said(model: nn.Module) -> list[float]:
     """Logits of six texts."""
     with torch.inference_mode():
         return rounded(model.eval()(**tiny_models.batch(6, 12)).numpy())
+
+
+@functools.cache
+def in_process(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a teacher and students of two kinds have learned, by the loop itself, in a process of its own."""
+    return in_group(learn, {"folder": str(folder)}, 1, folder)
+
+
+def learn(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Runs in that process."""
+    from jobs.training.loop import train_loop
+
+    folder, model = Path(told["folder"]), tiny_models.encoder_classifier(layers=3)
+    rows = tiny_workplace.labelled(tiny_workplace.examples(120), model)
+    place = tiny_workplace.workplace(folder, model, rows, rows)
+    model.encoder.save_pretrained(folder / "model")
+    chance = np.random.default_rng(0)
+    tiny_texts.write_logits(folder / "teacher_outputs", 2 * chance.normal(size=(len(rows), tiny_models.CLASSES)))
+    engine = {"precision": "fp32", "tokens_per_batch": 128, "max_failures": 0}
+    teacher = TEACHER | {"model": str(folder / "model")}
+    distillation = {name: TEACHER[name] for name in ("epochs", "learning_rate", "head_learning_rate", "warmup")}
+    found: dict[str, dict[str, Any]] = {"teacher": {}, "student": {}}
+    for role, name, student in (
+        ("teacher", "after some steps", {}),
+        ("student", "layers, after some steps", {"layers": 2}),
+        ("student", "conv, after some steps", {"kind": "conv", "layers": 1, "hidden": 16}),
+    ):
+        given = {"name": "tiny", "output": str(folder), "engine": engine, "teacher": teacher, "student": student}
+        target = folder / f"{role} {name}"
+        fit = {
+            "recipe": Recipe.model_validate(given | {"distillation": distillation}).model_dump(),
+            "role": role,
+            "prepared": str(place.prepared.folder),
+            "teacher": str(place.student),
+            "teacher_outputs": str(folder / "teacher_outputs") if role == "student" else None,
+            "target": str(target),
+            "work": str(folder / "work"),
+            "key": "k",
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ray.train.report", lambda metrics: None)
+            best = train_loop(fit)
+        found[role] |= {name: said(encoder.load(target)), f"{name}: loss": rounded(best["train_loss"])}
+    return found
