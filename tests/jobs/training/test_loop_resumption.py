@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-import jobs.finetune
 from cluster import engine, launch
 from cluster.session import JobError
 from configs.schema.recipe import Recipe
 from jobs.layout import teacher_folder
 from jobs.models import encoder
-from jobs.training import loop
+from jobs.training import fit, loop
 from jobs.training.fit import finetune
 from tests.faults.marks import fault
 from tests.jobs.training.loops import EPOCHS, Facts, Shop, head
@@ -128,7 +127,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_model(
     shop: Shop, one: dict[str, Facts], monkeypatch: pytest.MonkeyPatch
 ):
     recipe = shop.recipe("killed", ["engine.max_failures=1"])
-    monkeypatch.setattr(jobs.finetune, "TRAIN_LOOP", f"{__name__}:train_and_be_killed_once")
+    monkeypatch.setattr(fit, "TRAIN_LOOP", f"{__name__}:train_and_be_killed_once")
     metrics = finetune(recipe, shop.prepared)
     assert_the_second_epoch_was_begun_twice(recipe)
     whole = one["encoder, never killed"]["best"]
@@ -153,7 +152,7 @@ def assert_the_second_epoch_was_begun_twice(recipe: Recipe) -> None:
 def test_garbage_in_rays_own_snapshot_is_not_read(shop: Shop, monkeypatch: pytest.MonkeyPatch, named_anew: bool):
     """Every attempt is a run of Ray with a new name; control: under the name of the one before it cannot begin."""
     recipe = shop.recipe(f"snapshot, {named_anew}", ["engine.max_failures=1"])
-    monkeypatch.setattr(jobs.finetune, "TRAIN_LOOP", f"{__name__}:train_and_give_up_once")
+    monkeypatch.setattr(fit, "TRAIN_LOOP", f"{__name__}:train_and_give_up_once")
     if not named_anew:
         monkeypatch.setattr(launch, "uuid", SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="a" * 32)))
     with pytest.raises(JobError, match=r"^gave up$"):
@@ -180,7 +179,7 @@ def trained_by_two(shop: Shop, name: str, rank: int, step: int, *given: str) -> 
     place.mkdir(parents=True)
     (place / "kill").write_text(json.dumps({"rank": rank, "step": step}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs.finetune, "TRAIN_LOOP", f"{__name__}:train_and_be_killed")
+        patch.setattr(fit, "TRAIN_LOOP", f"{__name__}:train_and_be_killed")
         metrics = finetune(recipe, shop.prepared)
     assert (place / "killed").exists() == (step >= 0)
     return metrics, len((place / "steps").read_text().splitlines())
