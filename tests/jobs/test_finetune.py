@@ -35,8 +35,9 @@ def test_a_student_that_the_teacher_cannot_have_is_refused_before_anything_is_tr
     monkeypatch.setattr(tracking, "run", lambda *_, **__: contextlib.nullcontext(told))
     for name in ("connect", "check_capacity"):
         monkeypatch.setattr(session, name, lambda *_: None)
-    monkeypatch.setattr("jobs.data.preparation.read", lambda _: SimpleNamespace(key="k"))
-    monkeypatch.setattr("jobs.data.preparation.opened", lambda *_: prepared)
+    (tmp_path / "prepared").mkdir()
+    monkeypatch.setattr("jobs.prepare.read", lambda _: SimpleNamespace(key="k"))
+    monkeypatch.setattr("jobs.prepare.opened", lambda *_: prepared)
     monkeypatch.setattr("jobs.optimize.audit.look_at_test", lambda *_: None)
     monkeypatch.setattr("cluster.launch.fit", lambda *_: pytest.fail("trained"))
     BertConfig(num_hidden_layers=6).save_pretrained(tmp_path / "model")

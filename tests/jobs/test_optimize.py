@@ -105,17 +105,19 @@ def test_a_text_in_place_of_a_header_is_not_shown(tmp_path: Path):
     assert refusal(tmp_path / "rows.csv") == f"no column 'text'; columns here: (a name of {len(said)} characters), card"
 
 
-def test_where_the_winner_could_not_be_deployed_nothing_is_prepared(monkeypatch: pytest.MonkeyPatch):
+def test_where_the_winner_could_not_be_deployed_nothing_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def taken(_: Any) -> None:
         raise JobError("port 8000 is taken")
 
     monkeypatch.setattr(tracking, "run", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(session, "connect", lambda: None)
     monkeypatch.setattr(session, "check_capacity", lambda _: None)
-    monkeypatch.setattr("jobs.data.preparation.read", lambda *_: pytest.fail("prepared"))
+    monkeypatch.setattr("jobs.prepare.read", lambda *_: pytest.fail("prepared"))
     monkeypatch.setattr(deploy, "check_serve", taken)
     with pytest.raises(JobError, match="port 8000 is taken"):
-        optimize.run(SearchRecipe.model_validate({"name": "x", "deploy": True}))
+        optimize.run(SearchRecipe.model_validate({"name": "x", "output": str(tmp_path), "deploy": True}))
 
 
 def test_a_deployment_that_no_unseen_row_could_allow_is_refused_before_anything_is_trained():
