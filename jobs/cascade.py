@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster import registry
 from configs.folder import digest_json
@@ -38,9 +38,6 @@ from serving.bundle import MANIFEST, Bundle, bundle_digest, read_description, wi
 from serving.cascade import check_pair
 from serving.runtimes import read_servable
 from tuning.pareto import METRIC, RETENTION
-
-if TYPE_CHECKING:
-    pass
 
 ALIAS = "cascade"
 

@@ -16,16 +16,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from configs.schema.tasks import TASKS, named
 from serving.bundle import Bundle, BundleError, read_description
 from serving.classifier import Classifier
 from serving.inputs import TOKENS_PER_BATCH, Input
 from serving.runtimes import one_line, open_bundle, open_verified
-
-if TYPE_CHECKING:
-    pass
 
 OPENS = "serving.runtime:load_bundle"  # its name in the records of tasks
 Predict = Callable[[Sequence[Input]], Sequence[Mapping[str, Any]]]

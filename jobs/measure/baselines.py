@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,9 +32,6 @@ from jobs.models.reference import made_from
 from jobs.versions import behaviour
 from serving.bundle import bundle_digest, read_description, write_bundle
 from serving.runtime import load_bundle
-
-if TYPE_CHECKING:
-    pass
 
 LONGEST = 8192  # words or tokens of a text; more is cut
 

@@ -20,7 +20,7 @@ class Grams(NamedTuple):
     features_NG: Any  # a sparse matrix
 
 
-def _fit_grams(texts: Sequence[str], options: Mapping[str, Any], fewest: int = LEAST_ROWS) -> Grams | None:
+def fit_grams(texts: Sequence[str], options: Mapping[str, Any], fewest: int = LEAST_ROWS) -> Grams | None:
     """Those in at least `fewest` rows, or, where there are none, all; None where texts have no gram at all."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 

@@ -105,9 +105,7 @@ def test_a_text_in_place_of_a_header_is_not_shown(tmp_path: Path):
     assert refusal(tmp_path / "rows.csv") == f"no column 'text'; columns here: (a name of {len(said)} characters), card"
 
 
-def test_where_the_winner_could_not_be_deployed_nothing_is_prepared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_where_the_winner_could_not_be_deployed_nothing_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def taken(_: Any) -> None:
         raise JobError("port 8000 is taken")
 

@@ -15,7 +15,7 @@ from jobs.data.source import Row
 from jobs.data.vocabulary import reduced
 from jobs.measure.answers import input_of
 from jobs.measure.baselines import Made, Source, embedding_table
-from jobs.measure.grams import STRINGS, WORDS, Grams, _fit_grams
+from jobs.measure.grams import STRINGS, WORDS, Grams, fit_grams
 from jobs.models.reference import read_reference, read_tokenizer
 from serving.inputs import joined
 from serving.runtimes.linear import CHARACTERS, WORD_PAIRS
@@ -35,7 +35,7 @@ def make_tfidf(source: Source) -> Made:
     but grams of a single row are left out. Both texts of a pair are read as one.
     """
     texts, labels = [joined(input_of(row)) for row in source.train], [row.label for row in source.train]
-    words, strings = (_fit_grams(texts, options) for options in (WORDS, STRINGS))
+    words, strings = (fit_grams(texts, options) for options in (WORDS, STRINGS))
     choices = [_fit_svm(parts, labels) for parts in ((words, strings), (words, None)) if any(parts)]
     fitted, classifier = max(choices, key=lambda choice: _value(choice, source))  # the one with both if they are equal
     weights_CG, intercept_C = _of_each_class(classifier)

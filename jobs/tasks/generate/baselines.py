@@ -8,7 +8,7 @@ from typing import Any
 from configs.schema.data import DataSpec
 from jobs.data.source import rows
 from jobs.measure.answers import Answer, Fitted, input_of
-from jobs.measure.grams import STRINGS, WORDS, _fit_grams
+from jobs.measure.grams import STRINGS, WORDS, fit_grams
 from serving.inputs import Input, joined
 
 
@@ -21,7 +21,7 @@ def fit_nearest(data: DataSpec) -> Fitted:
 
     train = list(rows(data, "train"))
     prompts = [joined(input_of(row)) for row in train]
-    grams = _fit_grams(prompts, WORDS, 1) or _fit_grams(prompts, STRINGS, 1)
+    grams = fit_grams(prompts, WORDS, 1) or fit_grams(prompts, STRINGS, 1)
     assert grams is not None  # no text is empty
     index = NearestNeighbors(n_neighbors=1, metric="cosine").fit(grams.features_NG)
 
