@@ -13,6 +13,7 @@ from jobs.models import encoder
 from jobs.models.conv import ConvBlock, TokenNorm, principal
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.student import encoder_student
+from tests.group import in_group
 from tests.tiny.models import CLASSES, VOCABULARY, batch, encoder_classifier
 
 
@@ -93,6 +94,28 @@ def test_its_norm_is_that_of_torch_over_the_tokens_of_a_batch():
     torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(norm.running_mean, reference.running_mean)
     torch.testing.assert_close(norm.running_var, reference.running_var)
+
+
+def normed_by(config: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """One worker's part of four rows: the norm's statistics, and the slope of the sum of cubes for two of its rows."""
+    group = torch.distributed
+    rank, workers = (group.get_rank(), group.get_world_size()) if group.is_initialized() else (0, 1)
+    chance = torch.Generator().manual_seed(0)
+    values_BHL = torch.randn(4, 3, 5, generator=chance)
+    counted_BL = torch.arange(5) < torch.tensor([5, 2, 3, 4])[:, None]
+    mine = slice(rank * 4 // workers, (rank + 1) * 4 // workers)
+    norm, values_BHL = TokenNorm(3), values_BHL[mine].requires_grad_()
+    normed_NH = norm.of_a_batch(values_BHL, counted_BL[mine]).transpose(1, 2)[counted_BL[mine]]
+    (slope_BHL,) = torch.autograd.grad((normed_NH**3).sum(), values_BHL)
+    statistics = {"mean": norm.running_mean, "var": norm.running_var}
+    return {name: each.clone() for name, each in statistics.items() if each is not None} | {"slope": slope_BHL[:2]}
+
+
+@pytest.mark.slow
+def test_two_workers_have_the_statistics_and_slopes_of_one_that_has_all_rows(tmp_path: Path):
+    of_two = in_group(normed_by, {}, 2, tmp_path)
+    for name, whole in normed_by({}).items():
+        torch.testing.assert_close(of_two[name], whole, rtol=1e-4, atol=1e-5)
 
 
 def test_every_weight_learns():
