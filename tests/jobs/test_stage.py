@@ -149,8 +149,10 @@ def test_two_at_once_make_a_stage_once(
             return made(mine, record)
 
     with ThreadPoolExecutor(2) as pool:
-        values = [each.result() for each in [pool.submit(once) for _ in range(2)]]
-    assert values == [7, 7] and numbers.did.count("made") == (1 if protected else 2)
+        ends = [pool.submit(once) for _ in range(2)]
+    if protected:
+        assert [each.result() for each in ends] == [7, 7]
+    assert numbers.did.count("made") == (1 if protected else 2)  # without it one may also meet the other's half folder
 
 
 def test_a_stage_that_was_killed_before_it_was_told_is_told_once_by_the_next_job(
