@@ -11,8 +11,6 @@ test file nothing is read here, with `data.on_leak` drop or refuse hashes of its
 
 from __future__ import annotations
 
-import logging
-
 from configs.folder import only_maker
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
@@ -22,8 +20,6 @@ from jobs.job import Way, job
 from jobs.layout import prepared_folder
 from jobs.preflight import check_given
 from jobs.stage import Stage, made
-
-log = logging.getLogger(__name__)
 
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:

@@ -49,15 +49,16 @@ def made(way: Way, stage: Stage[T]) -> T:
         made(way, need)
     folder = stage.folder(way.recipe)
     with only_maker(folder):
-        found = None
+        key = found = None
         if folder.exists() and not (way.recipe.again and way.verb == stage.name):
-            found = stage.open(way, folder, stage.key(way))
+            key = stage.key(way)
+            found = stage.open(way, folder, key)
         if found is not None:
             log.info("%s: not run again, its inputs did not change: %s", stage.name, folder)
         if found is None or way.verb == stage.name or _broken_off(way, stage):
             with _told(way, stage) as (inner, tells):
-                if found is None:  # what a key is made of is read in the stage's run, not before it
-                    key = stage.key(inner)
+                if found is None:  # where no folder is there, what a key is made of is read in the stage's run alone
+                    key = key or stage.key(inner)
                     stage.make(inner, folder, key)
                     found = stage.open(inner, folder, key)
                 if found is None:

@@ -29,6 +29,7 @@ class Numbers:
 
     def __init__(self, name: str = "number", needs: tuple[Stage[Any], ...] = ()) -> None:
         self.did: list[str] = []
+        self.keys = 0
         self.dies = False
         self.record: Stage[int] = Stage(name, self.folder, self.key, self.open, self.make, needs, self.tell)
 
@@ -37,6 +38,7 @@ class Numbers:
         return Path(recipe.output, self.record.name)
 
     def key(self, way: Way) -> str:
+        self.keys += 1
         return f"seed {way.recipe.seed}"
 
     def open(self, way: Way, folder: Path, key: str) -> int | None:
@@ -104,6 +106,14 @@ def test_a_stage_is_made_again_where_its_key_changed_its_folder_is_damaged_or_it
     with way(recipe(tmp_path, seed=1)) as mine:
         assert made(mine, numbers.record) == 1
     assert numbers.did.count("made") == 4
+
+
+def test_a_key_is_asked_once_a_job_also_where_the_folder_is_made_again(tmp_path: Path, runs: list[str]):
+    numbers = Numbers()
+    for seed in (0, 1):
+        with way(recipe(tmp_path, seed=seed)) as mine:
+            made(mine, numbers.record)
+    assert numbers.did.count("made") == numbers.keys == 2
 
 
 def test_what_a_stage_needs_is_made_before_it_and_not_told_in_a_job_for_another(tmp_path: Path, runs: list[str]):
