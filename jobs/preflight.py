@@ -28,7 +28,7 @@ def check_possible(recipe: Recipe) -> None:
 
 
 def _students(recipe: Recipe) -> list[StudentSpec]:
-    """Those to be trained, as far as they are known."""
+    """The students to be trained, as far as they are known."""
     space, own = recipe.search.space, recipe.student
     if not isinstance(recipe, SearchRecipe) and (own == StudentSpec() or "student.layers" in space):
         return []  # of a verb that does not search; what says nothing of a student may be about a teacher alone

@@ -62,7 +62,7 @@ def put_in_place(recipe: Recipe, winner: Trial, folder: Path) -> None:
 
 
 def keep(folder: Path, trials: Sequence[Trial]) -> None:
-    """Of a search in `folder` keep what each trial that did not fail made, and say what that takes on disk."""
+    """Keep what each trial in `folder` made that did not fail, and say what that takes on disk."""
     shutil.rmtree(folder / "search" / "ray", ignore_errors=True)
     for each in trials:
         if each.error:

@@ -16,7 +16,7 @@ from configs.schema.runtimes import RUNTIMES, package
 
 
 class Behaviour(NamedTuple):
-    """Of a stage."""
+    """How a stage behaves: a version of ours, and the libraries that do its sums."""
 
     version: int
     libraries: tuple[str, ...]  # by the names that they are installed under

@@ -111,10 +111,10 @@ class Bundle(ModelEntry):
     @property
     def all_needed(self) -> list[str]:
         """Files without which one of its models cannot be opened."""
-        return [name for entry in self.stages for name in entry.needed]
+        return [name for entry in self.models for name in entry.needed]
 
     @property
-    def stages(self) -> tuple[ModelEntry, ...]:
+    def models(self) -> tuple[ModelEntry, ...]:
         """The models in the order in which they are asked: two in a cascade, else one."""
         return (self.first, self) if self.first else (self,)
 

@@ -58,7 +58,7 @@ def run(command: list[str], environment: Mapping[str, str], folder: Path = ROOT,
 
 
 def named(name: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those of that name; one that ends meanwhile has none."""
+    """The processes of that name; one that ends meanwhile has none."""
     found = []
     for each in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from configs.schema.search import BudgetSpec, Objective
-from configs.schema.tasks import TASKS
+from configs.schema.tasks import TASKS, Task
 from tuning.chart import DASH, FIGURES, draw, figure, fits
 from tuning.comparison import svg, templates
 from tuning.figures import AS_THEY_COME, BUDGET_SHAPE, Figures, Timed, at, timed
@@ -35,6 +36,13 @@ OF_ROWS = (  # key, head and form of what is said of the rows of a split
     ("cut_share", "cut texts", ".1%"),
     ("repeated", "rows with the text of an earlier one", ",d"),
     ("contradicting", "rows whose text has two labels", ",d"),
+)
+ORIGIN = (  # title and field of what tells where the winner comes from
+    ("MLflow run", "run_id"),
+    ("MLflow runs of trials", "earlier"),
+    ("model", "model_uri"),
+    ("bundle, SHA-256", "bundle"),
+    ("inputs, SHA-256", "key"),
 )
 FIRST = ("winner", "teacher", "student")  # of the final evaluation; the others follow
 
@@ -82,17 +90,7 @@ def render(
         heads=[(name, label if name == METRIC else title) for name, title in FIGURES.items()],
         keys=list(dict.fromkeys(key for trial in trials for key in trial["values"])),
         trials=trials,
-        origin=[
-            (title, told[field])
-            for title, field in (
-                ("MLflow run", "run_id"),
-                ("MLflow runs of trials", "earlier"),
-                ("model", "model_uri"),
-                ("bundle, SHA-256", "bundle"),
-                ("inputs, SHA-256", "key"),
-            )
-            if told.get(field)
-        ],
+        origin=[(title, told[field]) for title, field in ORIGIN if told.get(field)],
     )
 
 
@@ -212,30 +210,33 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The final evaluation: one row for each figure, one cell for each contender, compared with the teacher."""
     order, task = [*FIRST, *evaluation["answers"]], TASKS[evaluation["task"]]
     answers: dict[str, Figures] = dict(sorted(evaluation["answers"].items(), key=lambda each: order.index(each[0])))
-    teacher = answers.get("teacher")
-    shapes = [(batch, tokens) for batch, tokens in evaluation["shapes"]]
-    of_budget = timed(BUDGET_SHAPE)
-    kinds = dict.fromkeys(kind for each in answers.values() for found in each["shares"].values() for kind in found)
-    shares = [(timed(shape), kind) for shape in shapes if shape[1] == BUDGET_SHAPE[1] for kind in kinds]
+    lines = _lines(task, answers, [(batch, tokens) for batch, tokens in evaluation["shapes"]])
+    rows = [{"title": each.title, "cells": _cells(each, answers)} for each in lines]
+    return {
+        "names": [each.replace("_", " ") for each in answers],
+        "rows": [each for each in rows if any(text != DASH for text, _ in each["cells"])],
+        "against_teacher": "teacher" in answers,
+        "first": evaluation["first"],
+        "behind": evaluation["behind"],
+        "chart": svg(answers, evaluation.get("metric", task.metric), timed(BUDGET_SHAPE), alone=False),
+        "notes": evaluation.get("notes", []),
+    }
 
-    def row(
-        title: str,
-        key: str,
-        form: str,
-        compare: str = "",
-        scale: float = 1.0,
-        further: Sequence[str] = (),
-        part: Callable[[Figures], Metrics] = lambda each: each["metrics"],
-    ) -> dict[str, Any]:
-        cells = []
-        for each in answers.values():
-            metrics = part(each)
-            text = " / ".join(format(metrics[name] * scale, form) for name in (key, *further) if name in metrics)
-            against = ""
-            if teacher and each is not teacher:
-                against = _compared(compare, metrics.get(key), part(teacher).get(key))
-            cells.append((text or DASH, against))
-        return {"title": title, "cells": cells}
+
+class _Line(NamedTuple):
+    """A figure of every contender: where it is found, and how it is written."""
+
+    title: str
+    key: str
+    form: str
+    compare: str = ""  # how it is held against the teacher's, see `_compared`
+    scale: float = 1.0
+    further: Sequence[str] = ()  # further figures in the same cell
+    part: Callable[[Figures], Metrics] = operator.itemgetter("metrics")
+
+
+def _lines(task: Task, answers: Mapping[str, Figures], shapes: Sequence[tuple[int, int]]) -> list[_Line]:
+    """Every figure that the table may show; one that no contender has is left out there."""
 
     def latency(place: Timed) -> Callable[[Figures], Metrics]:
         return lambda each: each["latency"].get(place.at, {})
@@ -243,47 +244,42 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     def share(place: Timed) -> Callable[[Figures], Metrics]:
         return lambda each: each["shares"].get(place.at, {})
 
-    rows = [
-        *(row(each.title, each.metric, each.form, each.compare, further=each.further) for each in task.lines),
-        row("answers that change with the batch", "batch_changed", ".2%"),
-        *(
-            row(
-                f"p50 / p95 / p99 ms, {place.title}",
-                "p50_ms",
-                ".2f",
-                "faster",
-                further=["p95_ms", "p99_ms"],
-                part=latency(place),
-            )
-            for place in (*(timed(shape) for shape in shapes), AS_THEY_COME)
-        ),
-        row(
-            f"p95 of the other blocks, ms, {of_budget.title}",
-            "p95_ms_others_low",
-            ".2f",
-            further=["p95_ms_others_high"],
-            part=latency(of_budget),
-        ),
-        row(f"mean ms, {AS_THEY_COME.title}", "mean_ms", ".2f", "faster", part=latency(AS_THEY_COME)),
-        row("answered by the first model of a cascade", "first_share", ".1%"),
-        row("rows per second, whole file", "rows_per_second", ",.0f"),
-        row("size, MB", "bytes", ".1f", "smaller", scale=1e-6),
-        row("seconds to load", "load_s", ".2f"),
-        row("peak memory, MB", "peak_mb", ",.0f"),
-        row("joules per 1,000 requests", "joules_per_1000", ".1f"),
-        *(row(f"share of the {kind} peak, {place.title}", kind, ".1%", part=share(place)) for place, kind in shares),
+    def percentiles(place: Timed) -> _Line:
+        words = f"p50 / p95 / p99 ms, {place.title}"
+        return _Line(words, "p50_ms", ".2f", "faster", further=("p95_ms", "p99_ms"), part=latency(place))
+
+    of_budget = timed(BUDGET_SHAPE)
+    low, high = "p95_ms_others_low", "p95_ms_others_high"
+    others = f"p95 of the other blocks, ms, {of_budget.title}"
+    kinds = dict.fromkeys(kind for each in answers.values() for found in each["shares"].values() for kind in found)
+    shares = [(timed(shape), kind) for shape in shapes if shape[1] == BUDGET_SHAPE[1] for kind in kinds]
+    return [
+        *(_Line(each.title, each.metric, each.form, each.compare, further=each.further) for each in task.lines),
+        _Line("answers that change with the batch", "batch_changed", ".2%"),
+        *map(percentiles, [*map(timed, shapes), AS_THEY_COME]),
+        _Line(others, low, ".2f", further=(high,), part=latency(of_budget)),
+        _Line(f"mean ms, {AS_THEY_COME.title}", "mean_ms", ".2f", "faster", part=latency(AS_THEY_COME)),
+        _Line("answered by the first model of a cascade", "first_share", ".1%"),
+        _Line("rows per second, whole file", "rows_per_second", ",.0f"),
+        _Line("size, MB", "bytes", ".1f", "smaller", scale=1e-6),
+        _Line("seconds to load", "load_s", ".2f"),
+        _Line("peak memory, MB", "peak_mb", ",.0f"),
+        _Line("joules per 1,000 requests", "joules_per_1000", ".1f"),
+        *(_Line(f"share of the {kind} peak, {of.title}", kind, ".1%", part=share(of)) for of, kind in shares),
     ]
-    measured = [each for each in rows if any(text != DASH for text, _ in each["cells"])]
-    names = [each.replace("_", " ") for each in answers]
-    return {
-        "names": names,
-        "rows": measured,
-        "against_teacher": teacher is not None,
-        "first": evaluation["first"],
-        "behind": evaluation["behind"],
-        "chart": svg(answers, evaluation.get("metric", task.metric), of_budget, alone=False),
-        "notes": evaluation.get("notes", []),
-    }
+
+
+def _cells(line: _Line, answers: Mapping[str, Figures]) -> list[tuple[str, str]]:
+    """(the figure, how it compares with the teacher's) of each contender."""
+    theirs = line.part(answers["teacher"]).get(line.key) if "teacher" in answers else None
+    cells = []
+    for name, each in answers.items():
+        metrics = line.part(each)
+        there = [metrics[key] * line.scale for key in (line.key, *line.further) if key in metrics]
+        text = " / ".join(format(value, line.form) for value in there)
+        against = "" if name == "teacher" else _compared(line.compare, metrics.get(line.key), theirs)
+        cells.append((text or DASH, against))
+    return cells
 
 
 def _compared(how: str, ours: float | None, theirs: float | None) -> str:

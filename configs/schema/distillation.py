@@ -48,7 +48,7 @@ class ObjectiveWeights(Objectives):
     cross_entropy: float = Field(default=0.1, ge=0, description=Objectives.model_fields["cross_entropy"].description)
 
 
-class StageSpec(Spec):
+class PhaseSpec(Spec):
     """A phase of training: first epochs with objectives of their own."""
 
     epochs: int = Field(ge=1, description="passes over the training rows")
@@ -78,7 +78,7 @@ class DistillationSpec(OptimizerSpec):
         description="share of the teacher in the mixture of the Jensen-Shannon divergence",
     )
     weights: ObjectiveWeights = Field(default_factory=ObjectiveWeights, description="terms of the loss")
-    stages: list[StageSpec] = Field(
+    stages: list[PhaseSpec] = Field(
         default_factory=list, description="first epochs with weights of their own, for example relations before logits"
     )
     hidden_layers: Annotated[list[int], Field(min_length=1)] = Field(

@@ -85,13 +85,13 @@ def _row(text: str, pair: str | None, label: str, slots: list[list[str]], slices
 
 
 def _looks(data: DataSpec, split: Split) -> list[tuple[int, int] | None]:
-    """Of the source of a split, and of those whose texts it may not share."""
+    """What a look at the files says: the source of a split, and those whose texts it may not share."""
     forbidden = HELD_AGAINST[split] if data.on_leak == "drop" else ()
     return [_look(getattr(data, each)) for each in (split, *forbidden)]
 
 
 def _look(source: str | None) -> tuple[int, int] | None:
     with contextlib.suppress(OSError, ValueError):  # no local file
-        found = os.stat(source or "")
-        return found.st_size, found.st_mtime_ns
+        status = os.stat(source or "")
+        return status.st_size, status.st_mtime_ns
     return None

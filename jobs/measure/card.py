@@ -92,7 +92,7 @@ def card(bundle: Bundle, recipe: Recipe) -> str:
         name=bundle.name,
         does=words.does.format(classes=len(bundle.labels), inputs=inputs),
         made=_made(bundle).format(teacher=_teacher(parts), threshold=threshold),
-        runtime=" and ".join(dict.fromkeys(package(each.runtime) for each in bundle.stages)),
+        runtime=" and ".join(dict.fromkeys(package(each.runtime) for each in bundle.models)),
         labels=_labels(bundle.labels),
         origin=_table(_origin(bundle, parts)),
         steps="\n\n".join(_steps(each) for each in parts) or "None.",

@@ -19,7 +19,7 @@ from jobs.measure.gate import Judgement, Tested
 from jobs.measure.measurement import Measured
 from jobs.measure.timing import busy_words
 from tuning import comparison
-from tuning.figures import AS_THEY_COME, BUDGET_SHAPE, flat, timed
+from tuning.figures import AS_THEY_COME, BUDGET_SHAPE, Figures, flat, timed
 from tuning.pareto import METRIC
 
 WINNER, TEACHER = "winner", "teacher"
@@ -57,67 +57,72 @@ def compare(
     """(fields of the manifest, files beside it) of what was `measured` on the test rows and timed at `shapes`."""
     task = recipe.judged_by
     answers = {name: copy.deepcopy(each.figures) for name, each in measured.items()}
-    teacher = TEACHER if TEACHER in answers else None
     baselines = [each.contender for each in task.baselines.values() if each.contender in answers]
-    fields: dict[str, Any] = {
+    beaten = table.beaten(leads(measured, baselines, task.metric), answers, task.metric)
+    if beaten:
+        log.warning(beaten)
+    said = named(task.compare)(recipe, test, measured, answers, baselines) if task.compare else Compared()
+    verdicts = [*filter(None, [beaten]), *said.verdicts]
+    first = list(verdicts)
+    if said.judgement:
+        first.insert(1 if beaten else 0, f"The winner is {said.judgement.words}.")
+    whole = TEACHER in answers
+    gap = difference_of(measured[WINNER], measured[TEACHER], task.metric) if whole else None
+    busy = busy_words(answers)
+    words = [
+        *([table.difference_words(gap, task.metric)] if gap else []),
+        *said.words,
+        *([f"{busy}\n"] if busy else []),
+    ]
+    shown = shown_shapes(shapes)
+    head = [f"{each}\n" for each in first]
+    fields = {
         "task": task.name,
         "answers": answers,
         "shapes": list(shapes),
         "metric": task.metric,
         "tested": None,
         "judged": None,
+        "behind": [],
+        "budgeted": {},
+        **said.fields,
+        "first": first,
+        "verdict": " ".join(verdicts) or None,
+        "metrics": _metrics(answers, measured, shapes, task, gap),
+        "table": "\n".join([*head, table.markdown(answers, TEACHER if whole else None, shown, task), *words]),
     }
-    fields |= {"first": [], "verdict": None, "behind": [], "budgeted": {}}
-    files: dict[str, str] = {}
-    words: list[str] = []
-    verdicts: list[str] = []
-
-    # Words and verdicts.
-    beaten = table.beaten(leads(measured, baselines, task.metric), answers, task.metric)
-    if beaten:
-        log.warning(beaten)
-        verdicts.append(beaten)
-    found = Compared()
-    if task.compare is not None:
-        found = named(task.compare)(recipe, test, measured, answers, baselines)
-        fields |= found.fields
-        files |= found.files
-        words += found.words
-        verdicts += found.verdicts
-    judgement = found.judgement
-
-    # Metrics by name.
-    fields["metrics"] = table.flat(answers)
-    if teacher:
-        fields["metrics"] |= table.ratios(answers, WINNER, TEACHER, shapes, task)
-        if ends := interval_of(measured, operator.truediv):
-            fields["metrics"] |= dict(zip(("retention_low", "retention_high"), ends, strict=True))
-        if difference := difference_of(measured[WINNER], measured[TEACHER], task.metric):
-            fields["metrics"] |= difference._asdict()
-            words.insert(0, table.difference_words(difference, task.metric))
-    if busy := busy_words(answers):
-        words.append(busy + "\n")
-    if judgement:
-        fields["metrics"]["inside"] = float(judgement.inside)
-
-    # Table and files.
-    shown = shown_shapes(shapes)
-    fields["verdict"] = " ".join(verdicts) or None
-    fields["first"] = list(verdicts)
-    if judgement:
-        fields["first"].insert(1 if beaten else 0, f"The winner is {judgement.words}.")
-    first = [f"{each}\n" for each in fields["first"]]
-    fields["table"] = "\n".join([*first, table.markdown(answers, teacher, shown, task), *words])
+    if said.judgement:
+        fields["metrics"]["inside"] = float(said.judgement.inside)
+    files = said.files | {
+        "metrics.json": json.dumps({name: flat(each) for name, each in answers.items()}, indent=2) + "\n"
+    }
     further = []
     if machine:
         fields["metrics"] |= {f"{kind}_peak": best for kind, best in machine.peaks.items()}
-        fields["notes"] = [*table.notes(machine), *([busy] if busy else [])]
+        fields["notes"] = [*table.notes(machine), *filter(None, [busy])]
         further = [table.latencies_markdown(answers, shapes), table.resources_markdown(answers, shown, machine)]
-        shown_at, title = timed(BUDGET_SHAPE) if shapes else AS_THEY_COME, task.titles.get(task.metric, "")
+        shown_at = timed(BUDGET_SHAPE) if shapes else AS_THEY_COME
+        title = task.titles.get(task.metric, "")
         files["comparison.svg"] = comparison.svg(answers, task.metric, shown_at, title=title)
     files["table.md"] = "\n".join([fields["table"], *further])
-    files["metrics.json"] = json.dumps({name: flat(each) for name, each in answers.items()}, indent=2) + "\n"
     return fields, files
+
+
+def _metrics(
+    answers: Mapping[str, Figures],
+    measured: Mapping[str, Measured],
+    shapes: Sequence[tuple[int, int]],
+    task: Task,
+    gap: table.Gap | None,
+) -> dict[str, float]:
+    """Figures of all contenders by name, and the winner's beside the teacher's where there is one."""
+    metrics = table.flat(answers)
+    if TEACHER not in answers:
+        return metrics
+    metrics |= table.ratios(answers, WINNER, TEACHER, shapes, task)
+    if ends := interval_of(measured, operator.truediv):
+        metrics |= dict(zip(("retention_low", "retention_high"), ends, strict=True))
+    return metrics | (gap._asdict() if gap else {})
 
 
 def shown_shapes(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ class Grams(NamedTuple):
 
 
 def fit_grams(texts: Sequence[str], options: Mapping[str, Any], fewest: int = LEAST_ROWS) -> Grams | None:
-    """Those in at least `fewest` rows, or, where there are none, all; None where texts have no gram at all."""
+    """The grams in at least `fewest` rows, or all where none is in so many; None where texts have no gram at all."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     for least in (fewest, 1):

@@ -22,7 +22,7 @@ class Teacher(NamedTuple):
 
 
 def taught(prepared: Prepared, teacher_outputs: Path, task: Task) -> Teacher:
-    """Of the validation rows as prepared, from what the teacher said of them, stored."""
+    """The teacher's metric on the validation rows as prepared, from its stored outputs."""
     assert task.stored_answers is not None
     said, rows = named(task.stored_answers)(prepared, teacher_outputs)
     metric = named(task.score)(said, rows)[task.metric]

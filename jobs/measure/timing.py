@@ -67,7 +67,7 @@ def interleaved(
 
 
 def _figures(blocks: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Of the seconds of all calls, by block."""
+    """Percentiles and mean of a contender's calls; `blocks` are the seconds of its calls, block by block."""
     import numpy as np
 
     quietest, *others = sorted(blocks, key=lambda times: np.percentile(times, 95))

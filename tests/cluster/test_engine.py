@@ -72,7 +72,7 @@ def moves(fields: dict[str, Any]) -> list[float]:
 
 
 def running_means() -> list[list[list[float]]]:
-    """Of a batch norm on each worker: after a step, and after the whole model was asked for."""
+    """What a batch norm holds on each worker: after a step, and after the whole model was asked for."""
     norm = nn.BatchNorm1d(16)
     engine = build(PLAIN, lambda weights: torch.optim.SGD(weights, lr=1.0), between=norm)
     step(engine, 0)

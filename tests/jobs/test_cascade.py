@@ -176,7 +176,7 @@ def test_a_teacher_of_other_labels_is_none_and_its_absence_is_said(folder: Path,
 
 @pytest.mark.parametrize("times", [0.1, 30.0])
 def test_logits_of_any_size_make_the_same_cascade(folder: Path, tmp_path: Path, times: float):
-    """Those of grades lie hundreds apart, as probabilities all but one are 0."""
+    """Logits of grades lie hundreds apart, so that all probabilities but one are 0."""
     weights = onnx.load(folder / "first" / "model.onnx")
     linear = next(each for each in weights.graph.initializer if each.name == "linear")
     linear.CopyFrom(numpy_helper.from_array(np.float32(times) * numpy_helper.to_array(linear), "linear"))

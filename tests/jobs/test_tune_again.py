@@ -169,7 +169,7 @@ def test_a_winner_that_was_being_put_in_its_place_is_put_there_by_the_next_job(
 
 
 def labels_say(folder: Path) -> float:
-    """Of a tiny bundle, whose weights follow its seed."""
+    """The files of a tiny bundle, whose weights follow its seed."""
     return load_bundle(folder).predict(["where is my order"])[0]["score"]
 
 

@@ -50,7 +50,7 @@ def agreement(model: nn.Module, context: StepContext) -> Compare | None:
 def of_labels(
     rows: Rows, few: Callable[[], Rows], name: str = metrics.METRIC, score: Score = metrics.metrics
 ) -> StepMetric:
-    """Of a classifier; `few` gives the rows of the answers, and is asked once, where answers are asked for."""
+    """A classifier's metric; `few` gives the rows of the answers, and is called once, when answers are asked for."""
     once = functools.cache(few)
     return StepMetric(
         name,

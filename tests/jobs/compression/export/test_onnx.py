@@ -141,7 +141,7 @@ def test_a_file_that_answers_unlike_the_model_is_refused(
 
 @pytest.mark.slow
 def test_the_difference_of_large_logits_is_in_proportion_to_them(tmp_path: Path):
-    """Those of a head of grades are squares: of grades up to 1,000 a rounding is more than a whole number."""
+    """A head of grades gives squares: with grades up to 1,000 a rounding is more than a whole number."""
     model = encoder_classifier(layers=1)
     with torch.no_grad():
         for weight in model.head.parameters():
