@@ -37,7 +37,11 @@ IN_PLAIN_WORDS = {  # where pydantic speaks of Python
 UNKEYED: dict[str, JsonValue] = {"keyed": False}
 
 
-class UsageError(Exception):
+class KnownError(Exception):
+    """An error whose message is the one line that the user reads."""
+
+
+class UsageError(KnownError):
     """The user's input cannot work; the message is the one line that they read (exit code 2)."""
 
 
