@@ -21,7 +21,7 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 STACK = re.compile(r"Traceback \(|File \"|During handling|The above exception|\^+$|~*\^+~*$")
 ADVICE = re.compile(  # of a library to its caller; ours is the remedy
-    r"If you|Otherwise|Check |See |Please |You (can|need|may|should)|For (further|more) |Make sure|Try |Set |Use |Visit "
+    r"If you|Otherwise|Check |See |Please |You (can|need|may|should)|For (further|more) |Make sure|Try |Set |Use "
 )
 
 
