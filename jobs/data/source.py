@@ -5,33 +5,25 @@ Every fault of a row is a `UsageError` that names the source, the line and the c
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import importlib.util
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from cluster.session import JobError
 from configs.loader import UsageError
 from configs.schema.data import DATA_FILE, EMBEDDED, HUB_ID, DataSpec
 from configs.shown_urls import shown_urls
+from jobs.data import hub
+from jobs.data.formats import files
 from jobs.data.leaks import Hashes, same_text
-from serving.inputs import Slots, slots, worded
-
-if TYPE_CHECKING:
-    import pyarrow.parquet
+from jobs.data.values import input_of, label_of, slice_of
+from jobs.data.words import listed
+from serving.inputs import Slots
 
 Split = Literal["train", "validation", "test", "unlabelled"]
-LONGEST_LINE_BYTES = 10 << 20
-LONGEST_NAME = 40  # characters of a column's name; a file without a header has texts in its place
 LONGEST_LABEL, FEW_LABELS = 60, 10  # characters; number of different labels that need not repeat
-NO_EXTRA = "reading from the Hub needs slimcart installed with its extra 'hub'"
-HUB_SECONDS = 10.0  # time for the Hub to say whether it has a data set
 HELD_AGAINST: dict[Split, tuple[Split, ...]] = {  # splits with which a split may share no text
     "train": ("validation", "test"),
     "unlabelled": ("validation", "test"),
@@ -86,8 +78,8 @@ def rows(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None) 
                 mine.leave_out(*inputs.line)
             continue
         is_empty = False
-        slices = tuple(_slice(inputs.record, column, inputs.where) for column in columns)
-        label = "" if split == "unlabelled" else _label(inputs.record, data.label, inputs.where)
+        slices = tuple(slice_of(inputs.record, column, inputs.where) for column in columns)
+        label = "" if split == "unlabelled" else label_of(inputs.record, data.label, inputs.where)
         if mine is not None:
             mine.add(inputs.text, inputs.pair, label, *inputs.line)
         yield Row(inputs.text, inputs.pair, label, inputs.slots, slices)
@@ -121,8 +113,8 @@ def _inputs(data: DataSpec, split: Split) -> Iterator[_Inputs]:
     is_empty = True
     for where, record in _records(source, split, place(data, split)):
         is_empty = False
-        text, named = _input(record, data.text, where)
-        pair, more = (None, ()) if data.text_pair is None else _input(record, data.text_pair, where)
+        text, named = input_of(record, data.text, where)
+        pair, more = (None, ()) if data.text_pair is None else input_of(record, data.text_pair, where)
         yield _Inputs(where, record, text, pair, named + more)
     if is_empty:
         raise UsageError(f"{place(data, split)}: holds no rows")
@@ -169,12 +161,12 @@ def check_source(data: DataSpec, split: Split) -> None:
     if form is None:
         return
     if form.re is HUB_ID:
-        _check_hub(form["id"], form["revision"], at)
+        hub.check(form["id"], form["revision"], at)
     elif "://" not in source:
-        there = _column_names(source, form, at)
+        there = files.column_names(source, form, at)
         for column in (data.text, data.text_pair, data.label, *data.slices):
             if column is not None and column not in there:
-                raise UsageError(f"{at}: no column {column!r}; columns here: {_listed(there)}")
+                raise UsageError(f"{at}: no column {column!r}; columns here: {listed(there)}")
 
 
 def place(data: DataSpec, split: Split) -> str:
@@ -203,9 +195,9 @@ def _records(source: str, split: Split, at: str) -> Iterator[tuple[str, dict[str
         assert split != "unlabelled"
         yield from ((f"{at}: row {n}", dict(row)) for n, row in enumerate(shop.messages(split), 1))
     elif form.re is DATA_FILE:
-        yield from _file(source, form, at)
+        yield from files.records(source, form, at)
     else:
-        yield from _hub(form["id"], form["revision"], "train" if split == "unlabelled" else split, at)
+        yield from hub.records(form["id"], form["revision"], "train" if split == "unlabelled" else split, at)
 
 
 def _form(source: str, split: Split, at: str) -> re.Match[str] | None:
@@ -221,219 +213,3 @@ def _form(source: str, split: Split, at: str) -> re.Match[str] | None:
         return form
     known = "a .jsonl, .csv or .parquet file (or .gz of one), a URL of one, or a Hub id owner/name"
     raise UsageError(f"{at}: not {known}")
-
-
-def _file(source: str, form: re.Match[str], at: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    with _opened(source, form, at) as file:
-        if form["kind"] == "parquet":
-            yield from _parquet(file, at)
-        elif form["kind"] == "csv":
-            yield from _csv(_lines(file, at), at)
-        else:
-            yield from _json_lines(_lines(file, at), at)
-
-
-def _column_names(source: str, form: re.Match[str], at: str) -> list[str]:
-    with _opened(source, form, at) as file:
-        if form["kind"] == "parquet":
-            return _parquet_file(file, at).schema_arrow.names
-        if form["kind"] == "csv":
-            return list(_csv_reader(_lines(file, at), at).fieldnames or ())
-        for _, record in _json_lines(_lines(file, at), at):
-            return list(record)
-    raise UsageError(f"{at}: holds no rows")
-
-
-@contextmanager
-def _opened(source: str, form: re.Match[str], at: str) -> Iterator[Any]:
-    """The bytes of a file; every error while it is read is a `UsageError`."""
-    import fsspec
-
-    try:
-        with fsspec.open(source, "rb", compression="gzip" if form["gzip"] else None) as file:
-            yield file
-    except UsageError:
-        raise
-    except FileNotFoundError as error:
-        cause = error.__cause__  # fsspec calls a URL missing for every bad answer, and keeps the reason here
-        raise UsageError(f"{at}: cannot be read: {_reason(cause)}" if cause else f"{at}: no such file") from None
-    except Exception as error:  # noqa: BLE001 - cut gzip, damaged pages, a lost connection: nothing in common
-        raise UsageError(f"{at}: cannot be read: {_reason(error)}") from None
-
-
-def _lines(file: Iterable[bytes], at: str) -> Iterator[str]:
-    for number, line in enumerate(file, 1):
-        if len(line) > LONGEST_LINE_BYTES:
-            raise UsageError(f"{at}: line {number}: longer than {LONGEST_LINE_BYTES} bytes")
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{at}: line {number}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-
-
-def _json_lines(lines: Iterator[str], at: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{at}: line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = "nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", _reason(error))
-            raise UsageError(f"{where}: not JSON ({reason}); one JSON object a line is expected") from None
-        if not isinstance(record, dict):
-            raise UsageError(f"{where}: a JSON {type(record).__name__}; one JSON object a line is expected")
-        yield where, record
-
-
-def _csv(lines: Iterator[str], at: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = _csv_reader(lines, at)
-    try:
-        for record in reader:
-            where = f"{at}: line {reader.line_num}"
-            if None in record or None in record.values():
-                fields = len(reader.fieldnames or ())
-                raise UsageError(f"{where}: not {fields} fields as in the header; quote the commas")
-            yield where, record
-    except csv.Error as error:
-        raise UsageError(f"{at}: line {reader.reader.line_num}: not CSV: {error}") from None
-
-
-def _csv_reader(lines: Iterator[str], at: str) -> csv.DictReader[str]:
-    """A reader of the rows, after a checked header."""
-    reader = csv.DictReader(lines, strict=True)
-    try:
-        names = reader.fieldnames or ()
-    except csv.Error as error:
-        raise UsageError(f"{at}: line 1: not CSV: {error}") from None
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UsageError(f"{at}: line 1: column {twice[0]!r} is given twice; rename one")
-    return reader
-
-
-def _parquet(file: Any, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    number = 0
-    for batch in _parquet_file(file, at).iter_batches():
-        for record in batch.to_pylist():
-            number += 1
-            yield f"{at}: row {number}", record
-
-
-def _parquet_file(file: Any, at: str) -> pyarrow.parquet.ParquetFile:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.ParquetFile(file)
-        schema = table.schema_arrow
-    except pyarrow.ArrowException as error:
-        raise UsageError(f"{at}: not Parquet: {error}") from None
-    for field in schema:
-        if isinstance(field.type, pyarrow.BaseExtensionType):  # reading one can run code that the file carries
-            raise UsageError(f"{at}: column {field.name!r} has the extension type {field.type}; store plain columns")
-    return table
-
-
-def _check_hub(name: str, revision: str | None, at: str) -> None:
-    """Refuse a data set that the Hub does not know, or that is a path to nothing, as far as can be told."""
-    if importlib.util.find_spec("datasets") is None:
-        raise UsageError(f"{at}: {NO_EXTRA}")
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        HfApi().dataset_info(name, revision=revision, timeout=HUB_SECONDS)
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise UsageError(f"{at}: neither a file here nor a data set on the Hub") from None
-    except Exception:  # noqa: BLE001 - no network, a Hub in trouble: the data set may be in the cache
-        if Path(name).parent.is_dir():
-            raise UsageError(f"{at}: no such file, and the Hub does not answer") from None
-
-
-def _hub(name: str, revision: str | None, split: Split, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        import datasets
-    except ImportError:
-        raise UsageError(f"{at}: {NO_EXTRA}") from None
-    try:
-        table = datasets.load_dataset(name, split=split, revision=revision)
-    except Exception as error:  # noqa: BLE001 - the library raises anything from ValueError to connection errors
-        raise UsageError(f"{at}: the Hub gave no split {split!r}: {_reason(error)}") from None
-    for number, record in enumerate(table, 1):
-        yield f"{at}: row {number}", dict(record)
-
-
-def _reason(error: BaseException) -> str:
-    return shown_urls(next(iter(str(error).splitlines()), "")) or type(error).__name__
-
-
-def _listed(names: Iterable[object]) -> str:
-    """Column names for a message; a long name is a customer's text in a file without header, and is not shown."""
-    words = map(str, names)
-    return ", ".join(word if len(word) <= LONGEST_NAME else f"(a name of {len(word)} characters)" for word in words)
-
-
-def _value(record: dict[str, Any], column: str, where: str) -> Any:
-    value = _optional(record, column, where)
-    if value is None:
-        raise UsageError(f"{where}: column {column!r} has no value; remove the row or fill it")
-    return value
-
-
-def _optional(record: dict[str, Any], column: str, where: str) -> Any:
-    if column not in record:
-        raise UsageError(f"{where}: no column {column!r}; columns here: {_listed(record)}")
-    value = record[column]
-    return None if isinstance(value, float) and value != value else value
-
-
-def _input(record: dict[str, Any], column: str, where: str) -> tuple[str, Slots]:
-    """(text, its attributes): a text as it is, or the text of attributes, an object or a list of [name, value]."""
-    value = _value(record, column, where)
-    if not isinstance(value, dict | list):
-        return _text(value, column, where), ()
-    try:
-        named = slots(value)
-    except ValueError as error:
-        raise UsageError(f"{where}: column {column!r}: {error}") from None
-    for name, _ in named:
-        _text(name, column, where)
-    return _text(worded(named), column, where), named
-
-
-def _text(value: Any, column: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise UsageError(f"{where}: column {column!r} holds a {type(value).__name__}; text is expected")
-    if not value.strip():
-        raise UsageError(f"{where}: column {column!r} is empty; remove the row or fill it")
-    return _whole(value, column, where)
-
-
-def _label(record: dict[str, Any], column: str, where: str) -> str:
-    value = _value(record, column, where)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | str):
-        label = str(value).strip()
-        if label:
-            return _whole(label, column, where)
-        raise UsageError(f"{where}: column {column!r} is empty; remove the row or fill it")
-    kind = type(value).__name__
-    raise UsageError(f"{where}: column {column!r} holds a {kind}; a class name or whole number is expected")
-
-
-def _slice(record: dict[str, Any], column: str, where: str) -> str:
-    value = _optional(record, column, where)
-    if isinstance(value, dict | list | bytes):
-        raise UsageError(
-            f"{where}: column {column!r} holds a {type(value).__name__}; data.slices takes texts, numbers, yes and no"
-        )
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else _whole(str(value).strip(), column, where)
-
-
-def _whole(text: str, column: str, where: str) -> str:
-    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        raise UsageError(f"{where}: column {column!r} holds half a character (a lone surrogate); remove it")
-    return text

@@ -137,7 +137,7 @@ def test_a_split_that_the_recipe_leaves_out_is_refused():
 
 
 def test_a_line_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("jobs.data.source.LONGEST_LINE_BYTES", 100)
+    monkeypatch.setattr("jobs.data.formats.files.LONGEST_LINE_BYTES", 100)
     (tmp_path / "rows.jsonl").write_bytes(GOOD + b" " * 200)
     assert refusal(tmp_path / "rows.jsonl").startswith("line 2: longer than 100 bytes")
 
