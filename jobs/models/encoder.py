@@ -17,11 +17,11 @@ from configs.loader import UsageError
 from configs.schema.models import TeacherSpec
 from jobs.models.conv import ConvEncoder
 from jobs.models.layers import build
+from jobs.models.pooling import CONFIG, pooling_field, pooling_of
 from jobs.models.sharing import first_names, share_layers
 
 COUNTED = ("bert", "electra")  # the position of a token is its place in the row, whatever stands there
 
-CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 TEACHER = "teacher.model"  # the field that names most models
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -195,15 +195,14 @@ def from_pretrained(
         encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"{field}: {model}: cannot be loaded: {str(error).splitlines()[0]}") from None
-    return EncoderClassifier(encoder, pooling_of(folder, pooling), classes, dropout)
+    return EncoderClassifier(
+        encoder, pooling_of(folder, pooling, encoder.config, pooling_field(field)), classes, dropout
+    )
 
 
-def pooling_of(folder: str, asked: str) -> str:
-    """`mean` or `cls`: the pooling `asked` for, or for auto that of the model's own sentence-transformers files."""
-    path = Path(folder) / "1_Pooling" / CONFIG
-    if asked != "auto":
-        return asked
-    return "mean" if path.is_file() and json.loads(path.read_bytes()).get("pooling_mode_mean_tokens") else "cls"
+def check_pooling(model: str, asked: str, field: str = TEACHER) -> None:
+    """Raise `UsageError` where the pooling of the model that `field` names cannot be told, or is none of ours."""
+    pooling_of(locate(model, field), asked, config_of(model, field), pooling_field(field))
 
 
 def save(model: EncoderClassifier, folder: Path) -> None:

@@ -140,25 +140,6 @@ def test_grades_are_the_numbers_of_the_labels(tiny_teacher: Path):
         encoder.grades_of(["1", "nan"])
 
 
-@pytest.mark.parametrize(
-    ("asked", "files", "pooling"),
-    [
-        ("auto", '{"pooling_mode_mean_tokens": true}', "mean"),
-        ("auto", '{"pooling_mode_mean_tokens": false, "pooling_mode_cls_token": true}', "cls"),
-        ("auto", None, "cls"),
-        ("mean", None, "mean"),
-        ("cls", '{"pooling_mode_mean_tokens": true}', "cls"),
-    ],
-)
-def test_pooling_is_what_was_asked_for_or_what_the_model_says(
-    asked: str, files: str | None, pooling: str, tmp_path: Path
-):
-    if files is not None:
-        (tmp_path / "1_Pooling").mkdir()
-        (tmp_path / "1_Pooling" / "config.json").write_text(files)
-    assert encoder.pooling_of(str(tmp_path), asked) == pooling
-
-
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An importable package `shop_weights` with a model folder `small`."""
