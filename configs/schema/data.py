@@ -62,7 +62,8 @@ class DataSpec(Spec):
     )
     packing: bool = Field(
         default=True,
-        description="generate: texts share rows of max_length tokens, so little is padding; no text sees another",
+        description="generate: texts share rows of max_length tokens, so little is padding; no text sees another: the model "
+        "is asked before training, and where a text would, each gets a row of its own, which is said",
     )
 
     @model_validator(mode="after")
