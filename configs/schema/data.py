@@ -62,8 +62,8 @@ class DataSpec(Spec):
     )
     packing: bool = Field(
         default=True,
-        description="generate: texts share rows of max_length tokens, so little is padding; no text sees another: the model "
-        "is asked before training, and where a text would, each gets a row of its own, which is said",
+        description="generate: texts share rows of max_length tokens, so little is padding; where the model at hand would "
+        "let one text see another, which is measured before training, each has a row of its own, and that is said",
     )
 
     @model_validator(mode="after")

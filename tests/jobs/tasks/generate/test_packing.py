@@ -80,10 +80,11 @@ def losses(generate: Generate, model: Decoder) -> float:
 def test_of_a_model_that_leaks_every_text_has_its_own_row(kind: str, caplog: pytest.LogCaptureFixture):
     model, asked, unpacked = model_of(kind), task(), task(packing=False)
     asked.look_at(model, "teacher")
-    assert [each.message for each in caplog.records if each.name.startswith("jobs.")] == [
+    (said,) = [each.message for each in caplog.records if each.name.startswith("jobs.")]
+    assert said == (
         f"teacher: data.packing: true, but texts in one row change each other's logits in a {kind} model (by "
         f"{leak(model):.2g} of the largest): every text gets a row of its own"
-    ]
+    )
     for ours, theirs in zip(batches(asked), batches(unpacked), strict=True):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
