@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cluster.session import JobError
-from cluster.shown_urls import shown_urls
 from configs.loader import UsageError
 from configs.schema.data import DATA_FILE, EMBEDDED, HUB_ID, DataSpec
+from configs.shown_urls import shown_urls
 from jobs.data.leaks import Hashes, same_text
 from serving.inputs import Slots, slots, worded
 
