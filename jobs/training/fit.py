@@ -51,7 +51,7 @@ def weights_key(model: str | None, field: str) -> dict[str, str]:
 
     Every file that transformers reads is digested, about a second for a gigabyte. Hub ids and new models have no part.
     """
-    from jobs.models.encoder import locate
+    from jobs.models.files import locate
     from jobs.models.pooling import pooling_field, pooling_files
 
     if model is None or model.startswith(NEW) or not (folder := Path(locate(model, field))).is_dir():
