@@ -62,7 +62,8 @@ class DataSpec(Spec):
     )
     packing: bool = Field(
         default=True,
-        description="generate: texts share rows of max_length tokens, so little is padding; no text sees another",
+        description="generate: texts share rows of max_length tokens, so little is padding; where the model would "
+        "let one text see another, which is measured before training, each has a row of its own, and that is said",
     )
 
     @model_validator(mode="after")

@@ -127,10 +127,10 @@ def set_hidden(config: PreTrainedConfig, hidden: int, field: str) -> None:
 def build(config: PreTrainedConfig) -> PreTrainedModel:
     """A model with new weights in float32; layers get sizes of their own where `config` has them."""
     if not has_own_sizes(config):
-        return AutoModel.from_config(config, dtype=torch.float32)
+        return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     sizes, alike = sizes_of(config), copy.deepcopy(config)
     set_sizes(alike, [LayerSize(1, config.hidden_size, 1)] * len(sizes))  # sizes that transformers can build
-    model = AutoModel.from_config(alike, dtype=torch.float32)
+    model = AutoModel.from_config(alike, dtype=torch.float32, trust_remote_code=False)
     for layer, size in zip(layers_of(model), sizes, strict=True):
         _resize(layer, KNOWN[config.model_type], size, config.hidden_size)
     set_sizes(model.config, sizes)
