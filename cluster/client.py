@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from cluster import session
-from cluster.shown_urls import shown_urls
+from configs.shown_urls import shown_urls
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

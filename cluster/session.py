@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.shown_urls import shown_urls
-from configs.loader import UsageError
+from configs.loader import KnownError, UsageError
 from configs.schema.engine import EngineSpec
+from configs.shown_urls import shown_urls
 
 HINT = "submit with `ray job submit`, or run `make up` and `source .slimcart/env`"
 
 
-class JobError(Exception):
+class JobError(KnownError):
     """A job could not do what it was asked, for a reason that is known: one line, exit code 1."""
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from cluster.session import JobError
-from cluster.shown_urls import shown_urls
+from configs.shown_urls import shown_urls
 
 PREFIXES = ("MLFLOW_", "HF_", "HUGGING_FACE_HUB_", "AWS_")
 ADDRESS = "MLFLOW_TRACKING_URI"

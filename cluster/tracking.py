@@ -16,9 +16,9 @@ from cluster.client import NotOpened
 from cluster.delivery import LOCAL
 from cluster.outbox import HANDOVER_SECONDS, Outbox, replay
 from cluster.session import JobError
-from cluster.shown_urls import shown_urls, shown_urls_in
 from cluster.version import code_version
 from configs.folder import digest_json
+from configs.shown_urls import shown_urls, shown_urls_in
 
 OPEN_SECONDS, OPEN_TRIES = 60.0, 4  # for MLflow to open the run of a job; tries with 1, 2 and 4 s between them
 OPEN_BELOW_SECONDS = 10.0  # the same for a child run, which begins without MLflow after that, or after one try

@@ -18,11 +18,11 @@ import yaml
 
 from cluster import session
 from cluster.session import JobError
-from cluster.shown_urls import shown_urls
 from configs.folder import GOES_ON, NO_ROOM, FolderError
 from configs.loader import UsageError, describe, load
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS, VERBS
+from configs.shown_urls import shown_urls
 
 DONE, FAILED, USAGE = 0, 1, 2
 

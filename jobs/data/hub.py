@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from configs.given import reason
 from configs.loader import UsageError
-from jobs.data.words import reason
 
 NO_EXTRA = "reading from the Hub needs slimcart installed with its extra 'hub'"
 HUB_SECONDS = 10.0  # time for the Hub to say whether it has a data set

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from cluster.session import JobError
-from cluster.shown_urls import shown_urls
 from configs.loader import UsageError
 from configs.schema.data import EMBEDDED, HUB_ID, DataSpec
+from configs.shown_urls import shown_urls
 from jobs.data import hub
 from jobs.data.formats import files
 from jobs.data.leaks import Hashes, same_text

@@ -1,19 +1,13 @@
-"""Words of messages about rows: they hold no text of a customer, and no part of an address that may not be shown."""
+"""Words of messages about rows: they hold no text of a customer."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from cluster.shown_urls import shown_urls
 from configs.loader import UsageError
 
 LONGEST_NAME = 40  # characters of a column's name; a file without a header has texts in its place
-
-
-def reason(error: BaseException) -> str:
-    """The first line of an error's message, or its type."""
-    return shown_urls(next(iter(str(error).splitlines()), "")) or type(error).__name__
 
 
 def listed(names: Iterable[object]) -> str:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from configs.given import given, reason
 from configs.loader import UsageError
 from configs.schema.data import DATA_FILE
 from jobs.data.formats import json_lines, parquet
 from jobs.data.formats.comma_separated import Reader
-from jobs.data.words import listed, reason
+from jobs.data.words import listed
 
 LONGEST_LINE_BYTES = 10 << 20
 PACKED = {"gz": "gzip", "bz2": "bz2", "xz": "xz"}
@@ -105,15 +106,13 @@ def _opened(source: str, at: str) -> Iterator[tuple[Any, str]]:
 
 @contextmanager
 def _worded(at: str) -> Iterator[None]:
-    try:
-        yield
-    except UsageError:
-        raise
-    except FileNotFoundError as error:
-        cause = error.__cause__  # fsspec calls a URL missing for every bad answer, and keeps the reason here
-        raise UsageError(f"{at}: cannot be read: {reason(cause)}" if cause else f"{at}: no such file") from None
-    except Exception as error:  # noqa: BLE001 - cut gzip, damaged pages, a lost connection: nothing in common
-        raise UsageError(f"{at}: cannot be read: {reason(error)}") from None
+    """A missing file is worded in its own way, what else fails as `given` does: cut gzip, a lost connection."""
+    with given(at):
+        try:
+            yield
+        except FileNotFoundError as error:
+            cause = error.__cause__  # fsspec calls a URL missing for every bad answer, and keeps the reason here
+            raise UsageError(f"{at}: cannot be read: {reason(cause)}" if cause else f"{at}: no such file") from None
 
 
 def _lines(file: Iterable[bytes], at: str) -> Iterator[str]:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from configs.given import reason
 from configs.loader import UsageError
-from jobs.data.words import given_twice, reason
+from jobs.data.words import given_twice
 
 
 def records(lines: Iterator[str], at: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
+from configs.given import reason
 from configs.loader import UsageError
 from jobs.data.values import name_of
-from jobs.data.words import given_twice, no_column, reason
+from jobs.data.words import given_twice, no_column
 
 if TYPE_CHECKING:
     import pyarrow.parquet

@@ -84,7 +84,7 @@ def test_a_url_that_does_not_answer_as_it_should_is_refused(server: str):
 
 
 def test_a_server_that_is_not_there_is_refused():
-    assert "cannot be read: Cannot connect" in refusal("http://127.0.0.1:9/rows.jsonl")
+    assert "cannot be read: Connect call failed" in refusal("http://127.0.0.1:9/rows.jsonl")
 
 
 def test_the_embedded_rows_are_those_of_the_generator():
