@@ -94,6 +94,6 @@ def check(recipe: Recipe) -> None:
         raise UsageError(
             f"data.test: {test}: made-up messages are no test of data.train; give data.test, or data.test=null"
         )
-    if test.startswith("/") and not Path(test).is_file():
+    if test.startswith("/") and not Path(test).exists():
         raise UsageError(f"data.test: {test}: no such file")
     check_source(recipe.data, "test")

@@ -110,6 +110,11 @@ class Recipe(Spec):
         return output
 
     @model_validator(mode="after")
+    def labels_are_those_of_the_task(self) -> Self:
+        self.data.of_task(TASKS[self.task].labelled)
+        return self
+
+    @model_validator(mode="after")
     def the_budgets_metric_is_one_of_the_task(self) -> Self:
         known = TASKS[self.task].metrics
         if (metric := self.budget.metric) is not None and metric not in known:

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from cluster.session import JobError
 from configs.loader import UsageError
-from configs.schema.data import DATA_FILE, EMBEDDED, HUB_ID, DataSpec
+from configs.schema.data import EMBEDDED, HUB_ID, DataSpec
 from configs.shown_urls import shown_urls
 from jobs.data import hub
 from jobs.data.formats import files
 from jobs.data.leaks import Hashes, same_text
-from jobs.data.values import input_of, label_of, slice_of
-from jobs.data.words import listed
+from jobs.data.values import answer_of, input_of, label_of, name_of, slice_of, spelled
+from jobs.data.words import no_column
 from serving.inputs import Slots
 
 Split = Literal["train", "validation", "test", "unlabelled"]
+SPOT = re.compile(r"(?P<unit>line|row) (?P<number>\d+)")  # in a file; in a folder it begins with the name of a part
 LONGEST_LABEL, FEW_LABELS = 60, 10  # characters; number of different labels that need not repeat
 HELD_AGAINST: dict[Split, tuple[Split, ...]] = {  # splits with which a split may share no text
     "train": ("validation", "test"),
@@ -30,6 +32,8 @@ HELD_AGAINST: dict[Split, tuple[Split, ...]] = {  # splits with which a split ma
     "validation": ("test",),
     "test": (),
 }
+
+log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
@@ -48,19 +52,14 @@ class Row(NamedTuple):
 
 
 class _Inputs(NamedTuple):
-    """The inputs of a row, with its whole record."""
+    """The inputs of a row, with its record."""
 
     where: str  # 'data.train: file: line 7'
+    line: tuple[str, int]  # lines or rows, and the row's number; in a folder the number in all its files
     record: dict[str, Any]
     text: str
     pair: str | None
     slots: Slots
-
-    @property
-    def line(self) -> tuple[str, int]:
-        """The unit, lines or rows, and the row's number."""
-        unit, number = self.where.rsplit(" ", 2)[1:]
-        return f"{unit}s", int(number)
 
 
 def rows(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None) -> Iterator[Row]:
@@ -69,23 +68,31 @@ def rows(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None) 
     `seen` holds the hashes of splits that were read before, and receives those of this split.
     """
     columns = data.slices if split == "test" else ()
+    label_in = answer_of if data.label_is_text else label_of
+    wanted = (*(() if split == "unlabelled" else (data.label,)), *columns)
+    spellings: dict[str, set[str]] = {}  # of classes, in the rows that make them
     mine = None if seen is None else seen.setdefault(split, Hashes())
     forbidden = _held_against(data, split, seen or {}) if data.on_leak == "drop" else set[int]()
     is_empty = True
-    for inputs in _inputs(data, split):
+    for inputs in _inputs(data, split, wanted):
         if forbidden and same_text(inputs.text, inputs.pair) in forbidden:
             if mine is not None:
                 mine.leave_out(*inputs.line)
             continue
         is_empty = False
         slices = tuple(slice_of(inputs.record, column, inputs.where) for column in columns)
-        label = "" if split == "unlabelled" else label_of(inputs.record, data.label, inputs.where)
+        label = "" if split == "unlabelled" else label_in(inputs.record, data.label, inputs.where)
         if mine is not None:
             mine.add(inputs.text, inputs.pair, label, *inputs.line)
+            if split == "train":
+                spellings.setdefault(label, set()).add(spelled(inputs.record, data.label))
         yield Row(inputs.text, inputs.pair, label, inputs.slots, slices)
     if is_empty:
         others = " and ".join(f"data.{other}" for other in HELD_AGAINST[split])
         raise UsageError(f"{place(data, split)}: data.on_leak=drop leaves no row: all texts are those of {others}")
+    if several := [sorted(each) for each in spellings.values() if len(each) > 1]:
+        words = " or ".join(map(repr, several[0]))
+        log.warning("%s: %d classes are written in several ways, such as %s", place(data, split), len(several), words)
 
 
 def hashes(data: DataSpec, split: Split) -> Hashes:
@@ -106,18 +113,21 @@ def _held_against(data: DataSpec, split: Split, seen: Mapping[Split, Hashes]) ->
     return {text for each in others for text in (seen.get(each) or hashes(data, each)).texts}
 
 
-def _inputs(data: DataSpec, split: Split) -> Iterator[_Inputs]:
+def _inputs(data: DataSpec, split: Split, wanted: Sequence[str] = ()) -> Iterator[_Inputs]:
+    """The inputs of each row; its record also has the columns `wanted`."""
     source = getattr(data, split)
     if source is None:
         raise UsageError(f"data.{split}: missing; give a file, URL or Hub id")
-    is_empty = True
-    for where, record in _records(source, split, place(data, split)):
-        is_empty = False
+    number, at = 0, place(data, split)
+    wanted = (data.text, *(() if data.text_pair is None else (data.text_pair,)), *wanted)
+    for number, (where, record) in enumerate(_records(source, split, at, wanted), 1):
         text, named = input_of(record, data.text, where)
         pair, more = (None, ()) if data.text_pair is None else input_of(record, data.text_pair, where)
-        yield _Inputs(where, record, text, pair, named + more)
-    if is_empty:
-        raise UsageError(f"{place(data, split)}: holds no rows")
+        spot = SPOT.fullmatch(where.removeprefix(f"{at}: "))
+        line = (f"{spot['unit']}s", int(spot["number"])) if spot else ("rows", number)
+        yield _Inputs(where, line, record, text, pair, named + more)
+    if not number:
+        raise UsageError(f"{at}: holds no rows")
 
 
 class Sample(NamedTuple):
@@ -157,16 +167,14 @@ def check_source(data: DataSpec, split: Split) -> None:
     """
     source = getattr(data, split)
     at = place(data, split)
-    form = _form(source, split, at)
-    if form is None:
-        return
-    if form.re is HUB_ID:
-        hub.check(form["id"], form["revision"], at)
-    elif "://" not in source:
-        there = files.column_names(source, form, at)
+    kind = _kind(source, split, at)
+    if isinstance(kind, re.Match):
+        hub.check(kind["id"], kind["revision"], at)
+    elif kind == "file" and "://" not in source:
+        there = files.column_names(source, at)
         for column in (data.text, data.text_pair, data.label, *data.slices):
-            if column is not None and column not in there:
-                raise UsageError(f"{at}: no column {column!r}; columns here: {listed(there)}")
+            if column is not None and name_of(column, there) is None:
+                raise no_column(at, column, there)
 
 
 def place(data: DataSpec, split: Split) -> str:
@@ -186,30 +194,30 @@ def shown(label: str, labels: Sequence[str]) -> str:
     return repr(label)
 
 
-def _records(source: str, split: Split, at: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _records(source: str, split: Split, at: str, wanted: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, record) with `where` = 'data.train: file: line 7', for messages."""
-    form = _form(source, split, at)
-    if form is None:
+    kind = _kind(source, split, at)
+    if isinstance(kind, re.Match):
+        yield from hub.records(kind["id"], kind["revision"], "train" if split == "unlabelled" else split, at)
+    elif kind == "file":
+        yield from files.records(source, at, wanted)
+    else:
         from jobs.data import shop
 
         assert split != "unlabelled"
         yield from ((f"{at}: row {n}", dict(row)) for n, row in enumerate(shop.messages(split), 1))
-    elif form.re is DATA_FILE:
-        yield from files.records(source, form, at)
-    else:
-        yield from hub.records(form["id"], form["revision"], "train" if split == "unlabelled" else split, at)
 
 
-def _form(source: str, split: Split, at: str) -> re.Match[str] | None:
-    """A source as a match of `DATA_FILE` or `HUB_ID`, None for the generator. Raises `UsageError` where it is none."""
+def _kind(source: str, split: Split, at: str) -> Literal["generator", "file"] | re.Match[str]:
+    """What a source is; of an id on the Hub its match of `HUB_ID`. Raises `UsageError` where it is nothing."""
     if source.startswith("embedded:"):
         if source != EMBEDDED:
             raise UsageError(f"{at}: no such generator; {EMBEDDED} is the one there is")
         if split == "unlabelled":
             raise UsageError(f"{at}: all rows of the generator have labels; give a file, URL or Hub id")
-        return None
-    form = DATA_FILE.search(source.split("?")[0]) or HUB_ID.match(source)
-    if form and (form.re is DATA_FILE or form["owner"]):
-        return form
-    known = "a .jsonl, .csv or .parquet file (or .gz of one), a URL of one, or a Hub id owner/name"
-    raise UsageError(f"{at}: not {known}")
+        return "generator"
+    if not files.is_named(source) and (found := HUB_ID.match(source)) and found["owner"]:
+        return found
+    if files.is_named(source) or files.is_folder(source):
+        return "file"
+    raise UsageError(f"{at}: not {files.KINDS}, a folder or URL of such files, or a Hub id owner/name")

@@ -84,7 +84,7 @@ def test_a_url_that_does_not_answer_as_it_should_is_refused(server: str):
 
 
 def test_a_server_that_is_not_there_is_refused():
-    assert "cannot be read: Cannot connect" in refusal("http://127.0.0.1:9/rows.jsonl")
+    assert "cannot be read: Connect call failed" in refusal("http://127.0.0.1:9/rows.jsonl")
 
 
 def test_the_embedded_rows_are_those_of_the_generator():
@@ -106,7 +106,7 @@ def test_slices_are_texts_of_their_columns_and_may_be_missing(tmp_path: Path):
     assert sliced(tmp_path / "rows.jsonl", "channel", "stars") == expected
     assert sliced(tmp_path / "rows.jsonl", "stars", "channel") == [(stars, channel) for channel, stars in expected]
     parquet(tmp_path, text=["a", "a"], label=["b", "b"], stars=[1.0, float("nan")])
-    assert sliced(tmp_path / "rows.parquet", "stars") == [("1.0",), ("",)]
+    assert sliced(tmp_path / "rows.parquet", "stars") == [("1",), ("",)]
 
 
 def test_slices_are_read_of_test_rows_only(tmp_path: Path):
@@ -231,7 +231,9 @@ def test_a_hub_id_without_the_extra_says_what_to_install(monkeypatch: pytest.Mon
     ("value", "text", "slots"),
     [
         ({"name": "Apollo", "inch": 40}, "name: Apollo; inch: 40", (("name", "Apollo"), ("inch", "40"))),
-        ([["name", "Apollo"], ["inch", 40]], "name: Apollo; inch: 40", (("name", "Apollo"), ("inch", "40"))),
+        ([["name", "Apollo"], ["inch", 40.0]], "name: Apollo; inch: 40", (("name", "Apollo"), ("inch", "40"))),
+        ({"name": "Apollo", "inch": None, "tags": []}, "name: Apollo", (("name", "Apollo"),)),
+        ({"tags": ["new", None, "sale"]}, "tags: new; tags: sale", (("tags", "new"), ("tags", "sale"))),
         ("name: Apollo", "name: Apollo", ()),
     ],
 )
