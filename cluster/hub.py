@@ -104,7 +104,7 @@ def _answered(error: HfHubHTTPError, what: str, revision: str | None) -> Asked:
     if isinstance(error, RepositoryNotFoundError):
         return Asked(f"has no such {what} for you; correct the name, or set HF_TOKEN where it is private")
     if status in (401, 403):
-        return Asked(f"refuses to answer ({status}); set HF_TOKEN to a token that may read this {what}")
+        return Asked(f"refuses to answer ({status}); correct the name, or set HF_TOKEN to a token that may read it")
     if status in (404, 410):
         return Asked(f"has no such {what}; correct the name")
     return Asked(trouble=f"the Hub does not answer ({status})")

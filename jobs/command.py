@@ -57,7 +57,9 @@ def main(
     `takes`: which of `bundle`, `deploy`, `remove` and `again`, that some verbs know, this one does not ignore.
     `kind`: what its recipe is checked as.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logs = logging.StreamHandler(sys.stderr)
+    logs.setFormatter(_Shown("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[logs])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -102,6 +104,13 @@ def _stop(number: int, _: object) -> NoReturn:
 def _leave(code: int, message: str) -> NoReturn:
     print("error: " + shown_urls(" ".join(message.split())), file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+class _Shown(logging.Formatter):
+    """Libraries log addresses as they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown_urls(super().format(record))
 
 
 class _Parser(argparse.ArgumentParser):
