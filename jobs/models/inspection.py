@@ -29,7 +29,7 @@ class Given:
     @cached_property
     def config(self) -> Any:
         """The config as transformers understands it."""
-        from jobs.models.encoder import read_config  # with it the kinds of our own are known
+        from jobs.models.loading import read_config
 
         return read_config(self.files)
 

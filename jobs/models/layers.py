@@ -68,8 +68,17 @@ class LayerSize(NamedTuple):
 
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The layers, in order, of a model of a kind in `LAYERS`."""
-    return model.get_submodule(LAYERS[model.config.model_type])  # pyright: ignore[reportReturnType]
+    """The layers of a model, in order."""
+    return model.get_submodule(layers_name(model))  # pyright: ignore[reportReturnType]
+
+
+def layers_name(model: PreTrainedModel) -> str:
+    """Where a model keeps its layers. Raises `UsageError` where it has no list of them, as ALBERT with its one."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
+            return name
+    kind = model.config.model_type
+    raise UsageError(f"student.layers: {kind!r} has no list of layers to choose from; give another teacher or kind")
 
 
 def has_own_sizes(config: PreTrainedConfig) -> bool:

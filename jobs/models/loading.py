@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+import jobs.models.conv  # noqa: F401 - registers its config
 from configs.given import given
 from jobs.models.files import AGAIN, CONFIG, TEACHER, TOKENIZER, ModelFiles, files_of
 
@@ -22,7 +25,7 @@ def load_weights(kind: Any, files: ModelFiles, dtype: torch.dtype | str = torch.
     Raises `UsageError` where it cannot be loaded, or lacks weights of its body: transformers would draw new ones. A
     head may be new.
     """
-    with given(files.at, "give a model's folder as transformers saved it", "cannot be loaded"):
+    with _silence(), given(files.at, "give a model's folder as transformers saved it", "cannot be loaded"):
         model, told = kind.from_pretrained(
             files.folder, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -38,6 +41,20 @@ def load_weights(kind: Any, files: ModelFiles, dtype: torch.dtype | str = torch.
             _remedy(missing, told["unexpected_keys"]),
         )
     return model
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without the loader's bars and its report of names, of which a refusal says what matters."""
+    before, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def _is_head(model: PreTrainedModel, name: str) -> bool:
@@ -91,7 +108,15 @@ def _converted(files: ModelFiles) -> Any:
         )
     if backend is None:
         raise files.refusal(f"its tokenizer ({type(made).__name__}) has no {TOKENIZER} form", "give another model")
-    return backend
+    return files.tokenizer if files.tokenizer and _has_more_tokens(backend, files) else backend
+
+
+def _has_more_tokens(backend: Tokenizer, files: ModelFiles) -> bool:
+    """Whether the class of a tokenizer added special tokens, usual for its kind, that the model has no row for."""
+    assert files.tokenizer is not None
+    own, rows = files.tokenizer.get_vocab(), files.config.get("vocab_size")
+    added = [number for token, number in backend.get_vocab().items() if token not in own]
+    return isinstance(rows, int) and max(added, default=-1) >= rows
 
 
 def config_of(model: str, field: str = TEACHER) -> PreTrainedConfig:

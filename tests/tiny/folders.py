@@ -21,7 +21,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "roberta": COUNTED,
     "xlm-roberta": COUNTED,
     "camembert": COUNTED,
-    "mpnet": COUNTED,
+    "mpnet": {**COUNTED, "max_position_embeddings": POSITIONS + 2, "pad_token_id": 1},  # whatever the config says
     "electra": {**PLAIN, "embedding_size": 16},
     "albert": {**PLAIN, "embedding_size": 16},
     "convbert": {**PLAIN, "embedding_size": 32},
@@ -40,25 +40,38 @@ ENCODERS: dict[str, dict[str, Any]] = {
         **PLAIN,
         "global_attn_every_n_layers": 2,
         "local_attention": 16,
-        "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
     },
 }
 DECODERS: dict[str, dict[str, Any]] = {
     "gpt2": GPT,
     "gptj": {**GPT, "rotary_dim": 8},
     "gpt_neo": {
-        "hidden_size": 32, "num_layers": 2, "num_heads": 2, "max_position_embeddings": POSITIONS,
-        "attention_types": [[["global", "local"], 1]], "window_size": 16,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "max_position_embeddings": POSITIONS,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 16,
     },
     "gpt_neox": PLAIN,
     "bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 2},
     "opt": {
-        "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "ffn_dim": 64,
-        "word_embed_proj_dim": 32, "max_position_embeddings": POSITIONS, "pad_token_id": 1,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "ffn_dim": 64,
+        "word_embed_proj_dim": 32,
+        "max_position_embeddings": POSITIONS,
+        "pad_token_id": 1,
     },
     "mamba": {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 8, "pad_token_id": 0},
     "phi": PLAIN,
-    "phi3": {**LLAMA, "head_dim": None},
+    "phi3": {**PLAIN, "num_key_value_heads": 2, "pad_token_id": 0},
     "llama": LLAMA,
     "mistral": LLAMA,
     "qwen2": LLAMA,
@@ -70,8 +83,12 @@ DECODERS: dict[str, dict[str, Any]] = {
 BOTH: dict[str, dict[str, Any]] = {
     "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2},
     "bart": {
-        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "max_position_embeddings": POSITIONS,
-        "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "max_position_embeddings": POSITIONS,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
     },
 }
 
@@ -107,10 +124,10 @@ def byte_tokenizer(folder: Path, added: tuple[str, ...] = ()) -> int:
     return made.get_vocab_size()
 
 
-def encoder_folder(folder: Path, kind: str = "bert", **entries: Any) -> Path:
+def encoder_folder(folder: Path, kind: str = "bert", auto: str = "AutoModel", **entries: Any) -> Path:
     """A pretrained encoder; `entries` are of its config."""
     folder.mkdir(parents=True, exist_ok=True)
-    return _saved(folder, kind, "AutoModel", {"vocab_size": word_tokenizer(folder), **ENCODERS[kind], **entries})
+    return _saved(folder, kind, auto, {"vocab_size": word_tokenizer(folder), **ENCODERS[kind], **entries})
 
 
 def decoder_folder(folder: Path, kind: str = "gpt2", auto: str = "AutoModelForCausalLM", **entries: Any) -> Path:

@@ -117,7 +117,7 @@ def no_unknown_token(folder: Path) -> None:
         (cut("tokenizer.json"), "tokenizer.json: cannot be read: "),
         (pointer("tokenizer.json"), "tokenizer.json: a pointer of Git LFS"),
         (no_unknown_token, "its tokenizer stops at unknown text: '<none>' is none of its tokens"),
-        (tokens_added, "2 tokens of its tokenizer have no row in the token table of 15 rows, as '<order_id>' with"),
+        (tokens_added, "2 tokens of its tokenizer have no row in the token table of 15 rows, as '<order_id>'"),
         (entry("config.json", pad_token_id=15), "config.json: pad_token_id: 15: the token table has 15 rows"),
         (entry("config.json", max_position_embeddings=60), f"data.max_length: {POSITIONS}: teacher.model: "),
     ],
