@@ -38,7 +38,7 @@ def carried(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 class Carried:
     """The same for a class: `map_batches(Carried, fn_constructor_args=[kind, ...])`."""
 
-    def __init__(self, kind: type[Callable[[Any], Any]], *arguments: Any) -> None:
+    def __init__(self, kind: Callable[..., Callable[[Any], Any]], *arguments: Any) -> None:
         self.make = functools.cache(lambda: kind(*arguments))
 
     def __call__(self, batch: Any) -> Any:

@@ -18,6 +18,7 @@ from configs.shown_urls import shown_urls
 LONGEST_REASON = 240  # characters
 INTERNAL = (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError)  # their messages need their names
 PANIC = "PanicException"  # of libraries in Rust; no subclass of Exception
+NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 STACK = re.compile(r"Traceback \(|File \"|During handling|The above exception|\^+$|~*\^+~*$")
@@ -72,7 +73,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _sentences(message: str) -> str:
-    lines = (" ".join(line.split()) for line in COLOURS.sub("", message).splitlines())
+    lines = (" ".join(line.split()) for line in NUMBER.sub("", COLOURS.sub("", message)).splitlines())
     useful = [line for line in lines if line and not STACK.match(line) and not ADVICE.match(line)]
     first, *more = useful or [""]
     if first.endswith(":") and more:  # a heading

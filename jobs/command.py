@@ -60,7 +60,8 @@ def main(
     logs = logging.StreamHandler(sys.stderr)
     logs.setFormatter(_Shown("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[logs])
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for client in ("httpx", "httpx2"):  # a line for each request
+        logging.getLogger(client).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     try:
         given = sys.argv[1:] if arguments is None else arguments

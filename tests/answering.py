@@ -37,7 +37,7 @@ def answering(status: int | None, body: str = "", headers: Mapping[str, str] | N
 
         do_GET = do_POST = do_HEAD = answer
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -21,7 +21,12 @@ class DataSpec(Spec):
 
     _label_is_text: bool = PrivateAttr(default=False)
 
-    train: str = Field(default=EMBEDDED, min_length=1, description="source of the rows to learn from")
+    train: str = Field(
+        default=EMBEDDED,
+        min_length=1,
+        description="source of the rows to learn from; env:NAME here and in the other sources: what that environment "
+        "variable holds",
+    )
     validation: str = Field(
         default=EMBEDDED, min_length=1, description="source of the rows that every choice is made on"
     )

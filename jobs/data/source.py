@@ -167,6 +167,7 @@ def check_source(data: DataSpec, split: Split) -> None:
     No row is read, but for the keys of the first object in JSON Lines; no URL is opened.
     """
     source = source_of(data, split)
+    assert source is not None
     at = place(data, split)
     kind = _kind(source, split, at)
     if isinstance(kind, re.Match):

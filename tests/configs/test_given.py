@@ -137,6 +137,7 @@ def test_a_reason_is_the_innermost_that_says_something():
             "Validation error for field 'size': TypeError",
         ),
         ("403 at https://me:secret@host/a.csv?sig=abc, url=https://host/a.csv?sig=abc", "403 at https://host/a.csv?…,"),
+        ("[Errno 111] Connection refused", "Connection refused"),
         ("\x1b[36mcoloured\x1b[0m", "coloured"),
         ("See the above report", "ValueError"),
         ("x" * 1000, "xxx"),
