@@ -18,13 +18,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from configs.loader import KnownError
+
 CHUNK_BYTES = 1 << 20
 PARTIAL, OLD = "partial", "old"  # what lies beside a folder while it is made
 GOES_ON = "make room and run the same command again: what is whole stays, and it goes on from there"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, the process's own limit
 
 
-class FolderError(Exception):
+class FolderError(KnownError):
     """A folder is missing, incomplete or damaged; the message names the file and the reason."""
 
 
