@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster import cores
 from configs.loader import UsageError
 from configs.schema.data import DataSpec
 from jobs.data.batches import NO_TARGET
@@ -83,9 +84,9 @@ def write_shards(
     import ray.data
 
     blocks = [block for table in tables for block in _blocks(table)]
-    ray.data.from_arrow(blocks).map_batches(tokenise, batch_format="pyarrow", batch_size=ROWS_PER_CALL).write_parquet(
-        str(folder)
-    )
+    tokenised = ray.data.from_arrow(blocks).map_batches(tokenise, batch_format="pyarrow", batch_size=ROWS_PER_CALL)
+    with cores.for_cores():
+        tokenised.write_parquet(str(folder))
 
 
 def _blocks(table: pyarrow.Table) -> Iterator[pyarrow.Table]:

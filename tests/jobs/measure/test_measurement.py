@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -194,8 +195,11 @@ def test_a_bundle_whose_answers_depend_on_the_batch_is_found_out(tmp_path: Path,
 
 
 def test_the_last_words_of_a_process_that_failed_are_told(monkeypatch: pytest.MonkeyPatch):
-    failed = subprocess.CompletedProcess([], 1, "", "Traceback ...\nBundleError: nowhere: no such file\n")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    def failed(command: Any, stderr: int, **_: Any) -> subprocess.CompletedProcess[str]:
+        os.write(stderr, b"Traceback ...\nBundleError: nowhere: no such file\n")
+        return subprocess.CompletedProcess(command, 1, "")
+
+    monkeypatch.setattr(subprocess, "run", failed)
     with pytest.raises(JobError, match=r"^measuring winner failed: BundleError: nowhere: no such file$"):
         run_fresh("jobs.measure.measurement", "", 1, "winner")
 
