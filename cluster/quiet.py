@@ -21,7 +21,6 @@ import threading
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
-from cluster.session import JobError
 from configs.waiting import Reason, waiting
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -244,6 +243,8 @@ def _folder() -> Path:
         folder.mkdir(mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        from cluster.session import JobError  # here alone: who enters must not wait for what that imports
+
         raise JobError(
             f"{folder}: not a folder of this user alone, and locks lie there; remove it, or set TMPDIR to a folder of "
             "your own for the cluster and its jobs"

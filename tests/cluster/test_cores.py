@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import logging
+import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,6 @@ import pytest
 from cluster import cores, launch, session
 from cluster.cores import Claim, line
 from cluster.record import Cluster
-from configs import waiting
 from configs.schema.engine import EngineSpec
 from tests.processes import ROOT
 
@@ -100,12 +100,6 @@ def holder(on_cluster: Cluster) -> Iterator[Callable[[str], subprocess.Popen[str
         each.communicate()
 
 
-class Speaker(logging.Handler):
-    def __init__(self, heard: Callable[[str], None]) -> None:
-        super().__init__()
-        self.emit = lambda record: heard(record.getMessage())
-
-
 def nothing(config: dict[str, Any]) -> str:
     """Runs on the worker."""
     return "done"
@@ -113,31 +107,29 @@ def nothing(config: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("kind", ["group", "actor"])
 def test_training_says_which_job_holds_its_cores_and_begins_when_that_ends(
-    holder: Callable[[str], subprocess.Popen[str]], kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    holder: Callable[[str], subprocess.Popen[str]], kind: str, waits: queue.Queue[str], tmp_path: Path
 ):
     """The other job ends when the line is said, and not before."""
     session.connect()
-    monkeypatch.setattr(waiting, "FIRST_SECONDS", 0.2)
     other = holder(kind)
-    assert other.stdout and other.stdin
-    job, said = other.stdout.readline().strip(), list[str]()
+    assert other.stdout
+    job = other.stdout.readline().strip()
     assert cores.waited_for() is None
+    said = list[str]()
 
-    def heard(text: str) -> None:
-        said.append(text)
-        other.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
+    def end_the_other() -> None:
+        said.append(waits.get())
+        other.communicate()
 
-    speaker = Speaker(heard)
-    waiting.log.addHandler(speaker)
-    try:
-        assert launch.fit(f"{__name__}:nothing", {}, EngineSpec(workers=2, cpus_per_worker=1), tmp_path) == "done"
-    finally:
-        waiting.log.removeHandler(speaker)
-    assert said[0] == f"waiting for 2 cores: job {job} holds them"
+    ends = threading.Thread(target=end_the_other, daemon=True)
+    ends.start()
+    assert launch.fit(f"{__name__}:nothing", {}, EngineSpec(workers=2, cpus_per_worker=1), tmp_path) == "done"
+    assert said == [f"waiting for 2 cores: job {job} holds them"]
+    ends.join()
 
 
 def test_rows_that_wait_for_a_core_say_who_holds_it(
-    holder: Callable[[str], subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+    holder: Callable[[str], subprocess.Popen[str]],
 ):
     import ray
 

@@ -1,5 +1,4 @@
 import fcntl
-import logging
 import os
 import queue
 import select
@@ -17,7 +16,6 @@ import pytest
 
 from cluster import quiet
 from cluster.session import JobError
-from configs import waiting
 from tests.processes import ROOT
 
 PATIENCE_SECONDS = 60
@@ -141,43 +139,21 @@ def start_in(kind: Callable[..., AbstractContextManager[None]]) -> None:
         pass
 
 
-class Speaker(logging.Handler):
-    """Keeps what is said and calls `then` with it."""
-
-    def __init__(self, then: Callable[[str], None]) -> None:
-        super().__init__()
-        self.emit = lambda record: then(record.getMessage())
-
-
-@pytest.fixture
-def spoken(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.Queue[str]]:
-    """What waits say, at once."""
-    said = queue.Queue[str]()
-    monkeypatch.setattr(waiting, "FIRST_SECONDS", 0.0)
-    speaker = Speaker(said.put)
-    waiting.log.addHandler(speaker)
-    yield said
-    waiting.log.removeHandler(speaker)
-
-
 @pytest.mark.parametrize("waits_for", ["work", "a second measurement"])
-def test_who_waits_for_a_measurement_says_of_what_and_whose(
-    events: list[str], spoken: queue.Queue[str], waits_for: str
-):
+def test_who_waits_for_a_measurement_says_of_what_and_whose(events: list[str], waits: queue.Queue[str], waits_for: str):
     with quiet.measuring("student, teacher"):
         other = start(events, waits_for, quiet.at_work if waits_for == "work" else measuring)
         assert (
-            spoken.get(timeout=PATIENCE_SECONDS)
-            == f"waiting: a measurement of student, teacher (process {os.getpid()})"
+            waits.get(timeout=PATIENCE_SECONDS) == f"waiting: a measurement of student, teacher (process {os.getpid()})"
         )
     other.join()
     assert events == [f"{waits_for} in", f"{waits_for} out"]
 
 
-def test_a_measurement_that_waits_for_work_says_so(events: list[str], spoken: queue.Queue[str]):
+def test_a_measurement_that_waits_for_work_says_so(events: list[str], waits: queue.Queue[str]):
     with quiet.at_work():
         measurer = start(events, "measurement", measuring)
-        assert spoken.get(timeout=PATIENCE_SECONDS).startswith("waiting: work on core ")
+        assert waits.get(timeout=PATIENCE_SECONDS).startswith("waiting: work on core ")
     measurer.join()
 
 
