@@ -17,6 +17,8 @@ from typing import Any
 from cluster import settings, spool
 from cluster.client import NotOpened, in_a_line, is_denied, may_pass
 from cluster.delivery import LOCAL, Delivery, Entry
+from configs.shown_urls import shown_urls
+from configs.waiting import waiting
 
 HANDOVER_SECONDS = 2.0  # that a worker or a stage waits at its end; the job that it is part of sends the rest
 LONGEST_PAUSE = 15.0  # seconds between two tries
@@ -76,7 +78,7 @@ class Outbox:
         def known() -> bool:
             return not self.run.startswith(LOCAL)
 
-        with self._changed:
+        with waiting(self._awaited), self._changed:
             self._changed.wait_for(
                 lambda: known() or self.refusal or self.is_denied or self._failures >= tries, seconds
             )
@@ -84,7 +86,7 @@ class Outbox:
 
     def close(self, seconds: float = HANDOVER_SECONDS) -> bool:
         """Wait for at most `seconds`, or until an upload is over; whether all was sent. The rest stays on disk."""
-        with self._changed:
+        with waiting(self._awaited), self._changed:
             self._closing = True
             self._changed.notify_all()
             deadline = time.monotonic() + seconds
@@ -107,6 +109,11 @@ class Outbox:
             self._entries.clear()
             self._changed.notify_all()
         self._spool.close(keep=False)
+
+    def _awaited(self) -> str:
+        """What somebody waits for who waits for this, as a line."""
+        doing = "to take a file" if self._uploading else f"to take {len(self._entries)} entries"
+        return shown_urls(f"waiting for MLflow {doing} of run {self.run}: {self.trouble or 'no answer yet'}")
 
     def _deliver(self) -> None:
         while (batch := self._next()) is not None:

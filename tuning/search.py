@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from cluster import settings
+from cluster import cores, settings
 from cluster.settings import Settings
 from configs.given import root_of
 from configs.schema.search import SearchSpec
@@ -135,7 +135,7 @@ def _run(
     driver = settings.of_this_process(ray.util.get_node_ip_address())
     for variable in [each for each in class_cache.ENV_VARS_TO_PROPAGATE if each.startswith(settings.PREFIXES)]:
         class_cache.ENV_VARS_TO_PROPAGATE.discard(variable)  # keys of S3, which Tune hands over in a `runtime_env`
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trainable, driver=driver), {"memory": TRIAL_MEMORY}),
         param_space=param_space(spec.space),
         tune_config=tune.TuneConfig(
@@ -153,7 +153,9 @@ def _run(
             callbacks=[Notes(progress, trials, judge.score)],
             failure_config=tune.FailureConfig(max_failures=TRIES - 1),
         ),
-    ).fit()
+    )
+    with cores.for_cores():
+        tuner.fit()
 
 
 def _algorithm(spec: SearchSpec, trials: int, points: Sequence[Mapping[str, Any]] = ()) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster import cores
 from configs.given import given
 from configs.loader import UsageError
 from configs.schema.data import DataSpec
@@ -89,7 +90,9 @@ def write_shards(
     blocks = [block for table in tables for block in _blocks(table)]
     rows = ray.data.from_arrow(blocks)
     named = carried(functools.partial(tokenise, at=at))
-    rows.map_batches(named, batch_format="pyarrow", batch_size=ROWS_PER_CALL).write_parquet(str(folder))
+    tokenised = rows.map_batches(named, batch_format="pyarrow", batch_size=ROWS_PER_CALL)
+    with cores.for_cores():
+        tokenised.write_parquet(str(folder))
 
 
 def _blocks(table: pyarrow.Table) -> Iterator[pyarrow.Table]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cluster import cores
 from cluster.launch import WORKER_ENVIRONMENT
 from configs.folder import FolderError, commit, verify
 from configs.schema.distillation import StoredOutputs, WeightedTeacher
@@ -61,7 +62,9 @@ def write_outputs(
         num_gpus=engine.of_each_worker.get("GPU", 0),
         runtime_env={"env_vars": WORKER_ENVIRONMENT},
     )
-    if trouble := next((each["trouble"] for each in taught.take_all() if each["trouble"]), None):
+    with cores.for_cores():
+        said = taught.take_all()
+    if trouble := next((each["trouble"] for each in said if each["trouble"]), None):
         raise FolderError(trouble)
 
     def fill(aside: Path) -> dict[str, Any]:
