@@ -145,7 +145,7 @@ CLASSIFY = Task(
             of_teacher=True,
         ),
     },
-    unused={"data": ("packing",), "distillation": ("stored_tokens", "stored_draws", "targets")},
+    unused={"data": ("packing", "max_changed"), "distillation": ("stored_tokens", "stored_draws", "targets")},
     student_kinds=("layers", "new", "conv", "pretrained"),
     new_models=False,
     hidden_states=True,
