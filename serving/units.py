@@ -37,6 +37,7 @@ SCRIPTS = (  # that put no spaces between words
     "Balinese",
 )
 SHARED = "ーｰ〆ﾞﾟ"  # letters that belong to several of these scripts
+WORDS = "words"  # in words, of texts without such a script
 LONGEST_WORD = 4  # characters that may well be one word
 
 # Of the libraries `regex` and `tokenizers`, whose syntax is the same here.
@@ -46,7 +47,11 @@ _MARKS = r"(?:[\u200c\u200d]|(?![\ufe00-\ufe0f])[\p{Mn}\p{Mc}])*"  # a selector 
 _WORD = rf"(?:(?!{CHARACTER})[\p{{L}}\p{{N}}_]{_MARKS})+"
 _LETTERS = rf"(?:(?!{CHARACTER})[\p{{L}}\p{{N}}]{_MARKS})+"
 
-_ASCII_WORD, _ASCII_LETTERS, _ASCII_TERM = re.compile(r"\b\w\w+\b"), re.compile(r"[a-z0-9]+"), re.compile(r"\w+|[^\w\s]")
+_ASCII_WORD, _ASCII_LETTERS, _ASCII_TERM = (
+    re.compile(r"\b\w\w+\b"),
+    re.compile(r"[a-z0-9]+"),
+    re.compile(r"\w+|[^\w\s]"),
+)
 
 
 class _Patterns(NamedTuple):
@@ -154,7 +159,7 @@ def said(texts: Iterable[str]) -> str:
     """How texts are cut, in words: 'words', 'characters (Han)', or 'characters (Han, Thai), words elsewhere'."""
     every = "".join(sorted(set().union(*texts)))
     if not has_characters(every):
-        return "words"
+        return WORDS
     names = ", ".join(name for name, script in _patterns().scripts if script.search(every))
     others = any(not has_characters(unit) for unit in _patterns().letters.findall(every))
-    return f"characters ({names}){', words elsewhere' if others else ''}"
+    return f"characters ({names}){f', {WORDS} elsewhere' if others else ''}"

@@ -21,6 +21,7 @@ from cluster.shown_urls import shown_urls
 from configs.loader import UsageError
 from configs.schema.data import DATA_FILE, EMBEDDED, HUB_ID, DataSpec
 from jobs.data.leaks import Hashes, same_text
+from serving import units
 from serving.inputs import Slots, slots, worded
 
 if TYPE_CHECKING:
@@ -188,7 +189,8 @@ def shown(label: str, labels: Sequence[str]) -> str:
     The labels are customers' words where `data.label` names a column of texts.
     """
     kinds = len(set(labels))
-    hardly_repeat = 2 * kinds > len(labels) and (kinds > FEW_LABELS or " " in label)
+    is_long = " " in label or units.longer_than_a_word(label)
+    hardly_repeat = 2 * kinds > len(labels) and (kinds > FEW_LABELS or is_long)
     if hardly_repeat or len(label) > LONGEST_LABEL:
         return f"of row {labels.index(label) + 1} ({len(label)} characters, not shown: it may be a text)"
     return repr(label)

@@ -18,11 +18,13 @@ from jobs.measure.bootstrap import interval
 from jobs.measure.gate import Judgement, Tested
 from jobs.measure.measurement import Measured
 from jobs.measure.timing import busy_words
+from serving import units
 from tuning import comparison
 from tuning.figures import AS_THEY_COME, BUDGET_SHAPE, flat, timed
 from tuning.pareto import METRIC
 
 WINNER, TEACHER = "winner", "teacher"
+UNITS = "Units of the texts that metrics and baselines count"
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class UnseenRows(NamedTuple):
     asked: str  # the same of inputs and labels alone: what models are compared on
     labels: list[str]
     slices: dict[str, list[str]]  # column of `data.slices`: the group of each row
+    counted: str = units.WORDS  # units of the texts that metrics and baselines count
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def compare(
             words.insert(0, table.difference_words(difference, task.metric))
     if busy := busy_words(answers):
         words.append(busy + "\n")
+    if test.counted != units.WORDS:
+        words.append(f"{UNITS}: {test.counted}.\n")
     if judgement:
         fields["metrics"]["inside"] = float(judgement.inside)
 
@@ -111,7 +116,7 @@ def compare(
     further = []
     if machine:
         fields["metrics"] |= {f"{kind}_peak": best for kind, best in machine.peaks.items()}
-        fields["notes"] = [*table.notes(machine), *([busy] if busy else [])]
+        fields["notes"] = [f"{UNITS}: {test.counted}.", *table.notes(machine), *([busy] if busy else [])]
         further = [table.latencies_markdown(answers, shapes), table.resources_markdown(answers, shown, machine)]
         shown_at, title = timed(BUDGET_SHAPE) if shapes else AS_THEY_COME, task.titles.get(task.metric, "")
         files["comparison.svg"] = comparison.svg(answers, task.metric, shown_at, title=title)

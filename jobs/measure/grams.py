@@ -1,4 +1,4 @@
-"""TF-IDF of words (characters where a script has no spaces) or of strings of characters, which baselines are made of."""
+"""TF-IDF of words, or of characters where a script has no spaces, and of strings of characters: parts of baselines."""
 
 from __future__ import annotations
 

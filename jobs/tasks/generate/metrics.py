@@ -59,8 +59,7 @@ def statistics(predicted: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
 
     bleu = _bleu()
     scores = [
-        bleu.sentence_score(text, each)
-        for text, each in zip(*_cut_for_bleu(predicted, _references(rows)), strict=True)
+        bleu.sentence_score(text, each) for text, each in zip(*_cut_for_bleu(predicted, _references(rows)), strict=True)
     ]
     return np.array([(*each.counts, *each.totals, each.sys_len, each.ref_len) for each in scores], dtype=np.int64)
 
@@ -70,9 +69,7 @@ def value(sums_S: np.ndarray) -> float:
     from sacrebleu.metrics.bleu import BLEU
 
     sums = sums_S.tolist()
-    return BLEU.compute_bleu(
-        sums[:4], sums[4:8], sums[8], sums[9], smooth_method="exp", effective_order=True
-    ).score
+    return BLEU.compute_bleu(sums[:4], sums[4:8], sums[8], sums[9], smooth_method="exp", effective_order=True).score
 
 
 def _bleu() -> BLEU:
@@ -82,9 +79,7 @@ def _bleu() -> BLEU:
     return BLEU(tokenize="none", force=True, effective_order=True)
 
 
-def _cut_for_bleu(
-    predicted: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[list[str], list[list[str]]]:
+def _cut_for_bleu(predicted: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
     """Texts with a space between their units: characters and sacrebleu's `zh` where a row's references have any
     characters, so that all contenders are cut alike, and its default `13a` elsewhere."""
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
@@ -94,8 +89,8 @@ def _cut_for_bleu(
     texts, others = [], []
     for text, each in zip(predicted, references, strict=True):
         cut = characters if any(map(units.has_characters, each)) else words
-        text, *own = (cut(units.apart(units.written(one)).rstrip()) for one in (text, *each))
-        texts.append(text)
+        said, *own = (cut(units.apart(units.written(one)).rstrip()) for one in (text, *each))
+        texts.append(said)
         others.append(own)
     return texts, others
 
