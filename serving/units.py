@@ -42,7 +42,7 @@ LONGEST_WORD = 4  # characters that may well be one word
 
 # Of the libraries `regex` and `tokenizers`, whose syntax is the same here.
 _SCRIPTS = "".join(rf"\p{{{name}}}" for name in SCRIPTS)
-CHARACTER = rf"(?:(?=[\p{{L}}\p{{M}}\p{{Nl}}])[{_SCRIPTS}{SHARED}]\p{{M}}*)"
+CHARACTER = rf"(?:(?=[\p{{L}}\p{{M}}\p{{Nl}}])[{_SCRIPTS}{SHARED}]\p{{M}}*+)"
 _MARKS = r"(?:[\u200c\u200d]|(?![\ufe00-\ufe0f])[\p{Mn}\p{Mc}])*"  # a selector says how a sign is drawn
 _WORD = rf"(?:(?!{CHARACTER})[\p{{L}}\p{{N}}_]{_MARKS})+"
 _LETTERS = rf"(?:(?!{CHARACTER})[\p{{L}}\p{{N}}]{_MARKS})+"

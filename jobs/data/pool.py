@@ -57,11 +57,8 @@ def make_pool(
         tokenizer, spec, seed, inputs(train), inputs(validation), inputs(unlabelled[0]) if unlabelled else []
     )
     counts = Counter(operation for operation, _ in rows)
-    made_by, cut = (
-        ", ".join(f"{name} {count}" for name, count in counts.items()),
-        units.said(text for text, _ in inputs(train)),
-    )
-    log.info("pool: %d rows (%s); what is changed are %s", len(rows), made_by, cut)
+    made_by = ", ".join(f"{name} {count}" for name, count in counts.items())
+    log.info("pool: %d rows (%s); units: %s", len(rows), made_by, units.said(text for text, _ in inputs(train)))
     if len(rows) - counts[UNLABELLED] < spec.rows:
         log.warning("pool: distillation.pool.rows=%d asks for more than these rows can give", spec.rows)
 
