@@ -31,7 +31,7 @@ def fit_nearest(data: DataSpec) -> Fitted:
         texts = [joined(each) for each in inputs]
         row_N, left_N = np.zeros(len(texts), int), np.ones(len(texts), bool)
         for grams, index in zip(kinds, indices, strict=True):
-            features_NG = grams.vectorizer.transform(texts)
+            features_NG: Any = grams.vectorizer.transform(texts)
             asked_N = left_N if grams is kinds[-1] else left_N & _known_N(features_NG)
             if asked_N.any():
                 row_N[asked_N] = index.kneighbors(features_NG[asked_N], return_distance=False)[:, 0]
