@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from jobs.data.prepared import MANIFEST
 from jobs.data.snapshot import Snapshot, take_snapshot
 from jobs.data.source import Split, place, rows, shown
 from jobs.layout import evaluation_folder, output, teacher_folder
+from jobs.measure.answers import input_of
 from jobs.measure.comparison import TEACHER, WINNER, UnseenRows, compare
 from jobs.measure.contenders import Contender
 from jobs.measure.differences import grouped
@@ -28,8 +29,10 @@ from jobs.measure.machine import machine_kind
 from jobs.measure.measurement import BUDGET_SHAPE, Measured, Measurement, measure
 from jobs.measure.table import Machine
 from jobs.versions import behaviour
+from serving import units
 from serving.bundle import MANIFEST as BUNDLE
 from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle, read_description
+from serving.inputs import joined
 from tuning.figures import add, at
 
 log = logging.getLogger(__name__)
@@ -65,6 +68,7 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str, taken: TakenRows | None 
         tempfile.TemporaryDirectory(prefix="slimcart-evaluate-") as between,
     ):
         test = check_test_rows(recipe, description, snapshot)
+        log.info("%s: metrics and baselines count %s", place(recipe.data, "test"), test.counted)
         contenders = _contenders(recipe, bundle, description)
         identity = evaluation_key(recipe, contenders, test.fingerprint)
         shapes = _shapes(recipe, contenders)
@@ -142,7 +146,8 @@ def check_test_rows(recipe: Recipe, bundle: Bundle, snapshot: Snapshot | None = 
         column: grouped(column, [row.slices[index] for row in found]) for index, column in enumerate(recipe.data.slices)
     }
     asked = digest_json([row._replace(slices=()) for row in found])
-    return UnseenRows(digest_json(found), asked, labels, slices)
+    compared = [joined(input_of(row)) for row in found] if recipe.judged_by.labelled else labels
+    return UnseenRows(digest_json(found), asked, labels, slices, units.said(compared))
 
 
 def evaluation_key(recipe: Recipe, contenders: list[Contender], fingerprint: str) -> str:
@@ -186,15 +191,14 @@ def _measure(
         fitted = [each.name for each in takers if each.fit]
         return measure(Measurement(contenders=takers, score=fitted, shapes=shapes, **common))
 
-    scored = [each for each in contenders if each.name in found]
     contenders = [each for each in contenders if each.name in found or each.fit]
     try:
         timed = in_turns(contenders)
-    except JobError as error:
-        if len(scored) == len(contenders):
+    except JobError:
+        able = [each for each in contenders if each.name in (WINNER, TEACHER) or _answers(each, in_turns)]
+        if len(able) == len(contenders):
             raise
-        log.warning("what is fitted to the rows is left out: %s", error)
-        contenders, timed = scored, in_turns(scored)
+        contenders, timed = able, in_turns(able)
     for name, each in timed.items():
         add(each.figures, to=found.setdefault(name, each).figures)
     for contender in contenders:
@@ -202,6 +206,16 @@ def _measure(
             size = bundle_bytes(read_bundle(Path(contender.folder)))
             found[contender.name].figures["metrics"]["bytes"] = size
     return {each.name: found[each.name] for each in contenders}
+
+
+def _answers(contender: Contender, in_turns: Callable[[list[Contender]], object]) -> bool:
+    """Whether a contender can be timed by itself; says why not."""
+    try:
+        in_turns([contender])
+    except JobError as error:
+        log.warning("%s is left out: %s", contender.name, error)
+        return False
+    return True
 
 
 def _counted_by(contenders: Sequence[Contender]) -> Path:

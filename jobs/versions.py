@@ -25,15 +25,15 @@ class Behaviour(NamedTuple):
 ENGINES = sorted(package(name) for name, runtime in RUNTIMES.items() if runtime.precisions)
 STAGES = {
     "prepare": Behaviour(4, ("tokenizers",)),  # the prepared rows
-    "pool": Behaviour(2, ("numpy", "tokenizers")),  # rows without labels, made of others
+    "pool": Behaviour(3, ("numpy", "regex", "tokenizers")),  # rows without labels, made of others
     "finetune": Behaviour(2, ("deepspeed", "numpy", "torch", "transformers")),  # the teacher
     "teach": Behaviour(1, ("numpy", "torch", "transformers")),  # what teachers say of rows
     "distill": Behaviour(3, ("deepspeed", "numpy", "torch", "transformers")),  # the student
     "compress": Behaviour(1, (*ENGINES, "nncf", "numpy", "onnx", "onnxscript", "torch", "transformers")),  # the bundle
-    "measure": Behaviour(2, (*ENGINES, "numpy", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
+    "measure": Behaviour(3, (*ENGINES, "numpy", "regex", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
     "search": Behaviour(1, ("hyperopt", "ray")),  # what is tried
     "choose": Behaviour(1, ()),  # which trial wins
-    "baselines": Behaviour(2, ("numpy", "onnxruntime", "scikit-learn", "tokenizers")),  # their bundles
+    "baselines": Behaviour(3, ("numpy", "onnxruntime", "regex", "scikit-learn", "tokenizers")),  # their bundles
     "evaluate": Behaviour(2, ("numpy", "scikit-learn", "torch", "transformers")),  # the comparison on test rows
     "cascade": Behaviour(2, ("numpy",)),  # temperatures and threshold
 }

@@ -111,7 +111,8 @@ class PoolSpec(Spec):
     """Rows made out of the training and unlabelled rows; the teacher's outputs are their only targets.
 
     A student that learns for long needs more than a few fixed targets (Beyer et al. 2021, arXiv 2106.05237; for texts
-    Tang et al. 2019, arXiv 1903.12136). One operation, drawn by the shares, makes a row.
+    Tang et al. 2019, arXiv 1903.12136). One operation, drawn by the shares, makes a row. Where a script has no spaces
+    between words, characters are what is dropped, masked and swapped.
     """
 
     rows: int = Field(

@@ -2,7 +2,8 @@
 
     for operation, (text, pair) in augmented(given, known, PoolSpec(rows=20_000), mask="[MASK]", seed=0): ...
 
-Words are parted by spaces. The label of a row need not survive an operation, so operations may be strong.
+A word is all that stands between spaces, and a character where the script has none (`serving.units`). The label of a
+row need not survive an operation, so operations may be strong.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.random import Generator
 
 from configs.schema.data import PoolSpec
+from serving import units
 
 Inputs = tuple[str, str | None]  # a text, and the second of a pair
 VISITS = 10  # to every given row without a new one, after which no more are expected
@@ -35,11 +37,11 @@ def augmented(
     hide = functools.partial(mask_words, share=spec.changed, mask=mask or "", chance=chance)
     swap = functools.partial(swap_words, share=spec.changed, chance=chance)
     operations: dict[str, Callable[[Inputs, Inputs], Inputs | None]] = {
-        "drop_words": lambda row, _: _on_parts(row, str.split, " ", drop),
-        "mask_words": lambda row, _: _on_parts(row, str.split, " ", hide),
-        "swap_words": lambda row, _: _on_parts(row, str.split, " ", swap),
+        "drop_words": lambda row, _: _on_parts(row, units.pieces, units.together, drop),
+        "mask_words": lambda row, _: _on_parts(row, units.pieces, units.together, hide),
+        "swap_words": lambda row, _: _on_parts(row, units.pieces, units.together, swap),
         "mix_rows": lambda row, other: mix_rows(row, other, chance),
-        "drop_fields": lambda row, _: _on_parts(row, fields, BETWEEN_FIELDS, drop),
+        "drop_fields": lambda row, _: _on_parts(row, fields, BETWEEN_FIELDS.join, drop),
     }
     names, shares = list(spec.shares), np.array(list(spec.shares.values()))
     shares = shares / shares.sum()
@@ -69,13 +71,16 @@ def normal(row: Inputs) -> Inputs:
 
 
 def _on_parts(
-    row: Inputs, split: Callable[[str], list[str]], between: str, change: Callable[[list[str]], list[str]]
+    row: Inputs,
+    split: Callable[[str], list[str]],
+    join: Callable[[list[str]], str],
+    change: Callable[[list[str]], list[str]],
 ) -> Inputs | None:
     """The row with the parts changed in each text that has several; None where no text has several."""
     parts = [split(text or "") for text in row]
     if max(map(len, parts)) < 2:
         return None
-    text, pair = (between.join(change(each)) if len(each) > 1 else text for each, text in zip(parts, row, strict=True))
+    text, pair = (join(change(each)) if len(each) > 1 else text for each, text in zip(parts, row, strict=True))
     return text or "", pair
 
 
@@ -83,7 +88,7 @@ def mix_rows(row: Inputs, other: Inputs, chance: Generator) -> Inputs:
     """The texts mixed (`mix_words`); a pair takes the first text of one row and the second of the other."""
     if row[1] is not None:
         return row[0], other[1]
-    return " ".join(mix_words(row[0].split(), other[0].split(), chance)), None
+    return units.together(mix_words(units.pieces(row[0]), units.pieces(other[0]), chance)), None
 
 
 def drop_words(words: Sequence[str], share: float, chance: Generator) -> list[str]:

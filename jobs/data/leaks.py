@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from serving import units
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -97,7 +99,7 @@ def normal(text: str) -> str:
     """The letters and digits of a text in lower case; its signs where it has none."""
     if text.isascii():  # several times as fast as the general way below
         return text.lower().encode().translate(None, _ASCII_SIGNS).decode() or "".join(text.split())
-    whole = unicodedata.normalize("NFKC", text).lower()
+    whole = units.folded(text)
     return whole.translate(_LETTERS) or "".join(whole.split())
 
 

@@ -19,6 +19,7 @@ from jobs.data.augment import Inputs, augmented, normal
 from jobs.data.leaks import HASHES, Hashes
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key
 from jobs.versions import behaviour
+from serving import units
 
 if TYPE_CHECKING:
     import pyarrow
@@ -56,7 +57,8 @@ def make_pool(
         tokenizer, spec, seed, inputs(train), inputs(validation), inputs(unlabelled[0]) if unlabelled else []
     )
     counts = Counter(operation for operation, _ in rows)
-    log.info("pool: %d rows (%s)", len(rows), ", ".join(f"{name} {count}" for name, count in counts.items()))
+    made_by = ", ".join(f"{name} {count}" for name, count in counts.items())
+    log.info("pool: %d rows (%s); units: %s", len(rows), made_by, units.said(text for text, _ in inputs(train)))
     if len(rows) - counts[UNLABELLED] < spec.rows:
         log.warning("pool: distillation.pool.rows=%d asks for more than these rows can give", spec.rows)
 

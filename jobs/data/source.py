@@ -22,6 +22,7 @@ from jobs.data.formats import files
 from jobs.data.leaks import Hashes, same_text
 from jobs.data.values import answer_of, input_of, label_of, name_of, slice_of, spelled
 from jobs.data.words import no_column
+from serving import units
 from serving.inputs import Slots
 
 Split = Literal["train", "validation", "test", "unlabelled"]
@@ -196,7 +197,8 @@ def shown(label: str, labels: Sequence[str]) -> str:
     The labels are customers' words where `data.label` names a column of texts.
     """
     kinds = len(set(labels))
-    hardly_repeat = 2 * kinds > len(labels) and (kinds > FEW_LABELS or " " in label)
+    is_long = " " in label or units.longer_than_a_word(label)
+    hardly_repeat = 2 * kinds > len(labels) and (kinds > FEW_LABELS or is_long)
     if hardly_repeat or len(label) > LONGEST_LABEL:
         return f"of row {labels.index(label) + 1} ({len(label)} characters, not shown: it may be a text)"
     return repr(label)

@@ -30,7 +30,9 @@ from jobs.measure.bootstrap import interval, resampled
 from jobs.measure.calibration import fit_temperature
 from jobs.models.reference import made_from
 from jobs.versions import behaviour
+from serving import units
 from serving.bundle import bundle_digest, read_description, write_bundle
+from serving.inputs import joined
 from serving.runtime import load_bundle
 
 LONGEST = 8192  # words or tokens of a text; more is cut
@@ -71,6 +73,11 @@ class Source:
     def value(self, said: Sequence[str]) -> float:
         """The task's metric of these answers to the validation rows."""
         return float(named(self.task.score)(said, self.validation)[self.task.metric])
+
+    @cached_property
+    def units(self) -> str:
+        """How the texts of the training rows are cut, in words."""
+        return units.said(joined(input_of(row)) for row in self.train)
 
     @cached_property
     def digest(self) -> str:
@@ -118,7 +125,7 @@ def find_or_make(recipe: Recipe, name: str, source: Source) -> Path:
     folder, key = Path(output(recipe), ".work", "baselines", name), baseline_key(recipe, name, source)
     if made_from(folder, key):
         return folder
-    log.info("making the baseline %s of %d training rows", name, len(source.train))
+    log.info("making the baseline %s of %d training rows; units: %s", name, len(source.train), source.units)
     with quiet.at_work():
         fitted: Made = named(BASELINES[name].make)(source)
         fields = {

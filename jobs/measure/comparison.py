@@ -18,11 +18,13 @@ from jobs.measure.bootstrap import interval
 from jobs.measure.gate import Judgement, Tested
 from jobs.measure.measurement import Measured
 from jobs.measure.timing import busy_words
+from serving import units
 from tuning import comparison
 from tuning.figures import AS_THEY_COME, BUDGET_SHAPE, Figures, flat, timed
 from tuning.pareto import METRIC
 
 WINNER, TEACHER = "winner", "teacher"
+UNITS = "Units of the texts that metrics and baselines count"
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class UnseenRows(NamedTuple):
     asked: str  # the same of inputs and labels alone: what models are compared on
     labels: list[str]
     slices: dict[str, list[str]]  # column of `data.slices`: the group of each row
+    counted: str = units.WORDS  # units of the texts that metrics and baselines count
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def compare(
         *([table.difference_words(gap, task.metric)] if gap else []),
         *said.words,
         *([f"{busy}\n"] if busy else []),
+        *([f"{UNITS}: {test.counted}.\n"] if test.counted != units.WORDS else []),
     ]
     shown = shown_shapes(shapes)
     head = [f"{each}\n" for each in first]
@@ -99,7 +103,7 @@ def compare(
     further = []
     if machine:
         fields["metrics"] |= {f"{kind}_peak": best for kind, best in machine.peaks.items()}
-        fields["notes"] = [*table.notes(machine), *filter(None, [busy])]
+        fields["notes"] = [f"{UNITS}: {test.counted}.", *table.notes(machine), *filter(None, [busy])]
         further = [table.latencies_markdown(answers, shapes), table.resources_markdown(answers, shown, machine)]
         shown_at = timed(BUDGET_SHAPE) if shapes else AS_THEY_COME
         title = task.titles.get(task.metric, "")

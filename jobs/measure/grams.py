@@ -1,15 +1,17 @@
-"""TF-IDF of words or of strings of characters, which baselines are made of."""
+"""TF-IDF of words, or of characters where a script has no spaces, and of strings of characters: parts of baselines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from serving import units
+
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-WORDS = {"ngram_range": (1, 2)}
-STRINGS = {"analyzer": "char_wb", "ngram_range": (1, 4)}  # of languages without spaces these are all there is
+WORDS = {"tokenizer": units.words, "token_pattern": None, "ngram_range": (1, 2)}
+STRINGS = {"analyzer": "char_wb", "ngram_range": (1, 4)}
 LEAST_ROWS = 2  # that a gram must be in: those of one row are most of the bytes, and say little
 
 
@@ -25,9 +27,9 @@ def fit_grams(texts: Sequence[str], options: Mapping[str, Any], fewest: int = LE
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     for least in (fewest, 1):
-        vectorizer = TfidfVectorizer(min_df=least, **options)
+        vectorizer = TfidfVectorizer(min_df=least, preprocessor=units.lowered, **options)
         try:
             return Grams(vectorizer, vectorizer.fit_transform(texts))
-        except ValueError:  # an empty vocabulary: words of one character are none, as all are in some languages
+        except ValueError:  # an empty vocabulary: letters alone are no words
             continue
     return None

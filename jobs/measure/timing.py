@@ -20,6 +20,7 @@ BLOCKS = 5  # that limits of time are judged by; so many rounds each that all ro
 WARM_UP = 20
 LEAST_CALLS = 20
 PERCENTILES = (50, 95, 99)
+SIGNS = (".", "!", " .", " a", "1")  # of which hardly a tokenizer makes no token, or more than one
 
 
 def interleaved(
@@ -110,29 +111,31 @@ def texts_of_length(
 ) -> list[Row]:
     """Up to `count` inputs of exactly `tokens` tokens, special ones included, cut from the user's own texts.
 
-    Raises `ValueError` where no text cut so keeps its tokens.
+    Where no text cut so keeps its tokens, as where each character is three of them, signs fill the rest. Raises
+    `ValueError` where none does.
     """
     special = tokenizer.num_special_tokens_to_add(pairs)
     room = tokens - special
     if room < 1 + pairs:
         raise ValueError(f"{tokens} tokens leave no room for a text beside {special} special tokens")
     found: list[Row] = []
-    for start in range(len(texts)):
-        words = _strung(texts, start, tokenizer, tokens)
-        if pairs:
-            first = _cut(words, tokenizer, room - room // 2)
-            made: Row = (first, _cut(words[len(first) :].lstrip(), tokenizer, room // 2))
-            length = len(tokenizer.encode(*made))
-        else:
-            made = _cut(words, tokenizer, room)
-            length = len(tokenizer.encode(made))
-        if length == tokens:
-            found.append(made)
-        if len(found) == count:
-            break
-    if not found:
-        raise ValueError(f"no text could be cut to {tokens} tokens")
-    return found
+    for cut in (_cut, _filled):
+        for start in range(len(texts)):
+            words = _strung(texts, start, tokenizer, tokens)
+            if pairs:
+                first = cut(words, tokenizer, room - room // 2)
+                made: Row = (first, cut(words[len(first) :].lstrip(), tokenizer, room // 2))
+                length = len(tokenizer.encode(*made))
+            else:
+                made = cut(words, tokenizer, room)
+                length = len(tokenizer.encode(made))
+            if length == tokens:
+                found.append(made)
+            if len(found) == count:
+                break
+        if found:
+            return found
+    raise ValueError(f"no text could be cut to {tokens} tokens")
 
 
 def _strung(texts: Sequence[str], start: int, tokenizer: Tokenizer, tokens: int) -> str:
@@ -152,3 +155,23 @@ def _cut(text: str, tokenizer: Tokenizer, tokens: int) -> str:
     """The beginning of `text` that its first `tokens` tokens cover."""
     offsets = tokenizer.encode(text, add_special_tokens=False).offsets
     return text[: offsets[min(tokens, len(offsets)) - 1][1]] if offsets else ""
+
+
+def _filled(text: str, tokenizer: Tokenizer, tokens: int) -> str:
+    """The longest beginning of `text` that has at most so many tokens, and signs that are a token each after it."""
+    made, length = "", 0
+    for count in range(tokens, 0, -1):
+        made = _cut(text, tokenizer, count)
+        length = _length(made, tokenizer)
+        if length <= tokens:
+            break
+    while made and length < tokens:
+        one = next((made + sign for sign in SIGNS if _length(made + sign, tokenizer) == length + 1), None)
+        if one is None:
+            break
+        made, length = one, length + 1
+    return made
+
+
+def _length(text: str, tokenizer: Tokenizer) -> int:
+    return len(tokenizer.encode(text, add_special_tokens=False))

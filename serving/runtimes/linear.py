@@ -1,4 +1,4 @@
-"""Linear classifiers of words and characters, in numpy alone: scikit-learn's TF-IDF under a linear model.
+"""Linear classifiers of words and strings of characters, in numpy alone: scikit-learn's TF-IDF under a linear model.
 
 `vocabulary.json` lists pairs of words and strings of characters; the words are those of the tokenizer. A row of the
 array in `model.npy` stands for each of them, in this order: its idf, and its weight in every class; the last row holds
@@ -8,7 +8,6 @@ the intercepts.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.schema.runtimes import VOCABULARY
+from serving import units
 from serving.bundle import Bundle, BundleError
 from serving.inputs import Row, joined
 
 if TYPE_CHECKING:
     import numpy as np
 
-WORD = re.compile(r"(?u)\b\w\w+\b")  # the default of scikit-learn's vectorizers
 WORD_PAIRS, CHARACTERS = "word_pairs", "characters"  # of `vocabulary.json`
 
 
@@ -53,12 +52,12 @@ class LinearModel:
 
         scores_NC = np.empty((len(rows), self._rows_GK.shape[1] - 1), dtype=np.float32)
         for place, row in enumerate(rows):
-            scores_NC[place] = self._of_text(joined(row).lower())
+            scores_NC[place] = self._of_text(units.lowered(joined(row)))
         return scores_NC
 
     def _of_text(self, text: str) -> np.ndarray:
         scores_C = self._rows_GK[-1, 1:].astype("float64")
-        words, known = WORD.findall(text)[: self._most], self._words.get
+        words, known = units.words(text)[: self._most], self._words.get
         scores_C += self._of_grams(map(known, (*words, *map(" ".join, pairwise(words)))), scores_C)
         known = self._characters.get
         return scores_C + self._of_grams(map(known, strings(text.split()[: self._most], self._longest)), scores_C)

@@ -50,6 +50,7 @@ from tests.tiny.stages import (
 FILE = Path(__file__).with_suffix(".json")
 APART = 2e-3  # by which figures of another CPU may differ, of themselves and at all
 INT8 = 0.03  # the same where int8 computes, whose sums saturate on some CPUs
+CHARACTERS = ["包裹还没到,请查一下", "想退掉这双 Acme 鞋", "荷物がまだ届きません", "ยังไม่ได้รับพัสดุ"]
 Figures = dict[str, Any]  # numbers, texts, and lists of them, by name
 
 
@@ -68,11 +69,17 @@ def prepare(folder: Path) -> Figures:
 
 
 def pool(folder: Path) -> Figures:
-    """A digest of rows that are made of others."""
+    """Digests of rows that are made of others."""
+    from configs.schema.data import PoolSpec
+    from jobs.data.augment import augmented
+
     unlabelled = str(folder / "unlabelled.jsonl")
     made = prepared(folder, data={"unlabelled": unlabelled}, distillation={"pool": {"rows": 40}}).pool
     assert made is not None
-    return {"rows": digest_of(made), "made by": [*itertools.chain(*sorted(made.manifest["made_by"].items()))]}
+    given = [(text, None) for text in CHARACTERS]
+    characters = [[name, *row] for name, row in augmented(given, given, PoolSpec(rows=20), "[MASK]", 0)]
+    made_by = [*itertools.chain(*sorted(made.manifest["made_by"].items()))]
+    return {"rows": digest_of(made), "made by": made_by, "characters": digest_json(characters)}
 
 
 def finetune(folder: Path) -> Figures:
@@ -180,8 +187,10 @@ def measure(folder: Path) -> Figures:
     from jobs.measure.bootstrap import interval, resampled
 
     texts = {"classify": [*WORDS] * 10, "generate": [f"{each} {COMMON}" for each in WORDS] * 10}
+    texts["generate, characters"] = CHARACTERS * 10
     found: Figures = {}
-    for task, wanted in texts.items():
+    for name, wanted in texts.items():
+        task = name.partition(",")[0]
         said = [
             other if row % 4 == 0 else own
             for row, (own, other) in enumerate(zip(wanted, wanted[1:] + wanted[:1], strict=True))
@@ -189,7 +198,7 @@ def measure(folder: Path) -> Figures:
         rows = [Row(text=str(row), pair=None, label=label, slots=(), slices=()) for row, label in enumerate(wanted)]
         metrics = named(TASKS[task].score)(said, rows)
         values = resampled(named(TASKS[task].summed.statistics)(said, rows), named(TASKS[task].summed.value))
-        found[task] = rounded([*(metrics[name] for name in sorted(metrics)), *interval(values)])
+        found[name] = rounded([*(metrics[each] for each in sorted(metrics)), *interval(values)])
     clock, calls = 0.0, itertools.count()
 
     def call(inputs: Any) -> list[Any]:

@@ -233,6 +233,38 @@ def test_a_contender_that_fails_does_not_end_the_evaluation_of_the_others(
         _measure(told, file, contenders, [(1, 32)])
 
 
+@pytest.mark.parametrize("bad", [["step_code"], ["nearest_row", "step_code"], ["nearest_row"]])
+def test_contenders_that_cannot_be_timed_are_left_out_and_the_others_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, bad: list[str]
+):
+    """They were scored; all are timed in one process, which ends with any of them."""
+    write_tiny_bundle(tmp_path / "tiny")
+
+    def answer(question: Measurement) -> dict[str, Measured]:
+        names = [each.name for each in question.contenders]
+        if question.mix and (first := next((each for each in names if each in bad), None)):
+            raise JobError(f"measuring {', '.join(names)} failed: {first}")
+        return {name: Measured(figures({"accuracy": 0.5}, TIMED), []) for name in names}
+
+    monkeypatch.setattr("jobs.evaluation.measure", answer)
+    contenders = [
+        Contender(name="nearest_row", kind="fitted", fit=NEAREST),
+        *(Contender(name=name, kind="bundle", folder=str(tmp_path / "tiny")) for name in ("step_code", "winner")),
+    ]
+    found = _measure(recipe(tmp_path, []), tmp_path / "tokenizer.json", contenders, [(1, 32)])
+    assert list(found) == [each.name for each in contenders if each.name not in bad]
+    told = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert told == [f"{name} is left out: measuring {name} failed: {name}" for name in bad]
+
+
+def test_how_the_test_rows_are_cut_is_known(tmp_path: Path):
+    bundle, asked = write_tiny_bundle(tmp_path / "tiny"), recipe(tmp_path, [])
+    assert check_test_rows(asked, bundle).counted == "words"
+    rows = [{"text": "我的包裹 Acme", "label": LABELS[n % 3]} for n in range(6)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert check_test_rows(asked, bundle).counted == "characters (Han), words elsewhere"
+
+
 def test_a_decoder_is_timed_on_rows_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_tiny_bundle(tmp_path / "tiny")
     asked: list[tuple[bool, list[tuple[int, int]]]] = []

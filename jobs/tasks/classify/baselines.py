@@ -17,6 +17,7 @@ from jobs.measure.answers import input_of
 from jobs.measure.baselines import Made, Source, embedding_table
 from jobs.measure.grams import STRINGS, WORDS, Grams, fit_grams
 from jobs.models.reference import read_reference, read_tokenizer
+from serving import units
 from serving.inputs import joined
 from serving.runtimes.linear import CHARACTERS, WORD_PAIRS
 
@@ -32,7 +33,8 @@ def make_tfidf(source: Source) -> Made:
     """TF-IDF of words, word pairs and strings of characters under a linear SVM.
 
     The strings are left out where words alone are better on the validation rows. All else is scikit-learn's default,
-    but grams of a single row are left out. Both texts of a pair are read as one.
+    but grams of a single row are left out, and characters are words where a script has no spaces (`serving.units`).
+    Both texts of a pair are read as one.
     """
     texts, labels = [joined(input_of(row)) for row in source.train], [row.label for row in source.train]
     words, strings = (fit_grams(texts, options) for options in (WORDS, STRINGS))
@@ -89,6 +91,8 @@ def _of_words(words: Sequence[str]) -> Tokenizer:
     number = {word: index for index, word in enumerate([*words, "[UNK]"])}
     tokenizer = Tokenizer(models.WordLevel(number, unk_token="[UNK]"))  # noqa: S106 - no password
     counted = r"\w\w+" if words else r"\S+"  # without known words, all that stands between spaces
+    if any(map(units.has_characters, words)):
+        counted = rf"{units.CHARACTER}|(?:(?!{units.CHARACTER})\w){{2,}}"
     tokenizer.normalizer = normalizers.Lowercase()  # type: ignore[assignment]
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(counted), "removed", invert=True)  # type: ignore[assignment]
     return tokenizer

@@ -10,6 +10,8 @@ from numpy.random import Generator
 
 from configs.schema.data import PoolSpec
 from jobs.data.augment import Inputs, augmented, drop_words, fields, mask_words, mix_rows, mix_words, swap_words
+from serving import units
+from tests.tiny.scripts import EVERY, UNPARTED
 
 WORDS = ["where", "is", "the", "red", "shoe", "that", "I", "ordered"]
 GIVEN: list[Inputs] = [
@@ -168,3 +170,35 @@ def test_shares_say_how_often_an_operation_is_drawn():
 def test_where_no_more_can_be_made_fewer_come():
     assert [row for _, row in pool(10, [("a b", None)], shares=only("swap_words"))] == [("b a", None)]
     assert pool(10, [("word", None)], shares=only("drop_words")) == []
+
+
+@pytest.mark.parametrize("script", UNPARTED)
+@pytest.mark.parametrize("operation", ["drop_words", "mask_words", "swap_words"])
+def test_characters_are_changed_where_a_script_has_no_spaces(operation: str, script: str):
+    whole = {text: units.pieces(text) for text in UNPARTED[script]}
+    for _, (text, _) in pool(12, [(each, None) for each in whole], shares=only(operation)):
+        parts = units.pieces(text.replace(MASK, " "))
+        if operation == "swap_words":
+            assert any(Counter(parts) == Counter(each) and parts != each for each in whole.values())
+        else:
+            assert any(is_subsequence((p.strip() for p in parts), each) for each in whole.values())
+            assert (MASK in text) == (operation == "mask_words")
+        assert MASK in text or " " not in text
+
+
+@pytest.mark.parametrize("script", UNPARTED)
+def test_no_mixture_of_texts_without_spaces_is_a_pair_of_messages(script: str):
+    texts = UNPARTED[script]
+    made = [text for _, (text, _) in pool(10, [(each, None) for each in texts], shares=only("mix_rows"))]
+    assert len(made) == 10
+    assert all(" " not in text for text in made)
+    assert max(len(units.pieces(text)) for text in made) < sum(len(units.pieces(text)) for text in texts)
+
+
+@pytest.mark.parametrize("script", EVERY)
+def test_operations_keep_the_spaces_that_a_text_has(script: str):
+    """Mixed text: a word keeps its spaces, and characters beside it those that they had."""
+    text = f"{EVERY[script][0]} Acme 2 {EVERY[script][1]}"
+    for _, (new, _) in pool(6, [(text, None)], shares=only("drop_words")):
+        assert is_subsequence((each.strip() for each in units.pieces(new)), [p.strip() for p in units.pieces(text)])
+        assert len(new.split()) <= len(text.split())

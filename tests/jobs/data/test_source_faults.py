@@ -173,3 +173,6 @@ def test_a_label_is_shown_unless_it_may_be_what_a_customer_wrote():
     assert shown(said, ["track", said]) == "of row 2 (29 characters, not shown: it may be a text)"
     assert shown("7", [str(number) for number in range(11)]).startswith("of row 8 (1 characters")
     assert said not in shown(3 * said, [3 * said] * 9)
+    for text in ("我的卡号是四一一一", "บัตรของฉันหาย", "カードをなくしました"):  # a sentence without a space
+        assert text not in shown(text, ["退款", text])
+    assert shown("退款", ["物流", "退款"]) == "'退款'"

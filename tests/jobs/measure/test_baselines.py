@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,22 @@ from configs.schema.runtimes import VOCABULARY
 from configs.schema.tasks import TASKS
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.data.source import rows
-from jobs.measure.answers import Answer, Fitted
+from jobs.measure.answers import Answer, Fitted, input_of
 from jobs.measure.baselines import Source, check_possible, embedding_table, find_or_make, made, possible
 from jobs.measure.contenders import Contender, load
+from jobs.measure.grams import WORDS
 from jobs.models.encoder import pretrained
 from jobs.models.loading import load_tokenizer
 from jobs.models.reference import write_reference
 from jobs.tasks.classify import baselines
+from serving import units
 from serving.bundle import bundle_bytes, bundle_digest, read_bundle
 from serving.classifier import Classifier
+from serving.inputs import joined
 from serving.runtime import load_bundle
 from serving.runtimes.linear import CHARACTERS
 from tests.tiny.bundles import write_tiny_bundle
+from tests.tiny.scripts import EVERY, PARTED
 
 NEAREST = TASKS["generate"].baselines["nearest"].make
 
@@ -121,15 +126,29 @@ def test_tfidf_reads_both_texts_of_a_pair(tmp_path: Path):
     assert [each["label"] for each in answers] == ["hot", "cold"]
 
 
-@pytest.mark.parametrize(
-    ("good", "bad"), [("很好用", "太差了"), ("とても良い", "最悪です"), ("ดีมาก", "แย่มาก"), ("好", "坏")]
-)
-def test_tfidf_reads_languages_without_spaces_by_their_characters(tmp_path: Path, good: str, bad: str):
-    frames, said = ["{}", "{}。", "我觉得{}"], [(good, "+"), (bad, "-")]
-    write_rows(tmp_path, [{"text": each.format(text), "label": label} for each in frames for text, label in said] * 3)
-    classifier = baseline("tfidf", recipe(tmp_path, tmp_path / "out"))
-    answers = classifier.predict([f"这个{good}", f"这个{bad}"])
-    assert [each["label"] for each in answers] == ["+", "-"]
+@pytest.mark.parametrize("script", EVERY)
+def test_tfidf_reads_the_units_of_every_script(tmp_path: Path, script: str):
+    """What is asked is a message's beginning or end, which no training row is; the bundle holds no message whole."""
+    between = " " if script in PARTED else ""
+    halves = [(parts[: len(parts) // 2], parts[len(parts) // 2 :]) for parts in map(units.terms, EVERY[script])]
+    found = [
+        {"text": between.join([str(number), *half]), "label": f"topic {topic}"}
+        for number in range(3)
+        for topic, both in enumerate(halves)
+        for half in (both[0] + both[1], both[1] + both[0])
+    ]
+    write_rows(tmp_path, found)
+    asked = recipe(tmp_path, tmp_path / "out")
+    classifier = baseline("tfidf", asked)
+    answers = classifier.predict([between.join(half) for both in halves for half in both])
+    assert [each["label"] for each in answers] == ["topic 0", "topic 0", "topic 1", "topic 1"]
+    texts = [joined(input_of(row)) for row in rows(asked.data, "train")]
+    grams = WORDS["tokenizer"](units.lowered(texts[0]))
+    (reading,) = classifier.readings(texts[:1])
+    assert (reading.tokens, reading.unknown) == (len(grams), 0)
+    longest = max(map(len, re.split(r"\s", " ".join(EVERY[script])))) if between else 6
+    known = json.loads((tmp_path / "out/.work/baselines/tfidf/tokenizer.json").read_bytes())["model"]["vocab"]
+    assert max(map(len, known.keys() - {"[UNK]"})) <= longest
 
 
 def test_a_baseline_that_cannot_be_made_is_left_out_and_the_others_stand(
@@ -181,6 +200,15 @@ def test_the_nearest_row_of_prompts_without_words_is_found_by_characters(tmp_pat
     predict = load(Contender(name="n", kind="fitted", fit=NEAREST), DataSpec(train=str(tmp_path / "train.jsonl")), 1)
     answers = predict(["d c"])
     assert answers == [Answer("it is c d")]
+
+
+def test_the_nearest_row_is_found_by_words_characters_and_signs_together(tmp_path: Path):
+    """Prompts of one letter or one sign stand beside those that have words."""
+    prompts = ["S", "M", "好", "差评", "😀", "где заказ", "मेरा पार्सल", "ดีมาก"]
+    write_rows(tmp_path, [{"text": text, "label": f"it is {text}"} for text in prompts])
+    predict = load(Contender(name="n", kind="fitted", fit=NEAREST), DataSpec(train=str(tmp_path / "train.jsonl")), 1)
+    assert predict(prompts) == [Answer(f"it is {text}") for text in prompts]
+    assert predict(["заказ мой", "很好"]) == [Answer("it is где заказ"), Answer("it is 好")]
 
 
 @pytest.fixture(scope="module")

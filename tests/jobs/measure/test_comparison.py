@@ -90,6 +90,16 @@ def test_classes_and_slices_are_compared_in_files_and_the_worst_in_the_manifest(
     assert json.loads(json.dumps(fields))["answers"]["winner"]["latency"]["batch1_tokens32"]["p50_ms"] == 1.0
 
 
+def test_the_units_that_are_counted_are_said_below_the_table_where_they_are_not_words_alone():
+    recipe, machine = Recipe.model_validate({"name": "x"}), Machine({}, "not measured")
+    fields, files = compare(recipe, TEST._replace(counted="characters (Han)"), FIVE, [BUDGET_SHAPE], machine)
+    said = "Units of the texts that metrics and baselines count: characters (Han)."
+    assert fields["notes"][0] == said and said in files["table.md"] and said in fields["table"]
+    plain, _ = compare(recipe, TEST, FIVE, [BUDGET_SHAPE], machine)
+    assert plain["notes"][0] == "Units of the texts that metrics and baselines count: words."
+    assert "Units" not in plain["table"]
+
+
 def test_a_baseline_that_would_do_is_a_warning(caplog: pytest.LogCaptureFixture):
     fields, files = compared(FIVE, min_retention=0.78)
     assert "The baseline static_logreg is inside the budget and 1.7x faster than the winner" in fields["verdict"]

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, processors
+from tokenizers.pre_tokenizers import ByteLevel
 
 from jobs.data.shop import messages
 from jobs.measure.answers import Answer, Predictor
-from jobs.measure.timing import BLOCKS, LEAST_CALLS, ROUNDS, WARM_UP, busy_words, interleaved, texts_of_length
+from jobs.measure.timing import BLOCKS, LEAST_CALLS, ROUNDS, SIGNS, WARM_UP, busy_words, interleaved, texts_of_length
 from serving.inputs import Input
+from tests.tiny.scripts import EVERY
 from tests.tiny.shop import tokenizer
 from tuning.figures import Figures, figures
 from tuning.pareto import BUSY
@@ -37,6 +39,28 @@ def test_pairs_have_exactly_that_many_tokens_shared_by_two_texts(words: Tokenize
     for pair in found:
         assert isinstance(pair, tuple) and all(pair)
         assert len(words.encode(*pair)) == tokens
+
+
+@pytest.fixture(scope="module")
+def of_bytes() -> Tokenizer:
+    """A token for each byte: two and more for each letter that is not ASCII."""
+    made = Tokenizer(models.BPE({each: place for place, each in enumerate(["<s>", *sorted(ByteLevel.alphabet())])}, []))
+    made.pre_tokenizer = ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    made.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", [("<s>", 0)])  # type: ignore[assignment]
+    return made
+
+
+@pytest.mark.parametrize("script", EVERY)
+@pytest.mark.parametrize("tokens", [16, 31, 32, 33])
+def test_letters_of_several_tokens_are_cut_whole(of_bytes: Tokenizer, script: str, tokens: int):
+    for pairs in (False, True):
+        found = texts_of_length(EVERY[script], of_bytes, tokens, 4, pairs)
+        assert found
+        for each in found:
+            parts = each if isinstance(each, tuple) else (each,)
+            assert len(of_bytes.encode(*parts)) == tokens
+            own = " ".join(EVERY[script] * 3)
+            assert all(part and part.rstrip("".join(SIGNS)) in own for part in parts)
 
 
 def test_texts_are_cut_from_the_users_own(words: Tokenizer):
