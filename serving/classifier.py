@@ -69,7 +69,7 @@ class Classifier:
             return self._finite(self._model.of_texts(rows)) / self.bundle.temperature
         encodings: list[Encoding] = self._tokenizer.encode_batch(rows)
         logits_NC = np.empty((len(encodings), len(self.bundle.labels)), dtype=np.float32)
-        lengths = [len(each) for each in encodings]
+        lengths = [max(1, len(each)) for each in encodings]
         for chosen in cut(lengths, self._tokens_per_batch):
             logits_NC[chosen] = self._logits(self._model, [encodings[index] for index in chosen])
         return logits_NC / self.bundle.temperature
@@ -103,7 +103,7 @@ class Classifier:
         """float32 [B, C] of B encodings, padded on the right to the longest of them."""
         import numpy as np
 
-        # An empty text without special tokens still attends to one padding token: softmax over nothing is NaN.
+        # A text without any token is one token of padding, here as in training: softmax over nothing is NaN.
         shape = (len(encodings), max(1, *map(len, encodings)))
         feed = {name: np.zeros(shape, dtype=np.int64) for name in self.bundle.inputs}
         feed["input_ids"][:] = self._pad_id

@@ -57,11 +57,13 @@ def completions(
     """Token ids that follow each prompt, in order; prompt and completion have `max_length` tokens at most together.
 
     Prompts of one length are completed together, so that none is padded and all may write the same number of tokens.
+    Nothing follows a prompt without tokens.
     """
     completed: list[list[int]] = [[]] * len(prompts)
     by_length: defaultdict[int, list[int]] = defaultdict(list)
     for index, ids in enumerate(prompts):
-        by_length[len(ids)].append(index)
+        if len(ids):
+            by_length[len(ids)].append(index)
     for length, alike in by_length.items():
         for places in cut([length] * len(alike), tokens_per_batch):
             chosen = [alike[place] for place in places]

@@ -73,6 +73,13 @@ class DataSpec(Spec):
         description="share of the tokens of the training (validation) rows that may be unknown to the tokenizer of the "
         "teacher, or of student.model; more is refused, more than 0.05 is logged, 1 = nothing is refused",
     )
+    max_changed: float = Field(
+        default=0.333,
+        ge=0,
+        le=1,
+        description="generate: share of the training answers that the tokenizer of the teacher may give back otherwise "
+        "than they are, as it loses capitals or special tokens; more is refused, any is logged, 1 = nothing is refused",
+    )
     packing: bool = Field(
         default=True,
         description="generate: texts share rows of max_length tokens, so little is padding; where the model would "

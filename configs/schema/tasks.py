@@ -146,7 +146,7 @@ CLASSIFY = Task(
             of_teacher=True,
         ),
     },
-    unused={"data": ("packing",), "distillation": ("stored_tokens", "stored_draws", "targets")},
+    unused={"data": ("packing", "max_changed"), "distillation": ("stored_tokens", "stored_draws", "targets")},
     model_kinds=("encoder", "decoder"),
     student_kinds=("layers", "new", "conv", "pretrained"),
     new_models=False,

@@ -23,8 +23,9 @@ from jobs.compression.rewrite import for_export, merged
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import LayerSize, layers_of, set_sizes, sizes_of
+from jobs.models.loading import longest
 
-TOKENS = 32  # of the one row that is timed
+TOKENS = 32  # of the one row that is timed, or as many as a shorter model takes
 CALLS = 100  # of each block
 SHARES = (1 / 16, 1 / 4, 1 / 2, 1)  # of a block's heads and units at which it is timed; lines in between
 REST = "rest"
@@ -33,11 +34,12 @@ INPUTS = ("input_ids", "attention_mask", "hidden", "mask")  # of every block, wh
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Milliseconds of one row of `TOKENS` tokens, one thread of this machine, ONNX Runtime in float32."""
+    """Milliseconds of one row of so many tokens, one thread of this machine, ONNX Runtime in float32."""
 
     rest: float  # embeddings, pooling and head
     heads: Mapping[int, float]  # of an attention block with so many heads, rising
     feed_forward: Mapping[int, float]  # of a feed-forward block with so many units, rising
+    tokens: int = TOKENS
 
     def layer(self, size: LayerSize) -> float:
         """Milliseconds of a layer, interpolated between the sizes that were timed."""
@@ -52,7 +54,14 @@ class LayerTimes:
         blocks = {
             name: {str(size): ms for size, ms in getattr(self, name).items()} for name in ("heads", "feed_forward")
         }
-        return {"tokens": TOKENS, "batch": 1, "threads": 1, "runtime": "onnxruntime float32", REST: self.rest, **blocks}
+        return {
+            "tokens": self.tokens,
+            "batch": 1,
+            "threads": 1,
+            "runtime": "onnxruntime float32",
+            REST: self.rest,
+            **blocks,
+        }
 
 
 def measure(model: EncoderClassifier, folder: Path) -> LayerTimes:
@@ -62,16 +71,18 @@ def measure(model: EncoderClassifier, folder: Path) -> LayerTimes:
         sorted({max(1, round(share * most)) for share in SHARES})
         for most in (max(each.heads for each in sizes), max(each.feed_forward for each in sizes))
     )
+    tokens = min(TOKENS, longest(model.encoder) or TOKENS)
     names = [REST, *(f"heads {each}" for each in heads), *(f"units {each}" for each in units)]
     with quiet.at_work():
         apart = _Apart(_staircase(model, heads, units), len(heads), len(units))
-        sessions = _sessions(apart, names, folder)
+        sessions = _sessions(apart, names, folder, tokens)
     with quiet.measuring(threads=1):
-        ms = _times(sessions, {name: each.numpy() for name, each in _example(apart, 1, TOKENS).items()})
+        ms = _times(sessions, {name: each.numpy() for name, each in _example(apart, 1, tokens).items()})
     return LayerTimes(
         ms[REST],
         {each: ms[f"heads {each}"] for each in heads},
         {each: ms[f"units {each}"] for each in units},
+        tokens,
     )
 
 
@@ -127,16 +138,16 @@ def _example(apart: _Apart, rows: int, tokens: int) -> dict[str, Tensor]:
     return dict(zip(INPUTS, (ones_BL, ones_BL.clone(), hidden_BLH, mask_B11L), strict=True))
 
 
-def _sessions(apart: _Apart, names: Sequence[str], folder: Path) -> dict[str, Any]:
+def _sessions(apart: _Apart, names: Sequence[str], folder: Path, tokens: int) -> dict[str, Any]:
     """{output: an ONNX Runtime session of its block}, out of one export, since an export takes seconds."""
     import onnx
     import onnxruntime
     from onnx.utils import Extractor
 
     file = folder / "blocks.onnx"
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=TOKENS)
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=tokens)
     free = {name: {0: batch, 3 if name == "mask" else 1: length} for name in INPUTS}
-    trace(apart, _example(apart, 2, 9), free, names, file)
+    trace(apart, _example(apart, 2, min(9, tokens)), free, names, file)
     whole = Extractor(onnx.load(str(file)))
     file.unlink()
     options = onnxruntime.SessionOptions()

@@ -104,7 +104,11 @@ def warn_of_readings(read: Readings, at: str, model: str, max_length: int) -> No
             model,
         )
     if read.cut:
-        log.info("%s: %.1f %% of the texts are longer than %d tokens and cut", at, 100 * read.cut_share, max_length)
+        log.info("%s: %d of %d texts are longer than %d tokens and cut", at, read.cut, read.rows, max_length)
+    if read.unread:
+        log.warning(
+            "%s: of %d of %d texts nothing is known to %s; all are answered alike", at, read.unread, read.rows, model
+        )
 
 
 def record(

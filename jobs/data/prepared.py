@@ -29,6 +29,7 @@ class Readings(NamedTuple):
     tokens: int  # without the special ones around every text
     unknown: int  # how many of these tokens the tokenizer does not know
     cut: int  # rows that are kept in part only
+    unread: int = 0  # rows of whose texts no token is left
 
     @property
     def unknown_share(self) -> float:
@@ -143,12 +144,16 @@ class Prepared:
 
 def readings_of(folder: Path) -> dict[str, Readings]:
     """A tokenizer's counts over each split of the shards in `folder`."""
+    import pyarrow.compute
     import pyarrow.parquet
 
-    table = pyarrow.parquet.read_table(folder, columns=["split", "text_tokens", "unknown", "cut"])
-    sums: Any = [([], "count_all"), *((name, "sum") for name in ("text_tokens", "unknown", "cut"))]
+    counted = ("text_tokens", "unknown", "cut")
+    table = pyarrow.parquet.read_table(folder, columns=["split", *counted])
+    unread: Any = pyarrow.compute.call_function("equal", [table["text_tokens"], 0])
+    table = table.append_column("unread", unread)
+    sums: Any = [([], "count_all"), *((name, "sum") for name in (*counted, "unread"))]
     totals = table.group_by("split").aggregate(sums).to_pylist()
-    columns = ("count_all", "text_tokens_sum", "unknown_sum", "cut_sum")
+    columns = ("count_all", *(f"{name}_sum" for name in (*counted, "unread")))
     return {each["split"]: Readings(*(each[name] for name in columns)) for each in totals}
 
 

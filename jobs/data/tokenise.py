@@ -14,6 +14,7 @@ from configs.schema.data import DataSpec
 from jobs.data.batches import NO_TARGET
 from jobs.data.leaks import Hashes
 from jobs.data.source import Split, place, rows, shown, told
+from serving.classifier import pad_id
 from serving.inputs import Reading, prompt, reading, unknown_id
 
 if TYPE_CHECKING:
@@ -102,18 +103,19 @@ def tokenise_classes(
 ) -> pyarrow.Table:
     """The rows with their tokens and label numbers; the text itself is not kept. Runs in Ray Data's workers.
 
-    A row without a label (null) has the number `NO_TARGET`.
+    A row without a label (null) has the number `NO_TARGET`. One of whose text the tokenizer keeps nothing, and that has
+    no special tokens, is one token of padding, as it is to a served model.
     """
     texts: list[Any] = table["text"].to_pylist()
     if table["pair"].null_count < len(table):
         texts = list(zip(texts, table["pair"].to_pylist(), strict=True))
     tokenizer, unknown = _opened(tokenizer_json)
-    encodings = _encoded(tokenizer, texts, at)
+    encodings, nothing = _encoded(tokenizer, texts, at), pad_id(tokenizer)
     number = {label: index for index, label in enumerate(labels)} | {None: NO_TARGET}
     return _tokenised(
         table,
-        [each.ids for each in encodings],
-        [each.type_ids for each in encodings],
+        [each.ids or [nothing] for each in encodings],
+        [each.type_ids or [0] for each in encodings],
         [number[label] for label in table["label"].to_pylist()],
         [reading(each, unknown) for each in encodings],
     )

@@ -70,5 +70,6 @@ def _read(bundle: Path, description: Bundle, test: Iterable[Row]) -> Readings:
     while some := list(itertools.islice(left, ROWS_PER_CALL)):
         texts: list[Any] = [prompt(row.text, row.pair) if writes else input_of(row) for row in some]
         for each in tokenizer.encode_batch(texts, add_special_tokens=not writes):
-            counts = Readings(*map(sum, zip(counts, (1, *reading(each, unknown)), strict=True)))
+            read = reading(each, unknown)
+            counts = Readings(*map(sum, zip(counts, (1, *read, not read.tokens), strict=True)))
     return counts

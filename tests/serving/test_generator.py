@@ -56,6 +56,13 @@ def test_a_prompt_that_leaves_no_room_is_cut():
     assert generator().predict(["where is my order now please cancel it"]) == [{"text": "where"}]
 
 
+def test_a_prompt_of_which_no_token_is_left_has_no_answer_whatever_stands_beside_it():
+    model = Echo()
+    assert completions(model, [[], [4], []], 3) == [[], [4, 4], []]
+    assert completions(model, [[]], 3) == [[]]
+    assert model.asked == [[1]]
+
+
 def test_no_inputs_give_no_texts():
     assert generator().predict([]) == []
 

@@ -26,8 +26,9 @@ from jobs.models.encoder import EncoderClassifier
 from jobs.models.loading import longest
 
 OPSET = 20
-SAMPLE = (2, 9)  # rows and tokens of the traced example; both free afterwards
+SAMPLE = (2, 9)  # rows and tokens of the traced example, fewer of a shorter model; both free afterwards
 UNLIMITED = 512  # tokens that a graph takes at most where the model has no limit
+COMPARED = ((1, 5), (3, 17))  # rows and tokens
 TOLERANCE = 1e-3  # largest difference of a logit between torch and the exported file,
 PRECISION = 1e-5  # or as a share of the largest logit in its row: a head of grades has squares as logits
 
@@ -64,8 +65,9 @@ def export_onnx(model: EncoderClassifier, inputs: Sequence[str], file: Path) -> 
     Raises `JobError` where the file does not answer like the model.
     """
     model = model.eval()
-    example = {name: torch.ones(SAMPLE, dtype=torch.int64) for name in inputs}
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=longest(model.encoder) or UNLIMITED)
+    most = longest(model.encoder) or UNLIMITED
+    example = {name: torch.ones(SAMPLE[0], min(SAMPLE[1], most), dtype=torch.int64) for name in inputs}
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=most)
     trace(for_export(model), example, {name: {0: batch, 1: length} for name in inputs}, ["logits"], file)
     _drop_notes(file)
     difference = largest_difference(model, inputs, file)
@@ -100,8 +102,8 @@ def trace(
         )
 
 
-def largest_difference(model: nn.Module, inputs: Sequence[str], file: Path) -> float:
-    """Largest difference of a logit between `model` and `file` over rows with padding, at two shapes.
+def largest_difference(model: EncoderClassifier, inputs: Sequence[str], file: Path) -> float:
+    """Largest difference of a logit between `model` and `file` over rows of any of its tokens, with padding.
 
     It is absolute; in a row with logits beyond `TOLERANCE` / `PRECISION` it is scaled down in proportion.
     """
@@ -109,10 +111,12 @@ def largest_difference(model: nn.Module, inputs: Sequence[str], file: Path) -> f
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     generator, worst = np.random.default_rng(0), 0.0
-    for rows, tokens in ((1, 5), (3, 17)):
+    table: Any = model.encoder.get_input_embeddings()
+    for rows, most in COMPARED:
+        tokens = min(most, longest(model.encoder) or UNLIMITED)
         feed = {name: np.zeros((rows, tokens), dtype=np.int64) for name in inputs}
-        feed["input_ids"] = generator.integers(1, 20, (rows, tokens))
-        feed["attention_mask"] = (np.arange(tokens) < generator.integers(2, tokens + 1, (rows, 1))).astype(np.int64)
+        feed["input_ids"] = generator.integers(0, table.num_embeddings, (rows, tokens))
+        feed["attention_mask"] = (np.arange(tokens) < generator.integers(1, tokens + 1, (rows, 1))).astype(np.int64)
         with torch.inference_mode():
             expected = model(**{name: torch.from_numpy(array) for name, array in feed.items()}).numpy()
         actual_BC = session.run(["logits"], feed)[0]

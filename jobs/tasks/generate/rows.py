@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.loader import UsageError
-from configs.schema.data import DataSpec
 from configs.schema.models import NEW
 from configs.schema.recipe import Recipe
 from jobs.data.plan import Plan
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.models.reference import read_reference, read_tokenizer
-from serving.inputs import prompt
+from jobs.tasks.generate.inspection import inspect
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,6 +27,7 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
     from jobs.models.loading import load_tokenizer
 
     data, teacher = recipe.data, recipe.teacher
+    model = f"teacher.bundle: {teacher.bundle}" if teacher.bundle else f"teacher.model: {teacher.model}"
     if teacher.bundle:
         reference = read_reference(Path(teacher.bundle), "python -m jobs.finetune")
         tokenizer, end = read_tokenizer(Path(teacher.bundle) / reference.tokenizer), end_of(teacher.bundle)
@@ -45,7 +45,7 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
         tokenise = functools.partial(
             tokenise_completions, tokenizer_json=trained.to_str(), end=end, max_length=data.max_length
         )
-        _refuse_long_prompts({"train": train, "validation": validation}, trained, data)
+        inspect({"train": train, "validation": validation}, trained, data, model)
         return trained, tokenise
 
     key = {"tokenizer": source, "task": "generate", "max_length": data.max_length, "packing": data.packing}
@@ -55,18 +55,6 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
 def _texts(table: pyarrow.Table) -> Iterator[str]:
     for name in ("text", "pair", "label"):
         yield from (text for text in table[name].to_pylist() if text is not None)
-
-
-def _refuse_long_prompts(tables: dict[str, pyarrow.Table], tokenizer: Tokenizer, data: DataSpec) -> None:
-    """Refuse a prompt that leaves no room for its completion."""
-    for split, table in tables.items():
-        prompts = list(map(prompt, table["text"].to_pylist(), table["pair"].to_pylist()))
-        for number, encoding in enumerate(tokenizer.encode_batch(prompts, add_special_tokens=False), 1):
-            if len(encoding) >= data.max_length:
-                raise UsageError(
-                    f"data.max_length: {data.max_length}: the prompt of row {number} of data.{split} alone has "
-                    f"{len(encoding)} tokens; raise it, or remove the row"
-                )
 
 
 def plan_of_student(recipe: Recipe, prepared: Prepared) -> None:

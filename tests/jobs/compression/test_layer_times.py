@@ -9,7 +9,7 @@ import torch
 from jobs.compression import layer_times
 from jobs.compression.layer_times import LayerTimes
 from jobs.models.layers import LayerSize, layers_of
-from tests.tiny.models import batch, encoder_classifier
+from tests.tiny.models import POSITIONS, batch, encoder_classifier
 
 
 def fed(tokens: int = 7) -> dict[str, torch.Tensor]:
@@ -33,7 +33,7 @@ def test_the_blocks_that_are_timed_are_those_of_the_model(kind: str):
 
 def test_each_block_is_exported_by_itself(tmp_path: Path):
     apart, given = layer_times._Apart(encoder_classifier(layers=1), 1, 1), fed()
-    sessions = layer_times._sessions(apart, ["rest", "heads 2", "units 64"], tmp_path)
+    sessions = layer_times._sessions(apart, ["rest", "heads 2", "units 64"], tmp_path, 7)
     feed = {name: each.numpy() for name, each in given.items()}
     with torch.inference_mode():
         for session, expected in zip(sessions.values(), apart(**given), strict=True):
@@ -42,11 +42,27 @@ def test_each_block_is_exported_by_itself(tmp_path: Path):
 
 
 def test_blocks_are_timed_from_the_smallest_size_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(layer_times, "_sessions", lambda apart, names, folder: dict.fromkeys(names))
+    monkeypatch.setattr(layer_times, "_sessions", lambda apart, names, folder, tokens: dict.fromkeys(names))
     monkeypatch.setattr(layer_times, "_times", lambda sessions, feed: {name: len(name) for name in sessions})
     times = layer_times.measure(encoder_classifier(), tmp_path)
     assert list(times.heads) == [1, 2]
     assert list(times.feed_forward) == [4, 16, 32, 64]
+    assert times.facts()["tokens"] == layer_times.TOKENS < POSITIONS
+
+
+def test_a_model_of_fewer_positions_is_timed_at_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fed_tokens: list[tuple[int, ...]] = []
+    monkeypatch.setattr(layer_times, "_sessions", lambda apart, names, folder, tokens: dict.fromkeys(names))
+
+    def timed(sessions: dict[str, None], feed: dict[str, np.ndarray]) -> dict[str, float]:
+        fed_tokens.append(feed["input_ids"].shape)
+        return dict.fromkeys(sessions, 1.0)
+
+    monkeypatch.setattr(layer_times, "_times", timed)
+    model = encoder_classifier()
+    model.encoder.config.max_position_embeddings = 6
+    assert layer_times.measure(model, tmp_path).facts()["tokens"] == 6
+    assert fed_tokens == [(1, 6)]
 
 
 def test_a_block_takes_the_milliseconds_of_its_undisturbed_calls(monkeypatch: pytest.MonkeyPatch):

@@ -210,10 +210,14 @@ def test_cut_texts_are_counted(shop: Shop):
         ),
         (
             Readings(rows=8, tokens=100, unknown=0, cut=1),
-            ["a.csv: 12.5 % of the texts are longer than 16 tokens and cut"],
+            ["a.csv: 1 of 8 texts are longer than 16 tokens and cut"],
+        ),
+        (
+            Readings(rows=8, tokens=100, unknown=0, cut=0, unread=2),
+            ["a.csv: of 2 of 8 texts nothing is known to m; all are answered alike"],
         ),
     ],
-    ids=["no rows", "as many as are let pass", "one more", "one cut"],
+    ids=["no rows", "as many as are let pass", "one more", "one cut", "two without tokens"],
 )
 def test_shares_are_told_in_percent_from_what_is_much_on(
     caplog: pytest.LogCaptureFixture, read: Readings, said: list[str]

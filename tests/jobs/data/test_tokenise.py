@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from configs.folder import commit
 from configs.loader import UsageError
 from configs.schema.data import DataSpec
 from jobs.data.batches import NO_TARGET
+from jobs.data.feeds import take
 from jobs.data.prepared import MANIFEST, ROWS, Examples, Prepared, has_key
 from jobs.data.tokenise import (
     END,
@@ -22,6 +24,8 @@ from jobs.data.tokenise import (
     tokenise_completions,
     train_tokenizer,
 )
+from serving.bundle import Bundle
+from serving.classifier import Classifier
 from tests.tiny.shop import tokenizer
 
 TEXTS = ["where is my order", "refund it please, now", "cancel"]
@@ -130,6 +134,45 @@ def test_pairs_are_told_apart_by_type(words: Tokenizer):
     assert made["input_ids"].to_pylist() == [expected.ids]
     assert made["type_ids"].to_pylist() == [expected.type_ids]
     assert set(expected.type_ids) == {0, 1}
+
+
+class Noted:
+    """Answers nothing in particular; notes the tokens that each row is answered for, and what fills it up."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[list[int], list[int]]] = []
+
+    def logits(self, feed: Mapping[str, np.ndarray]) -> np.ndarray:
+        for ids, mask in zip(feed["input_ids"], feed["attention_mask"] > 0, strict=True):
+            self.seen.append((ids[mask].tolist(), ids[~mask].tolist()))
+        return np.zeros((len(feed["input_ids"]), 2), np.float32)
+
+
+@pytest.mark.parametrize("pad", ["[PAD]", "<pad>", None], ids=str)
+@pytest.mark.parametrize("text", ["", "\u200b\u200b", "\x07\x1b"], ids=["empty", "zero width", "control"])
+def test_a_text_without_tokens_is_one_token_of_padding_in_training_and_in_use(text: str, pad: str | None):
+    """Alone and beside others, so that its answer does not depend on the batch."""
+    vocabulary = {word: index for index, word in enumerate(filter(None, ["[UNK]", "order", "my", pad]))}
+    bare = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    bare.normalizer = normalizers.BertNormalizer()  # type: ignore[assignment]
+    bare.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+    nothing = [vocabulary.get(pad or "", 0)]
+    made = tokenise_classes(table([text, "my order"], ["a", "b"]), bare.to_str(), ["a", "b"])
+    assert made["input_ids"].to_pylist() == [nothing, [2, 1]]
+    assert made["text_tokens"].to_pylist() == [0, 2]
+    (feed,) = take(Examples.from_table(made), ["input_ids", "attention_mask"], nothing[0], 2).feeds
+    assert (feed["input_ids"].tolist(), feed["attention_mask"].tolist()) == (
+        [[*nothing, *nothing], [2, 1]],
+        [[1, 0], [1, 1]],
+    )
+    served = Noted()
+    bundle = Bundle(
+        name="b", task="classify", labels=["a", "b"], runtime="onnxruntime", model="m", max_length=8,
+        inputs=["input_ids", "attention_mask"],
+    )  # fmt: skip
+    for texts in ([text], [text, "my order", text]):
+        Classifier(bundle, served, bare).logits(texts)
+    assert [ids for ids, _ in served.seen] == [nothing, nothing, nothing, [2, 1]]
 
 
 def test_a_row_without_a_label_has_no_target(words: Tokenizer):

@@ -12,11 +12,12 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from transformers import AutoModel
 
 from cluster.session import JobError
 from jobs.compression.export.onnx import SAMPLE, TOLERANCE, _quiet, export_onnx, largest_difference
 from jobs.models.encoder import EncoderClassifier
-from tests.tiny.models import CLASSES, POSITIONS, batch, encoder_classifier
+from tests.tiny.models import CLASSES, POSITIONS, batch, config, encoder_classifier
 
 SINGLE = ("input_ids", "attention_mask")
 PAIR = (*SINGLE, "token_type_ids")
@@ -120,6 +121,16 @@ def test_the_runtime_leaves_the_residuals_and_norms_of_a_layer_apart(exported: E
     onnxruntime.InferenceSession(str(exported.file), options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "loaded.onnx").graph.node]
     assert kinds.count("LayerNormalization") >= 2  # of the one layer; those of the embeddings are another matter
+
+
+@pytest.mark.parametrize(("tokens", "positions"), [(3, 40), (60, 4)], ids=["three tokens", "four positions"])
+def test_a_model_of_few_tokens_or_few_positions_is_exported_and_compared(tmp_path: Path, tokens: int, positions: int):
+    torch.manual_seed(0)
+    small = config("bert", layers=1)
+    small.vocab_size, small.max_position_embeddings = tokens, positions
+    model = EncoderClassifier(AutoModel.from_config(small, dtype=torch.float32), "mean", CLASSES).eval()
+    export_onnx(model, SINGLE, tmp_path / "model.onnx")
+    assert largest_difference(model, SINGLE, tmp_path / "model.onnx") <= TOLERANCE
 
 
 @pytest.mark.parametrize("wrong", [0.5, np.nan])

@@ -1,0 +1,91 @@
+"""What a decoder's tokenizer makes of rows to learn from, asked before any of them is trained on."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from configs.loader import UsageError
+from configs.schema.data import DataSpec
+from jobs.data.round_trip import Losses, losses
+from jobs.data.source import Split, place
+from serving.inputs import prompt
+
+if TYPE_CHECKING:
+    import pyarrow
+    from tokenizers import Tokenizer
+
+ROWS_PER_CALL = 4096  # encodings take ten times what is kept of them
+MOST_CUT = 0.5  # share of answers without their end: a model of them would hardly ever end one
+HELD = 99  # percent of the rows that the length in a message would hold
+
+log = logging.getLogger(__name__)
+
+
+def inspect(tables: Mapping[Split, pyarrow.Table], tokenizer: Tokenizer, data: DataSpec, model: str) -> None:
+    """Refuse rows that a decoder could not learn to answer, and log what it will learn to answer otherwise.
+
+    `model` names the tokenizer, 'teacher.model: name'. Raises `UsageError` for a prompt that leaves no room for its
+    answer or of which no token is left, where most answers are cut before their end, and where the tokenizer gives back
+    fewer answers than `data.max_changed` allows.
+    """
+    for split, table in tables.items():
+        lengths, lost = _read(split, table, tokenizer, data, model)
+        _tell_cut(lengths, split, data)
+        if split == "train" and lost.changed:
+            _tell_changed(lost, data, model)
+
+
+def _read(
+    split: Split, table: pyarrow.Table, tokenizer: Tokenizer, data: DataSpec, model: str
+) -> tuple[np.ndarray, Losses]:
+    """(tokens of each row with its end, what is lost of the answers)."""
+    lengths: list[int] = []
+    rows, causes = 0, Counter[str]()
+    for start in range(0, len(table), ROWS_PER_CALL):
+        part = table.slice(start, ROWS_PER_CALL)
+        answers = part["label"].to_pylist()
+        prompts = list(map(prompt, part["text"].to_pylist(), part["pair"].to_pylist()))
+        before, after = (tokenizer.encode_batch(texts, add_special_tokens=False) for texts in (prompts, answers))
+        for number, encoding in enumerate(before, start + 1):
+            if not len(encoding):
+                raise UsageError(
+                    f"{place(data, split)}: row {number}: the tokenizer of {model} keeps nothing of its prompt; remove "
+                    "the row"
+                )
+            if len(encoding) >= data.max_length:
+                raise UsageError(
+                    f"data.max_length: {data.max_length}: the prompt of row {number} of data.{split} alone has "
+                    f"{len(encoding)} tokens; raise it, or remove the row"
+                )
+        lengths += [len(first) + len(second) + 1 for first, second in zip(before, after, strict=True)]
+        some = losses(tokenizer, answers, after)
+        rows, causes = rows + some.rows, causes + some.causes
+    return np.array(lengths), Losses(rows, causes.total(), causes)
+
+
+def _tell_cut(lengths: np.ndarray, split: Split, data: DataSpec) -> None:
+    cut = int((lengths > data.max_length).sum())
+    if not cut:
+        return
+    said = f"{cut} of {len(lengths)} answers of {place(data, split)} before their end"
+    enough = int(np.percentile(lengths, HELD, method="higher"))
+    said = f"{said}; {enough} tokens would hold {HELD} % of the rows"
+    if cut > MOST_CUT * len(lengths):
+        raise UsageError(f"data.max_length: {data.max_length}: cuts {said}; raise it, or shorten the answers")
+    log.warning("data.max_length=%d cuts %s", data.max_length, said)
+
+
+def _tell_changed(lost: Losses, data: DataSpec, model: str) -> None:
+    at = place(data, "train")
+    if lost.share > data.max_changed:
+        raise UsageError(
+            f"{model}: its tokenizer does not give back the answers of {at} as they are, {lost}: no model could write "
+            f"them, and data.max_changed={data.max_changed:g}; give a model whose tokenizer keeps every text, such "
+            "as one of bytes, change the answers, or raise data.max_changed"
+        )
+    log.warning("%s: the tokenizer of %s does not give back the answers as they are, %s", at, model, lost)
