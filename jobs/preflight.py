@@ -53,12 +53,15 @@ def _check_export(recipe: Recipe, config: Any) -> None:
 
 def _try_export(at: str, config: Any, runtimes: Sequence[str]) -> None:
     """Raise `UsageError` where a small model of `config` can be exported for none of the `runtimes`."""
+    from jobs.models.loading import silent
+
     reasons = []
     for runtime in runtimes:
         if config.model_type in RUNTIMES[runtime].exported:
             return
         try:
-            named(RUNTIMES[runtime].try_export or "")(config)
+            with silent():
+                named(RUNTIMES[runtime].try_export or "")(config)
         except Exception as error:  # noqa: BLE001 - whatever an engine says of a model of this kind
             reasons.append(f"{runtime}: {reason(error)}")
         else:

@@ -56,11 +56,11 @@ def try_export(config: PreTrainedConfig) -> None:
         source.mkdir()
         decoder.save(model, source)
         _Converter(source, Tokens(Tokenizer(WordLevel(names, "<0>")), rows, 0)).write(made, FLOATS["f32"])
-        ids = torch.arange(1, TOKENS + 1) % rows
-        scores_LV = np.array(open_generator(made, "f32", 1).forward_batch([[f"<{each}>" for each in ids]])[0])
+        ids = [number % rows for number in range(1, TOKENS + 1)]
+        scores_1LV = np.array(open_generator(made, "f32", 1).forward_batch([[f"<{each}>" for each in ids]]))
     with torch.inference_mode():
-        expected_LV = model(ids[None], torch.arange(TOKENS)[None])[0].numpy()
-    difference = np.abs(scores_LV - expected_LV).max() / np.abs(expected_LV).max()
+        expected_1LV = model(torch.tensor([ids]), torch.arange(TOKENS)[None]).numpy()
+    difference = np.abs(scores_1LV - expected_1LV).max() / np.abs(expected_1LV).max()
     if not difference <= DIFFERENCE:  # NaN is a difference
         raise JobError(f"CTranslate2 scores otherwise than the model, by {difference:.1%} of the largest score")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import Any
 import pyarrow
 import pytest
 
-from configs.loader import UsageError
+from configs.loader import UsageError, load
 from configs.schema.data import DataSpec
 from configs.schema.recipe import Recipe
+from jobs.command import Result
 from jobs.data.source import Row, rows
 from jobs.data.values import class_name, name_of
+from jobs.prepare import prepare
+from tests.jobs.commands import command
 from tests.jobs.data.sources import parquet, read, refusal
+from tests.tiny.shop import write_locally
 
 
 def written(folder: Path, texts: list[str], labels: list[Any]) -> dict[str, Path]:
@@ -143,3 +148,69 @@ def test_other_values_are_no_class(value: Any):
 )
 def test_a_column_is_known_by_its_name_up_to_what_nobody_sees(names: list[str], found: str | None):
     assert name_of("text", names) == found
+
+
+def in_forms(folder: Path) -> dict[str, str]:
+    """The same rows of each split in every form, by the name of the form."""
+    records = {
+        split: [{"text": f"{split} {n}", "label": n % 2 + 0.5} for n in range(12)] for split in ("train", "validation")
+    }
+    for split, rows_ in records.items():
+        texts, labels = [each["text"] for each in rows_], [each["label"] for each in rows_]
+        for kind, file in written(folder, texts, labels).items():
+            file.rename(folder / f"{split}.{kind}")
+        (folder / f"{split}.CSV.GZ").write_bytes(gzip.compress((folder / f"{split}.csv").read_bytes()))
+        (folder / split).mkdir()
+        for start in (0, 5):
+            part = slice(start, 5 if start == 0 else None)
+            parquet(folder / split, f"part-{start}.parquet", text=texts[part], label=labels[part])
+    return {"csv": ".csv", "jsonl": ".jsonl", "parquet": ".parquet", "packed": ".CSV.GZ", "parts": ""}
+
+
+def test_the_same_rows_are_prepared_alike_in_every_form(
+    tmp_path: Path, shop_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("jobs.data.tokenise.write_shards", write_locally)
+    keys = {}
+    for name, ending in in_forms(tmp_path).items():
+        files = [f"data.{split}={tmp_path / (split + ending)}" for split in ("train", "validation")]
+        recipe = load(
+            Recipe, shop_folder / "recipe.yaml", [*files, "data.test=null", "data.max_unknown=1", f"output={name}"]
+        )
+        prepared = prepare(recipe.on_driver(tmp_path / "home", tmp_path))
+        keys[name] = (prepared.key, prepared.labels, prepared.manifest["fingerprints"], prepared.manifest["readings"])
+    assert keys == dict.fromkeys(keys, keys["jsonl"])
+    assert keys["jsonl"][1] == ["0.5", "1.5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.csv", b"text,label\ra,b\r", "line 1: not CSV: a carriage return"),
+        ("rows.JSONL", b'{"text": "a", "text": "b", "label": "c"}', "line 1: column 'text' is given twice"),
+        ("rows.jsonl", b'{"text": "a", "label": [1]}', "line 1: column 'label' holds a list; a class is a text"),
+        ("rows/0.jsonl.bz2", b"no archive", "0.jsonl.bz2: cannot be read: "),
+        ("rows/_SUCCESS", b"", "holds no rows"),
+    ],
+)
+def test_a_refused_source_is_one_line_and_a_usage_error(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: bytes,
+    said: str,
+):
+    monkeypatch.setenv("SLIMCART_HOME", str(tmp_path))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    source = tmp_path / name.partition("/")[0]
+    (tmp_path / "recipe.yaml").write_text(f"name: r\ndata: {{train: {source}, validation: {source}}}\n")
+
+    def read_rows(recipe: Recipe) -> Result:
+        list(rows(recipe.data, "train"))
+        return Result("prepare", "run-1", "", {})
+
+    code, out, err = command(capsys, "--config", str(tmp_path / "recipe.yaml"), run=read_rows)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: data.train: {source}: {said}") and err.count("\n") == 1

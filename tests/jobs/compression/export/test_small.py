@@ -98,7 +98,7 @@ def test_an_encoder_that_is_not_shown_is_tried(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text", "gpt2"])
 def test_a_small_model_keeps_what_shapes_attention(kind: str, tmp_path: Path):
-    entries = {"gpt2": {"n_layer": 6}}.get(kind, {"num_hidden_layers": 6, "intermediate_size": 256})
+    entries: dict[str, Any] = {"gpt2": {"n_layer": 6}}.get(kind, {"num_hidden_layers": 6, "intermediate_size": 256})
     whole = config_of(str(decoder_folder(tmp_path, kind, vocab_size=2000, **entries)))
     less = small(whole)
     assert (less.num_hidden_layers, less.hidden_size) == (2 if kind != "gemma3_text" else 6, whole.hidden_size)

@@ -51,7 +51,7 @@ def test_answers_that_are_cut_are_counted_and_a_length_is_named(bytes_: Tokenize
 
 
 def test_rows_most_of_whose_answers_are_cut_are_refused(bytes_: Tokenizer):
-    inspected(bytes_, max_length=17)  # half of them
+    inspected(bytes_, max_length=18)  # half of them
     with pytest.raises(
         UsageError, match=r"^data\.max_length: 14: cuts 4 of 4 answers of data\.train: rows\.csv before "
     ):
