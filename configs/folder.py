@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from configs.loader import KnownError
 from configs.waiting import waiting
 
 CHUNK_BYTES = 1 << 20
@@ -27,7 +28,7 @@ GOES_ON = "make room and run the same command again: what is whole stays, and it
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, the process's own limit
 
 
-class FolderError(Exception):
+class FolderError(KnownError):
     """A folder is missing, incomplete or damaged; the message names the file and the reason."""
 
 

@@ -12,15 +12,29 @@ import re
 import types
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, LiteralString, TypeVar, Union, get_args, get_origin
+from typing import Any, LiteralString, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, PydanticUndefined
 
+from configs.annotations import (
+    Place,
+    annotation_at,
+    bounds,
+    free_places,
+    leaves,
+    members,
+    models,
+    takes_text,
+    type_name,
+    without_none,
+)
+
 LARGEST_RECIPE_BYTES = 1 << 20
 MOST_YAML_ALIASES = 32  # nine aliases of nine aliases of ... is how a small file becomes a large one
 COMMAND_LINE = "command line"
+STANDS_FOR_HASH = "\ue000"  # of a private area: no text has it
 MERGE_TAG = "tag:yaml.org,2002:merge"
 # The fields in our messages, `a.b[0].c: ` or `field=value`.
 NAMED = re.compile(r"(?<![\w.\]])([a-z_]+(?:\.\w+|\[\d+\])*)(?==|: )")
@@ -28,7 +42,7 @@ IN_PLAIN_WORDS = {  # where pydantic speaks of Python
     "model_type": "a mapping of fields is expected",
     "model_attributes_type": "a mapping of fields is expected",
     "dict_type": "a mapping is expected",
-    "string_type": "text is expected; in quotes everything is (on the command line: \"key='123'\")",
+    "string_type": "text is expected; in quotes everything is",
     "union_tag_not_found": "say which one with the key 'step'",
 }
 
@@ -37,7 +51,11 @@ IN_PLAIN_WORDS = {  # where pydantic speaks of Python
 UNKEYED: dict[str, JsonValue] = {"keyed": False}
 
 
-class UsageError(Exception):
+class KnownError(Exception):
+    """An error whose message is the one line that the user reads."""
+
+
+class UsageError(KnownError):
     """The user's input cannot work; the message is the one line that they read (exit code 2)."""
 
 
@@ -58,7 +76,7 @@ class Spec(BaseModel):
     def true_is_no_number(cls, values: Any) -> Any:
         """Refuse `true` for a number, and `1` or "yes" for true; pydantic alone takes them."""
         for name, value in values.items() if isinstance(values, dict) else ():
-            kinds = set(_leaves(cls.model_fields[name].annotation)) if name in cls.model_fields else set()
+            kinds = set(leaves(cls.model_fields[name].annotation)) if name in cls.model_fields else set()
             items = value if isinstance(value, list | tuple) else [value]
             if kinds & {int, float} and not kinds & {bool, Any} and any(isinstance(item, bool) for item in items):
                 raise _wrong(cls, name, value, "a number is expected")
@@ -68,7 +86,6 @@ class Spec(BaseModel):
 
 
 S = TypeVar("S", bound=BaseModel)
-Place = tuple[str | int, ...]
 Origins = dict[Place, str]
 Overrides = Sequence[tuple[Place, Any]]  # place and value from the command line; the context of a recipe's validators
 
@@ -76,17 +93,18 @@ Overrides = Sequence[tuple[Place, Any]]  # place and value from the command line
 def load(model: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
     """The recipe in `path`, laid over what it extends, under `section.field=value` overrides."""
     origins: Origins = {}
-    free = frozenset(_free(model))
+    free = frozenset(free_places(model))
     tree = read(Path(path), origins, free)
     placed: list[tuple[Place, Any]] = []
     for override in overrides:
         dotted, equals, text = override.partition("=")
         if not equals or not dotted:
             raise UsageError(f"{COMMAND_LINE}: {override!r} is not of the form section.field=value")
-        value = parse_yaml(text, f"{COMMAND_LINE}: {dotted}")
         _show_default_list(model, tree, dotted.split(".")[0])
         try:
-            place = assign(tree, dotted, value, free)
+            place = place_of(tree, dotted, free)
+            value = _written(text, annotation_at(model, place, tree), dotted)
+            _put(tree, place, value, free)
         except UsageError as error:
             raise UsageError(f"{COMMAND_LINE}: {error}") from None
         for depth in range(1, len(place)):
@@ -121,10 +139,10 @@ def read(path: Path, origins: Origins, free: Collection[Place] = (), chain: tupl
     return merge(merged, tree, free)
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str, loader: type[_StrictLoader] | None = None) -> Any:
     """The value in `text`; a key given twice, an alias bomb or bad YAML is a `UsageError` naming `where`."""
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that refuses more
+        return yaml.load(text, Loader=loader or _StrictLoader)  # noqa: S506 - a SafeLoader that refuses more
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
         problem = ": ".join(filter(None, [error.context, error.problem])) or "not YAML"
@@ -152,10 +170,17 @@ def merge(base: dict[str, Any], over: dict[str, Any], free: Collection[Place] = 
 
 
 def assign(tree: dict[str, Any], dotted: str, value: Any, free: Collection[Place] = ()) -> Place:
-    """Set `a.b.c` in a nested mapping in place; a list item is addressed by its `name`, or else its `step`.
+    """Set `a.b.c` in a nested mapping in place, see `place_of`; null removes a `free` key, as in `merge`."""
+    place = place_of(tree, dotted, free)
+    _put(tree, place, value, free)
+    return place
 
-    The rest of `dotted` is one key in a mapping of `free` keys, and null removes that key, as in `merge`. Returns the
-    place that was set, list items by index.
+
+def place_of(tree: dict[str, Any], dotted: str, free: Collection[Place] = ()) -> Place:
+    """The place that `a.b.c` names, list items by index; mappings on the way to it are made.
+
+    A list item is addressed by its `name`, or else its `step`. The rest of `dotted` is one key in a mapping of `free`
+    keys.
     """
     *path, last = _split(dotted, free)
     node: Any = tree
@@ -174,11 +199,37 @@ def assign(tree: dict[str, Any], dotted: str, value: Any, free: Collection[Place
             raise UsageError(f"{dotted}: {'.'.join(path[: index + 1])} is {_show(node)} and has no fields")
     if isinstance(node, list):
         raise UsageError(f"{dotted}: {'.'.join(path)} is a list; name a field of one of its items")
-    if value is None and tuple(path) in free and last in node:
+    return (*place, last)
+
+
+def _put(tree: dict[str, Any], place: Place, value: Any, free: Collection[Place]) -> None:
+    *above, last = place
+    node: Any = tree
+    for key in above:
+        node = node[key]
+    if value is None and tuple(above) in free and last in node:
         del node[last]
     else:
         node[last] = value
-    return (*place, last)
+
+
+def _written(text: str, annotations: Sequence[Any], where: str) -> Any:
+    """The value of an override: a text as it stands, anything else as YAML.
+
+    Where a field takes texts only, `null` or nothing is none if the field may be none. Of a list or mapping of texts
+    each text that is not in quotes stands for itself.
+    """
+    holders = [each for each in annotations if get_origin(each) in (list, tuple, dict)]
+    plain = [each for each in annotations if each not in holders]
+    if holders and text.lstrip()[:1] in ("[", "{"):
+        values = [each for holder in holders for each in members(get_args(holder)[-1])]
+        return parse_yaml(text, where, _TextLoader if takes_text(values) else _StrictLoader)
+    if types.NoneType in plain and text.strip() in ("", "null"):
+        return None
+    if takes_text(plain):
+        return text
+    value = parse_yaml(text, where)
+    return text if str in plain and type(value) not in plain else value
 
 
 def _split(dotted: str, free: Collection[Place]) -> list[str]:
@@ -221,15 +272,15 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
     """(dotted key, type, default, description) of every field, depth first: what `--help` prints."""
     for name, field in model.model_fields.items():
         key = prefix + name
-        inner, kind = _models(field.annotation), get_origin(_without_none(field.annotation))
+        inner, kind = models(field.annotation), get_origin(without_none(field.annotation))
         either = kind in (Union, types.UnionType)  # a union of plain values and a mapping
         if len(inner) == 1 and not either and kind not in (list, tuple, dict):
             yield from describe(inner[0], f"{key}.")
             continue
         default = field.get_default(call_default_factory=True) if not field.is_required() else None
         shown = "required" if default is PydanticUndefined or field.is_required() else _show(default)
-        bounds = " ".join(_bounds(field.metadata))
-        yield key, " ".join(filter(None, [_type(field.annotation), bounds])), shown, field.description or ""
+        kind_of_value = " ".join([type_name(field.annotation), *bounds(field.metadata)])
+        yield key, kind_of_value, shown, field.description or ""
         for each in inner:
             tags = get_args(each.model_fields["step"].annotation) if "step" in each.model_fields else ()
             yield from describe(each, f"{key}." if either else f"{key}[{next(iter(tags), '?')}].")
@@ -270,6 +321,19 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+class _TextLoader(_StrictLoader):
+    """Reads texts alone: `1`, `yes` and `null` are texts, too, and ` #` begins no comment."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.replace("#", STANDS_FOR_HASH))
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        return super().resolve(kind, value, (False, True) if kind is yaml.ScalarNode else implicit)
+
+    def construct_scalar(self, node: Any) -> Any:
+        return super().construct_scalar(node).replace(STANDS_FOR_HASH, "#")
 
 
 def _text(path: Path, chain: tuple[Path, ...]) -> str:
@@ -365,7 +429,7 @@ def _known_keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]
     for key in loc:
         fields = [each.model_fields[key] for each in options if isinstance(key, str) and key in each.model_fields]
         if fields:
-            options = [inner for field in fields for inner in _models(field.annotation)]
+            options = [inner for field in fields for inner in models(field.annotation)]
         else:  # an index, or the tag of a union
             tagged = [each for each in options if "step" in each.model_fields]
             options = [each for each in tagged if key in get_args(each.model_fields["step"].annotation)] or options
@@ -386,68 +450,6 @@ def _place(error: ErrorDetails, tree: Any) -> Place:
 
 def _dotted(place: Place) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).removeprefix(".")
-
-
-def _leaves(annotation: Any) -> Iterator[Any]:
-    """The plain types inside an annotation: int and None of `list[int] | None`."""
-    if get_origin(annotation) is Literal:
-        yield from map(type, get_args(annotation))
-    elif args := get_args(annotation):
-        for each in args:
-            yield from _leaves(each)
-    else:
-        yield annotation
-
-
-def _free(model: type[BaseModel], at: Place = ()) -> Iterator[Place]:
-    """The mappings in a recipe whose keys are free to choose, such as `search.space`."""
-    for name, field in model.model_fields.items():
-        annotation = _without_none(field.annotation)
-        if get_origin(annotation) is dict:
-            yield (*at, name)
-        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _free(annotation, (*at, name))
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models(argument)]
-
-
-def _without_none(annotation: Any) -> Any:
-    if get_origin(annotation) in (Union, types.UnionType):
-        rest = [each for each in get_args(annotation) if each is not type(None)]
-        return rest[0] if len(rest) == 1 else annotation
-    return annotation
-
-
-def _type(annotation: Any) -> str:
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return " | ".join(map(str, args))
-    if origin in (Union, types.UnionType):
-        return " | ".join("none" if each is type(None) else _type(each) for each in args)
-    if origin in (list, tuple):
-        return f"list of {_type(args[0])}"
-    if origin is dict:
-        return f"mapping of {_type(args[-1])}"
-    if hasattr(annotation, "__metadata__"):
-        return _type(args[0])
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return (
-            next(map(str, get_args(annotation.model_fields["step"].annotation)), "mapping")
-            if "step" in annotation.model_fields
-            else "mapping"
-        )
-    return getattr(annotation, "__name__", str(annotation))
-
-
-def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
-    for each in metadata:
-        for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
-            if hasattr(each, name):
-                yield f"{sign} {getattr(each, name)}"
 
 
 def _kind(value: Any) -> str:

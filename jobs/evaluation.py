@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.session import JobError
-from cluster.shown_urls import shown_urls
 from configs.folder import FolderError, commit, digest_json
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
+from configs.shown_urls import shown_urls
 from jobs.compression.after_each_step import after_each_step
 from jobs.data.leaks import Hashes
 from jobs.data.prepared import MANIFEST

@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from configs.loader import UsageError
 from configs.schema.models import NEW, NewModelSpec, TeacherSpec
-from jobs.models.encoder import TEACHER, locate
+from jobs.models.files import TEACHER, check_length, files_of
+from jobs.models.loading import config_of, load_weights, longest
 from serving.inputs import TOKENS_PER_BATCH
 
 INPUTS = ("input_ids", "position_ids")
@@ -83,22 +84,15 @@ def pretrained(spec: TeacherSpec, vocabulary: int, max_length: int, end: int) ->
 
 def from_pretrained(model: str, max_length: int, field: str = TEACHER) -> Decoder:
     """The model that `field` names, in float32. Raises `UsageError` where it cannot be loaded or is too short."""
-    try:
-        lm = AutoModelForCausalLM.from_pretrained(locate(model, field), dtype=torch.float32, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{field}: {model}: cannot be loaded: {str(error).splitlines()[0]}") from None
-    longest = getattr(lm.config, "max_position_embeddings", max_length)
-    if longest < max_length:
-        raise UsageError(f"data.max_length: {max_length}: {model} takes {longest} tokens at most")
+    files = files_of(model, field)
+    lm = load_weights(AutoModelForCausalLM, files)
+    check_length(files, longest(lm), max_length)
     return Decoder(lm)
 
 
 def end_of(model: str, field: str = TEACHER) -> int:
     """The end token of a model, given as folder, bundle folder or Hub id. Raises `UsageError` where it has none."""
-    try:
-        end = AutoConfig.from_pretrained(locate(model, field), trust_remote_code=False).eos_token_id
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{field}: {model}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    end = config_of(model, field).eos_token_id
     if isinstance(end, list):
         end = end[0]
     if end is None:
@@ -130,7 +124,7 @@ def new_config(kind: str, spec: NewModelSpec, vocabulary: int, max_length: int, 
 
 def from_config(config: PreTrainedConfig) -> Decoder:
     """A decoder with new weights."""
-    return Decoder(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+    return Decoder(AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False))
 
 
 def complete(model: Decoder, prompts: Sequence[list[int]], max_length: int, end: int) -> list[list[int]]:

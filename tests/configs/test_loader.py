@@ -86,6 +86,110 @@ def test_lists_are_replaced_whole(write):
 BASE_OF_RANGES = "name: base\nlimits: {a: 1}\nranges: {engine.rate: {choice: [1]}, layers: {choice: [2]}}\n"
 
 
+class Texts(Spec):
+    column: str = Field(default="text", description="column")
+    pair: str | None = Field(default=None, description="column")
+    kind: Literal["on", "off"] = Field(default="on", description="kind")
+    columns: list[str] = Field(default_factory=list, description="columns")
+    either: str | dict[str, str] | None = Field(default=None, description="file, or files by name")
+    amount: int | str = Field(default=1, description="number or word")
+    inner: Engine = Field(default_factory=lambda: Engine.model_validate({}), description="how")
+    steps: list[Step] = Field(default_factory=lambda: [PRUNE, Export()], description="steps")
+
+
+AS_IT_STANDS = [
+    "Order #",
+    " # all of it",
+    "a: b",
+    "[x",
+    "{x}",
+    "- x",
+    "'quoted'",
+    '"',
+    "&x",
+    "*x",
+    "!x",
+    "%x",
+    "123",
+    "1_000",
+    "0x1f",
+    "12:30",
+    "2026-01-01",
+    "yes",
+    "true",
+    "NULL",
+    "~",
+    " spaces ",
+    "tab\there",
+    "订单 #",
+    "a=b",
+    "#",
+]
+
+
+@pytest.mark.parametrize("text", AS_IT_STANDS)
+@pytest.mark.parametrize("field", ["column", "pair", "inner.title", "steps.export.name"])
+def test_an_override_of_a_text_takes_what_stands_there(write, field: str, text: str):
+    path = write("recipe.yaml", "column: other\n")
+    found: Any = load(Texts, path, [f"{field}={text}"])
+    for key in field.split("."):
+        found = found[1] if key == "export" else getattr(found, key)
+    assert found == text
+
+
+def test_what_stands_there_is_yaml_in_a_file(write):
+    """The control: where ` #` begins a comment, and 123 is a number."""
+    assert load(Texts, write("recipe.yaml", "column: Order #\n")).column == "Order"
+    with pytest.raises(UsageError, match="column: got 123; text is expected; in quotes everything is"):
+        load(Texts, write("recipe.yaml", "column: 123\n"))
+
+
+def test_null_or_nothing_is_none_where_a_text_may_be_none(write):
+    path = write("recipe.yaml", "pair: other\neither: file\n")
+    for text in ("null", ""):
+        found = load(Texts, path, [f"pair={text}", f"either={text}", f"column={text}"])
+        assert (found.pair, found.either, found.column) == (None, None, text)
+
+
+def test_a_choice_of_words_is_a_text(write):
+    assert load(Texts, write("recipe.yaml", "{}\n"), ["kind=off"]).kind == "off"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[Order #, 1, yes, null, 12:30]", ["Order #", "1", "yes", "null", "12:30"]),
+        ("[\"a, b\", 'c', d # e]", ["a, b", "c", "d # e"]),
+        ("[]", []),
+    ],
+)
+def test_texts_in_a_list_stand_for_themselves(write, text: str, found: list[str]):
+    assert load(Texts, write("recipe.yaml", "{}\n"), [f"columns={text}"]).columns == found
+
+
+def test_a_list_of_texts_that_is_none_is_refused(write):
+    for text, said in {
+        "[a: b]": r"\[0\]: got .*; text is expected",
+        "[a": "write it as YAML",
+        "a": "valid list",
+    }.items():
+        with pytest.raises(UsageError, match=f"^command line: columns.*{said}"):
+            load(Texts, write("recipe.yaml", "{}\n"), [f"columns={text}"])
+
+
+def test_a_text_or_something_else_is_what_it_looks_like(write):
+    path = write("recipe.yaml", "{}\n")
+    assert load(Texts, path, ["either={a: x #, b: 1}"]).either == {"a": "x #", "b": "1"}
+    assert load(Texts, path, ["either=x # y"]).either == "x # y"
+    assert load(Texts, path, ["either.first=x #"]).either == {"first": "x #"}
+    assert [load(Texts, path, [f"amount={text}"]).amount for text in ("2", "two", "2.5", "no")] == [
+        2,
+        "two",
+        "2.5",
+        "no",
+    ]
+
+
 @pytest.mark.parametrize(
     ("ranges", "kept"),
     [
@@ -205,7 +309,7 @@ def test_of_fields_that_do_not_go_together_the_giver_of_a_named_one_is_named(
         ),
         (
             "engine: {title: on}",
-            "engine.title: got True; text is expected; in quotes everything is (on the command line: ",
+            "engine.title: got True; text is expected; in quotes everything is",
         ),
         ("engine: [1]", "engine: got [1]; a mapping of fields is expected"),
         ("steps: [{sparsity: 0.1}]", "steps[0]: got {'sparsity': 0.1}; say which one with the key 'step'"),

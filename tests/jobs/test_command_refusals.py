@@ -233,7 +233,6 @@ COMMAND_LINES: dict[str, tuple[list[str], list[str]]] = {
         ["'0' matches no item", "export, quantize"],
     ),
     "override of an item out of range": (["compression.quantize.max_loss=2"], ["compression[1].max_loss: got 2"]),
-    "override by a number for a name": (["name=123"], ["name: got 123; text is expected", "\"key='123'\""]),
     "override without layers": (
         ["student.layers=[]"],
         ["student.layers: got []", "valid integer, or List should have"],

@@ -18,10 +18,12 @@ from torch import nn
 from cluster.session import JobError
 from jobs.compression.rewrite import for_export
 from jobs.compression.step_context import StepContext
-from jobs.models.encoder import EncoderClassifier, longest
+from jobs.models.encoder import EncoderClassifier
+from jobs.models.loading import longest
 
 OPSET = 20
 SAMPLE = (2, 9)  # rows and tokens of the traced example; both free afterwards
+UNLIMITED = 512  # tokens that a graph takes at most where the model has no limit
 TOLERANCE = 1e-3  # largest difference of a logit between torch and the exported file,
 PRECISION = 1e-5  # or as a share of the largest logit in its row: a head of grades has squares as logits
 
@@ -46,7 +48,7 @@ def export_onnx(model: EncoderClassifier, inputs: Sequence[str], file: Path) -> 
     """
     model = model.eval()
     example = {name: torch.ones(SAMPLE, dtype=torch.int64) for name in inputs}
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=longest(model.encoder.config))
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=longest(model.encoder) or UNLIMITED)
     trace(for_export(model), example, {name: {0: batch, 1: length} for name in inputs}, ["logits"], file)
     _drop_notes(file)
     difference = largest_difference(model, inputs, file)

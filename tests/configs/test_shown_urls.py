@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.shown_urls import shown_urls, shown_urls_in
+from configs.shown_urls import shown_urls, shown_urls_in
 
 SIGNED = "https://host/rows.jsonl.gz?X-Amz-Signature=abc%2F&X-Amz-Date=2026-01-01T10:00:00Z"
 
