@@ -34,22 +34,18 @@ def pooling_of(folder: Path, asked: str, config: PreTrainedConfig, field: str) -
     Raises `UsageError`, naming `field`, where it is another one or cannot be told.
     """
     pooling, where = (asked, "") if asked != "auto" else _said(folder, config, field)
-    said = f"{field}: {asked}: " + (f"{where} says {pooling!r}" if where else str(folder))
-    if pooling is None and not _is_decoder(config):
-        return "cls"
-    if pooling is None:
+    is_decoder, kind = _is_decoder(config), config.model_type
+    instead = "give mean, or an encoder as the model" if is_decoder else f"give {' or '.join(CHOICES)}"
+    said = f"{field}: {asked}: " + (f"{where} says {pooling!r}" if where and pooling else str(folder))
+    if pooling is None and is_decoder:
         raise UsageError(
-            f"{said} is a decoder ({config.model_type}), and no file of it says how its token vectors become one; "
-            "give mean, or an encoder as the model"
+            f"{said} is a decoder ({kind}), and no file of it says how its token vectors become one; {instead}"
         )
-    if pooling not in CHOICES:
-        raise UsageError(f"{said}, which classifiers here do not have; give {' or '.join(CHOICES)}")
-    if pooling == "cls" and _is_decoder(config):
-        raise UsageError(
-            f"{said}, and the first token of a decoder ({config.model_type}) sees none of the others; give mean, or "
-            "an encoder as the model"
-        )
-    return pooling
+    if pooling is not None and pooling not in CHOICES:
+        raise UsageError(f"{said}, which classifiers here do not have; {instead}")
+    if pooling == "cls" and is_decoder:
+        raise UsageError(f"{said}: the first token of a decoder ({kind}) sees none of the others; {instead}")
+    return pooling or "cls"
 
 
 def pooling_field(model: str) -> str:

@@ -104,14 +104,18 @@ DECODERS = [of_kind("gpt2"), of_kind("qwen3"), of_kind("opt"), of_kind("mamba"),
 @pytest.mark.parametrize("config", DECODERS, ids=lambda config: config.model_type)
 def test_a_decoder_is_never_given_its_first_token(config: PreTrainedConfig, tmp_path: Path):
     for asked in ("auto", "cls"):
-        with pytest.raises(UsageError, match=rf"^teacher\.pooling: {asked}: .* decoder \({config.model_type}\).*mean"):
+        refusal = (
+            rf"^teacher\.pooling: {asked}: {tmp_path}.* decoder \({config.model_type}\).*; give mean, or an encoder"
+        )
+        with pytest.raises(UsageError, match=refusal):
             pooling_of(tmp_path, asked, config, FIELD)
     assert pooling_of(tmp_path, "mean", config, FIELD) == "mean"
     write(tmp_path, {"1_Pooling/config.json": MEAN})
     assert pooling_of(tmp_path, "auto", config, FIELD) == "mean"
-    write(tmp_path, {"1_Pooling/config.json": FIRST})
-    with pytest.raises(UsageError, match="the first token of a decoder"):
-        pooling_of(tmp_path, "auto", config, FIELD)
+    for stated in (FIRST, {"pooling_mode_lasttoken": True}):
+        write(tmp_path, {"1_Pooling/config.json": stated})
+        with pytest.raises(UsageError, match=r"/1_Pooling/config\.json says '(cls|lasttoken)'.*; give mean, or an enc"):
+            pooling_of(tmp_path, "auto", config, FIELD)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "deberta-v2", "albert", "mpnet", "distilbert"])
