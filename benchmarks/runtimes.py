@@ -34,7 +34,7 @@ from jobs.compression.checks.selection import timed
 from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared
 from jobs.data.tokenise import checked, classes, tokenise_classes
 from jobs.measure import flops, peak
-from jobs.models import encoder
+from jobs.models import encoder, files, loading
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import write_reference
 from serving.runtimes import open_bundle
@@ -158,7 +158,7 @@ def _ctranslate2(model: EncoderClassifier, place: Path) -> dict[str, Call]:
     found: dict[str, Call] = {}
     for kind in ("float32", "int8"):
         folder = place / f"ctranslate2-{kind}"
-        TransformersConverter(encoder.locate(TeacherSpec().model)).convert(str(folder), quantization=kind)
+        TransformersConverter(files.locate(TeacherSpec().model)).convert(str(folder), quantization=kind)
         opened = ctranslate2.Encoder(str(folder), compute_type="default", inter_threads=1, intra_threads=1)
         found[f"CTranslate2 {kind}"] = functools.partial(call, opened)
     return found
@@ -168,7 +168,7 @@ def prepared_of(recipe: Recipe) -> Prepared:
     """The rows as `jobs.prepare` leaves them, made without Ray."""
     tables = {split: checked(recipe.data, split)[0] for split in ("train", "validation")}
     labels = classes(tables["train"], {}, recipe.data)
-    tokenizer = encoder.load_tokenizer(recipe.teacher.model)
+    tokenizer = loading.load_tokenizer(recipe.teacher.model)
     tokenizer.enable_truncation(LONGEST)
 
     def fill(aside: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from configs.schema.models import StudentSpec, TeacherSpec
 from jobs.data.batches import collate, global_batches, shard
 from jobs.data.prepared import Examples
 from jobs.data.tokenise import checked, classes, tokenise_classes
-from jobs.models import encoder
+from jobs.models import encoder, loading
 from jobs.models.attention import choose_attention
 from jobs.models.stages import encoder_layers
 from jobs.models.student import encoder_student
@@ -63,7 +63,7 @@ class Rows:
         data = DataSpec(train=str(folder / name / "train.jsonl.gz"), text=self.set.text, label=self.set.label)
         table, _ = checked(data, "train")
         self.labels = classes(table, {}, data)
-        tokenizer = encoder.load_tokenizer(TeacherSpec().model)
+        tokenizer = loading.load_tokenizer(TeacherSpec().model)
         tokenizer.enable_truncation(self.set.longest)
         chosen = np.random.default_rng(0).choice(len(table), rows or self.set.rows, replace=False)
         self.all, self.examples = (

@@ -14,8 +14,8 @@ from typing import Any
 from cluster import settings
 from cluster.session import JobError
 from cluster.settings import Settings
-from configs.folder import FolderError
-from configs.loader import UsageError
+from configs.given import root_of
+from configs.loader import KnownError
 from configs.schema.engine import EngineSpec
 
 WORKER_ENVIRONMENT = {
@@ -31,8 +31,6 @@ WORKER_ENVIRONMENT = {
 
 STANDSTILL_SECONDS = 60  # without an answer, after which a worker is taken for dead
 FAREWELL_SECONDS = 10  # for workers to leave their process group before they are ended; one that stands still does not
-
-KNOWN = (UsageError, JobError, FolderError)
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +117,7 @@ def _known_reasons() -> Any:
         """Ray does not retry what a callback raises."""
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            if isinstance(cause := _first(worker_exceptions.values()), KNOWN):
+            if isinstance(cause := _first(worker_exceptions.values()), KnownError):
                 raise cause
             log.warning("training was interrupted: %s", _in_a_line(cause))  # Ray starts it again, or gives up
 
@@ -137,7 +135,7 @@ def _on_worker(train_loop: str, config: dict[str, Any], driver: Settings) -> Any
 def _cause(error: Exception) -> Exception:
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
     first = _first(failures[rank] for rank in sorted(failures))
-    if isinstance(first, KNOWN):
+    if isinstance(first, KnownError):
         return type(first)(*first.args)
     return JobError(f"training failed: {_in_a_line(first)}")
 
@@ -158,17 +156,5 @@ def _first(failures: Iterable[BaseException]) -> BaseException:
     """
     from ray.exceptions import RayError
 
-    roots = [_root(failure) for failure in failures]
-    return next((root for kind in (KNOWN, RayError) for root in roots if isinstance(root, kind)), roots[0])
-
-
-def _root(failure: BaseException) -> BaseException:
-    while not isinstance(failure, KNOWN) and (deeper := _below(failure)):
-        failure = deeper
-    return failure
-
-
-def _below(failure: BaseException) -> BaseException | None:
-    """The failure that an error of Ray's holds, or that it was raised from."""
-    held = getattr(failure, "cause", None) or getattr(failure, "health_check_failure", None)
-    return held or failure.__cause__
+    roots = [root_of(failure) for failure in failures]
+    return next((root for kind in (KnownError, RayError) for root in roots if isinstance(root, kind)), roots[0])

@@ -17,6 +17,7 @@ from jobs.data.prepared import Prepared
 from jobs.job import Way, job
 from jobs.layout import student_folder
 from jobs.models.reference import made_from
+from jobs.preflight import check_models
 from jobs.prepare import PREPARED
 from jobs.stage import Stage, made
 from jobs.teach import TAUGHT, rows_to_learn
@@ -26,6 +27,7 @@ from serving.bundle import read_description
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run around the student."""
+    check_models(recipe)
     with job("distill", recipe, parent) as way:
         metrics = made(way, STUDENT)
         return way.result(metrics, bundle=str(student_folder(recipe)))

@@ -16,6 +16,7 @@ from jobs.command import Result, main
 from jobs.job import Way, job
 from jobs.layout import teacher_folder
 from jobs.models.reference import made_from
+from jobs.preflight import check_models
 from jobs.prepare import PREPARED, learned_rows
 from jobs.stage import Stage, made
 from jobs.training import fit
@@ -26,6 +27,7 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run around the teacher."""
     if recipe.teacher.bundle:
         raise UsageError(f"teacher.bundle: {recipe.teacher.bundle}: finetune would write over it; leave it out")
+    check_models(recipe)
     with job("finetune", recipe, parent) as way:
         metrics = made(way, TEACHER)
         return way.result(metrics, bundle=str(teacher_folder(recipe)))

@@ -9,7 +9,7 @@ from configs.loader import UsageError
 from configs.schema.data import EMBEDDED
 from configs.schema.models import NEW, StudentSpec
 from configs.schema.recipe import Recipe, SearchRecipe
-from jobs.data.source import check_source
+from jobs.data.source import check_source, source_of
 from jobs.training.wanted import wanted_of
 from serving.bundle import MANIFEST
 
@@ -46,12 +46,30 @@ def _students(recipe: Recipe) -> list[StudentSpec]:
 def _config_to_be(recipe: Recipe) -> Any:
     """The config of the teacher, that is there or will be trained."""
     from jobs.models.decoder import new_config
-    from jobs.models.encoder import config_of
+    from jobs.models.loading import config_of
 
     spec = recipe.teacher
     if spec.bundle is None and spec.model.startswith(NEW):
         return new_config(spec.model.removeprefix(NEW), spec.new, spec.new.vocabulary, recipe.data.max_length, 0)
     return config_of(spec.model) if spec.bundle is None else config_of(spec.bundle, "teacher.bundle")
+
+
+def check_models(recipe: Recipe) -> None:
+    """Refuse the given models that cannot do the recipe's task: teachers, and a pretrained student."""
+    from jobs.models.inspection import inspect
+
+    spec = recipe.teacher
+    check_given("teacher.bundle", spec.bundle)
+    if spec.bundle is not None:
+        inspect(spec.bundle, "teacher.bundle", recipe)
+    elif not spec.model.startswith(NEW):
+        inspect(spec.model, "teacher.model", recipe)
+    if recipe.student.model is not None:
+        inspect(recipe.student.model, "student.model", recipe)
+    for index, each in enumerate(recipe.distillation.further_teachers):
+        field = f"distillation.further_teachers[{index}].bundle"
+        check_given(field, each.bundle)
+        inspect(each.bundle, field, recipe)
 
 
 def check_given(field: str, folder: str | None, uri: bool = False) -> None:
@@ -63,9 +81,7 @@ def check_given(field: str, folder: str | None, uri: bool = False) -> None:
 
 def check(recipe: Recipe) -> None:
     """Refuse now what would come out after an hour of training; of a local test file only the columns are looked at."""
-    check_given("teacher.bundle", recipe.teacher.bundle)
-    for index, each in enumerate(recipe.distillation.further_teachers):
-        check_given(f"distillation.further_teachers[{index}].bundle", each.bundle)
+    check_models(recipe)
     test = recipe.data.test
     if test is None:
         if recipe.deploy and "untested" not in recipe.serving.accept:
@@ -78,6 +94,6 @@ def check(recipe: Recipe) -> None:
         raise UsageError(
             f"data.test: {test}: made-up messages are no test of data.train; give data.test, or data.test=null"
         )
-    if test.startswith("/") and not Path(test).exists():
+    if (found := str(source_of(recipe.data, "test"))).startswith("/") and not Path(found).exists():
         raise UsageError(f"data.test: {test}: no such file")
     check_source(recipe.data, "test")

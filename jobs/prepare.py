@@ -18,12 +18,14 @@ from jobs.data.preparation import Source, opened, prepare_student, read, summary
 from jobs.data.prepared import Prepared
 from jobs.job import Way, job
 from jobs.layout import prepared_folder
-from jobs.preflight import check_given
+from jobs.preflight import check_models, check_possible
 from jobs.stage import Stage, made
 
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run around the rows that teacher and student learn from."""
+    check_models(recipe)
+    check_possible(recipe)
     with job("prepare", recipe, parent) as way:
         prepared = learned_rows(way)
         student_rows(way)
@@ -42,7 +44,8 @@ def student_rows(way: Way) -> Prepared:
 
 def prepare(recipe: Recipe) -> Prepared:
     """The prepared rows of a recipe outside a job, made or found. Raises `UsageError` for a bad row."""
-    source = _read(recipe)
+    check_models(recipe)
+    source = read(recipe)
     with only_maker(prepared_folder(recipe)):
         found = opened(recipe, source)
         if found is None:
@@ -53,12 +56,7 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def _source(way: Way) -> Source:
-    return way.once("rows", lambda: _read(way.recipe))
-
-
-def _read(recipe: Recipe) -> Source:
-    check_given("teacher.bundle", recipe.teacher.bundle)
-    return read(recipe)
+    return way.once("rows", lambda: read(way.recipe))
 
 
 def _tell(way: Way, prepared: Prepared) -> None:

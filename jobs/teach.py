@@ -24,6 +24,7 @@ from jobs.data.prepared import MANIFEST, Prepared, has_key
 from jobs.job import Way, job
 from jobs.layout import output, outputs_folder, pool_outputs
 from jobs.models.reference import check_fits, read_reference
+from jobs.preflight import check_models
 from jobs.prepare import PREPARED, learned_rows
 from jobs.stage import Stage, made
 from jobs.training.wanted import outputs_key, teacher_config, teachers, wanted_of
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run around what the teachers say."""
+    check_models(recipe)
     with job("teach", recipe, parent) as way:
         started = time.monotonic()
         made(way, TAUGHT)

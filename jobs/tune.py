@@ -31,7 +31,7 @@ from jobs.job import Way, job
 from jobs.layout import bundle_folder, output, report_file, search_folder, teacher_folder
 from jobs.measure import early
 from jobs.measure.retention import taught
-from jobs.preflight import check_possible
+from jobs.preflight import check_models, check_possible
 from jobs.prepare import PREPARED, learned_rows
 from jobs.stage import Stage, made
 from jobs.teach import TAUGHT
@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run with exactly one child per trial."""
+    check_models(recipe)
     with job("tune", recipe, parent) as way:
         learned_rows(way)
         check_possible(recipe)

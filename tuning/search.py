@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from cluster import settings
 from cluster.settings import Settings
+from configs.given import root_of
 from configs.schema.search import SearchSpec
 from tuning.journal import BY, ERROR, METRICS, SCORE, Progress, Score, leave
 from tuning.pareto import Trial
@@ -174,8 +175,7 @@ def _blind(spec: SearchSpec, trials: int) -> int:
 
 
 def _first_cause(error: BaseException) -> str:
-    while (deeper := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = deeper
+    error = root_of(error)
     if isinstance(error, ValidationError):  # its last line only says where to read about such errors
         first = error.errors()[0]
         return ": ".join(filter(None, [type(error).__name__, ".".join(map(str, first["loc"])), first["msg"]]))

@@ -21,7 +21,12 @@ class DataSpec(Spec):
 
     _label_is_text: bool = PrivateAttr(default=False)
 
-    train: str = Field(default=EMBEDDED, min_length=1, description="source of the rows to learn from")
+    train: str = Field(
+        default=EMBEDDED,
+        min_length=1,
+        description="source of the rows to learn from; env:NAME here and in the other sources: what that environment "
+        "variable holds",
+    )
     validation: str = Field(
         default=EMBEDDED, min_length=1, description="source of the rows that every choice is made on"
     )
@@ -77,7 +82,8 @@ class DataSpec(Spec):
     )
     packing: bool = Field(
         default=True,
-        description="generate: texts share rows of max_length tokens, so little is padding; no text sees another",
+        description="generate: texts share rows of max_length tokens, so little is padding; where the model would "
+        "let one text see another, which is measured before training, each has a row of its own, and that is said",
     )
 
     @property

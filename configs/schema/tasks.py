@@ -56,6 +56,7 @@ class Task:
     steps: tuple[str, ...]  # of a compression
     baselines: Mapping[str, Baseline]  # by their name in a recipe
     unused: Mapping[str, tuple[str, ...]]  # by section of the recipe: fields without a meaning here
+    model_kinds: tuple[str, ...]  # of given models, see `jobs.models.inspection.kind_of`
     student_kinds: tuple[str, ...]
     new_models: bool  # whether a teacher may begin with new weights
     hidden_states: bool  # whether objectives may compare more than logits
@@ -146,6 +147,7 @@ CLASSIFY = Task(
         ),
     },
     unused={"data": ("packing", "max_changed"), "distillation": ("stored_tokens", "stored_draws", "targets")},
+    model_kinds=("encoder", "decoder"),
     student_kinds=("layers", "new", "conv", "pretrained"),
     new_models=False,
     hidden_states=True,
@@ -210,6 +212,7 @@ GENERATE = Task(
         "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
         "evaluation": ("steps",),
     },
+    model_kinds=("decoder",),
     student_kinds=("layers", "pretrained"),
     new_models=True,
     hidden_states=False,

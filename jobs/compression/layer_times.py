@@ -23,6 +23,7 @@ from jobs.compression.rewrite import for_export, merged
 from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import LayerSize, layers_of, set_sizes, sizes_of
+from jobs.models.loading import longest
 
 TOKENS = 32  # of the one row that is timed, or as many as a shorter model takes
 CALLS = 100  # of each block
@@ -70,7 +71,7 @@ def measure(model: EncoderClassifier, folder: Path) -> LayerTimes:
         sorted({max(1, round(share * most)) for share in SHARES})
         for most in (max(each.heads for each in sizes), max(each.feed_forward for each in sizes))
     )
-    tokens = min(TOKENS, encoder.longest(model.encoder.config))
+    tokens = min(TOKENS, longest(model.encoder) or TOKENS)
     names = [REST, *(f"heads {each}" for each in heads), *(f"units {each}" for each in units)]
     with quiet.at_work():
         apart = _Apart(_staircase(model, heads, units), len(heads), len(units))

@@ -17,7 +17,7 @@ from pathlib import Path
 from configs.loader import Spec
 from configs.schema.data import DataSpec
 from jobs.data.leaks import Hashes
-from jobs.data.source import HELD_AGAINST, Row, Sample, Split, rows, sample
+from jobs.data.source import HELD_AGAINST, Row, Sample, Split, rows, sample, source_of
 
 BEGINS = "rows-"
 THIS_PROCESS = uuid.uuid4().hex  # in the names of its files; a process id may come again
@@ -87,7 +87,7 @@ def _row(text: str, pair: str | None, label: str, slots: list[list[str]], slices
 def _looks(data: DataSpec, split: Split) -> list[list[tuple[str, int, int]]]:
     """Of the source of a split, and of those whose texts it may not share."""
     forbidden = HELD_AGAINST[split] if data.on_leak == "drop" else ()
-    return [_look(getattr(data, each)) for each in (split, *forbidden)]
+    return [_look(source_of(data, each)) for each in (split, *forbidden)]
 
 
 def _look(source: str | None) -> list[tuple[str, int, int]]:

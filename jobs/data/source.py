@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from cluster.session import JobError
 from configs.loader import UsageError
+from configs.places import resolved
 from configs.schema.data import EMBEDDED, HUB_ID, DataSpec
 from configs.shown_urls import shown_urls
 from jobs.data import hub
@@ -115,7 +116,7 @@ def _held_against(data: DataSpec, split: Split, seen: Mapping[Split, Hashes]) ->
 
 def _inputs(data: DataSpec, split: Split, wanted: Sequence[str] = ()) -> Iterator[_Inputs]:
     """The inputs of each row; its record also has the columns `wanted`."""
-    source = getattr(data, split)
+    source = source_of(data, split)
     if source is None:
         raise UsageError(f"data.{split}: missing; give a file, URL or Hub id")
     number, at = 0, place(data, split)
@@ -165,7 +166,8 @@ def check_source(data: DataSpec, split: Split) -> None:
 
     No row is read, but for the keys of the first object in JSON Lines; no URL is opened.
     """
-    source = getattr(data, split)
+    source = source_of(data, split)
+    assert source is not None
     at = place(data, split)
     kind = _kind(source, split, at)
     if isinstance(kind, re.Match):
@@ -175,6 +177,12 @@ def check_source(data: DataSpec, split: Split) -> None:
         for column in (data.text, data.text_pair, data.label, *data.slices):
             if column is not None and name_of(column, there) is None:
                 raise no_column(at, column, there)
+
+
+def source_of(data: DataSpec, split: Split) -> str | None:
+    """The source of a split, out of the environment where the recipe says so. Raises `UsageError`."""
+    source = getattr(data, split)
+    return source and resolved(source, f"data.{split}")
 
 
 def place(data: DataSpec, split: Split) -> str:

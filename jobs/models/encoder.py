@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from collections.abc import Sequence
@@ -11,19 +10,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from configs.given import given
 from configs.loader import UsageError
 from configs.schema.models import TeacherSpec
 from jobs.models.conv import ConvEncoder
+from jobs.models.files import AGAIN, CONFIG, TEACHER, ModelFiles, files_of
 from jobs.models.layers import build
+from jobs.models.loading import config_of, load_weights
+from jobs.models.pooling import pooling_field, pooling_of
 from jobs.models.sharing import first_names, share_layers
 
 COUNTED = ("bert", "electra")  # the position of a token is its place in the row, whatever stands there
 
-CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-TEACHER = "teacher.model"  # the field that names most models
+POOLING = "classifier_pooling"  # entry of a config: the pooling of a saved classifier
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -115,55 +117,6 @@ def pool(hidden_BLH: Tensor, mask_BL: Tensor, pooling: str) -> Tensor:
     return (hidden_BLH * mask_BL1).sum(1) / mask_BL1.sum(1)
 
 
-def locate(model: str, field: str = TEACHER) -> str:
-    """Folder or Hub id of what `field` names; `package:<module>/<folder>` is looked up among installed packages."""
-    if not model.startswith("package:"):
-        return model
-    module, _, folder = model.removeprefix("package:").partition("/")
-    try:
-        spec = importlib.util.find_spec(module) if module else None
-    except ModuleNotFoundError:  # the parent of a dotted name is missing
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        raise UsageError(f"{field}: {model}: no installed package {module!r}; the extra 'sample' of slimcart has one")
-    path = Path(spec.submodule_search_locations[0]) / folder
-    if not (path / CONFIG).is_file():
-        raise UsageError(f"{field}: {model}: the package holds no model folder {folder!r}")
-    return str(path)
-
-
-def load_tokenizer(model: str, field: str = TEACHER) -> Any:
-    """The fast tokenizer of a model, as `tokenizers.Tokenizer` without padding or truncation."""
-    folder = locate(model, field)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder).backend_tokenizer
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"{field}: {model}: no tokenizer: {str(error).splitlines()[0]}") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def check_length(model: str, max_length: int, field: str = TEACHER) -> None:
-    """Raise `UsageError` where a model has no positions for texts of `max_length` tokens."""
-    if (most := longest(config_of(model, field))) < max_length:
-        raise UsageError(f"data.max_length: {max_length}: {field} {model} takes {most} tokens at most")
-
-
-def config_of(model: str, field: str = TEACHER) -> PreTrainedConfig:
-    """The config of a model. Raises `UsageError`, naming `field`, where it cannot be loaded."""
-    try:
-        return AutoConfig.from_pretrained(locate(model, field), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{field}: {model}: cannot be loaded: {str(error).splitlines()[0]}") from None
-
-
-def longest(config: PreTrainedConfig) -> int:
-    """The number of tokens that an encoder has positions for."""
-    offset = 2 if config.model_type in ("roberta", "xlm-roberta") else 0  # positions start after the padding id
-    return getattr(config, "max_position_embeddings", 512) - offset
-
-
 def grades_of(labels: Sequence[str]) -> list[float]:
     """The numbers that class names stand for. Raises `UsageError` for a name that is no number."""
     grades = []
@@ -190,20 +143,23 @@ def from_pretrained(
 
     Raises `UsageError`, naming `field`, where it cannot be loaded.
     """
-    folder = locate(model, field)
-    try:
-        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{field}: {model}: cannot be loaded: {str(error).splitlines()[0]}") from None
-    return EncoderClassifier(encoder, pooling_of(folder, pooling), classes, dropout)
+    files = files_of(model, field)
+    encoder = body(files)
+    chosen = pooling_of(files.folder, pooling, encoder.config, pooling_field(field))
+    return EncoderClassifier(encoder, chosen, classes, dropout)
 
 
-def pooling_of(folder: str, asked: str) -> str:
-    """`mean` or `cls`: the pooling `asked` for, or for auto that of the model's own sentence-transformers files."""
-    path = Path(folder) / "1_Pooling" / CONFIG
-    if asked != "auto":
-        return asked
-    return "mean" if path.is_file() and json.loads(path.read_bytes()).get("pooling_mode_mean_tokens") else "cls"
+def body(files: ModelFiles, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
+    """The encoder of a model, without a head; of a classifier that was saved here, too. Raises `UsageError`."""
+    if files.bundle is None or POOLING not in files.config:
+        return load_weights(AutoModel, files, dtype)
+    with given(files.at, AGAIN):
+        return load(files.folder).encoder
+
+
+def check_pooling(model: str, asked: str, field: str = TEACHER) -> None:
+    """Raise `UsageError` where the pooling of the model that `field` names cannot be told, or is none of ours."""
+    pooling_of(files_of(model, field).folder, asked, config_of(model, field), pooling_field(field))
 
 
 def save(model: EncoderClassifier, folder: Path) -> None:
@@ -211,7 +167,7 @@ def save(model: EncoderClassifier, folder: Path) -> None:
     from safetensors.torch import save_file
 
     config = model.encoder.config.to_dict() | {
-        "classifier_pooling": model.pooling,
+        POOLING: model.pooling,
         "dtype": "float32",
     }
     config.pop("transformers_version", None)
@@ -229,10 +185,10 @@ def load(folder: Path, dropout: float = 0.0) -> EncoderClassifier:
     """The model that `save` wrote, in float32 and eval mode."""
     from safetensors.torch import load_file
 
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     weights = load_file(folder / WEIGHTS)
     classes = weights["head.grades"].tolist() if "head.grades" in weights else len(weights["head.bias"])
-    model = from_config(config, config.classifier_pooling, classes, dropout)
+    model = from_config(config, getattr(config, POOLING), classes, dropout)
     model.load_state_dict(weights | {name: weights[at] for name, at in first_names(model).items() if at in weights})
     return model.eval()
 

@@ -68,8 +68,17 @@ class LayerSize(NamedTuple):
 
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The layers, in order, of a model of a kind in `LAYERS`."""
-    return model.get_submodule(LAYERS[model.config.model_type])  # pyright: ignore[reportReturnType]
+    """The layers of a model, in order."""
+    return model.get_submodule(layers_name(model))  # pyright: ignore[reportReturnType]
+
+
+def layers_name(model: PreTrainedModel) -> str:
+    """Where a model keeps its layers. Raises `UsageError` where it has no list of them, as ALBERT with its one."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
+            return name
+    kind = model.config.model_type
+    raise UsageError(f"student.layers: {kind!r} has no list of layers to choose from; give another teacher or kind")
 
 
 def has_own_sizes(config: PreTrainedConfig) -> bool:
@@ -127,10 +136,10 @@ def set_hidden(config: PreTrainedConfig, hidden: int, field: str) -> None:
 def build(config: PreTrainedConfig) -> PreTrainedModel:
     """A model with new weights in float32; layers get sizes of their own where `config` has them."""
     if not has_own_sizes(config):
-        return AutoModel.from_config(config, dtype=torch.float32)
+        return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     sizes, alike = sizes_of(config), copy.deepcopy(config)
     set_sizes(alike, [LayerSize(1, config.hidden_size, 1)] * len(sizes))  # sizes that transformers can build
-    model = AutoModel.from_config(alike, dtype=torch.float32)
+    model = AutoModel.from_config(alike, dtype=torch.float32, trust_remote_code=False)
     for layer, size in zip(layers_of(model), sizes, strict=True):
         _resize(layer, KNOWN[config.model_type], size, config.hidden_size)
     set_sizes(model.config, sizes)

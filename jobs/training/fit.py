@@ -18,14 +18,7 @@ from jobs.training.wanted import taught_by
 from jobs.versions import behaviour
 
 TRAIN_LOOP = "jobs.training.loop:train_loop"
-READ = (
-    "*.json",
-    "*.safetensors",
-    "*.bin",
-    "*.txt",
-    "*.model",
-    "1_Pooling/config.json",
-)  # files of weights
+READ = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model")  # files of weights
 
 
 def finetune(recipe: Recipe, prepared: Prepared, run_id: str | None = None) -> dict[str, float]:
@@ -56,14 +49,19 @@ def teacher_key(recipe: Recipe, prepared: Prepared) -> str:
 def weights_key(model: str | None, field: str) -> dict[str, str]:
     """The part of a key for the weights that `field` names: a digest of a folder or package.
 
-    Every file that transformers reads is digested, about a second for a gigabyte. Hub ids and new models have no part.
+    Every file that transformers reads is digested, about a second for a gigabyte. New models have no part, nor
+    Hub ids unless the environment names them.
     """
-    from jobs.models.encoder import locate
+    from jobs.models.files import locate
+    from jobs.models.pooling import pooling_field, pooling_files
 
-    if model is None or model.startswith(NEW) or not (folder := Path(locate(model, field))).is_dir():
+    if model is None or model.startswith(NEW):
         return {}
-    files = sorted({file for pattern in READ for file in folder.glob(pattern)})
-    return {"weights": digest_json({file.relative_to(folder).as_posix(): digest_file(file) for file in files})}
+    if not (folder := Path(found := locate(model, field))).is_dir():
+        return {"model": digest_json(found)} if found != model else {}
+    files = {file for pattern in READ for file in folder.glob(pattern)}
+    files |= set(pooling_files(folder, pooling_field(field)))
+    return {"weights": digest_json({file.relative_to(folder).as_posix(): digest_file(file) for file in sorted(files)})}
 
 
 class GoingOn(NamedTuple):

@@ -150,6 +150,7 @@ def _model(fit: Fit, task: TrainingTask) -> nn.Module:
     if not _is_rounded(fit):  # the rows that fix its ranges name tokens as the tokenizer does
         task.shrink_token_table(model)
     choose_attention(model, fit.recipe.engine)
+    task.look_at(model, fit.role)
     return model
 
 

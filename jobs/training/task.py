@@ -49,6 +49,10 @@ class TrainingTask(Protocol):
         """Give the result back its other tokens."""
         ...
 
+    def look_at(self, model: nn.Module, role: str) -> None:
+        """Look at the model as it will be trained, before the first batch is made."""
+        ...
+
     def layers(self, model: nn.Module) -> Layers:
         """The model as the layers that a pipeline is cut from."""
         ...

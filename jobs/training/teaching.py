@@ -47,13 +47,15 @@ def write_outputs(
     """
     import ray.data
 
+    from cluster.task_errors import Carried
+
     parts = folder.parent / ".work" / f"{folder.name}-{key[:16]}"
     count = -(-sum(prepared.manifest["rows"].values()) // ROWS_PER_PART)
     arguments = [str(prepared.folder), str(parts), [tuple(each) for each in teachers], wanted.model_dump()]
     taught = ray.data.range(count, override_num_blocks=count).map_batches(
-        Teach,
+        Carried,
         batch_size=1,
-        fn_constructor_args=[*arguments, engine.precision, engine.cpus_per_worker],
+        fn_constructor_args=[Teach, *arguments, engine.precision, engine.cpus_per_worker],
         compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=0,  # holding cores, it could wait for ever for the tasks around it
         num_gpus=engine.of_each_worker.get("GPU", 0),

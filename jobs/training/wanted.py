@@ -62,6 +62,6 @@ def wanted_of(recipe: Recipe, config: Any = None) -> StoredOutputs:
 
 def teacher_config(recipe: Recipe) -> Any:
     """The transformers config of the existing teacher."""
-    from jobs.models.encoder import config_of
+    from jobs.models.loading import config_of
 
     return config_of(str(teacher_folder(recipe)), "teacher")

@@ -125,5 +125,5 @@ def _scaled(spec: Any) -> list[tuple[str, Any]]:
 
 
 def _converter(source: Path, context: StepContext) -> _Converter:
-    rows = AutoConfig.from_pretrained(source).vocab_size
+    rows = AutoConfig.from_pretrained(source, trust_remote_code=False).vocab_size
     return _Converter(source, Tokens(context.tokenizer, rows, decoder.end_of(str(source))))

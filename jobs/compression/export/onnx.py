@@ -18,11 +18,13 @@ from torch import nn
 from cluster.session import JobError
 from jobs.compression.rewrite import for_export
 from jobs.compression.step_context import StepContext
-from jobs.models.encoder import EncoderClassifier, longest
+from jobs.models.encoder import EncoderClassifier
+from jobs.models.loading import longest
 
 OPSET = 20
 SAMPLE = (2, 9)  # rows and tokens of the traced example, fewer of a shorter model; both free afterwards
 COMPARED = ((1, 5), (3, 17))  # rows and tokens
+UNLIMITED = 512  # tokens that a graph takes at most where the model has no limit
 TOLERANCE = 1e-3  # largest difference of a logit between torch and the exported file,
 PRECISION = 1e-5  # or as a share of the largest logit in its row: a head of grades has squares as logits
 
@@ -46,7 +48,7 @@ def export_onnx(model: EncoderClassifier, inputs: Sequence[str], file: Path) -> 
     Raises `JobError` where the file does not answer like the model.
     """
     model = model.eval()
-    most = longest(model.encoder.config)
+    most = longest(model.encoder) or UNLIMITED
     example = {name: torch.ones(SAMPLE[0], min(SAMPLE[1], most), dtype=torch.int64) for name in inputs}
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=most)
     trace(for_export(model), example, {name: {0: batch, 1: length} for name in inputs}, ["logits"], file)
@@ -94,7 +96,7 @@ def largest_difference(model: EncoderClassifier, inputs: Sequence[str], file: Pa
     generator, worst = np.random.default_rng(0), 0.0
     table: Any = model.encoder.get_input_embeddings()
     for rows, most in COMPARED:
-        tokens = min(most, longest(model.encoder.config))
+        tokens = min(most, longest(model.encoder) or UNLIMITED)
         feed = {name: np.zeros((rows, tokens), dtype=np.int64) for name in inputs}
         feed["input_ids"] = generator.integers(0, table.num_embeddings, (rows, tokens))
         feed["attention_mask"] = (np.arange(tokens) < generator.integers(1, tokens + 1, (rows, 1))).astype(np.int64)

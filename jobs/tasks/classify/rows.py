@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Plan:
     """A plan with the teacher's tokenizer; the classes are those of the rows. Raises `UsageError`."""
     from jobs.data.tokenise import classes
-    from jobs.models.encoder import check_length, grades_of, load_tokenizer
+    from jobs.models.encoder import check_pooling, grades_of
+    from jobs.models.loading import load_tokenizer
 
     labels = classes(train, {"validation": validation}, recipe.data)
     if recipe.teacher.head == "grades":
@@ -30,7 +31,7 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
         labels, tokenizer = known_to(Path(recipe.teacher.bundle), train["label"].to_pylist())
     else:
         tokenizer = load_tokenizer(recipe.teacher.model)
-        check_length(recipe.teacher.model, recipe.data.max_length)
+        check_pooling(recipe.teacher.model, recipe.teacher.pooling)
     return _plan(recipe, tokenizer, labels)
 
 
@@ -61,12 +62,13 @@ def plan_of_student(recipe: Recipe, prepared: Prepared) -> Plan | None:
 
     Raises `UsageError` where the student has to learn more than logits from the teacher.
     """
-    from jobs.models.encoder import check_length, load_tokenizer
+    from jobs.models.encoder import check_pooling
+    from jobs.models.loading import load_tokenizer
 
     model = recipe.student.model
     assert model is not None
     tokenizer = load_tokenizer(model, "student.model")
-    check_length(model, recipe.data.max_length, "student.model")
+    check_pooling(model, recipe.student.pooling, "student.model")
     if tokenizer.to_str() == read_tokenizer(prepared.folder / TOKENIZER).to_str():
         return None
     other = f"student.model: {model}: has another tokenizer than the teacher"

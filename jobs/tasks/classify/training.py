@@ -115,6 +115,9 @@ class Classify:
         if self._tokens:
             self._tokens.restore(classifier)
 
+    def look_at(self, model: nn.Module, role: str) -> None:
+        """Nothing: a row holds one text."""
+
     def layers(self, model: nn.Module) -> Layers:
         """Layers of the encoder and its head."""
         return encoder_layers(model)

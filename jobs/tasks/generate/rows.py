@@ -24,7 +24,7 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
     """A plan with the teacher's tokenizer, or with one learned from the training rows. Raises `UsageError`."""
     from jobs.data.tokenise import END, tokenise_completions, train_tokenizer
     from jobs.models.decoder import end_of
-    from jobs.models.encoder import load_tokenizer
+    from jobs.models.loading import load_tokenizer
 
     data, teacher = recipe.data, recipe.teacher
     model = f"teacher.bundle: {teacher.bundle}" if teacher.bundle else f"teacher.model: {teacher.model}"
@@ -60,7 +60,7 @@ def _texts(table: pyarrow.Table) -> Iterator[str]:
 def plan_of_student(recipe: Recipe, prepared: Prepared) -> None:
     """None: a student reads the teacher's rows. Raises `UsageError` where it cuts or ends texts in another way."""
     from jobs.models.decoder import end_of
-    from jobs.models.encoder import load_tokenizer
+    from jobs.models.loading import load_tokenizer
 
     model = recipe.student.model
     assert model is not None

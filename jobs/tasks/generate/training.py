@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
@@ -20,13 +21,15 @@ from configs.schema.recipe import Recipe
 from jobs.data.batches import collate_packs, global_batches, pack, packed_batches, shard
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.models import decoder
-from jobs.models.decoder import INPUTS, Decoder
+from jobs.models.decoder import INPUTS, LEAKS, Decoder
 from jobs.models.stages import decoder_layers
 from jobs.models.student import decoder_student, pretrained_decoder
 from jobs.training.loss import at_targets, completion_loss, distill_completion_loss
 from jobs.training.outputs import TokenOutputs
 from jobs.training.task import EVALUATION_TOKENS, my_rows
 from serving.inputs import cut
+
+log = logging.getLogger(__name__)
 
 
 class Generate:
@@ -42,6 +45,7 @@ class Generate:
         self._train, self._validation = prepared.examples("train"), prepared.examples("validation")
         self._teacher = None if teacher_outputs is None else TokenOutputs.read(teacher_outputs, "train")
         self.lengths, self._targets = self._train.lengths, self._train.targets
+        self._packs: bool = prepared.manifest["packing"]
 
     def teacher(self, recipe: Recipe) -> Decoder:
         """A pretrained decoder, or one with new weights for the tokenizer of the rows."""
@@ -66,6 +70,20 @@ class Generate:
     def restore_token_table(self, model: nn.Module) -> None:
         """Nothing: no token was left out."""
 
+    def look_at(self, model: nn.Module, role: str) -> None:
+        """Give every text a row of its own where texts in one row would not stand alone for this model."""
+        if not self._packs:
+            return
+        assert isinstance(model, Decoder)
+        leak = max(engine.gather(decoder.leak(model)))  # all workers have to make the same batches
+        if leak >= LEAKS:
+            self._packs = False
+            log.warning(
+                "%s: data.packing: true, but texts in one row change each other's logits in a %s model (by %.2g of the "
+                "largest): every text gets a row of its own",
+                *(role, model.lm.config.model_type, leak),
+            )
+
     def layers(self, model: nn.Module) -> Layers:
         """Layers of the decoder."""
         return decoder_layers(model)
@@ -80,12 +98,12 @@ class Generate:
 
     def epoch(self, seed: int, epoch: int, engine: EngineSpec) -> list[np.ndarray]:
         """Rows of any length where they are packed, else rows of like length together."""
-        cut_up = packed_batches if self._manifest["packing"] else global_batches
+        cut_up = packed_batches if self._packs else global_batches
         return cut_up(self.lengths, seed, epoch, engine.tokens_per_batch)
 
     def parts(self, batch: np.ndarray, rank: int, workers: int, parts: int) -> tuple[list[Batch], float]:
         """Padded to the longest pack of the global batch; the loss is divided by the tokens to generate."""
-        capacity = self._manifest["max_length"] if self._manifest["packing"] else 0
+        capacity = self._manifest["max_length"] if self._packs else 0
         packs = [batch[rows] for rows in pack(self.lengths[batch], capacity)]
         length = max(int(self.lengths[rows].sum()) for rows in packs)
         count = -(-len(packs) // (workers * parts))

@@ -26,7 +26,8 @@ from jobs.data.source import rows
 from jobs.measure.answers import Answer, Fitted
 from jobs.measure.baselines import Source, check_possible, embedding_table, find_or_make, made, possible
 from jobs.measure.contenders import Contender, load
-from jobs.models.encoder import load_tokenizer, pretrained
+from jobs.models.encoder import pretrained
+from jobs.models.loading import load_tokenizer
 from jobs.models.reference import write_reference
 from jobs.tasks.classify import baselines
 from serving.bundle import bundle_bytes, bundle_digest, read_bundle

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig
 
 from configs.loader import UsageError
 from configs.schema.models import TeacherSpec
@@ -138,87 +135,3 @@ def test_grades_are_the_numbers_of_the_labels(tiny_teacher: Path):
         encoder.pretrained(spec, ["1", "refund"])
     with pytest.raises(UsageError, match="'nan' is none"):
         encoder.grades_of(["1", "nan"])
-
-
-@pytest.mark.parametrize(
-    ("asked", "files", "pooling"),
-    [
-        ("auto", '{"pooling_mode_mean_tokens": true}', "mean"),
-        ("auto", '{"pooling_mode_mean_tokens": false, "pooling_mode_cls_token": true}', "cls"),
-        ("auto", None, "cls"),
-        ("mean", None, "mean"),
-        ("cls", '{"pooling_mode_mean_tokens": true}', "cls"),
-    ],
-)
-def test_pooling_is_what_was_asked_for_or_what_the_model_says(
-    asked: str, files: str | None, pooling: str, tmp_path: Path
-):
-    if files is not None:
-        (tmp_path / "1_Pooling").mkdir()
-        (tmp_path / "1_Pooling" / "config.json").write_text(files)
-    assert encoder.pooling_of(str(tmp_path), asked) == pooling
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An importable package `shop_weights` with a model folder `small`."""
-    folder = tmp_path / "shop_weights"
-    (folder / "small").mkdir(parents=True)
-    (folder / "__init__.py").write_text("raise RuntimeError('imported')\n")
-    (folder / "small" / "config.json").write_text("{}")
-    (tmp_path / "shop_module.py").write_text("")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    importlib.invalidate_caches()
-    return folder
-
-
-def test_a_package_model_is_found_without_importing_the_package(package: Path):
-    assert encoder.locate("package:shop_weights/small") == str(package / "small")
-    assert "shop_weights" not in sys.modules
-
-
-@pytest.mark.parametrize(
-    ("model", "said"),
-    [
-        ("package:no_such_weights/small", "no installed package 'no_such_weights'; the extra 'sample' of slimcart"),
-        ("package:shop_module/small", "no installed package 'shop_module'"),
-        ("package:shop_weights/large", "the package holds no model folder 'large'"),
-        ("package:shop_weights", "the package holds no model folder ''"),
-        ("package:", "no installed package ''"),
-        ("package:no_such.weights/small", "no installed package 'no_such.weights'"),
-    ],
-)
-def test_a_package_model_that_is_not_there_is_a_usage_error(package: Path, model: str, said: str):
-    with pytest.raises(UsageError, match=r"teacher\.model") as refused:
-        encoder.locate(model)
-    assert said in str(refused.value)
-
-
-def test_folders_and_hub_ids_stay_as_they_are():
-    assert encoder.locate("/models/bert") == "/models/bert"
-    assert encoder.locate("bert-base-uncased") == "bert-base-uncased"
-
-
-def test_a_folder_without_a_model_is_a_usage_error(tmp_path: Path):
-    for refused in (encoder.load_tokenizer, lambda model: encoder.pretrained(TeacherSpec(model=model), ["a", "b"])):
-        with pytest.raises(UsageError, match=r"teacher\.model") as error:
-            refused(str(tmp_path))
-        assert len(str(error.value).splitlines()) == 1
-
-
-def test_texts_longer_than_a_model_has_positions_for_are_a_usage_error(tiny_teacher: Path):
-    most = AutoConfig.from_pretrained(tiny_teacher).max_position_embeddings
-    encoder.check_length(str(tiny_teacher), most)
-    with pytest.raises(UsageError, match=rf"^data.max_length: {most + 1}: student.model .* {most} tokens at most$"):
-        encoder.check_length(str(tiny_teacher), most + 1, "student.model")
-
-
-def test_positions_of_roberta_start_after_its_padding():
-    given = encoder_classifier("roberta").encoder.config
-    assert encoder.longest(given) == given.max_position_embeddings - 2
-
-
-def test_the_tokenizer_neither_pads_nor_truncates(tiny_teacher: Path):
-    tokenizer = encoder.load_tokenizer(str(tiny_teacher))
-    assert tokenizer.padding is None and tokenizer.truncation is None
-    assert len(tokenizer.encode("order " * 300)) > 300

@@ -10,6 +10,7 @@ import torch
 from cluster.session import JobError
 from jobs.data.prepared import TOKENIZER
 from jobs.models import encoder
+from jobs.models.loading import load_tokenizer
 from jobs.models.reference import read_tokenizer
 from jobs.models.sparsity import multiplied, sparsity_facts
 from jobs.training import loop
@@ -35,7 +36,7 @@ def test_a_student_with_tokens_of_its_own_carries_its_tokenizer(one: dict[str, F
     assert one["foreign student"]["best"]["best_epoch"] > 0
     student = shop.folder / folder_of("foreign student") / "student"
     tokenizer = read_tokenizer(student / read_bundle(student).tokenizer)
-    assert tokenizer.to_str() == encoder.load_tokenizer(str(shop.foreign)).to_str()
+    assert tokenizer.to_str() == load_tokenizer(str(shop.foreign)).to_str()
     assert tokenizer.get_vocab_size() < read_tokenizer(shop.prepared.folder / TOKENIZER).get_vocab_size()
 
 
