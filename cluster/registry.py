@@ -113,6 +113,7 @@ def resolve(uri: str) -> tuple[str, str]:
     if not match:
         raise UsageError(f"bundle: {uri!r} is neither a folder nor models:/<name>@<alias> nor models:/<name>/<version>")
     name, alias, version = match["name"], match["alias"], match["version"]
+    place(name, version or "1")  # before anything is asked
 
     def ask() -> str:
         ask_alias, ask_version = client().get_model_version_by_alias, client().get_model_version
@@ -172,13 +173,21 @@ def fetch(name: str, version: str, manifest_name: str) -> Path:
     """
     with _as_job_error(f"models:/{name}/{version}: not looked up"):
         digest = again(lambda: client().get_model_version(name, version), ASK_SECONDS).tags.get(BUNDLE_TAG)
-    folder = session.home() / "models" / name / (f"{version}-{digest[:12]}" if digest else version)
+    folder = place(name, f"{version}-{digest[:12]}" if digest else version)
     manifest = folder / manifest_name
     if not manifest.exists() or digest not in (None, digest_file(manifest)):
         _download(name, version, folder, manifest_name)
         if digest not in (None, actual := digest_file(manifest)):
             raise JobError(f"models:/{name}/{version}: registered as {digest}, but {manifest_name} there is {actual}")
     return folder
+
+
+def place(name: str, version: str) -> Path:
+    """Where a version of a model is kept. Raises `UsageError` where its names would lead elsewhere."""
+    for part in (name, version):
+        if part in ("", ".", "..") or "/" in part or "\0" in part:
+            raise UsageError(f"bundle: models:/{name}: {part!r} cannot be the name of a folder; register it by another")
+    return session.home() / "models" / name / version
 
 
 def _download(name: str, version: str, folder: Path, manifest_name: str) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.session import JobError
+from configs.given import reason
 from configs.loader import UsageError
 from configs.schema.data import EMBEDDED
 from configs.schema.models import NEW, StudentSpec
 from configs.schema.recipe import Recipe, SearchRecipe
+from configs.schema.runtimes import RUNTIMES, export_targets
+from configs.schema.tasks import named
 from jobs.data.source import check_source, source_of
 from jobs.training.wanted import wanted_of
 from serving.bundle import MANIFEST
@@ -25,6 +30,46 @@ def check_possible(recipe: Recipe) -> None:
     for student in _students(recipe):
         check_student(config, student)
     wanted_of(recipe, config)
+    _check_export(recipe, config)
+
+
+def _check_export(recipe: Recipe, config: Any) -> None:
+    """Refuse a student of which no runtime of the recipe could have a file; `config` is the teacher's."""
+    from jobs.compression.checks.selection import installed
+    from jobs.models.loading import config_of
+
+    try:
+        targets = installed(export_targets(recipe.export, recipe.task, recipe.compression))
+    except JobError:
+        return  # of this machine; a later one may have the engine
+    runtimes = list(dict.fromkeys(each.runtime for each in targets))
+    for spec in _students(recipe):
+        if spec.model is not None:
+            _try_export(f"student.model: {spec.model}", config_of(spec.model, "student.model"), runtimes)
+        elif spec.kind != "conv" and not recipe.teacher.model.startswith(NEW):
+            field = "model" if recipe.teacher.bundle is None else "bundle"
+            _try_export(f"teacher.{field}: {getattr(recipe.teacher, field)}", config, runtimes)
+
+
+def _try_export(at: str, config: Any, runtimes: Sequence[str]) -> None:
+    """Raise `UsageError` where a small model of `config` can be exported for none of the `runtimes`."""
+    from jobs.models.loading import silent
+
+    reasons = []
+    for runtime in runtimes:
+        if config.model_type in RUNTIMES[runtime].exported:
+            return
+        try:
+            with silent():
+                named(RUNTIMES[runtime].try_export or "")(config)
+        except Exception as error:  # noqa: BLE001 - whatever an engine says of a model of this kind
+            reasons.append(f"{runtime}: {reason(error)}")
+        else:
+            return
+    raise UsageError(
+        f"{at}: a small model of the same config ({config.model_type}) cannot be exported for {'; '.join(reasons)}; "
+        "give a model of another kind as teacher.model or student.model, or another export.runtime"
+    )
 
 
 def _students(recipe: Recipe) -> list[StudentSpec]:

@@ -27,7 +27,7 @@ STAGES = {
     "prepare": Behaviour(4, ("tokenizers",)),  # the prepared rows
     "pool": Behaviour(2, ("numpy", "tokenizers")),  # rows without labels, made of others
     "finetune": Behaviour(1, ("deepspeed", "numpy", "torch", "transformers")),  # the teacher
-    "teach": Behaviour(1, ("numpy", "torch", "transformers")),  # what teachers say of rows
+    "teach": Behaviour(2, ("numpy", "torch", "transformers")),  # what teachers say of rows
     "distill": Behaviour(2, ("deepspeed", "numpy", "torch", "transformers")),  # the student
     "compress": Behaviour(1, (*ENGINES, "nncf", "numpy", "onnx", "onnxscript", "torch", "transformers")),  # the bundle
     "measure": Behaviour(2, (*ENGINES, "numpy", "sacrebleu", "scikit-learn")),  # metrics and latency of a file

@@ -219,3 +219,21 @@ def test_no_other_file_names_a_task():
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in TASKS
     ]
     assert named == []
+
+
+LOADERS = {"from_pretrained", "from_config"}
+
+
+def test_no_loader_may_run_code_of_a_model():
+    """Every call of a loader of transformers says so; the default asks the user, who is not there."""
+    silent = []
+    for path, relative in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LOADERS:
+                owner = ast.unparse(node.func.value)
+                if not owner.startswith("Auto") and owner != "kind":
+                    continue  # our own functions of these names, nn.Embedding
+                said = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                if said.get("trust_remote_code") != "False":
+                    silent.append(f"{relative}:{node.lineno}: {owner}.{node.func.attr}")
+    assert silent == []

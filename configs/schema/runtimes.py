@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # a device that only answers lacks what the section `compress
     from configs.schema.compression import ExportSpec, Step
 
 VOCABULARY = "vocabulary.json"  # of runtimes that need one beside the tokenizer
+SHOWN = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert", "slimcart_conv")  # through ONNX
 
 
 class FileStep(NamedTuple):
@@ -37,6 +38,8 @@ class Runtime:
     suffix: str = ""  # of an exported file, and of no other runtime's; none: the export is a folder
     beside: tuple[str, ...] = ()  # files that the model needs beside it to be opened
     export: str | None = None  # (model, new file, step context)
+    try_export: str | None = None  # (config) raises where no model of that config can be exported
+    exported: tuple[str, ...] = ()  # model types whose export tests show, which need not be tried
     open_file: str | None = None  # (file, precision, threads) -> a callable that gives logits
     computes: str | None = None  # (precision) -> whether this CPU has the instructions; None: any has
     steps: Mapping[str, FileStep] = field(default_factory=dict)  # after export
@@ -59,6 +62,8 @@ RUNTIMES: dict[str, Runtime] = {
         tried=("f32",),
         suffix=".onnx",
         export="jobs.compression.export.onnx:export",
+        try_export="jobs.compression.export.onnx:try_export",
+        exported=SHOWN,
         open_file="serving.runtimes.onnxruntime:open_file",
         steps={
             "quantize": FileStep("jobs.compression.steps.quantize:quantize", ("bits", "group")),
@@ -75,6 +80,8 @@ RUNTIMES: dict[str, Runtime] = {
         suffix=".xml",
         beside=("{stem}.bin",),
         export="jobs.compression.export.openvino:export",
+        try_export="jobs.compression.export.openvino:try_export",
+        exported=SHOWN,
         open_file="serving.runtimes.openvino:open_file",
         computes="serving.runtimes.openvino:computes",
         steps={
@@ -93,6 +100,8 @@ RUNTIMES: dict[str, Runtime] = {
         tried=("f32",),
         beside=("config.json", VOCABULARY),
         export="jobs.compression.export.ctranslate2:export",
+        try_export="jobs.compression.export.ctranslate2:try_export",
+        exported=("gpt2",),
         open_file="serving.runtimes.ctranslate2:open_file",
         computes="serving.runtimes.ctranslate2:computes",
         steps={

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from configs.loader import UsageError
 from jobs.models.encoder import EncoderClassifier
-from jobs.models.layers import LAYERS
+from jobs.models.layers import layers_name
 
 LIKE_BERT = ("attention.self.query", "attention.self.key", "attention.self.value")
 PROJECTIONS = {  # in a layer, from its input to queries, keys and values, by the model type of the config
@@ -65,7 +65,7 @@ def relation_width(model: EncoderClassifier, layer: int) -> int:
 def _projections(model: EncoderClassifier, layer: int) -> list[nn.Module]:
     kind = model.encoder.config.model_type
     names = projection_names(kind)
-    block = model.encoder.get_submodule(f"{LAYERS[kind]}.{layer - 1}")
+    block = model.encoder.get_submodule(f"{layers_name(model.encoder)}.{layer - 1}")
     return [block.get_submodule(name) for name in names]
 
 

@@ -12,16 +12,13 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from configs.loader import UsageError
 
-LAYERS = {  # where a model keeps its layers, by the model type of its config
+LAYERS = {  # where encoders keep their layers, by the model type of a config alone; see `layers_name`
     "bert": "encoder.layer",
     "roberta": "encoder.layer",
     "xlm-roberta": "encoder.layer",
     "electra": "encoder.layer",
     "distilbert": "transformer.layer",
     "modernbert": "layers",
-    "gpt2": "transformer.h",
-    "llama": "model.layers",
-    "qwen2": "model.layers",
 }
 HEAD_SIZE = "head_size"  # our own entry of a config; without it heads are hidden / heads wide, as in transformers
 

@@ -25,7 +25,7 @@ def load_weights(kind: Any, files: ModelFiles, dtype: torch.dtype | str = torch.
     Raises `UsageError` where it cannot be loaded, or lacks weights of its body: transformers would draw new ones. A
     head may be new.
     """
-    with _silence(), given(files.at, "give a model's folder as transformers saved it", "cannot be loaded"):
+    with silent(), given(files.at, "give a model's folder as transformers saved it", "cannot be loaded"):
         model, told = kind.from_pretrained(
             files.folder, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -44,7 +44,7 @@ def load_weights(kind: Any, files: ModelFiles, dtype: torch.dtype | str = torch.
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Without the loader's bars and its report of names, of which a refusal says what matters."""
     before, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()

@@ -6,20 +6,23 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from configs.given import given
 from configs.loader import UsageError
 from configs.schema.models import StudentSpec
 from jobs.models import decoder, encoder
 from jobs.models.conv import ConvConfig, principal
 from jobs.models.decoder import Decoder
 from jobs.models.encoder import EncoderClassifier
-from jobs.models.layers import LAYERS, has_own_sizes, layers_of, set_sizes, sizes_of
+from jobs.models.layers import LAYERS, build, has_own_sizes, layers_name, layers_of, set_sizes, sizes_of
 from jobs.models.narrow import narrow, resized, smaller
 from jobs.models.sharing import share_layers
 
 STUDENT = "student.model"
+OF_EACH_LAYER = ("layer_types", "_layers")  # entries of configs that are lists over the layers
 DROPOUTS = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
@@ -29,13 +32,27 @@ DROPOUTS = (
 def check_student(config: PreTrainedConfig, spec: StudentSpec) -> None:
     """Raise `UsageError` where a teacher of `config` cannot have the student of `spec`, as far as configs show."""
     if spec.kind == "layers":
-        _layers_of(config, spec)
+        choose_layers(spec.layers, config.num_hidden_layers)
         if spec.sizes:
             smaller(config, spec.sizes)
+        else:
+            _check_layers(config, spec)
     elif spec.kind == "new":
         resized(config, spec.sizes)
     elif spec.kind == "conv" and spec.hidden:
         _refuse_wider(spec.hidden, getattr(config, "embedding_size", config.hidden_size))
+
+
+def _check_layers(config: PreTrainedConfig, spec: StudentSpec) -> None:
+    """Build teacher and student without memory for their weights, and see whether the layers fit."""
+    with torch.device("meta"):
+        teacher = build(config)
+        changed, weights = _chosen(teacher, spec)
+        with given(
+            f"student.layers: {spec.layers}", f"give student.model, or a {config.model_type} whole", "impossible"
+        ):
+            student = build(type(changed).from_dict(changed.to_dict()))  # as it is read again
+        _fill(student, weights, spec)
 
 
 def encoder_student(teacher: EncoderClassifier, spec: StudentSpec) -> EncoderClassifier:
@@ -135,25 +152,20 @@ def decoder_student(teacher: Decoder, spec: StudentSpec) -> Decoder:
 
 def _chosen(teacher: PreTrainedModel, spec: StudentSpec) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
     """Config and weights of a model of the chosen layers."""
-    config, weights = of_layers(teacher, _layers_of(teacher.config, spec))
+    config, weights = of_layers(teacher, choose_layers(spec.layers, teacher.config.num_hidden_layers))
     return _own(config, spec), weights
-
-
-def _layers_of(config: PreTrainedConfig, spec: StudentSpec) -> list[int]:
-    if (kind := config.model_type) not in LAYERS:
-        raise UsageError(f"student.layers: no layers known for {kind!r}; known: {', '.join(LAYERS)}")
-    return choose_layers(spec.layers, config.num_hidden_layers)
 
 
 def of_layers(model: PreTrainedModel, chosen: Sequence[int]) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
     """Config and weights of a model of some of the layers of `model`, in the order of `chosen`."""
-    config, path = copy.deepcopy(model.config), LAYERS[model.config.model_type]
+    config, path, count = copy.deepcopy(model.config), layers_name(model), model.config.num_hidden_layers
     if has_own_sizes(config):
         sizes = sizes_of(config)
         set_sizes(config, [sizes[index] for index in chosen])
     config.num_hidden_layers = len(chosen)
-    if getattr(config, "layer_types", None):  # a layer keeps the kind of attention that it was trained with
-        config.layer_types = [config.layer_types[index] for index in chosen]
+    for name, value in vars(config).items():  # a layer keeps what it was trained with, such as its kind of attention
+        if isinstance(value, list) and len(value) == count and name.endswith(OF_EACH_LAYER):
+            setattr(config, name, [value[index] for index in chosen])
     weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{path}.")}
     layers = layers_of(model)
     for new, old in enumerate(chosen):

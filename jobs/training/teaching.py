@@ -229,9 +229,12 @@ def _tokens(teachers: Sequence[tuple[str, float]], stored: int, draws: int, prec
     import torch.nn.functional as F
 
     from jobs.models.decoder import INPUTS, load
+    from jobs.models.reference import read_tokenizer
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load(Path(teachers[0][0])).to(device)
+    folder = Path(teachers[0][0])
+    model = load(folder).to(device)
+    known = 1 + max(read_tokenizer(folder / TOKENIZER).get_vocab().values())  # a table may have rows for no token
 
     def say(rows: pyarrow.Table) -> dict[str, pyarrow.Array]:
         examples = Examples.from_table(rows)
@@ -240,7 +243,7 @@ def _tokens(teachers: Sequence[tuple[str, float]], stored: int, draws: int, prec
         wanted_BL = batch["target"] != NO_TARGET
         with torch.inference_mode(), _computed(device, precision, rows):
             logits_BLV = model(**{name: batch[name].to(device) for name in INPUTS})
-            log_probs_PV = F.log_softmax(logits_BLV[wanted_BL.to(device)].float(), dim=-1)
+            log_probs_PV = F.log_softmax(logits_BLV[wanted_BL.to(device)][:, :known].float(), dim=-1)
             ids_PK, log_probs_PK = sampled(log_probs_PV, stored, draws)
         offsets = np.concatenate([[0], wanted_BL.sum(1).cumsum(0).numpy()])
         log_probs = _listed(log_probs_PK, offsets, torch.float16)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow.artifacts
@@ -199,3 +200,37 @@ def test_two_bundles_of_one_run_lie_apart(on_mlflow: Cluster, tmp_path: Path):
     for seed in (1, 2):
         found = registry.fetch(*registry.resolve(f"models:/apart@seed-{seed}"), MANIFEST)
         assert bundle_digest(found) == bundle_digest(tmp_path / str(seed))
+
+
+@pytest.mark.parametrize("uri", ["models:/..@x", "models:/../3", "models:/.@champion", "models:/a\0b@x"])
+def test_a_name_that_leads_out_of_its_folder_is_refused_before_anyone_is_asked(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SLIMCART_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(registry, "client", lambda: pytest.fail("asked"))
+    with pytest.raises(UsageError, match=r"^bundle: models:/"):
+        registry.folder(uri, MANIFEST)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("digest", ["../../../../out", "/" + "0" * 63, ".." + "0" * 62])
+def test_a_digest_of_the_registry_leads_nowhere_either(digest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Registry:
+        def get_model_version(self, name: str, version: str) -> Any:
+            return SimpleNamespace(tags={registry.BUNDLE_TAG: digest})
+
+    monkeypatch.setenv("SLIMCART_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(registry, "client", Registry)
+    monkeypatch.setattr(registry, "_download", lambda *given: pytest.fail(f"fetched {given}"))
+    if "/" in digest[:12]:
+        with pytest.raises(UsageError, match="cannot be the name of a folder"):
+            registry.fetch("tiny", "1", MANIFEST)
+    else:
+        assert registry.place("tiny", f"1-{digest[:12]}").parent == tmp_path / "home" / "models" / "tiny"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_usual_name_has_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLIMCART_HOME", str(tmp_path))
+    for name in ("intent", "intent.v2", "...", "..intent"):
+        assert registry.place(name, "3") == tmp_path / "models" / name / "3"

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import copy
 import shutil
+import tempfile
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from ctranslate2.converters import TransformersConverter
 from ctranslate2.specs.model_spec import visit_spec
 from tokenizers import Tokenizer
-from transformers import AutoConfig
+from tokenizers.models import WordLevel
+from transformers import AutoConfig, PreTrainedConfig
 
 from cluster.session import JobError
+from configs.given import reason
 from configs.schema.compression import QuantizeSpec
 from jobs.compression import int4
 from jobs.compression.checks.sensitivity import quantize_guarded
+from jobs.compression.export.small import DIFFERENCE, small
 from jobs.compression.step_context import StepContext
 from jobs.models import decoder
 from jobs.models.decoder import Decoder
-from serving.runtimes.ctranslate2 import MODEL
+from serving.runtimes.ctranslate2 import MODEL, open_generator
 
 FLOATS = {"f32": "float32", "bf16": "bfloat16"}
 SOURCE = "transformers"  # folder beside the exported ones that they are converted from
+TOKENS = 12  # of the text that a small model is asked about
 SCALE = "weight_scale"  # attribute of layers that the library can put in 8 bits
 
 
@@ -34,6 +41,28 @@ def export(model: Decoder, made: Path, context: StepContext) -> None:
     source.mkdir()
     decoder.save(model, source)
     _converter(source, context).write(made, _float(context))
+
+
+def try_export(config: PreTrainedConfig) -> None:
+    """Convert a small model of `config`. Raises where that fails, or where the converted one scores otherwise.
+
+    A converter may leave out what it does not know, such as another scale of attention.
+    """
+    model = decoder.from_config(small(config)).eval()
+    rows = model.vocabulary
+    names = {f"<{number}>": number for number in range(rows)}
+    with tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder, SOURCE), Path(folder, "made")
+        source.mkdir()
+        decoder.save(model, source)
+        _Converter(source, Tokens(Tokenizer(WordLevel(names, "<0>")), rows, 0)).write(made, FLOATS["f32"])
+        ids = [number % rows for number in range(1, TOKENS + 1)]
+        scores_1LV = np.array(open_generator(made, "f32", 1).forward_batch([[f"<{each}>" for each in ids]]))
+    with torch.inference_mode():
+        expected_1LV = model(torch.tensor([ids]), torch.arange(TOKENS)[None]).numpy()
+    difference = np.abs(scores_1LV - expected_1LV).max() / np.abs(expected_1LV).max()
+    if not difference <= DIFFERENCE:  # NaN is a difference
+        raise JobError(f"CTranslate2 scores otherwise than the model, by {difference:.1%} of the largest score")
 
 
 def quantize(file: Path, spec: QuantizeSpec, made: Path, context: StepContext) -> None:
@@ -94,8 +123,8 @@ class _Converter(TransformersConverter):
         self._chosen = chosen
         try:
             self.convert(str(made), quantization=kind)
-        except (ValueError, NotImplementedError) as error:
-            raise JobError(f"CTranslate2 cannot convert this decoder: {str(error).splitlines()[0]}") from None
+        except Exception as error:
+            raise JobError(f"CTranslate2 cannot convert this decoder: {reason(error)}") from error
 
     @cached_property
     def _whole(self) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import shutil
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from cluster.session import JobError
+from jobs.compression.export.small import small
 from jobs.compression.rewrite import for_export
 from jobs.compression.step_context import StepContext
+from jobs.models import encoder
 from jobs.models.encoder import EncoderClassifier
 from jobs.models.loading import longest
 
@@ -32,6 +36,19 @@ PRECISION = 1e-5  # or as a share of the largest logit in its row: a head of gra
 def export(model: EncoderClassifier, made: Path, context: StepContext) -> None:
     """Write `made`, the ONNX file of `model`; see `graph_of`."""
     shutil.copyfile(graph_of(model, context), made)
+
+
+def try_export(config: PreTrainedConfig) -> None:
+    """Export a small model of `config`. Raises where that fails, or where the file answers otherwise."""
+    with tempfile.TemporaryDirectory() as folder:
+        try_graph(config, Path(folder))
+
+
+def try_graph(config: PreTrainedConfig, folder: Path) -> Path:
+    """The ONNX file of a small model of `config`."""
+    model = encoder.from_config(small(config), "mean", 2, 0.0)
+    export_onnx(model, encoder.graph_inputs(model, False), folder / "small.onnx")
+    return folder / "small.onnx"
 
 
 def graph_of(model: EncoderClassifier, context: StepContext) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,13 @@ import onnx
 from configs.schema.compression import QuantizeSpec
 from jobs.compression import int8
 from jobs.compression.checks.sensitivity import quantize_guarded
-from jobs.compression.export.onnx import graph_of
+from jobs.compression.export.onnx import graph_of, try_graph
 from jobs.compression.step_context import StepContext
 from serving.runtimes.openvino import import_openvino
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from jobs.models.encoder import EncoderClassifier
 
 WEIGHTS = {"MatMul": 1, "Convolution": 1, "Gather": 0}  # kind of a layer: the input that holds its weights
@@ -27,6 +30,12 @@ WEIGHTS = {"MatMul": 1, "Convolution": 1, "Gather": 0}  # kind of a layer: the i
 def export(model: EncoderClassifier, made: Path, context: StepContext) -> None:
     """Write `made` (.xml) and its weights beside it (.bin), in float32 whatever the later precision."""
     write_ir(graph_of(model, context), made)
+
+
+def try_export(config: PreTrainedConfig) -> None:
+    """Write the IR of a small model of `config`. Raises where that fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_ir(try_graph(config, Path(folder)), Path(folder, "small.xml"))
 
 
 def write_ir(graph: Path, made: Path) -> None:

@@ -15,7 +15,7 @@ from configs.schema.compression import FoldSpec
 from jobs.compression.step_context import StepContext
 from jobs.models.conv import ConvEncoder
 from jobs.models.encoder import EncoderClassifier, GradeHead
-from jobs.models.layers import LAYERS, layers_of
+from jobs.models.layers import layers_name, layers_of
 
 LAST_NORM = {  # in the last layer of encoders whose norms end a layer: nothing but the pooling reads it
     "bert": "output.LayerNorm",
@@ -56,7 +56,7 @@ def _pairs(model: EncoderClassifier) -> Iterator[tuple[str, nn.LayerNorm, nn.Lin
     """Each LayerNorm, by name, that one linear layer alone reads."""
     encoder: Any = model.encoder
     head: Any = model.head.score if isinstance(model.head, GradeHead) else model.head
-    path, layers = LAYERS[encoder.config.model_type], layers_of(encoder)
+    path, layers = layers_name(encoder), layers_of(encoder)
     if encoder.config.model_type in LAST_NORM:
         last, name = layers[-1], LAST_NORM[encoder.config.model_type]
         if sum(layer is last for layer in layers) == 1:  # a shared layer is not the last one only

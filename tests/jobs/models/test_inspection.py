@@ -87,7 +87,7 @@ def test_a_model_under_a_kinds_name_that_looks_ahead_cannot_write(tmp_path: Path
 def test_weights_that_are_no_numbers_are_refused_by_name(make: Any, value: float, tmp_path: Path):
     file = make(tmp_path) / "model.safetensors"
     weights = load_file(file)
-    name = sorted(weights)[-1]
+    name = max(weights)
     weights[name].view(-1)[3] = value
     save_file(weights, file, metadata={"format": "pt"})
     task = "classify" if make is encoder_folder else "generate"
@@ -154,12 +154,14 @@ class OwnModel(BertModel):
 class OwnTokenizer(PreTrainedTokenizerFast):
     pass
 """
+MODELS, TOKENIZERS = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}, "own.OwnTokenizer"
+OF_ITS_OWN = {"tokenizer_class": "OwnTokenizer"}
 CODE = {
-    "model": ("config.json", {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}),
-    "tokenizer": ("tokenizer_config.json", {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}),
-    "tokenizer, as it was written before": ("tokenizer_config.json", {"tokenizer_class": "OwnTokenizer", "auto_map": ["own.OwnTokenizer", None]}),
-    "known model": ("config.json", {"auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}),
-}  # fmt: skip
+    "model": ("config.json", {"model_type": "own", "auto_map": MODELS}),
+    "tokenizer": ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, TOKENIZERS]}} | OF_ITS_OWN),
+    "tokenizer, as it was written before": ("tokenizer_config.json", {"auto_map": [TOKENIZERS, None]} | OF_ITS_OWN),
+    "known model": ("config.json", {"auto_map": MODELS}),
+}
 
 
 class NoOneThere:

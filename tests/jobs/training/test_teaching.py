@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from configs.folder import GOES_ON, FolderError, commit, no_room
 from configs.schema.distillation import StoredOutputs
 from configs.schema.engine import Precision
 from jobs.data.batches import collate
-from jobs.data.prepared import MANIFEST, ROWS, Examples, Prepared, rows_of
+from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared, rows_of
 from jobs.models import decoder as decoders
 from jobs.models import encoder
 from jobs.models.encoder import INPUTS, EncoderClassifier
@@ -295,10 +297,12 @@ def test_where_all_tokens_are_stored_none_is_drawn():
     assert sorted(ids_PK[0].tolist()) == list(range(6))
 
 
-def test_rows_to_learn_from_are_completed_by_the_teacher_and_validation_rows_stay(tmp_path: Path):
-    teacher = decoder("llama", seed=3)
-    decoders.save(teacher, tmp_path / "teacher")
-    ids, types = [[5, 6, 9, 9, 3], [7, 8, 9, 3], [5, 9, 3]], [[0, 0, 1, 1, 1], [0, 0, 1, 1], [0, 1, 1]]
+COMPLETED = [[5, 6, 9, 9, 3], [7, 8, 9, 3], [5, 9, 3]]
+
+
+def completions(tmp_path: Path) -> Prepared:
+    """Two rows to learn from and one to validate, of prompts and their completions."""
+    ids, types = COMPLETED, [[0, 0, 1, 1, 1], [0, 0, 1, 1], [0, 1, 1]]
     table = pa.table(
         {
             "split": ["train", "train", "validation"],
@@ -316,7 +320,13 @@ def test_rows_to_learn_from_are_completed_by_the_teacher_and_validation_rows_sta
         return {"key": "rows", "rows": {"train": 2, "validation": 1}, "end": 3, "max_length": 12}
 
     commit(tmp_path / "prepared", MANIFEST, fill)
-    prepared = Prepared.open(tmp_path / "prepared")
+    return Prepared.open(tmp_path / "prepared")
+
+
+def test_rows_to_learn_from_are_completed_by_the_teacher_and_validation_rows_stay(tmp_path: Path):
+    teacher, ids = decoder("llama", seed=3), COMPLETED
+    decoders.save(teacher, tmp_path / "teacher")
+    prepared = completions(tmp_path)
     ask(prepared, tmp_path / "parts", {"teacher": 1.0}, StoredOutputs(completions=True), [0])
     made = Examples.from_table(rows_of(tmp_path / "parts" / part_name(0) / PART, "train"))
     for row, prompt in enumerate(([5, 6], [7, 8])):
@@ -326,3 +336,16 @@ def test_rows_to_learn_from_are_completed_by_the_teacher_and_validation_rows_sta
         assert made.ids[places].tolist() == expected
         assert made.types[places].tolist() == [0, 0] + [1] * (len(expected) - 2)
     assert rows_of(tmp_path / "parts" / part_name(0) / PART, "validation")["input_ids"].to_pylist() == [ids[2]]
+
+
+@pytest.mark.parametrize("known", [VOCABULARY, 40, 12])
+def test_a_teacher_says_nothing_of_rows_of_its_table_that_are_no_tokens(known: int, tmp_path: Path):
+    decoders.save(decoder("llama", seed=3), tmp_path / "teacher")
+    words = WordLevel({f"<{number}>": number for number in range(known)}, "<0>")
+    Tokenizer(words).save(str(tmp_path / "teacher" / TOKENIZER))
+    ask(completions(tmp_path), tmp_path / "parts", {"teacher": 1.0}, StoredOutputs(tokens=VOCABULARY), [0])
+    stored = pq.read_table(tmp_path / "parts" / part_name(0) / PART)
+    for ids, log_probs in zip(stored["ids"].to_pylist(), stored["log_probs"].to_pylist(), strict=True):
+        for place, scores in zip(ids, log_probs, strict=True):
+            assert sorted(place) == list(range(known))
+            assert sum(np.exp(scores)) == pytest.approx(1.0, abs=1e-2)

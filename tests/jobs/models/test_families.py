@@ -1,0 +1,79 @@
+"""A tiny random checkpoint of each family on the whole way: a step of training, layers of it, a bundle, a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from configs.loader import UsageError
+from configs.schema.models import StudentSpec
+from jobs.compression.export.ctranslate2 import try_export
+from jobs.compression.export.onnx import export_onnx
+from jobs.models import decoder, encoder
+from jobs.models.student import check_student, decoder_student, encoder_student
+from tests.jobs.compression.export.test_small import TAKEN
+from tests.tiny.folders import DECODERS, ENCODERS, decoder_folder, encoder_folder
+
+FIRST = ("deberta-v2", "qwen3")  # of their like; the others are for the long run
+
+
+def kinds(table: dict[str, Any]) -> list[Any]:
+    return [pytest.param(kind, marks=() if kind in FIRST else pytest.mark.often) for kind in table]
+
+
+def learn(model: torch.nn.Module, given: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """A step that moves every weight it reaches, the first layer's too."""
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    step = torch.optim.SGD(model.parameters(), lr=1.0)
+    model(*given).square().sum().backward()
+    step.step()
+    moved = [name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])]
+    assert any(".0." in name for name in moved)
+
+
+@pytest.mark.parametrize("kind", kinds(ENCODERS))
+def test_an_encoder_goes_the_whole_way(kind: str, tmp_path: Path):
+    folder = encoder_folder(tmp_path / "model", kind, vocab_size=60)
+    teacher = encoder.from_pretrained(str(folder), "mean", 3, 0.0)
+    given = (torch.randint(5, 15, (2, 9)), torch.ones(2, 9, dtype=torch.long))
+    learn(teacher, given)
+    if kind == "albert":
+        with pytest.raises(UsageError, match=r"^student\.layers: 'albert' has no list of layers to choose from"):
+            check_student(teacher.encoder.config, StudentSpec(layers=2))
+        student = teacher.eval()
+    else:
+        check_student(teacher.encoder.config, StudentSpec(layers=2))
+        same = encoder_student(teacher, StudentSpec(layers=3)).eval()
+        with torch.inference_mode():
+            torch.testing.assert_close(same(*given), teacher.eval()(*given))
+        student = encoder_student(teacher, StudentSpec(layers=2)).eval()
+    (tmp_path / "student").mkdir()
+    encoder.save(student, tmp_path / "student")
+    again = encoder.load(tmp_path / "student")
+    with torch.inference_mode():
+        torch.testing.assert_close(again(*given), student(*given))
+    export_onnx(again, encoder.graph_inputs(again, False), tmp_path / "model.onnx")  # raises where it differs
+
+
+@pytest.mark.parametrize("kind", kinds(DECODERS))
+def test_a_decoder_goes_the_whole_way(kind: str, tmp_path: Path):
+    teacher = decoder.from_pretrained(str(decoder_folder(tmp_path / "model", kind)), 32)
+    given = (torch.randint(5, 250, (2, 9)), torch.arange(9).expand(2, 9))
+    learn(teacher, given)
+    count = teacher.lm.config.num_hidden_layers
+    check_student(teacher.lm.config, StudentSpec(layers=2))
+    same = decoder_student(teacher, StudentSpec(layers=count)).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(same(*given), teacher.eval()(*given))
+    student = decoder_student(teacher, StudentSpec(layers=2)).eval()
+    (tmp_path / "student").mkdir()
+    decoder.save(student, tmp_path / "student")
+    again = decoder.load(tmp_path / "student")
+    with torch.inference_mode():
+        torch.testing.assert_close(again(*given), student(*given))
+    assert decoder.complete(again, [[5, 6, 7]], 12, 0) == decoder.complete(student, [[5, 6, 7]], 12, 0)
+    if kind in TAKEN:
+        try_export(student.lm.config)
