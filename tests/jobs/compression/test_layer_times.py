@@ -60,7 +60,7 @@ def test_a_model_of_fewer_positions_is_timed_at_all_of_them(tmp_path: Path, monk
 
     monkeypatch.setattr(layer_times, "_times", timed)
     model = encoder_classifier()
-    model.encoder.config.max_position_embeddings = 6
+    model.encoder.config.max_position_embeddings = 6  # the least of what is said and what is there
     assert layer_times.measure(model, tmp_path).facts()["tokens"] == 6
     assert fed_tokens == [(1, 6)]
 
