@@ -118,7 +118,7 @@ RUNTIMES: dict[str, Runtime] = {
         reads_tokens=False,
         needs="numpy",
     ),
-    "torch": Runtime(model="model.safetensors", count="jobs.measure.flops:of_model", extra="cluster"),
+    "torch": Runtime(model="model.safetensors", count="jobs.measure.flops:of_model"),
 }
 
 if TYPE_CHECKING:  # to a type checker any text
