@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +21,10 @@ DEFAULTS = {  # MLflow's own hold a caller for about 244 s
 }
 SECONDS_BETWEEN = 1.0
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+# What a proxy says in JSON of its own, of which MLflow's client keeps no status.
+DENIED = re.compile(
+    r"error code 40[13]\b|^INTERNAL_ERROR: Response: .*(unauthori[sz]ed|forbidden|not authenticated)", re.IGNORECASE
+)
 
 T = TypeVar("T")
 
@@ -44,7 +49,7 @@ def again(call: Callable[[], T], seconds: float) -> T:
         try:
             return call()
         except Exception as error:
-            if not may_pass(error) or time.monotonic() + SECONDS_BETWEEN > deadline:
+            if not may_pass(error) or is_denied(error) or time.monotonic() + SECONDS_BETWEEN > deadline:
                 raise
         time.sleep(SECONDS_BETWEEN)
 
@@ -57,6 +62,15 @@ def may_pass(error: BaseException) -> bool:
     if isinstance(error, RestException) and error.error_code in REFUSALS:
         return False
     return isinstance(error, MlflowException | RequestException | NotOpened)
+
+
+def is_denied(error: BaseException) -> bool:
+    """Whether MLflow, or what stands before it, does not take the credentials."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return False
+    return error.get_http_status_code() in (401, 403) or bool(DENIED.search(str(error)))
 
 
 def in_a_line(error: BaseException) -> str:

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cluster import settings
+from cluster import cores, settings
 from cluster.session import JobError
 from cluster.settings import Settings
-from configs.folder import FolderError
-from configs.loader import UsageError
+from configs.given import root_of
+from configs.loader import KnownError
 from configs.schema.engine import EngineSpec
 
 WORKER_ENVIRONMENT = {
@@ -30,9 +30,8 @@ WORKER_ENVIRONMENT = {
 }
 
 STANDSTILL_SECONDS = 60  # without an answer, after which a worker is taken for dead
+START_SECONDS = 86_400  # that a group waits for cores; Ray's 60 end in a traceback, and in the next try
 FAREWELL_SECONDS = 10  # for workers to leave their process group before they are ended; one that stands still does not
-
-KNOWN = (UsageError, JobError, FolderError)
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +40,10 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
     """Run `train_loop(config)` on every worker; plain values in, rank 0's return value out.
 
     `train_loop` is named "module:function", so that only the workers spend the seconds that its imports take. `folder`
-    is for Ray's own notes. The group waits for cores that other jobs hold; `session.check_capacity` has refused before
-    what the cluster could never hold. The workers have the driver's `cluster.settings`, and meet its MLflow server or
-    end with a `JobError`. Raises `JobError` with the first worker's reason, or the `UsageError` that a worker met.
+    is for Ray's own notes. The group waits for cores that other jobs hold, and says so; `session.check_capacity` has
+    refused before what the cluster could never hold. The workers have the driver's `cluster.settings`, and meet its
+    MLflow server or end with a `JobError`. Raises `JobError` with the first worker's reason, or the `UsageError` that a
+    worker met.
     """
     import ray
     from ray.exceptions import RayError
@@ -53,6 +53,7 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
     # How often Ray looks at the workers: every report of an epoch waits for its next look, and so does the end.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(STANDSTILL_SECONDS))
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
     if len(ray.nodes()) == 1:  # no node to move to when this one is taken away, so no process that watches for it
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     environment = dict(WORKER_ENVIRONMENT)
@@ -81,7 +82,8 @@ def fit(train_loop: str, config: dict[str, Any], spec: EngineSpec, folder: Path)
         ),
     )
     try:
-        return trainer.fit().return_value
+        with cores.for_cores():
+            return trainer.fit().return_value
     except (TrainingFailedError, RayError) as error:  # of the workers; or of Ray's own controller, which died
         raise _cause(error) from error
 
@@ -119,7 +121,7 @@ def _known_reasons() -> Any:
         """Ray does not retry what a callback raises."""
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            if isinstance(cause := _first(worker_exceptions.values()), KNOWN):
+            if isinstance(cause := _first(worker_exceptions.values()), KnownError):
                 raise cause
             log.warning("training was interrupted: %s", _in_a_line(cause))  # Ray starts it again, or gives up
 
@@ -137,7 +139,7 @@ def _on_worker(train_loop: str, config: dict[str, Any], driver: Settings) -> Any
 def _cause(error: Exception) -> Exception:
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
     first = _first(failures[rank] for rank in sorted(failures))
-    if isinstance(first, KNOWN):
+    if isinstance(first, KnownError):
         return type(first)(*first.args)
     return JobError(f"training failed: {_in_a_line(first)}")
 
@@ -158,17 +160,5 @@ def _first(failures: Iterable[BaseException]) -> BaseException:
     """
     from ray.exceptions import RayError
 
-    roots = [_root(failure) for failure in failures]
-    return next((root for kind in (KNOWN, RayError) for root in roots if isinstance(root, kind)), roots[0])
-
-
-def _root(failure: BaseException) -> BaseException:
-    while not isinstance(failure, KNOWN) and (deeper := _below(failure)):
-        failure = deeper
-    return failure
-
-
-def _below(failure: BaseException) -> BaseException | None:
-    """The failure that an error of Ray's holds, or that it was raised from."""
-    held = getattr(failure, "cause", None) or getattr(failure, "health_check_failure", None)
-    return held or failure.__cause__
+    roots = [root_of(failure) for failure in failures]
+    return next((root for kind in (KnownError, RayError) for root in roots if isinstance(root, kind)), roots[0])

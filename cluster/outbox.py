@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster import settings, spool
-from cluster.client import NotOpened, in_a_line, may_pass
+from cluster.client import NotOpened, in_a_line, is_denied, may_pass
 from cluster.delivery import LOCAL, Delivery, Entry
+from configs.shown_urls import shown_urls
+from configs.waiting import waiting
 
 HANDOVER_SECONDS = 2.0  # that a worker or a stage waits at its end; the job that it is part of sends the rest
 LONGEST_PAUSE = 15.0  # seconds between two tries
@@ -37,6 +39,7 @@ class Outbox:
         """Raises `JobError` where this process meets another server than its job."""
         settings.check()
         self.trouble: str | None = None  # why the last try failed
+        self.is_denied = False  # whether the last try failed for its credentials
         self.refusal: str | None = None  # why MLflow will never take one of the entries
         self._delivery = Delivery(run)
         self._spool = spool.Spool(output, run)
@@ -75,13 +78,15 @@ class Outbox:
         def known() -> bool:
             return not self.run.startswith(LOCAL)
 
-        with self._changed:
-            self._changed.wait_for(lambda: known() or self.refusal or self._failures >= tries, seconds)
+        with waiting(self._awaited), self._changed:
+            self._changed.wait_for(
+                lambda: known() or self.refusal or self.is_denied or self._failures >= tries, seconds
+            )
         return known()
 
     def close(self, seconds: float = HANDOVER_SECONDS) -> bool:
         """Wait for at most `seconds`, or until an upload is over; whether all was sent. The rest stays on disk."""
-        with self._changed:
+        with waiting(self._awaited), self._changed:
             self._closing = True
             self._changed.notify_all()
             deadline = time.monotonic() + seconds
@@ -105,6 +110,11 @@ class Outbox:
             self._changed.notify_all()
         self._spool.close(keep=False)
 
+    def _awaited(self) -> str:
+        """What somebody waits for who waits for this, as a line."""
+        doing = "to take a file" if self._uploading else f"to take {len(self._entries)} entries"
+        return shown_urls(f"waiting for MLflow {doing} of run {self.run}: {self.trouble or 'no answer yet'}")
+
     def _deliver(self) -> None:
         while (batch := self._next()) is not None:
             entry, count = batch
@@ -113,7 +123,7 @@ class Outbox:
                 self._delivery.put(entry)
             except Exception as error:  # noqa: BLE001 - the job goes on whatever happens to its record
                 if may_pass(error):
-                    self._wait(in_a_line(error))
+                    self._wait(in_a_line(error), is_denied(error))
                     continue
                 self.refusal = in_a_line(error)
                 log.warning("MLflow refused %s of run %s: %s", next(iter(entry)), self.run, self.refusal)
@@ -136,11 +146,11 @@ class Outbox:
         hurried = self._closing or self._given_up or "metrics" not in self._entries[0]
         return hurried or len(self._entries) >= ROWS_PER_CALL or time.monotonic() >= self._metrics_at
 
-    def _wait(self, trouble: str) -> None:
+    def _wait(self, trouble: str, denied: bool) -> None:
         with self._changed:
-            if self.trouble is None:
+            if self.trouble is None and not (denied and self.run.startswith(LOCAL)):  # that ends the job
                 log.warning("MLflow does not answer, what it is told is kept in %s: %s", self._spool.path, trouble)
-            self.trouble, self._uploading = trouble, False
+            self.trouble, self.is_denied, self._uploading = trouble, denied, False
             self._failures += 1
             self._changed.notify_all()
             was_closing = self._closing
@@ -151,7 +161,7 @@ class Outbox:
         with self._changed:
             for _ in range(count if self._entries else 0):
                 self._entries.popleft()
-            self.trouble, self._uploading, self._failures = None, False, 0
+            self.trouble, self.is_denied, self._uploading, self._failures = None, False, False, 0
             self._changed.notify_all()
 
 

@@ -15,10 +15,13 @@ import contextlib
 import fcntl
 import functools
 import os
+import stat
 import tempfile
 import threading
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
+
+from configs.waiting import Reason, waiting
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
 _MOVED = threading.Lock()  # held by the step that has moved the threads of this process
@@ -51,10 +54,11 @@ def aside() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def measuring(threads: int | None = None) -> Iterator[None]:
+def measuring(of: str, threads: int | None = None) -> Iterator[None]:
     """Measure alone on the cores of this process, among all processes that enter through this module.
 
-    The threads of a process with more than `threads` cores are pinned to so many cores of their own meanwhile.
+    `of`: what is measured, as others are told that wait for it. The threads of a process with more than `threads` cores
+    are pinned to so many cores of their own meanwhile.
     """
     with contextlib.ExitStack() as held:
         if threads is not None and len(_cores()) > threads:
@@ -63,9 +67,13 @@ def measuring(threads: int | None = None) -> Iterator[None]:
                 held.callback(os.close, descriptor)
             held.enter_context(_kept_to(set(cores), _cores()))
         leaders = sorted(_groups(_cores()))
-        for kind in ("turnstile", "room"):
-            for leader in leaders:
-                held.enter_context(_lock(f"{kind}-{leader}", fcntl.LOCK_EX))
+        for leader in leaders:
+            turnstile = held.enter_context(_lock(f"turnstile-{leader}", fcntl.LOCK_EX, _measured(leader)))
+            with contextlib.suppress(OSError):  # a full disk stops no measurement
+                os.ftruncate(turnstile, 0)
+                os.pwrite(turnstile, f"a measurement of {of} (process {os.getpid()})".encode(), 0)
+        for leader in leaders:
+            held.enter_context(_lock(f"room-{leader}", fcntl.LOCK_EX, _worked_on(leader)))
         yield
 
 
@@ -119,8 +127,9 @@ def _enter(cores: set[int], rooms: contextlib.ExitStack) -> set[int]:
 def _has_entered(leader: int, rooms: contextlib.ExitStack, wait: bool) -> bool:
     """Enter a room; False, without `wait`, where its turnstile is closed."""
     try:
-        with _lock(f"turnstile-{leader}", fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB)):
-            rooms.enter_context(_lock(f"room-{leader}", fcntl.LOCK_SH))
+        reason = _measured(leader) if wait else None
+        with _lock(f"turnstile-{leader}", fcntl.LOCK_SH, reason):
+            rooms.enter_context(_lock(f"room-{leader}", fcntl.LOCK_SH, _measured(leader)))
     except BlockingIOError:
         return False
     return True
@@ -186,22 +195,58 @@ def _closed(leader: int) -> bool:
 
 def _is_held(name: str, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        with _lock(name, kind | fcntl.LOCK_NB):
+        with _lock(name, kind):
             return False
     except BlockingIOError:
         return True
 
 
 @contextlib.contextmanager
-def _lock(name: str, kind: int) -> Iterator[int]:
+def _lock(name: str, kind: int, reason: Reason | None = None) -> Iterator[int]:
+    """Hold a lock, after a wait for `reason`; without one raises `BlockingIOError` where another holds it."""
     descriptor = _open(name)
     try:
-        fcntl.flock(descriptor, kind)
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if reason is None:
+                raise
+            with waiting(reason):
+                fcntl.flock(descriptor, kind)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
+def _measured(leader: int) -> Reason:
+    """Why somebody waits before the turnstile of a physical core: the measurement that holds it."""
+    file = _folder() / f"turnstile-{leader}.lock"
+    return lambda: f"waiting: {file.read_text(encoding='utf-8', errors='replace') or 'a measurement'}"
+
+
+def _worked_on(leader: int) -> Reason:
+    """Why a measurement waits before the room of a physical core."""
+    return lambda: f"waiting: work on core {leader}, to end its step; a measurement has the core to itself"
+
+
 def _open(name: str) -> int:
-    path = Path(tempfile.gettempdir(), f"slimcart-{os.getuid()}-{name}.lock")
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return os.open(_folder() / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _folder() -> Path:
+    """The folder of this user's locks. Raises `JobError` where somebody else made it, or may enter it.
+
+    In the shared folder itself others could hold a lock by its name, or lay one of their own in its place.
+    """
+    folder = Path(tempfile.gettempdir(), f"slimcart-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        from cluster.session import JobError  # here alone: who enters must not wait for what that imports
+
+        raise JobError(
+            f"{folder}: not a folder of this user alone, and locks lie there; remove it, or set TMPDIR to a folder of "
+            "your own for the cluster and its jobs"
+        )
+    return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shlex
 import shutil
@@ -15,7 +14,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from cluster.ports import LOOPBACK, Ports
-from configs.folder import write_synced
+from configs.folder import held, write_synced
 from configs.loader import Spec, UsageError
 
 Name = Literal["ray", "mlflow"]
@@ -124,8 +123,7 @@ def write_env(cluster: Cluster) -> None:
 @contextlib.contextmanager
 def lock(state: Path) -> Iterator[None]:
     """One `up` or `down` at a time in one state folder."""
-    with (state / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held(state / "lock", f"process {os.getpid()}", lambda owner: f"waiting for {state}: {owner} works there"):
         yield
 
 

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from cluster.delivery import LOCAL
 from cluster.session import JobError
-from configs.folder import write_synced
+from configs.folder import WORK, write_synced
 
-WORK = ".work"
 UNNAMED_SECONDS = 1.0  # within which a new owner of the lock has written its name
 
 

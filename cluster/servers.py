@@ -19,6 +19,9 @@ from cluster import settings
 from cluster.ports import LOOPBACK
 from cluster.processes import MARKER, process_of
 from cluster.record import Cluster, ClusterError, Name, Part, private_folder, write_private
+from configs.waiting import waiting
+
+Starting = tuple[Name, Part | None, Callable[[Cluster], bool]]  # and whether it is ready
 
 START_SECONDS = 120.0
 TAIL_LINES = 20
@@ -65,12 +68,19 @@ def wait_until_ready(cluster: Cluster) -> None:
 
     Raises `ClusterError` with the end of a log where a server ends, gives up on itself, or is not ready in time.
     """
-    known: list[tuple[Name, Part | None, Callable[[Cluster], bool]]] = [
+    known: list[Starting] = [
         ("ray", cluster.ray, ray_is_ready),
         ("mlflow", cluster.mlflow, mlflow_is_ready),
     ]
     missing = [each for each in known if each[1]]
     deadline = time.monotonic() + START_SECONDS
+    with waiting(
+        lambda: f"waiting for {' and '.join(name for name, *_ in missing)} to start, at most {START_SECONDS:g} s"
+    ):
+        _wait_for(missing, cluster, deadline)
+
+
+def _wait_for(missing: list[Starting], cluster: Cluster, deadline: float) -> None:
     while missing:
         for each in list(missing):
             name, part, is_ready = each

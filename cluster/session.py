@@ -66,7 +66,8 @@ def connect() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # bars of a pipeline of seconds drown the log of a job
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.raise_original_map_exception = True  # Ray's own in its place has lost the one that it was raised from
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error of a task is told by whoever meets it
 
 
 def _check_reachable(address: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from cluster.session import JobError
+from configs import places
 from configs.shown_urls import shown_urls
 
 PREFIXES = ("MLFLOW_", "HF_", "HUGGING_FACE_HUB_", "AWS_")
@@ -60,8 +61,10 @@ _entered: list[Settings] = []  # the settings that this process has entered, one
 
 
 def of_this_process(node: str) -> Settings:
-    """The settings of a driver, or of a process that entered its driver's."""
-    values = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES)}
+    """The settings of a driver, or of a process that entered its driver's; also the places that its recipe names."""
+    names = {*places.used(), *(_entered[0].values if _entered else ())}
+    named = {name: os.environ[name] for name in names if name in os.environ}
+    values = named | {name: value for name, value in os.environ.items() if name.startswith(PREFIXES)}
     return Settings(values | GUARDED, node)
 
 

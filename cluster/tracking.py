@@ -18,6 +18,7 @@ from cluster.outbox import HANDOVER_SECONDS, Outbox, replay
 from cluster.session import JobError
 from cluster.version import code_version
 from configs.folder import digest_json
+from configs.loader import UsageError
 from configs.shown_urls import shown_urls, shown_urls_in
 
 OPEN_SECONDS, OPEN_TRIES = 60.0, 4  # for MLflow to open the run of a job; tries with 1, 2 and 4 s between them
@@ -127,6 +128,11 @@ def _open(
     elif not outbox.opened(OPEN_SECONDS, OPEN_TRIES):
         reason = outbox.refusal or outbox.trouble or f"no answer after {OPEN_SECONDS:.0f} s"
         outbox.discard()
+        if outbox.is_denied:
+            raise UsageError(
+                f"environment: MLFLOW_TRACKING_URI: {shown_urls(session.tracking_uri())}: credentials not taken "
+                f"({reason}); set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
         raise JobError(shown_urls(f"MLflow at {session.tracking_uri()} does not take runs: {reason}"))
     return Run(outbox)
 

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.loader import KnownError
+from configs.waiting import waiting
 
 CHUNK_BYTES = 1 << 20
+WORK = ".work"  # folder of what a job keeps beside its results
 PARTIAL, OLD = "partial", "old"  # what lies beside a folder while it is made
 GOES_ON = "make room and run the same command again: what is whole stays, and it goes on from there"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, the process's own limit
@@ -247,8 +249,29 @@ def _sync(path: Path) -> None:
 @contextlib.contextmanager
 def only_maker(folder: Path) -> Iterator[None]:
     """Hold the lock of whoever makes `folder`: a second maker waits, then finds the folder made."""
-    from filelock import FileLock  # readers of a folder need none
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    path = folder.parent / WORK / f"{folder.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with held(path, f"process {os.getpid()}", lambda owner: f"waiting for {folder}: {owner} makes it"):
         yield
+
+
+@contextlib.contextmanager
+def held(path: Path, owner: str, reason: Callable[[str], str]) -> Iterator[None]:
+    """Hold the lock of a file, which the system frees when its holder dies, and write the `owner` into it.
+
+    Who waits for it says the `reason`, made of the name of the owner.
+    """
+    import fcntl  # not on top, as in `_locked`
+
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with waiting(lambda: reason(path.read_text(encoding="utf-8") or "another process")):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a full disk stops no lock
+            file.truncate(0)
+            os.write(file.fileno(), owner.encode())
+        yield
+        with contextlib.suppress(OSError):
+            file.truncate(0)

@@ -17,6 +17,8 @@ from configs.shown_urls import shown_urls
 
 LONGEST_REASON = 240  # characters
 INTERNAL = (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError)  # their messages need their names
+PANIC = "PanicException"  # of libraries in Rust; no subclass of Exception
+NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 STACK = re.compile(r"Traceback \(|File \"|During handling|The above exception|\^+$|~*\^+~*$")
@@ -34,7 +36,9 @@ def given(at: str, remedy: str = "", what: str = "cannot be read") -> Iterator[N
     """
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise  # a stop
         root = root_of(error)
         if isinstance(root, KnownError | MemoryError) or (isinstance(root, OSError) and root.errno in NO_ROOM):
             raise root from root.__cause__
@@ -69,7 +73,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _sentences(message: str) -> str:
-    lines = (" ".join(line.split()) for line in COLOURS.sub("", message).splitlines())
+    lines = (" ".join(line.split()) for line in NUMBER.sub("", COLOURS.sub("", message)).splitlines())
     useful = [line for line in lines if line and not STACK.match(line) and not ADVICE.match(line)]
     first, *more = useful or [""]
     if first.endswith(":") and more:  # a heading

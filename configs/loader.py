@@ -12,7 +12,7 @@ import re
 import types
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, LiteralString, TypeVar, Union, get_args, get_origin
+from typing import Any, LiteralString, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
@@ -204,7 +204,9 @@ def place_of(tree: dict[str, Any], dotted: str, free: Collection[Place] = ()) ->
 
 def _put(tree: dict[str, Any], place: Place, value: Any, free: Collection[Place]) -> None:
     *above, last = place
-    node: Any = functools.reduce(operator.getitem, above, tree)
+    node: Any = tree
+    for key in above:
+        node = node[key]
     if value is None and tuple(above) in free and last in node:
         del node[last]
     else:
@@ -324,10 +326,11 @@ class _StrictLoader(yaml.SafeLoader):
 class _TextLoader(_StrictLoader):
     """Reads texts alone: `1`, `yes` and `null` are texts, too, and ` #` begins no comment."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
     def __init__(self, text: str) -> None:
         super().__init__(text.replace("#", STANDS_FOR_HASH))
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        return super().resolve(kind, value, (False, True) if kind is yaml.ScalarNode else implicit)
 
     def construct_scalar(self, node: Any) -> Any:
         return super().construct_scalar(node).replace(STANDS_FOR_HASH, "#")

@@ -17,9 +17,9 @@ from typing import NoReturn
 import yaml
 
 from cluster import session
-from cluster.session import JobError
-from configs.folder import GOES_ON, NO_ROOM, FolderError
-from configs.loader import UsageError, describe, load
+from configs.folder import GOES_ON, NO_ROOM
+from configs.given import root_of
+from configs.loader import KnownError, UsageError, describe, load
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS, VERBS
 from configs.shown_urls import shown_urls
@@ -57,8 +57,11 @@ def main(
     `takes`: which of `bundle`, `deploy`, `remove` and `again`, that some verbs know, this one does not ignore.
     `kind`: what its recipe is checked as.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs = logging.StreamHandler(sys.stderr)
+    logs.setFormatter(_Shown("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[logs])
+    for client in ("httpx", "httpx2"):  # a line for each request
+        logging.getLogger(client).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     try:
         given = sys.argv[1:] if arguments is None else arguments
@@ -67,17 +70,21 @@ def main(
             sys.exit(DONE)
         _refuse_what_is_ignored(recipe, run.__module__, takes)
         result = run(recipe.on_driver(session.home(), Path.cwd()))
-    except UsageError as error:
-        _leave(USAGE, str(error))
-    except (JobError, FolderError) as error:
-        _leave(FAILED, str(error))
-    except Exception as error:  # noqa: BLE001 - a fault of ours: the traceback is what its finder needs
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            _leave(FAILED, f"{error.filename or 'a file'}: not written: {error.strerror}; {GOES_ON}")
-        print(shown_urls(traceback.format_exc()), end="", file=sys.stderr)
-        _leave(FAILED, f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 - what is not known is a fault of ours
+        _leave_with(error)
     print(result.line(), flush=True)
     sys.exit(DONE)
+
+
+def _leave_with(error: Exception) -> NoReturn:
+    """End with the line of a known error, also one of a Ray task; of a fault of ours its finder needs the traceback."""
+    root = root_of(error)
+    if isinstance(root, KnownError):
+        _leave(USAGE if isinstance(root, UsageError) else FAILED, str(root))
+    if isinstance(root, OSError) and root.errno in NO_ROOM:
+        _leave(FAILED, f"{root.filename or 'a file'}: not written: {root.strerror}; {GOES_ON}")
+    print(shown_urls("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    _leave(FAILED, f"{type(root).__name__}: {root}")
 
 
 def _refuse_what_is_ignored(recipe: Recipe, verb: str, takes: Sequence[str]) -> None:
@@ -98,6 +105,13 @@ def _stop(number: int, _: object) -> NoReturn:
 def _leave(code: int, message: str) -> NoReturn:
     print("error: " + shown_urls(" ".join(message.split())), file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+class _Shown(logging.Formatter):
+    """Libraries log addresses as they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown_urls(super().format(record))
 
 
 class _Parser(argparse.ArgumentParser):

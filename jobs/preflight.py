@@ -14,7 +14,7 @@ from configs.schema.models import NEW, StudentSpec
 from configs.schema.recipe import Recipe, SearchRecipe
 from configs.schema.runtimes import RUNTIMES, export_targets
 from configs.schema.tasks import named
-from jobs.data.source import check_source
+from jobs.data.source import check_source, source_of
 from jobs.training.wanted import wanted_of
 from serving.bundle import MANIFEST
 
@@ -139,6 +139,6 @@ def check(recipe: Recipe) -> None:
         raise UsageError(
             f"data.test: {test}: made-up messages are no test of data.train; give data.test, or data.test=null"
         )
-    if test.startswith("/") and not Path(test).is_file():
+    if (found := str(source_of(recipe.data, "test"))).startswith("/") and not Path(found).exists():
         raise UsageError(f"data.test: {test}: no such file")
     check_source(recipe.data, "test")

@@ -26,9 +26,9 @@ ENGINES = sorted(package(name) for name, runtime in RUNTIMES.items() if runtime.
 STAGES = {
     "prepare": Behaviour(3, ("tokenizers",)),  # the prepared rows
     "pool": Behaviour(2, ("numpy", "tokenizers")),  # rows without labels, made of others
-    "finetune": Behaviour(1, ("deepspeed", "numpy", "torch", "transformers")),  # the teacher
+    "finetune": Behaviour(2, ("deepspeed", "numpy", "torch", "transformers")),  # the teacher
     "teach": Behaviour(2, ("numpy", "torch", "transformers")),  # what teachers say of rows
-    "distill": Behaviour(2, ("deepspeed", "numpy", "torch", "transformers")),  # the student
+    "distill": Behaviour(3, ("deepspeed", "numpy", "torch", "transformers")),  # the student
     "compress": Behaviour(1, (*ENGINES, "nncf", "numpy", "onnx", "onnxscript", "torch", "transformers")),  # the bundle
     "measure": Behaviour(2, (*ENGINES, "numpy", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
     "search": Behaviour(1, ("hyperopt", "ray")),  # what is tried

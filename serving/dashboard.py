@@ -11,6 +11,7 @@ from typing import Any
 import requests
 
 from configs.schema.serving import ServingSpec
+from configs.waiting import waiting
 
 POLL_S = 0.2
 START_S = 90  # the dashboard itself gives up after 60
@@ -111,16 +112,18 @@ class Dashboard:
 
     def wait(self, name: str, deadline: float) -> None:
         """Return once the application runs. Raises `DeployError` with Ray's reason if it fails, or at the deadline."""
-        while True:
-            state = self._details()["applications"].get(name, {"status": "NOT_STARTED", "message": ""})
-            if state["status"] == "RUNNING":
-                return
-            if state["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
-                messages = [each.get("message", "") for each in state.get("deployments", {}).values()]
-                raise DeployError(_reason("\n".join(filter(None, [state["message"], *messages]))))
-            if time.monotonic() > deadline:
-                raise DeployError(f"{name} is still {state['status']} after the time given; {state['message']}")
-            time.sleep(POLL_S)
+        state = {"status": "NOT_STARTED", "message": ""}
+        with waiting(lambda: f"waiting for {name} to run: it is {state['status']}; {_blocked(state)}"):
+            while True:
+                state = self._details()["applications"].get(name, state)
+                if state["status"] == "RUNNING":
+                    return
+                if state["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
+                    messages = [each.get("message", "") for each in state.get("deployments", {}).values()]
+                    raise DeployError(_reason("\n".join(filter(None, [state["message"], *messages]))))
+                if time.monotonic() > deadline:
+                    raise DeployError(f"{name} is still {state['status']} after the time given; {state['message']}")
+                time.sleep(POLL_S)
 
     def wait_gone(self, name: str, deadline: float) -> None:
         """Return once no replica of the application is left."""
@@ -159,6 +162,12 @@ class Dashboard:
         if not response.ok:
             raise DeployError(f"the Ray dashboard answered HTTP {response.status_code}\n{response.text}")
         return response
+
+
+def _blocked(state: Mapping[str, Any]) -> str:
+    """What Ray says of a deployment that does not get on, in its first line."""
+    messages = [state["message"], *(each.get("message", "") for each in state.get("deployments", {}).values())]
+    return next((message.strip().splitlines()[0] for message in messages if message.strip()), "Ray gives no reason")
 
 
 def _reason(message: str) -> str:

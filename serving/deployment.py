@@ -23,6 +23,7 @@ from typing import Any
 
 from configs.folder import digest_json
 from configs.schema.serving import ServingSpec, service_name
+from configs.waiting import waiting
 from serving import ingress
 from serving.bundle import read_description
 from serving.dashboard import POLL_S, Application, Dashboard, DeployError
@@ -232,12 +233,13 @@ def _locked(path: Path, deadline: float) -> Iterator[None]:
     """Hold the file's lock, which the system frees when its holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise DeployError(f"{path}: another deployment still runs; try again after it") from None
-                time.sleep(POLL_S)
+        with waiting(lambda: f"waiting for {path}: another deployment of this machine holds it"):
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() > deadline:
+                        raise DeployError(f"{path}: another deployment still runs; try again after it") from None
+                    time.sleep(POLL_S)
         yield

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ TOKENS_PER_BATCH = 2048
 Row = str | tuple[str, str]
 Input = str | tuple[str, str] | Mapping[str, Any] | Sequence[Any]  # a row as users give it, for `checked`
 Slots = tuple[tuple[str, str], ...]
+NO_ATTRIBUTE = "an attribute is a name with a text, a number or a list of them; write true as 'yes'"
 
 
 class InputError(ValueError):
@@ -55,15 +58,40 @@ def checked(inputs: Sequence[Input], pairs: bool, attributes: bool = False) -> l
 
 
 def slots(attributes: Mapping[Any, Any] | Sequence[Any]) -> Slots:
-    """Names and values out of an object, or a list of [name, value]. Raises `ValueError` where it is neither."""
+    """Names and values out of an object, or a list of [name, value]. Raises `ValueError` where it is neither.
+
+    An attribute without a value (null) is not given: Parquet has each for every row. One with several values stands
+    there once for each.
+    """
     named = []
     for each in attributes.items() if isinstance(attributes, Mapping) else attributes:
         match each:
-            case (str() as name, str() | int() | float() as said) if not isinstance(said, bool):
-                named.append((name, str(said)))
+            case (str() as name, list() as several):
+                named += [(name, said) for said in map(_slot, several) if said is not None]
+            case (str() as name, value):
+                if (said := _slot(value)) is not None:
+                    named.append((name, said))
             case _:
-                raise ValueError("an attribute is a name with a text or a number; write true as 'yes'")
+                raise ValueError(NO_ATTRIBUTE)
     return tuple(named)
+
+
+def number_text(number: float | Decimal) -> str:
+    """A finite number as people write it, the same for whatever type it has: 4.0 is 4, 0.50 is 0.5."""
+    if isinstance(number, int):
+        return str(number)
+    digits = f"{Decimal(repr(number)) if isinstance(number, float) else number:f}"
+    short = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return "0" if short == "-0" else short
+
+
+def _slot(value: Any) -> str | None:
+    """The value of an attribute as a text; None where it is not given. Raises `ValueError`."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or math.isinf(value):
+        raise ValueError(NO_ATTRIBUTE)
+    return None if math.isnan(value) else number_text(value)
 
 
 def worded(named: Slots) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import queue
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from _pytest.terminal import TerminalReporter
 from cluster import local, processes, servers
 from cluster.ports import choose_ports
 from cluster.record import Cluster
+from configs import waiting
 from tests.faults import marks
 from tests.processes import FOREIGN, free_port
 from tests.tiny.shop import write_completions, write_encoder, write_recipe, write_rows
@@ -107,6 +110,18 @@ def known(cluster: Cluster) -> Iterator[None]:
         for name, value in cluster.environment().items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.Queue[str]]:
+    """What waits of this process say, almost at once."""
+    said = queue.Queue[str]()
+    speaker = logging.Handler()
+    speaker.emit = lambda record: said.put(record.getMessage())
+    monkeypatch.setattr(waiting, "FIRST_SECONDS", 0.05)
+    waiting.log.addHandler(speaker)
+    yield said
+    waiting.log.removeHandler(speaker)
 
 
 @pytest.fixture

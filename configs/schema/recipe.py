@@ -6,7 +6,6 @@ import copy
 import functools
 import itertools
 import operator
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from configs.loader import Overrides, Spec, UsageError, assign, says, validate
+from configs.places import absolute, check_places
 from configs.schema.compression import APART, CascadeSpec, DistillStep, ExportSpec, ExportStep, QuantizeSpec, Step
-from configs.schema.data import DATA_FILE, HUB_ID, DataSpec
+from configs.schema.data import DataSpec
 from configs.schema.distillation import DistillationSpec
 from configs.schema.engine import EngineSpec, TrackingSpec
 from configs.schema.evaluation import EvaluationSpec
@@ -44,20 +44,6 @@ IN_A_SPACE = {  # where pydantic speaks of a value alone
 }
 
 SHORTEST_PAIR = 8  # tokens: two texts and at most four around them, with room to spare
-
-PREFIXED = re.compile(r"^[a-z][a-z0-9]*:")  # https://..., embedded:..., package:..., models:/...
-
-
-def absolute(source: str | None, folder: Path, may_be_id: bool = True) -> str | None:
-    """A local path made absolute under `folder`; a URL, a package or a Hub id stays as it is.
-
-    `owner/name` is a Hub id where no such path exists and it does not end like a data file.
-    """
-    if source is None or PREFIXED.match(source):
-        return source
-    path = folder / source
-    is_id = may_be_id and HUB_ID.match(source) and not DATA_FILE.search(source) and not path.exists()
-    return source if is_id else str(path)
 
 
 def _default_steps() -> list[Step]:
@@ -108,6 +94,11 @@ class Recipe(Spec):
         if output and "://" in output:
             raise ValueError(f"{output!r}: outputs lie on a mounted file system so far; give a folder")
         return output
+
+    @model_validator(mode="after")
+    def labels_are_those_of_the_task(self) -> Self:
+        self.data.of_task(TASKS[self.task].labelled)
+        return self
 
     @model_validator(mode="after")
     def the_budgets_metric_is_one_of_the_task(self) -> Self:
@@ -295,8 +286,10 @@ class Recipe(Spec):
     def on_driver(self, home: Path, folder: Path) -> Recipe:
         """This recipe with absolute paths: outputs below `home`, sources below `folder`.
 
-        Ray workers run in folders of their own, so a relative path means something on the driver only.
+        Ray workers run in folders of their own, so a relative path means something on the driver only. What the
+        environment holds stays there, `env:NAME`; it is refused here where it is not set.
         """
+        check_places(self)
         output = self.output or self.name
         sources = ("train", "validation", "test", "unlabelled")
         data = {name: absolute(getattr(self.data, name), folder) for name in sources}

@@ -46,6 +46,7 @@ class Runtime:
     count: str | None = None  # (file, inputs, tokens) -> FLOP of one row
     reads_tokens: bool = True
     needs: str | None = None  # package that a user installs; None: one of the runtime's name
+    extra: str | None = None  # of slimcart, that installs it; None: slimcart needs it
 
     def files_beside(self, model: str) -> list[str]:
         """The names of `beside` for a model of this name."""
@@ -73,6 +74,7 @@ RUNTIMES: dict[str, Runtime] = {
     "openvino": Runtime(
         model="model.xml",
         open="serving.runtimes.openvino:open_model",
+        extra="runtimes",
         precisions=("f32", "bf16", "f16"),
         tried=("f32", "bf16"),
         suffix=".xml",
@@ -93,6 +95,7 @@ RUNTIMES: dict[str, Runtime] = {
     "ctranslate2": Runtime(
         model="model.bin",
         open="serving.runtimes.ctranslate2:open_model",
+        extra="runtimes",
         precisions=("f32", "bf16"),
         tried=("f32",),
         beside=("config.json", VOCABULARY),
@@ -115,7 +118,7 @@ RUNTIMES: dict[str, Runtime] = {
         reads_tokens=False,
         needs="numpy",
     ),
-    "torch": Runtime(model="model.safetensors", count="jobs.measure.flops:of_model"),
+    "torch": Runtime(model="model.safetensors", count="jobs.measure.flops:of_model", extra="cluster"),
 }
 
 if TYPE_CHECKING:  # to a type checker any text
@@ -127,6 +130,12 @@ else:
 def package(runtime: str) -> str:
     """What is imported for a runtime, and installed under the same name."""
     return RUNTIMES[runtime].needs or runtime
+
+
+def how_to_install(runtime: str) -> str:
+    """What a user does where the package of a runtime is missing."""
+    record = RUNTIMES[runtime]
+    return f"install slimcart with its extra {record.extra!r}" if record.extra else "install slimcart again"
 
 
 class ExportTarget(NamedTuple):

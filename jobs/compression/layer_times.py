@@ -66,7 +66,7 @@ def measure(model: EncoderClassifier, folder: Path) -> LayerTimes:
     with quiet.at_work():
         apart = _Apart(_staircase(model, heads, units), len(heads), len(units))
         sessions = _sessions(apart, names, folder)
-    with quiet.measuring(threads=1):
+    with quiet.measuring("layers", threads=1):
         ms = _times(sessions, {name: each.numpy() for name, each in _example(apart, 1, TOKENS).items()})
     return LayerTimes(
         ms[REST],

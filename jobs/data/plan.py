@@ -14,6 +14,6 @@ class Plan(NamedTuple):
     """How the rows of a task become tokens."""
 
     key: dict[str, Any]  # what the tokens depend on beside the rows
-    make: Callable[[], tuple[Tokenizer, Callable[[pyarrow.Table], pyarrow.Table]]]
+    make: Callable[[], tuple[Tokenizer, Callable[..., pyarrow.Table]]]  # of a table and `at`, see `write_shards`
     labels: list[str]
     facts: dict[str, Any]  # further entries of the manifest

@@ -66,8 +66,7 @@ def opened(recipe: Recipe, source: Source) -> Prepared | None:
     if not has_key(folder, MANIFEST, source.key):
         return None
     prepared = audit.note(Prepared.open(folder), _said(source))
-    field = "bundle" if recipe.teacher.bundle else "model"
-    audit.check_readings(recipe.data, prepared, f"teacher.{field}: {getattr(recipe.teacher, field)}")
+    audit.check_readings(recipe.data, prepared, _teacher(recipe))
     if (place := pool_folder(recipe)) is None:
         return prepared
     with only_maker(place):
@@ -88,7 +87,13 @@ def opened(recipe: Recipe, source: Source) -> Prepared | None:
 
 def write(recipe: Recipe, source: Source) -> None:
     """Tokenise the rows into <output>/prepared."""
-    _write(recipe, source.tables, source.plan, prepared_folder(recipe), _said(source))
+    _write(recipe, source.tables, source.plan, prepared_folder(recipe), _said(source), _teacher(recipe))
+
+
+def _teacher(recipe: Recipe) -> str:
+    """The field that the tokenizer comes from, and its value."""
+    field = "bundle" if recipe.teacher.bundle else "model"
+    return f"teacher.{field}: {getattr(recipe.teacher, field)}"
 
 
 def prepare_student(recipe: Recipe, prepared: Prepared) -> Prepared:
@@ -109,7 +114,7 @@ def prepare_student(recipe: Recipe, prepared: Prepared) -> Prepared:
     folder = student_rows_folder(recipe)
     with only_maker(folder):
         if not has_key(folder, MANIFEST, _key_of(tables, plan)):
-            _write(recipe, tables, plan, folder, said)
+            _write(recipe, tables, plan, folder, said, f"student.model: {model}")
         own = audit.note(Prepared.open(folder), said)
     audit.check_readings(recipe.data, own, f"student.model: {model}")
     return own
@@ -134,8 +139,8 @@ def _checked(recipe: Recipe) -> _Tables:
     return _Tables(train, validation, {"train": train_digest, "validation": validation_digest}, seen)
 
 
-def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapping[str, Any]) -> None:
-    """Write a folder of prepared rows; its manifest also has what is `said` of the rows."""
+def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapping[str, Any], at: str) -> None:
+    """Write a folder of prepared rows; its manifest also has what is `said` of the rows. `at`: as in `write_shards`."""
     from jobs.data.tokenise import write_shards
 
     train, validation, fingerprints, seen = tables
@@ -143,7 +148,7 @@ def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapp
     def fill(aside: Path) -> dict[str, Any]:
         tokenizer, tokenise = plan.make()
         tokenizer.save(str(aside / TOKENIZER))
-        write_shards([train, validation], aside / ROWS, tokenise)
+        write_shards([train, validation], aside / ROWS, tokenise, at)
         leaks.write(aside / HASHES, {split: seen[split] for split in ("train", "validation")})
         return {
             "key": _key_of(tables, plan),

@@ -17,7 +17,7 @@ from pathlib import Path
 from configs.loader import Spec
 from configs.schema.data import DataSpec
 from jobs.data.leaks import Hashes
-from jobs.data.source import HELD_AGAINST, Row, Sample, Split, rows, sample
+from jobs.data.source import HELD_AGAINST, Row, Sample, Split, rows, sample, source_of
 
 BEGINS = "rows-"
 THIS_PROCESS = uuid.uuid4().hex  # in the names of its files; a process id may come again
@@ -29,7 +29,7 @@ class Snapshot(Spec):
     file: str
     split: Split
     sample: Sample
-    looked: list[tuple[int, int] | None]  # size and time of the last change (ns); None of what is no local file
+    looked: list[list[tuple[str, int, int]]]  # name, size and time of the last change (ns) of each local file
 
     def rows(self) -> list[Row]:
         """The rows, in order."""
@@ -84,14 +84,18 @@ def _row(text: str, pair: str | None, label: str, slots: list[list[str]], slices
     return Row(text, pair, label, tuple((name, value) for name, value in slots), tuple(slices))
 
 
-def _looks(data: DataSpec, split: Split) -> list[tuple[int, int] | None]:
+def _looks(data: DataSpec, split: Split) -> list[list[tuple[str, int, int]]]:
     """Of the source of a split, and of those whose texts it may not share."""
     forbidden = HELD_AGAINST[split] if data.on_leak == "drop" else ()
-    return [_look(getattr(data, each)) for each in (split, *forbidden)]
+    return [_look(source_of(data, each)) for each in (split, *forbidden)]
 
 
-def _look(source: str | None) -> tuple[int, int] | None:
-    with contextlib.suppress(OSError, ValueError):  # no local file
-        found = os.stat(source or "")
-        return found.st_size, found.st_mtime_ns
-    return None
+def _look(source: str | None) -> list[tuple[str, int, int]]:
+    """Of the file, or of the files of a folder; nothing of what is no local file."""
+    if source is None:
+        return []
+    with contextlib.suppress(OSError, ValueError):
+        path = Path(source)
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        return [(each.name, found.st_size, found.st_mtime_ns) for each in files if (found := each.stat())]
+    return []

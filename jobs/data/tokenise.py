@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster import cores
+from configs.given import given
 from configs.loader import UsageError
 from configs.schema.data import DataSpec
 from jobs.data.batches import NO_TARGET
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 ROWS_PER_BLOCK = 20_000
 ROWS_PER_CALL = 4096
 MOST_CLASSES = 10_000
+TOKENIZER = "tokenizer"  # in place of a field that names one
 END = "<|endoftext|>"  # ends a text, in tokenizers that are trained here
 
 
@@ -73,19 +76,23 @@ def classes(train: pyarrow.Table, others: dict[Split, pyarrow.Table], data: Data
 
 
 def write_shards(
-    tables: Sequence[pyarrow.Table], folder: Path, tokenise: Callable[[pyarrow.Table], pyarrow.Table]
+    tables: Sequence[pyarrow.Table], folder: Path, tokenise: Callable[..., pyarrow.Table], at: str = TOKENIZER
 ) -> None:
-    """Tokenise with Ray Data into Parquet files.
+    """Tokenise with Ray Data into Parquet files; `at` is the field and value that the tokenizer came from.
 
     The columns are split, row, input_ids, type_ids, length, label (number), and the fields of `Reading`: text_tokens,
     unknown, cut.
     """
     import ray.data
 
+    from cluster.task_errors import carried
+
     blocks = [block for table in tables for block in _blocks(table)]
-    ray.data.from_arrow(blocks).map_batches(tokenise, batch_format="pyarrow", batch_size=ROWS_PER_CALL).write_parquet(
-        str(folder)
-    )
+    rows = ray.data.from_arrow(blocks)
+    named = carried(functools.partial(tokenise, at=at))
+    tokenised = rows.map_batches(named, batch_format="pyarrow", batch_size=ROWS_PER_CALL)
+    with cores.for_cores():
+        tokenised.write_parquet(str(folder))
 
 
 def _blocks(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
@@ -93,7 +100,9 @@ def _blocks(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
         yield table.slice(start, ROWS_PER_BLOCK).combine_chunks()
 
 
-def tokenise_classes(table: pyarrow.Table, tokenizer_json: str, labels: list[str]) -> pyarrow.Table:
+def tokenise_classes(
+    table: pyarrow.Table, tokenizer_json: str, labels: list[str], at: str = TOKENIZER
+) -> pyarrow.Table:
     """The rows with their tokens and label numbers; the text itself is not kept. Runs in Ray Data's workers.
 
     A row without a label (null) has the number `NO_TARGET`.
@@ -102,7 +111,7 @@ def tokenise_classes(table: pyarrow.Table, tokenizer_json: str, labels: list[str
     if table["pair"].null_count < len(table):
         texts = list(zip(texts, table["pair"].to_pylist(), strict=True))
     tokenizer, unknown = _opened(tokenizer_json)
-    encodings = tokenizer.encode_batch(texts)
+    encodings = _encoded(tokenizer, texts, at)
     number = {label: index for index, label in enumerate(labels)} | {None: NO_TARGET}
     return _tokenised(
         table,
@@ -113,14 +122,16 @@ def tokenise_classes(table: pyarrow.Table, tokenizer_json: str, labels: list[str
     )
 
 
-def tokenise_completions(table: pyarrow.Table, tokenizer_json: str, end: int, max_length: int) -> pyarrow.Table:
+def tokenise_completions(
+    table: pyarrow.Table, tokenizer_json: str, end: int, max_length: int, at: str = TOKENIZER
+) -> pyarrow.Table:
     """Prompt, completion and the token `end`, cut to `max_length`; type 1 marks the tokens to generate."""
     tokenizer, unknown = _opened(tokenizer_json)
     prompts = [
         prompt(text, pair) for text, pair in zip(table["text"].to_pylist(), table["pair"].to_pylist(), strict=True)
     ]
     before, after = (
-        [each.ids for each in tokenizer.encode_batch(texts, add_special_tokens=False)]
+        [each.ids for each in _encoded(tokenizer, texts, at, add_special_tokens=False)]
         for texts in (prompts, table["label"].to_pylist())
     )
     wholes = [[*first, *second] for first, second in zip(before, after, strict=True)]
@@ -138,6 +149,11 @@ def tokenise_completions(table: pyarrow.Table, tokenizer_json: str, end: int, ma
             for some, whole in zip(kept, wholes, strict=True)
         ],
     )
+
+
+def _encoded(tokenizer: Tokenizer, texts: list[Any], at: str, **how: bool) -> list[Any]:
+    with given(at, "give a tokenizer that reads any text", "its tokenizer cannot read the rows"):
+        return tokenizer.encode_batch(texts, **how)
 
 
 @functools.lru_cache(maxsize=2)

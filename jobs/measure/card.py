@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.schema.recipe import HUB_ID, Recipe
+from configs.schema.data import HUB_ID
+from configs.schema.recipe import Recipe
 from configs.schema.runtimes import package
 from configs.schema.tasks import BASELINES, TASKS, named
 from jobs.measure.answers import FIRST_SHARE

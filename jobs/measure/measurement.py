@@ -13,8 +13,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -72,6 +74,11 @@ class Measurement(Spec):
     tokenizer: str | None = None
     threads: int = 1
 
+    @property
+    def names(self) -> str:
+        """Those of the contenders, as one text."""
+        return ", ".join(each.name for each in self.contenders)
+
 
 class Measured(NamedTuple):
     """What was measured of one contender; its answers to the rows in their order, where asked for; and the metric of
@@ -84,11 +91,10 @@ class Measured(NamedTuple):
 
 def measure(question: Measurement) -> dict[str, Measured]:
     """{contender: what was measured} in a fresh process. Raises `JobError` with its last words."""
-    names = ", ".join(each.name for each in question.contenders)
     found = {
         name: Measured(measured, [Answer(*each) for each in answers], values)
         for name, (measured, answers, values) in run_fresh(
-            "jobs.measure.measurement", question.model_dump_json(), question.threads, names, limit(question)
+            "jobs.measure.measurement", question.model_dump_json(), question.threads, question.names, limit(question)
         ).items()
     }
     if words := busy_words({name: each.figures for name, each in found.items()}):
@@ -120,22 +126,45 @@ def run_fresh(module: str, text: str, threads: int, what: str, seconds: float = 
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
     environment.pop("OMP_WAIT_POLICY", None)  # pinned to a core of its own; waiting threads may spin
+    said: list[str] = []
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", module],
-            input=text,
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=seconds,
-            check=False,
-        )
+        with _heard(said) as pipe:
+            done = subprocess.run(
+                [sys.executable, "-m", module],
+                input=text,
+                stdout=subprocess.PIPE,
+                stderr=pipe,
+                text=True,
+                env=environment,
+                timeout=seconds,
+                check=False,
+            )
     except subprocess.TimeoutExpired:
         raise JobError(f"measuring {what} was not done after {seconds:g} s, and was ended") from None
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise JobError(f"measuring {what} failed: {lines[-1]}")
+        raise JobError(f"measuring {what} failed: {(said or [f'exit code {done.returncode}'])[-1]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@contextmanager
+def _heard(said: list[str]) -> Iterator[int]:
+    """A pipe whose lines are `said` when the block is over; what a process says that waits is logged at once."""
+    read, write = os.pipe()
+
+    def hear() -> None:
+        with open(read, encoding="utf-8", errors="replace") as lines:
+            for line in filter(None, map(str.strip, lines)):
+                said.append(line)
+                if line.startswith("waiting"):
+                    log.warning(line)
+
+    listener = threading.Thread(target=hear, daemon=True)
+    listener.start()
+    try:
+        yield write
+    finally:
+        os.close(write)
+        listener.join()
 
 
 def measure_candidate(
@@ -244,7 +273,7 @@ def measure_here(question: Measurement) -> dict[str, Measured]:
 
 def _score(question: Measurement, predict: LoadedContender, examples: list[Row], inputs: list[Input]) -> Measured:
     task = TASKS[question.task].by(question.metric)
-    with quiet.measuring() if question.resources else quiet.at_work():
+    with quiet.measuring(question.names) if question.resources else quiet.at_work():
         started = time.perf_counter()
         answers = predict(inputs)
         seconds = time.perf_counter() - started
@@ -288,7 +317,7 @@ def _timed(
         takers = {each.name: predictors[each.name] for each in timed}
         cut = {file: _batches(question, file, shape, texts) for file in {_tokenizer(question, each) for each in timed}}
         batches = {each.name: cut[_tokenizer(question, each)] for each in timed}
-        with quiet.measuring():
+        with quiet.measuring(question.names):
             seconds = math.inf if shape == BUDGET_SHAPE else SECONDS_OF_A_SHAPE
             latencies = interleaved(takers, batches, CALLS, seconds, blocks=BLOCKS if shape == BUDGET_SHAPE else 1)
         for name, latency in latencies.items():
@@ -298,7 +327,7 @@ def _timed(
         count = min(calls, len(inputs))
         single = [[inputs[number * len(inputs) // count]] for number in range(count)]
         joules = meter(question.watts_per_core) if question.watts_per_core else None
-        with quiet.measuring():
+        with quiet.measuring(question.names):
             latencies = interleaved(predictors, single, calls, joules=joules)
         for name, latency in latencies.items():
             if joules:

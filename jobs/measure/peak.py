@@ -73,5 +73,5 @@ if __name__ == "__main__":
     end_with_parent()
     asked = int(sys.stdin.read())
     pin(asked)
-    with quiet.measuring():
+    with quiet.measuring("the peak of this CPU"):
         print(json.dumps(measure(asked)), flush=True)

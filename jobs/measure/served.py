@@ -34,7 +34,7 @@ def served(endpoint: str, folder: Path, bundle: Bundle, text: str) -> dict[str, 
     from jobs.measure.timing import BLOCKS, interleaved
 
     try:
-        with quiet.measuring():
+        with quiet.measuring("a service"):
             ask = Client(endpoint)
             figures = interleaved({"": ask}, [[_input(folder, bundle, text)]], CALLS, SECONDS, blocks=BLOCKS)[""]
     except (OSError, http.client.HTTPException) as error:

@@ -16,7 +16,7 @@ from configs.given import given
 from configs.loader import UsageError
 from configs.schema.models import TeacherSpec
 from jobs.models.conv import ConvEncoder
-from jobs.models.files import AGAIN, CONFIG, TEACHER, ModelFiles, files_of, locate
+from jobs.models.files import AGAIN, CONFIG, TEACHER, ModelFiles, files_of
 from jobs.models.layers import build
 from jobs.models.loading import config_of, load_weights
 from jobs.models.pooling import pooling_field, pooling_of
@@ -145,7 +145,7 @@ def from_pretrained(
     """
     files = files_of(model, field)
     encoder = body(files)
-    chosen = pooling_of(locate(model, field), pooling, encoder.config, pooling_field(field))
+    chosen = pooling_of(files.folder, pooling, encoder.config, pooling_field(field))
     return EncoderClassifier(encoder, chosen, classes, dropout)
 
 
@@ -159,7 +159,7 @@ def body(files: ModelFiles, dtype: torch.dtype | str = torch.float32) -> PreTrai
 
 def check_pooling(model: str, asked: str, field: str = TEACHER) -> None:
     """Raise `UsageError` where the pooling of the model that `field` names cannot be told, or is none of ours."""
-    pooling_of(locate(model, field), asked, config_of(model, field), pooling_field(field))
+    pooling_of(files_of(model, field).folder, asked, config_of(model, field), pooling_field(field))
 
 
 def save(model: EncoderClassifier, folder: Path) -> None:

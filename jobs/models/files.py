@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -10,9 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cluster import hub
 from configs.folder import FolderError
 from configs.given import given
 from configs.loader import UsageError
+from configs.places import resolved
 from configs.schema.data import HUB_ID
 from serving.bundle import MANIFEST, Bundle, read_bundle, read_description
 
@@ -141,6 +144,7 @@ class ModelFiles:
 
 def locate(model: str, field: str = TEACHER) -> str:
     """Folder or Hub id of what `field` names; `package:<module>/<folder>` is looked up among installed packages."""
+    at, model = f"{field}: {model}", resolved(model, field)
     if not model.startswith("package:"):
         return model
     module, _, folder = model.removeprefix("package:").partition("/")
@@ -149,10 +153,10 @@ def locate(model: str, field: str = TEACHER) -> str:
     except ModuleNotFoundError:  # the parent of a dotted name is missing
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError(f"{field}: {model}: no installed package {module!r}; the extra 'sample' of slimcart has one")
+        raise UsageError(f"{at}: no installed package {module!r}; the extra 'sample' of slimcart has one")
     path = Path(spec.submodule_search_locations[0]) / folder
     if not (path / CONFIG).is_file():
-        raise UsageError(f"{field}: {model}: the package holds no model folder {folder!r}")
+        raise UsageError(f"{at}: the package holds no model folder {folder!r}")
     return str(path)
 
 
@@ -164,22 +168,28 @@ def files_of(model: str, field: str = TEACHER) -> ModelFiles:
         return ModelFiles(field, model, path)
     if path.exists():
         raise UsageError(f"{field}: {model}: is a file; give the folder that holds it, with its {CONFIG}")
-    if not HUB_ID.fullmatch(found):
-        raise UsageError(f"{field}: {model}: no such folder; give a model's folder or a Hub id, owner/name")
-    return ModelFiles(field, model, _downloaded(found, field))
+    if not (named := HUB_ID.fullmatch(found)):
+        near = difflib.get_close_matches(path.name, _folders(path.parent), n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else "give a model's folder or a Hub id, owner/name"
+        raise UsageError(f"{field}: {model}: no such folder; {remedy}")
+    return ModelFiles(field, model, _downloaded(named["id"], named["revision"], f"{field}: {model}"))
 
 
-def _downloaded(model: str, field: str) -> Path:
+def _folders(parent: Path) -> list[str]:
+    try:
+        return [each.name for each in parent.iterdir() if each.is_dir()]
+    except OSError:
+        return []
+
+
+def _downloaded(model: str, revision: str | None, at: str) -> Path:
     """The snapshot of a Hub model: small files, and weights in one form."""
-    from huggingface_hub import snapshot_download
-
-    with given(f"{field}: {model}", "give a model's folder, or the id of a Hub model", "neither a folder nor loaded"):
-        folder = Path(snapshot_download(model, allow_patterns=list(SMALL)))
-        for name in WEIGHTS:
-            stem, _, suffix = name.partition(".")
-            if any(folder.glob(f"{stem}*.{suffix}")):
-                break
-            folder = Path(snapshot_download(model, allow_patterns=[*SMALL, f"{stem}*.{suffix}"]))
+    folder = hub.snapshot(model, revision, at, SMALL)
+    for name in WEIGHTS:
+        stem, _, suffix = name.partition(".")
+        if any(folder.glob(f"{stem}*.{suffix}")):
+            return folder
+        folder = hub.snapshot(model, revision, at, [*SMALL, f"{stem}*.{suffix}"])
     return folder
 
 

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from configs.given import given
 from configs.loader import UsageError
 from configs.schema.models import PoolingName
 
@@ -25,31 +26,26 @@ BOOLEANS = {  # of the form before sentence-transformers 5.4, whose default was 
     "pooling_mode_lasttoken": "lasttoken",
 }
 CHOICES = tuple(name for name in get_args(PoolingName) if name != "auto")
-HUB_SECONDS = 5  # for one answer; there is no second attempt
 
 
-def pooling_of(folder: str, asked: str, config: PreTrainedConfig, field: str) -> str:
-    """One of `CHOICES`: the pooling `asked` for, or for auto that of the files of a model in `folder` or on the Hub.
+def pooling_of(folder: Path, asked: str, config: PreTrainedConfig, field: str) -> str:
+    """One of `CHOICES`: the pooling `asked` for, or for auto that of the files of a model in `folder`.
 
     Raises `UsageError`, naming `field`, where it is another one or cannot be told.
     """
     pooling, where = (asked, "") if asked != "auto" else _said(folder, config, field)
-    said = f"{field}: {asked}: " + (f"{where} says {pooling!r}" if where else folder)
-    if pooling is None and not _is_decoder(config):
-        return "cls"
-    if pooling is None:
+    is_decoder, kind = _is_decoder(config), config.model_type
+    instead = "give mean, or an encoder as the model" if is_decoder else f"give {' or '.join(CHOICES)}"
+    said = f"{field}: {asked}: " + (f"{where} says {pooling!r}" if where and pooling else str(folder))
+    if pooling is None and is_decoder:
         raise UsageError(
-            f"{said} is a decoder ({config.model_type}), and no file of it says how its token vectors become one; "
-            "give mean, or an encoder as the model"
+            f"{said} is a decoder ({kind}), and no file of it says how its token vectors become one; {instead}"
         )
-    if pooling not in CHOICES:
-        raise UsageError(f"{said}, which classifiers here do not have; give {' or '.join(CHOICES)}")
-    if pooling == "cls" and _is_decoder(config):
-        raise UsageError(
-            f"{said}, and the first token of a decoder ({config.model_type}) sees none of the others; give mean, or "
-            "an encoder as the model"
-        )
-    return pooling
+    if pooling is not None and pooling not in CHOICES:
+        raise UsageError(f"{said}, which classifiers here do not have; {instead}")
+    if pooling == "cls" and is_decoder:
+        raise UsageError(f"{said}: the first token of a decoder ({kind}) sees none of the others; {instead}")
+    return pooling or "cls"
 
 
 def pooling_field(model: str) -> str:
@@ -62,7 +58,7 @@ def pooling_files(folder: Path, field: str) -> list[Path]:
     return [folder / name for name in _configs(_read(folder, MODULES, field)) if (folder / name).is_file()]
 
 
-def _said(folder: str, config: PreTrainedConfig, field: str) -> tuple[str | None, str]:
+def _said(folder: Path, config: PreTrainedConfig, field: str) -> tuple[str | None, str]:
     """(the pooling that the model's files say, the file); None where no file says any."""
     for name in _configs(_read(folder, MODULES, field)):
         if (found := _read(folder, name, field)) is not None:
@@ -97,36 +93,9 @@ def _is_decoder(config: PreTrainedConfig) -> bool:
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
-def _read(folder: str | Path, name: str, field: str) -> Any:
+def _read(folder: Path, name: str, field: str) -> Any:
     """The JSON of a file of a model; None where it has no such file."""
-    path = Path(folder, name) if Path(folder).is_dir() else _from_hub(str(folder), name, field)
-    if path is None or not path.is_file():
+    if not (path := folder / name).is_file():
         return None
-    try:
+    with given(f"{field}: {path}", f"give {' or '.join(CHOICES)}"):
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{field}: {path}: cannot be read: {error}; give {' or '.join(CHOICES)}") from None
-
-
-def _from_hub(model: str, name: str, field: str) -> Path | None:
-    """A file of a Hub model, from the cache or by one attempt; None where the model has none."""
-    import huggingface_hub
-    from huggingface_hub.errors import (
-        HTTPError,  # pyright: ignore[reportPrivateImportUsage]
-        RemoteEntryNotFoundError,
-    )
-
-    cached = huggingface_hub.try_to_load_from_cache(model, name)
-    if cached is not None:
-        return Path(cached) if isinstance(cached, str) else None  # known not to be there
-    try:
-        url = huggingface_hub.hf_hub_url(model, name)
-        huggingface_hub.get_hf_file_metadata(url, timeout=HUB_SECONDS)  # the download alone would try it many times
-        return Path(huggingface_hub.hf_hub_download(model, name, etag_timeout=HUB_SECONDS))
-    except RemoteEntryNotFoundError:
-        return None
-    except (HTTPError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(
-            f"{field}: auto: whether {model} has a {name} cannot be seen: {reason}; give {' or '.join(CHOICES)}"
-        ) from None

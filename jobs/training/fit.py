@@ -49,13 +49,16 @@ def teacher_key(recipe: Recipe, prepared: Prepared) -> str:
 def weights_key(model: str | None, field: str) -> dict[str, str]:
     """The part of a key for the weights that `field` names: a digest of a folder or package.
 
-    Every file that transformers reads is digested, about a second for a gigabyte. Hub ids and new models have no part.
+    Every file that transformers reads is digested, about a second for a gigabyte. New models have no part, nor
+    Hub ids unless the environment names them.
     """
     from jobs.models.files import locate
     from jobs.models.pooling import pooling_field, pooling_files
 
-    if model is None or model.startswith(NEW) or not (folder := Path(locate(model, field))).is_dir():
+    if model is None or model.startswith(NEW):
         return {}
+    if not (folder := Path(found := locate(model, field))).is_dir():
+        return {"model": digest_json(found)} if found != model else {}
     files = {file for pattern in READ for file in folder.glob(pattern)}
     files |= set(pooling_files(folder, pooling_field(field)))
     return {"weights": digest_json({file.relative_to(folder).as_posix(): digest_file(file) for file in sorted(files)})}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cluster import cores
 from cluster.launch import WORKER_ENVIRONMENT
 from configs.folder import FolderError, commit, verify
 from configs.schema.distillation import StoredOutputs, WeightedTeacher
@@ -47,19 +48,23 @@ def write_outputs(
     """
     import ray.data
 
+    from cluster.task_errors import Carried
+
     parts = folder.parent / ".work" / f"{folder.name}-{key[:16]}"
     count = -(-sum(prepared.manifest["rows"].values()) // ROWS_PER_PART)
     arguments = [str(prepared.folder), str(parts), [tuple(each) for each in teachers], wanted.model_dump()]
     taught = ray.data.range(count, override_num_blocks=count).map_batches(
-        Teach,
+        Carried,
         batch_size=1,
-        fn_constructor_args=[*arguments, engine.precision, engine.cpus_per_worker],
+        fn_constructor_args=[Teach, *arguments, engine.precision, engine.cpus_per_worker],
         compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=0,  # holding cores, it could wait for ever for the tasks around it
         num_gpus=engine.of_each_worker.get("GPU", 0),
         runtime_env={"env_vars": WORKER_ENVIRONMENT},
     )
-    if trouble := next((each["trouble"] for each in taught.take_all() if each["trouble"]), None):
+    with cores.for_cores():
+        said = taught.take_all()
+    if trouble := next((each["trouble"] for each in said if each["trouble"]), None):
         raise FolderError(trouble)
 
     def fill(aside: Path) -> dict[str, Any]:

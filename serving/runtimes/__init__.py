@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from configs.schema.runtimes import RUNTIMES, package
+from configs.schema.runtimes import RUNTIMES, how_to_install, package
 from configs.schema.tasks import TASKS, named
 from serving.bundle import Bundle, BundleError, read_bundle
 from serving.inputs import Row
@@ -19,6 +19,9 @@ from serving.inputs import Row
 if TYPE_CHECKING:
     import numpy as np
     from tokenizers import Tokenizer
+
+
+OURS = ("configs", "serving")  # a module of these that is missing is a fault of ours
 
 
 @runtime_checkable
@@ -112,11 +115,12 @@ def _open_model(folder: Path, bundle: Bundle, threads: int) -> Any:
     try:
         return named(opens)(folder, bundle, threads)
     except ModuleNotFoundError as error:
-        if error.name != package(bundle.runtime):
+        if (error.name or "").partition(".")[0] in OURS:
             raise
-        raise BundleError(
-            f"{folder}: runtime {bundle.runtime!r} is not installed here; install slimcart with its extra 'runtimes'"
-        ) from None
+        reason = one_line(error)
+        if error.name == package(bundle.runtime):
+            reason = f"runtime {bundle.runtime!r} is not installed here; {how_to_install(bundle.runtime)}"
+        raise BundleError(f"{folder}: {reason}") from None
     except BundleError:
         raise
     except Exception as error:  # noqa: BLE001 - the errors of these libraries share no public base class

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import sqlite3
 import stat
 import subprocess
@@ -253,3 +254,27 @@ def test_what_mlflow_refuses_is_set_aside_and_holds_up_nothing(run: str, tmp_pat
     assert rows(run) == [(1, 1.0)]
     assert spool.waiting(tmp_path) == []
     assert [path.suffix for path in (tmp_path / spool.FOLDER).iterdir()] == [spool.REFUSED]
+
+
+def test_who_waits_for_mlflow_is_told_what_is_left_and_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, waits: queue.Queue[str]
+):
+    back = threading.Event()
+
+    def away(self: Delivery, entry: Mapping[str, Any]) -> None:
+        if not back.is_set():
+            raise ConnectionError("http://me:secret@there does not answer")
+
+    monkeypatch.setattr(Delivery, "put", away)
+    monkeypatch.setattr(outbox, "may_pass", lambda error: True)
+    monkeypatch.setattr(outbox, "METRICS_SECONDS", 0.0)
+    box = Outbox("abc", tmp_path)
+    box.log({"loss": 1.0})
+    closing = threading.Thread(target=box.close, args=(GENEROUS_SECONDS,), daemon=True)
+    closing.start()
+    line = waits.get(timeout=GENEROUS_SECONDS)
+    assert line.startswith("waiting for MLflow to take 1 entries of run abc: ")
+    assert "secret" not in line
+    back.set()
+    closing.join()
+    assert spool.waiting(tmp_path) == []

@@ -1,19 +1,25 @@
 import fcntl
 import os
+import queue
 import select
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cluster import quiet
+from cluster.session import JobError
 from tests.processes import ROOT
 
 PATIENCE_SECONDS = 60
+measuring = partial(quiet.measuring, "a tiny model")
 
 
 @pytest.fixture
@@ -41,9 +47,8 @@ def waits(thread: threading.Thread) -> bool:
 
 def wait_until_held(name: str) -> None:
     """Until another open file holds the lock."""
-    path = next(Path(tempfile.gettempdir()).glob(f"*-{name}.lock"))
     while True:
-        with open(path, "rb") as file:
+        with open(quiet._folder() / f"{name}.lock", "rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -57,9 +62,9 @@ def test_two_steps_of_work_run_side_by_side(events: list[str]):
 
 
 def test_work_waits_for_a_measurement(events: list[str]):
-    with quiet.measuring():
+    with measuring():
         worker = start(events, "work", quiet.at_work)
-        measurer = start(events, "second measurement", quiet.measuring)
+        measurer = start(events, "second measurement", measuring)
         assert waits(worker)
         assert waits(measurer)
         events.append("first measurement ends")
@@ -70,7 +75,7 @@ def test_work_waits_for_a_measurement(events: list[str]):
 
 def test_a_measurement_goes_before_work_that_came_after_it(events: list[str]):
     with quiet.at_work():
-        measurer = start(events, "measurement", quiet.measuring)
+        measurer = start(events, "measurement", measuring)
         wait_until_held(f"turnstile-{max(quiet._groups(os.sched_getaffinity(0)))}")
         worker = start(events, "work", quiet.at_work)
         assert waits(worker)
@@ -81,21 +86,75 @@ def test_a_measurement_goes_before_work_that_came_after_it(events: list[str]):
 
 
 def test_a_lock_ends_with_an_exception(events: list[str]):
-    with pytest.raises(ValueError, match="broken"), quiet.measuring():
+    with pytest.raises(ValueError, match="broken"), measuring():
         raise ValueError("broken")
     start(events, "work", quiet.at_work).join()
     assert events == ["work in", "work out"]
 
 
 def test_a_link_in_the_place_of_a_lock_is_refused(events: list[str], tmp_path: Path):
-    with quiet.measuring():
+    with measuring():
         pass
-    room = next(tmp_path.glob("*-room-*.lock"))
+    room = next(quiet._folder().glob("room-*.lock"))
     room.unlink()
     room.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic"), quiet.measuring():
+    with pytest.raises(OSError, match="symbolic"), measuring():
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_locks_lie_in_a_folder_of_this_user_alone(events: list[str], tmp_path: Path):
+    with measuring():
+        pass
+    (folder,) = tmp_path.iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert all(stat.S_IMODE(each.stat().st_mode) == 0o600 for each in folder.iterdir())
+
+
+@pytest.mark.parametrize("found", ["open to others", "a link", "a file", "somebody else's"])
+def test_where_another_user_was_first_one_line_says_what_would_work(
+    events: list[str], tmp_path: Path, found: str, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / f"slimcart-{os.getuid()}"
+    if found == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif found == "a file":
+        folder.touch(mode=0o600)
+    else:
+        folder.mkdir(mode=0o700)
+        if found == "open to others":
+            folder.chmod(0o777)
+        else:
+            own = os.getuid()
+            (tmp_path / f"slimcart-{own + 1}").mkdir(mode=0o700)
+            monkeypatch.setattr(os, "getuid", lambda: own + 1)
+    with pytest.raises(JobError, match=r"slimcart-\d+: not a folder of this user alone.* set TMPDIR to") as refused:
+        start_in(measuring)
+    assert "\n" not in str(refused.value)
+
+
+def start_in(kind: Callable[..., AbstractContextManager[None]]) -> None:
+    with kind():
+        pass
+
+
+@pytest.mark.parametrize("waits_for", ["work", "a second measurement"])
+def test_who_waits_for_a_measurement_says_of_what_and_whose(events: list[str], waits: queue.Queue[str], waits_for: str):
+    with quiet.measuring("student, teacher"):
+        other = start(events, waits_for, quiet.at_work if waits_for == "work" else measuring)
+        assert (
+            waits.get(timeout=PATIENCE_SECONDS) == f"waiting: a measurement of student, teacher (process {os.getpid()})"
+        )
+    other.join()
+    assert events == [f"{waits_for} in", f"{waits_for} out"]
+
+
+def test_a_measurement_that_waits_for_work_says_so(events: list[str], waits: queue.Queue[str]):
+    with quiet.at_work():
+        measurer = start(events, "measurement", measuring)
+        assert waits.get(timeout=PATIENCE_SECONDS).startswith("waiting: work on core ")
+    measurer.join()
 
 
 ENTERS = """
@@ -111,7 +170,7 @@ def say():
     masks = [os.sched_getaffinity(int(each)) for each in os.listdir("/proc/self/task")]
     print(*sorted(set().union(*masks)), flush=True)
 
-with getattr(quiet, kind)():
+with quiet.measuring("a tiny model") if kind == "measuring" else getattr(quiet, kind)():
     say()
     sys.stdin.read()
 say()
@@ -266,7 +325,7 @@ def test_the_parts_of_a_physical_core_are_read_as_linux_writes_them(tmp_path: Pa
 
 @two_cores
 def test_a_measurement_of_a_process_that_runs_anywhere_has_a_core_of_its_own_meanwhile(events: list[str]):
-    with quiet.measuring(threads=1):
+    with measuring(threads=1):
         assert len(os.sched_getaffinity(0)) == 1
         core = f"core-{next(iter(os.sched_getaffinity(0)))}"
         assert quiet._is_held(core)

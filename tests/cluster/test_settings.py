@@ -21,6 +21,7 @@ from cluster.outbox import Outbox
 from cluster.record import Cluster
 from cluster.session import JobError
 from cluster.settings import ADDRESS, Settings, of_this_process
+from configs import places
 from configs.schema.engine import EngineSpec
 from configs.schema.search import SearchSpec
 from tuning.search import search
@@ -30,7 +31,7 @@ MARK = secrets.token_hex(8)  # of every secret here; no text of this file, which
 SECRETS = {
     name: f"{name.lower()}-{MARK}"
     for name in ("MLFLOW_TRACKING_PASSWORD", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-}
+} | {"SHOP_ROWS": f"https://store.example/rows.csv?signature={MARK}"}
 PLAIN = {
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
     "HF_ENDPOINT": "http://127.0.0.1:9",
@@ -76,6 +77,21 @@ def test_a_process_of_a_job_has_the_settings_of_its_driver_and_none_of_its_node(
         "HF_HOME": "/hub",
         **settings.GUARDED,
     }
+
+
+def test_a_process_of_a_job_has_the_places_that_its_recipe_names(alone: pytest.MonkeyPatch):
+    alone.setattr("configs.places._used", set())
+    alone.setattr("configs.shown_urls._hidden", {})
+    alone.setenv("SHOP_ROWS", "/rows.csv")
+    alone.setenv("OTHER_ROWS", "/other.csv")
+    places.resolved("env:SHOP_ROWS", "data.train")
+    given = of_this_process("10.0.0.1")
+    assert {name for name in given.values if name.endswith("ROWS")} == {"SHOP_ROWS"}
+    alone.delenv("SHOP_ROWS")
+    given.enter("10.0.0.2")
+    alone.setattr("configs.places._used", set())  # a trial, which has opened none of them
+    of_this_process("10.0.0.2").enter("10.0.0.3")
+    assert places.resolved("env:SHOP_ROWS", "data.train") == "/rows.csv"
 
 
 def test_settings_do_not_show_what_they_hold(alone: pytest.MonkeyPatch):
@@ -161,9 +177,10 @@ def test_a_search_records_at_the_servers_of_its_driver_and_shows_no_secret(
     session.connect()
     for name, value in {**SECRETS, **PLAIN}.items():
         monkeypatch.setenv(name, value)
+    places.resolved("env:SHOP_ROWS", "data.train")
     host = mlflow_alone.mlflow_url.removeprefix("http://")
     monkeypatch.setenv(ADDRESS, f"http://me:userinfo-{MARK}@{host}")
-    recipe = {"name": "tiny", "output": str(tmp_path)}
+    recipe = {"name": "tiny", "output": str(tmp_path), "data": {"train": "env:SHOP_ROWS"}}
     with tracking.run("tune", experiment=EXPERIMENT, recipe=recipe) as run:
         objective = functools.partial(trial, recipe=recipe, parent=run.id)
         (found,) = search(objective, SearchSpec.model_validate({"trials": 1, "space": {}}), tmp_path / "search")
@@ -181,8 +198,8 @@ def test_a_search_records_at_the_servers_of_its_driver_and_shows_no_secret(
     assert shown(MARK, on_cluster, folders) == []
     control = f"control-{secrets.token_hex(8)}"
     ray.get(ray.remote(planted).options(runtime_env={"env_vars": {"HF_TOKEN": control}}).remote())
-    places = shown(control, on_cluster, folders)
-    assert "runtime_envs" in places and any(place.startswith(str(on_cluster.temp)) for place in places), "control"
+    found = shown(control, on_cluster, folders)
+    assert "runtime_envs" in found and any(place.startswith(str(on_cluster.temp)) for place in found), "control"
 
 
 def shown(secret: str, cluster: Cluster, folders: list[Path]) -> list[str]:

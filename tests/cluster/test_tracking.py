@@ -21,6 +21,8 @@ from cluster.outbox import Outbox
 from cluster.record import Cluster
 from cluster.session import JobError
 from cluster.version import code_version
+from configs.loader import UsageError
+from tests.answering import answering
 from tests.faults.marks import fault
 from tests.faults.proxy import Proxy, in_front_of
 from tests.processes import ROOT
@@ -117,6 +119,42 @@ def runs_of(output: Path) -> list[Run]:
     experiment = client().get_experiment_by_name(EXPERIMENT)
     assert experiment
     return list(client().search_runs([experiment.experiment_id], f"params.output = '{output}'"))
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (401, "You are not authenticated. Please see the documentation."),
+        (403, "Permission denied"),
+        (401, '{"error_code": "UNAUTHENTICATED", "message": "no"}'),
+        (403, '{"error_code": "PERMISSION_DENIED", "message": "no"}'),
+        (401, '{"detail": "Not authenticated"}'),
+        (403, '{"error": {"code": 403, "message": "Forbidden"}}'),
+    ],
+)
+def test_an_mlflow_that_does_not_take_the_credentials_is_asked_once(
+    recipe: dict[str, Any], output: Path, monkeypatch: pytest.MonkeyPatch, status: int, body: str
+):
+    with answering(status, body) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address.replace("://", "://me:secret@"))
+        with (
+            pytest.raises(UsageError, match=r"^environment: MLFLOW_TRACKING_URI: .* set MLFLOW_T") as told,
+            record(recipe),
+        ):
+            pass
+    assert "secret" not in str(told.value)
+    assert len(server.asked) == 1
+    assert not list(output.glob("**/*.jsonl*"))
+
+
+def test_an_mlflow_in_trouble_is_asked_again(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """The control: it may be there a moment later."""
+    monkeypatch.setattr(tracking, "OPEN_TRIES", 2)
+    with answering(503, "busy") as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+        with pytest.raises(JobError, match="does not take runs"), record(recipe):
+            pass
+    assert len(server.asked) == 2
 
 
 def test_a_run_holds_the_recipe_its_leaves_and_where_it_came_from(

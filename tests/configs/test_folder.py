@@ -2,6 +2,8 @@ import contextlib
 import errno
 import json
 import os
+import queue
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from configs import folder as folders
-from configs.folder import FolderError, commit, digest_json, no_room, read_manifest, verify, write_synced
+from configs.folder import FolderError, commit, digest_json, no_room, only_maker, read_manifest, verify, write_synced
 from tests.faults.full_disk import files_of_at_most
 from tests.faults.marks import fault
 
@@ -337,3 +339,36 @@ def test_digest_of_json_ignores_the_order_of_keys_only():
     assert digest_json({"a": 1, "b": [1, 2]}) == digest_json({"b": [1, 2], "a": 1})
     assert digest_json({"a": 1, "b": [1, 2]}) != digest_json({"a": 1, "b": [2, 1]})
     assert digest_json({"a": 1}) != digest_json({"a": "1"})
+
+
+def test_a_second_maker_waits_and_says_who_makes_the_folder(tmp_path: Path, waits: queue.Queue[str]):
+    made = list[str]()
+
+    def make(name: str) -> None:
+        with only_maker(tmp_path / "teacher"):
+            made.append(name)
+
+    with only_maker(tmp_path / "teacher"):
+        second = threading.Thread(target=make, args=("second",))
+        second.start()
+        line = f"waiting for {tmp_path / 'teacher'}: process {os.getpid()} makes it"
+        assert waits.get(timeout=60) == line
+        assert not made
+    second.join()
+    assert made == ["second"]
+    assert [path.name for path in tmp_path.iterdir()] == [".work"]  # beside the folders no lock lies about
+
+
+def test_makers_of_other_folders_do_not_wait(tmp_path: Path, waits: queue.Queue[str]):
+    with only_maker(tmp_path / "teacher"), only_maker(tmp_path / "student"):
+        pass
+    assert waits.empty()
+
+
+def test_a_lock_that_cannot_be_named_is_held_all_the_same(tmp_path: Path, waits: queue.Queue[str]):
+    with only_maker(tmp_path / "teacher"):
+        (tmp_path / ".work" / "teacher.lock").write_text("")
+        second = threading.Thread(target=lambda: only_maker(tmp_path / "teacher").__enter__())
+        second.start()
+        assert waits.get(timeout=60) == f"waiting for {tmp_path / 'teacher'}: another process makes it"
+    second.join()

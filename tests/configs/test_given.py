@@ -58,6 +58,15 @@ def no_such_key(folder: Path) -> None:
     json.loads('{"pooling": "mean"}')["modules"]
 
 
+def panic(folder: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    tokenizer = json.loads(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).to_str())
+    tokenizer |= {"pre_tokenizer": {"type": "WhitespaceSplit"}}
+    cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 5}
+    Tokenizer.from_str(json.dumps(tokenizer | {"truncation": cut})).encode("a a a a a")
+
+
 def cut_gzip(folder: Path) -> None:
     zlib.decompress(b"\x78\x9c\x00")
 
@@ -72,6 +81,7 @@ def cut_gzip(folder: Path) -> None:
         (package_that_is_missing, "No module named 'no_such_package_of_anybody'"),
         (no_such_key, "KeyError: 'modules'"),
         (cut_gzip, "decompressing"),
+        (panic, "stride"),
     ],
 )
 def test_what_libraries_raise_is_one_line_of_field_file_reason_and_remedy(
@@ -84,7 +94,7 @@ def test_what_libraries_raise_is_one_line_of_field_file_reason_and_remedy(
     assert line.endswith("; give another")
     assert re.search(said, line)
     assert len(line.splitlines()) == 1
-    with pytest.raises(Exception) as plain:  # noqa: PT011 - the control: the libraries share no type
+    with pytest.raises(BaseException) as plain:  # noqa: PT011 - the control: the libraries share no type
         read(tmp_path)
     assert not isinstance(plain.value, UsageError)
 
@@ -127,6 +137,7 @@ def test_a_reason_is_the_innermost_that_says_something():
             "Validation error for field 'size': TypeError",
         ),
         ("403 at https://me:secret@host/a.csv?sig=abc, url=https://host/a.csv?sig=abc", "403 at https://host/a.csv?…,"),
+        ("[Errno 111] Connection refused", "Connection refused"),
         ("\x1b[36mcoloured\x1b[0m", "coloured"),
         ("See the above report", "ValueError"),
         ("x" * 1000, "xxx"),

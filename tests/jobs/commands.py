@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import jobs.prepare
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 
@@ -36,7 +37,7 @@ def command(
         return Result("prepare", "run-1", recipe.output or "", {"rows": 1.0})
 
     job = run or nothing
-    job.__module__ = "jobs.prepare"
+    job.__module__ = jobs.prepare.__name__
     with pytest.raises(SystemExit) as left:
         main(job, arguments, kind=kind)
     captured = capsys.readouterr()

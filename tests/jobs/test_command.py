@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.exceptions import RayTaskError
 
 import jobs.prepare
 from cluster.session import JobError
+from cluster.task_errors import TaskError
 from configs.folder import FolderError
 from configs.loader import UsageError, describe, load
 from configs.schema.recipe import Recipe
@@ -35,6 +37,20 @@ def test_a_known_fault_of_the_job_is_one_line(
     (tmp_path / "recipe.yaml").write_text("name: a\n")
     left = command(capsys, "--config", str(tmp_path / "recipe.yaml"), run=fail)
     assert left == (code, "", "error: " + " ".join(str(fault).split()) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("known", "code"), [(UsageError("data.text: none"), 2), (JobError("lost"), 1), (FolderError("a: damaged"), 1)]
+)
+def test_a_known_fault_of_a_ray_task_is_the_same_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], known: Exception, code: int
+):
+    def fail(recipe: Recipe) -> Result:
+        raise RayTaskError("task", "Traceback ...", TaskError(known)).as_instanceof_cause()
+
+    (tmp_path / "recipe.yaml").write_text("name: a\n")
+    left = command(capsys, "--config", str(tmp_path / "recipe.yaml"), run=fail)
+    assert left == (code, "", f"error: {known}\n")
 
 
 @pytest.mark.parametrize("kind", [UsageError, JobError, RuntimeError])

@@ -168,7 +168,7 @@ def test_two_jobs_at_once_ask_the_teacher_once(tmp_path: Path, locked: bool, mon
 
     monkeypatch.setattr("jobs.training.teaching.write_outputs", write)
     if not locked:
-        monkeypatch.setattr("filelock.FileLock", lambda path: contextlib.nullcontext())
+        monkeypatch.setattr("jobs.teach.only_maker", lambda folder: contextlib.nullcontext())
     with ThreadPoolExecutor(2) as pool:
         folders = list(pool.map(lambda _: teach(recipe(tmp_path), ROWS), range(2)))
     assert folders == [tmp_path / "teacher_outputs"] * 2

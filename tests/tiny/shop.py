@@ -109,11 +109,11 @@ def tokenizer(texts: list[str], pieces: int = 600):
 
 
 def write_locally(
-    tables: Sequence[pyarrow.Table], folder: Path, tokenise: Callable[[pyarrow.Table], pyarrow.Table]
+    tables: Sequence[pyarrow.Table], folder: Path, tokenise: Callable[..., pyarrow.Table], at: str = "tokenizer"
 ) -> None:
     """`write_shards` in this process, without Ray Data."""
     import pyarrow.parquet
 
     folder.mkdir()
     for number, table in enumerate(tables):
-        pyarrow.parquet.write_table(tokenise(table), folder / f"{number}.parquet")
+        pyarrow.parquet.write_table(tokenise(table, at=at), folder / f"{number}.parquet")

@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster.session import JobError
 from configs.schema.recipe import Recipe
-from configs.schema.runtimes import RUNTIMES, ExportTarget, package
+from configs.schema.runtimes import RUNTIMES, ExportTarget, how_to_install, package
 from configs.schema.tasks import named
 from jobs.compression.apply import Compressed, Exported
 from jobs.compression.checks.agreement import Compare, comparison, least
@@ -42,7 +42,7 @@ def installed(forms: Sequence[ExportTarget]) -> list[ExportTarget]:
         runtime, precision = forms[0]
         if importlib.util.find_spec(package(runtime)):
             raise JobError(f"export.precision: {precision!r}: this CPU has no such instructions; use f32")
-        raise JobError(f"export.runtime: {runtime!r} is not installed here; install slimcart with its extra 'runtimes'")
+        raise JobError(f"export.runtime: {runtime!r} is not installed here; {how_to_install(runtime)}")
     return able
 
 

@@ -1,12 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from configs.schema.data import DATA_FILE, HUB_ID, DataSpec
-from jobs.data import source
-
-
-def test_what_a_source_is_stands_in_one_place():
-    assert (source.DATA_FILE, source.HUB_ID) == (DATA_FILE, HUB_ID)
+from configs.schema.data import HUB_ID, DataSpec
 
 
 def test_a_hub_id_has_an_owner_and_a_revision_where_they_are_given():

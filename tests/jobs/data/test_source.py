@@ -5,7 +5,6 @@ import http.server
 import json
 import sys
 import threading
-import types
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -72,6 +71,17 @@ def test_every_format_gives_the_same_rows(files: Path, name: str):
     assert read(files / name) == EXPECTED
 
 
+def test_a_source_may_stand_in_the_environment(server: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("configs.shown_urls._hidden", {})
+    monkeypatch.setenv("SHOP_ROWS", f"{server}/rows.jsonl?signature=secret")
+    assert read("env:SHOP_ROWS") == EXPECTED
+    for name in ("none", "broken/rows", "cut/rows"):
+        monkeypatch.setenv("SHOP_ROWS", f"{server}/{name}.jsonl?signature=secret")
+        said = refusal("env:SHOP_ROWS")
+        assert said.startswith("cannot be read: ")
+        assert not any(part in said for part in ("secret", name, server))
+
+
 @pytest.mark.parametrize("name", [*FORMATS, "rows.jsonl?token=1", "rows.csv.gz?token=1"])
 def test_a_url_gives_the_same_rows(server: str, name: str):
     assert read(f"{server}/{name}") == EXPECTED
@@ -84,7 +94,7 @@ def test_a_url_that_does_not_answer_as_it_should_is_refused(server: str):
 
 
 def test_a_server_that_is_not_there_is_refused():
-    assert "cannot be read: Cannot connect" in refusal("http://127.0.0.1:9/rows.jsonl")
+    assert "cannot be read: Connect call failed" in refusal("http://127.0.0.1:9/rows.jsonl")
 
 
 def test_the_embedded_rows_are_those_of_the_generator():
@@ -106,7 +116,7 @@ def test_slices_are_texts_of_their_columns_and_may_be_missing(tmp_path: Path):
     assert sliced(tmp_path / "rows.jsonl", "channel", "stars") == expected
     assert sliced(tmp_path / "rows.jsonl", "stars", "channel") == [(stars, channel) for channel, stars in expected]
     parquet(tmp_path, text=["a", "a"], label=["b", "b"], stars=[1.0, float("nan")])
-    assert sliced(tmp_path / "rows.parquet", "stars") == [("1.0",), ("",)]
+    assert sliced(tmp_path / "rows.parquet", "stars") == [("1",), ("",)]
 
 
 def test_slices_are_read_of_test_rows_only(tmp_path: Path):
@@ -175,7 +185,15 @@ def test_categories_of_parquet_are_read_as_their_names(tmp_path: Path):
     assert [row.label for row in read(tmp_path / "rows.parquet")] == ["x", "y"]
 
 
-def test_a_hub_id_is_read_with_datasets(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def known_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is asked for."""
+    monkeypatch.setattr("cluster.hub.check", lambda *_: True)
+
+
+def test_a_hub_id_is_read_with_datasets(
+    known_to_the_hub: None, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """A folder stands in for the Hub: `load_dataset` takes both the same way."""
     datasets = pytest.importorskip("datasets", reason="extra `hub`")
     folder = tmp_path / "owner" / "name"
@@ -205,7 +223,9 @@ def test_the_generator_has_no_unlabelled_rows():
         list(rows(DataSpec(unlabelled="embedded:shop"), "unlabelled"))
 
 
-def test_the_hub_is_asked_for_the_revision_and_its_faults_are_one_line(monkeypatch: pytest.MonkeyPatch):
+def test_the_hub_is_asked_for_the_revision_and_its_faults_are_one_line(
+    known_to_the_hub: None, monkeypatch: pytest.MonkeyPatch
+):
     asked: list[tuple[str, dict[str, Any]]] = []
 
     def load(name: str, **options: Any) -> list[dict[str, Any]]:
@@ -214,10 +234,10 @@ def test_the_hub_is_asked_for_the_revision_and_its_faults_are_one_line(monkeypat
             raise ConnectionError  # without a word
         return [{"text": "a", "label": 1}]
 
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
+    monkeypatch.setattr("datasets.load_dataset", load)
     assert read("owner/name@v1.0") == [Row("a", None, "1")]
     assert asked == [("owner/name", {"split": "train", "revision": "v1.0"})]
-    assert refusal("owner/name") == "the Hub gave no split 'train': ConnectionError"
+    assert refusal("owner/name").startswith("the Hub gave no split 'train': ConnectionError; give")
     list(rows(DataSpec(unlabelled="owner/name@v2"), "unlabelled"))
     assert asked[-1] == ("owner/name", {"split": "train", "revision": "v2"})
 
@@ -231,7 +251,9 @@ def test_a_hub_id_without_the_extra_says_what_to_install(monkeypatch: pytest.Mon
     ("value", "text", "slots"),
     [
         ({"name": "Apollo", "inch": 40}, "name: Apollo; inch: 40", (("name", "Apollo"), ("inch", "40"))),
-        ([["name", "Apollo"], ["inch", 40]], "name: Apollo; inch: 40", (("name", "Apollo"), ("inch", "40"))),
+        ([["name", "Apollo"], ["inch", 40.0]], "name: Apollo; inch: 40", (("name", "Apollo"), ("inch", "40"))),
+        ({"name": "Apollo", "inch": None, "tags": []}, "name: Apollo", (("name", "Apollo"),)),
+        ({"tags": ["new", None, "sale"]}, "tags: new; tags: sale", (("tags", "new"), ("tags", "sale"))),
         ("name: Apollo", "name: Apollo", ()),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 
 from configs.loader import UsageError
 from configs.schema.data import DataSpec
-from jobs.data.source import rows, shown
-from tests.jobs.data.sources import GOOD, parquet, refusal
+from jobs.data.source import Row, rows, shown
+from tests.jobs.data.sources import GOOD, parquet, read, refusal
 
 JSON_FAULTS = {
     "missing column": (GOOD + b'{"text": "a"}', "line 2: no column 'label'; columns here: text"),
@@ -24,9 +25,14 @@ JSON_FAULTS = {
         "line 3: column 'text' is empty; remove the row or fill it",
     ),
     "empty label": (GOOD + b'{"text": "a", "label": ""}', "line 2: column 'label' is empty"),
-    "number for a text": (GOOD + b'{"text": 3, "label": "b"}', "line 2: column 'text' holds a int; text is expected"),
+    "number for a text": (GOOD + b'{"text": 3, "label": "b"}', "line 2: column 'text' holds an int; text is expected"),
     "list for a label": (GOOD + b'{"text": "a", "label": ["b"]}', "line 2: column 'label' holds a list"),
-    "part of a number for a label": (GOOD + b'{"text": "a", "label": 1.5}', "line 2: column 'label' holds a float"),
+    "endless number for a label": (
+        GOOD + b'{"text": "a", "label": Infinity}',
+        "line 2: column 'label' holds a number that is not finite; a class is a text, a number, true or false",
+    ),
+    "name given twice": (GOOD + b'{"text": "a", "text": "c", "label": "b"}', "line 2: column 'text' is given twice"),
+    "attribute given twice": (GOOD + b'{"text": {"a": 1, "a": 2}, "label": "b"}', "line 2: column 'a' is given twice"),
     "broken line": (GOOD + b'{"text": "a", ', "line 2: not JSON ("),
     "array over all rows": (b'[{"text": "a", "label": "b"}]', "line 1: a JSON list; one JSON object a line"),
     "pretty-printed": (b'{\n"text": "a"\n}', "line 1: not JSON ("),
@@ -90,7 +96,16 @@ def test_no_message_shows_what_opens_an_address():
     [
         ({"text": ["a"], "class": ["b"]}, "row 1: no column 'label'; columns here: text, class"),
         ({"text": ["a", None], "label": ["b", "b"]}, "row 2: column 'text' has no value"),
-        ({"text": ["a"], "label": [0.5]}, "row 1: column 'label' holds a float"),
+        ({"text": ["a"], "label": [[0.5]]}, "row 1: column 'label' holds a list"),
+        ({"text": ["a"], "label": [float("inf")]}, "row 1: column 'label' holds a number that is not finite"),
+        (
+            {"text": ["a"], "label": [datetime.date(2024, 1, 1)]},
+            "row 1: column 'label' holds a date; a class is a text",
+        ),
+        (
+            {"text": ["a"], "label": [datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)]},
+            "row 1: column 'label' holds a datetime",
+        ),
         ({"text": [b"a"], "label": ["b"]}, "row 1: column 'text' holds a bytes; text is expected"),
         ({"text": pyarrow.array([], pyarrow.string()), "label": pyarrow.array([], pyarrow.string())}, "holds no rows"),
     ],
@@ -102,7 +117,8 @@ def test_a_fault_in_parquet_names_its_row_and_column(tmp_path: Path, columns: di
 
 def test_extension_types_of_parquet_are_refused(tmp_path: Path):
     parquet(tmp_path, text=["a"], label=["b"], id=pyarrow.array([b"0" * 16], pyarrow.uuid()))
-    assert "column 'id' has the extension type" in refusal(tmp_path / "rows.parquet")
+    assert "column 'id' has the extension type" in refusal(tmp_path / "rows.parquet", label="id")
+    assert read(tmp_path / "rows.parquet") == [Row("a", None, "b")]  # nobody reads it
 
 
 def test_damaged_parquet_is_refused(tmp_path: Path):
@@ -124,10 +140,8 @@ def test_what_is_neither_file_nor_id_is_refused(source: str):
             DataSpec.model_validate({"train": source})
 
 
-def test_a_missing_file_a_folder_and_an_unknown_protocol_are_refused(tmp_path: Path):
+def test_a_missing_file_and_an_unknown_protocol_are_refused(tmp_path: Path):
     assert refusal(tmp_path / "none.jsonl") == "no such file"
-    (tmp_path / "folder.csv").mkdir()
-    assert "cannot be read: " in refusal(tmp_path / "folder.csv")
     assert "cannot be read: Protocol not known: nowhere" in refusal("nowhere://bucket/rows.csv")
 
 
@@ -137,16 +151,18 @@ def test_a_split_that_the_recipe_leaves_out_is_refused():
 
 
 def test_a_line_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("jobs.data.source.LONGEST_LINE_BYTES", 100)
+    monkeypatch.setattr("jobs.data.formats.files.LONGEST_LINE_BYTES", 100)
     (tmp_path / "rows.jsonl").write_bytes(GOOD + b" " * 200)
     assert refusal(tmp_path / "rows.jsonl").startswith("line 2: longer than 100 bytes")
 
 
-@pytest.mark.parametrize("value", [{"name": None}, {"name": True}, {"name": ["a"]}, ["name"], [["a", "b", "c"]]])
+@pytest.mark.parametrize(
+    "value", [{"name": True}, {"name": [True]}, {"name": [["a"]]}, {"name": {"b": "c"}}, ["name"], [["a", "b", "c"]]]
+)
 def test_an_attribute_that_is_none_is_refused(tmp_path: Path, value: Any):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"text": value, "label": "a"}) + "\n")
-    with pytest.raises(UsageError, match=r"line 1: column 'text': an attribute is a name with a text or a number"):
+    with pytest.raises(UsageError, match=r"line 1: column 'text': an attribute is a name with a text, a number or"):
         list(rows(DataSpec(train=str(file)), "train"))
 
 

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
+import os
+import queue
 import subprocess
 import sys
 import time
@@ -194,10 +197,29 @@ def test_a_bundle_whose_answers_depend_on_the_batch_is_found_out(tmp_path: Path,
 
 
 def test_the_last_words_of_a_process_that_failed_are_told(monkeypatch: pytest.MonkeyPatch):
-    failed = subprocess.CompletedProcess([], 1, "", "Traceback ...\nBundleError: nowhere: no such file\n")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    def failed(command: Any, stderr: int, **_: Any) -> subprocess.CompletedProcess[str]:
+        os.write(stderr, b"Traceback ...\nBundleError: nowhere: no such file\n")
+        return subprocess.CompletedProcess(command, 1, "")
+
+    monkeypatch.setattr(subprocess, "run", failed)
     with pytest.raises(JobError, match=r"^measuring winner failed: BundleError: nowhere: no such file$"):
         run_fresh("jobs.measure.measurement", "", 1, "winner")
+
+
+def test_a_measurement_that_waits_is_told_while_it_does(monkeypatch: pytest.MonkeyPatch):
+    said = queue.Queue[str]()
+    speaker = logging.Handler()
+    speaker.emit = lambda record: said.put(record.getMessage())
+
+    def waits(command: Any, stderr: int, **_: Any) -> subprocess.CompletedProcess[str]:
+        os.write(stderr, b"a notice of some library\nwaiting: a measurement of another (process 1)\n")
+        assert said.get(timeout=60) == "waiting: a measurement of another (process 1)"
+        return subprocess.CompletedProcess(command, 0, '{"winner": 1}\n')
+
+    monkeypatch.setattr(subprocess, "run", waits)
+    monkeypatch.setattr(measurement.log, "handlers", [speaker])
+    assert run_fresh("jobs.measure.measurement", "", 1, "winner") == {"winner": 1}
+    assert said.empty()
 
 
 def test_the_limit_of_a_measurement_grows_with_the_rows_that_are_scored(tmp_path: Path, data: dict[str, Any]):

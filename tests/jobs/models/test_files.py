@@ -10,8 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from configs import shown_urls
 from configs.loader import UsageError
 from jobs.models.files import Needs, check_files, files_of, locate
+from jobs.training.fit import weights_key
+from tests.answering import answering
 from tests.tiny.bundles import write_tiny_bundle
 from tests.tiny.folders import POSITIONS, both_folder, change_json, decoder_folder, encoder_folder, word_tokenizer
 
@@ -167,6 +170,39 @@ def test_a_file_and_a_folder_that_is_not_there_are_told_apart(bert: Path):
         files_of(str(bert / "model.safetensors"))
     with pytest.raises(UsageError, match=r"^student\.model: /no/such: no such folder; give a model's folder or a Hub"):
         files_of("/no/such", "student.model")
+    misspelt = str(bert.with_name(bert.name + "s"))
+    with pytest.raises(
+        UsageError, match=rf"^teacher\.model: {misspelt}: no such folder; did you mean {bert.name!r}\?$"
+    ):
+        files_of(misspelt)
+
+
+def test_an_id_that_is_no_folder_is_asked_of_the_hub_once(monkeypatch: pytest.MonkeyPatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with answering(404, "", {"X-Error-Code": "RepoNotFound"}) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        for name in ("shop/modle", "modle", "shop/modle@v1"):
+            with pytest.raises(
+                UsageError, match=rf"^teacher\.model: {name}: no such folder here, and the Hub has no such"
+            ):
+                files_of(name)
+        assert len([path for path in server.asked if path.startswith("/api/models/")]) == 3
+
+
+def test_a_folder_or_id_may_stand_in_the_environment(bert: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shown_urls, "_hidden", {})
+    monkeypatch.setenv("OUR_MODEL", str(bert))
+    found = files_of("env:OUR_MODEL", "student.model")
+    assert (found.folder, found.at) == (bert, "student.model: env:OUR_MODEL")
+    key = weights_key("env:OUR_MODEL", "student.model")
+    assert key == weights_key(str(bert), "student.model")
+    monkeypatch.setenv("OUR_MODEL", "shop/first")
+    first = weights_key("env:OUR_MODEL", "student.model")
+    monkeypatch.setenv("OUR_MODEL", "shop/second")
+    assert first != weights_key("env:OUR_MODEL", "student.model")
+    assert "shop" not in str(first)
 
 
 @pytest.fixture

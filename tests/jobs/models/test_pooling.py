@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from transformers import AutoConfig, BertConfig, ModernBertConfig, PreTrainedConfig
 
 from configs.loader import UsageError
 from jobs.models import encoder
+from jobs.models.files import files_of
 from jobs.models.pooling import pooling_files, pooling_of
 from jobs.training.fit import weights_key
 
@@ -62,12 +61,12 @@ def test_pooling_is_what_was_asked_for_or_what_the_files_say(
     folder = tmp_path / "model"
     folder.mkdir()
     write(folder, files)
-    assert pooling_of(str(folder), asked, BertConfig(), FIELD) == pooling
+    assert pooling_of(folder, asked, BertConfig(), FIELD) == pooling
 
 
 @pytest.mark.parametrize(("stated", "pooling"), [({}, "cls"), ({"classifier_pooling": "mean"}, "mean")])
 def test_without_such_files_the_config_may_say_it(stated: dict[str, Any], pooling: str, tmp_path: Path):
-    assert pooling_of(str(tmp_path), "auto", ModernBertConfig(**stated), FIELD) == pooling
+    assert pooling_of(tmp_path, "auto", ModernBertConfig(**stated), FIELD) == pooling
 
 
 @pytest.mark.parametrize(
@@ -85,14 +84,14 @@ def test_another_pooling_is_refused_with_the_choices(config: dict[str, Any], sai
     write(tmp_path, {"1_Pooling/config.json": config})
     refusal = rf"^teacher\.pooling: auto: {tmp_path}/1_Pooling/config\.json says '{said}', which .*; give mean or cls$"
     with pytest.raises(UsageError, match=refusal):
-        pooling_of(str(tmp_path), "auto", BertConfig(), FIELD)
+        pooling_of(tmp_path, "auto", BertConfig(), FIELD)
 
 
 def test_a_damaged_file_is_refused_and_not_passed_over(tmp_path: Path):
     write(tmp_path, {"1_Pooling/config.json": {}})
     (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode": "me')
     with pytest.raises(UsageError, match=r"^teacher\.pooling: .*1_Pooling/config\.json: cannot be read: .*mean or cls"):
-        pooling_of(str(tmp_path), "auto", BertConfig(), FIELD)
+        pooling_of(tmp_path, "auto", BertConfig(), FIELD)
 
 
 def of_kind(kind: str, **more: Any) -> PreTrainedConfig:
@@ -105,24 +104,28 @@ DECODERS = [of_kind("gpt2"), of_kind("qwen3"), of_kind("opt"), of_kind("mamba"),
 @pytest.mark.parametrize("config", DECODERS, ids=lambda config: config.model_type)
 def test_a_decoder_is_never_given_its_first_token(config: PreTrainedConfig, tmp_path: Path):
     for asked in ("auto", "cls"):
-        with pytest.raises(UsageError, match=rf"^teacher\.pooling: {asked}: .* decoder \({config.model_type}\).*mean"):
-            pooling_of(str(tmp_path), asked, config, FIELD)
-    assert pooling_of(str(tmp_path), "mean", config, FIELD) == "mean"
+        refusal = (
+            rf"^teacher\.pooling: {asked}: {tmp_path}.* decoder \({config.model_type}\).*; give mean, or an encoder"
+        )
+        with pytest.raises(UsageError, match=refusal):
+            pooling_of(tmp_path, asked, config, FIELD)
+    assert pooling_of(tmp_path, "mean", config, FIELD) == "mean"
     write(tmp_path, {"1_Pooling/config.json": MEAN})
-    assert pooling_of(str(tmp_path), "auto", config, FIELD) == "mean"
-    write(tmp_path, {"1_Pooling/config.json": FIRST})
-    with pytest.raises(UsageError, match="the first token of a decoder"):
-        pooling_of(str(tmp_path), "auto", config, FIELD)
+    assert pooling_of(tmp_path, "auto", config, FIELD) == "mean"
+    for stated in (FIRST, {"pooling_mode_lasttoken": True}):
+        write(tmp_path, {"1_Pooling/config.json": stated})
+        with pytest.raises(UsageError, match=r"/1_Pooling/config\.json says '(cls|lasttoken)'.*; give mean, or an enc"):
+            pooling_of(tmp_path, "auto", config, FIELD)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "deberta-v2", "albert", "mpnet", "distilbert"])
 def test_an_encoder_without_such_files_has_its_first_token(kind: str, tmp_path: Path):
-    assert pooling_of(str(tmp_path), "auto", of_kind(kind), FIELD) == "cls"
+    assert pooling_of(tmp_path, "auto", of_kind(kind), FIELD) == "cls"
 
 
 def test_a_decoder_that_sees_both_ways_is_one_no_more(tmp_path: Path):
     config = of_kind("gemma3_text", use_bidirectional_attention=True)
-    assert pooling_of(str(tmp_path), "cls", config, FIELD) == "cls"
+    assert pooling_of(tmp_path, "cls", config, FIELD) == "cls"
 
 
 def test_the_student_s_field_is_named_for_the_student(tiny_teacher: Path, tmp_path: Path):
@@ -146,7 +149,7 @@ HUB = "made-up/encoder"
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The snapshot of `HUB` in a cache of the Hub that no request leaves; its files are known, others are not."""
+    """The snapshot of `HUB` in a cache of the Hub that no request leaves."""
     commit = "c" * 40
     cache = tmp_path / "hub" / "models--made-up--encoder"
     (cache / "refs").mkdir(parents=True)
@@ -157,53 +160,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return snapshot
 
 
-@pytest.fixture
-def attempts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The URLs that were asked for; none answers."""
-    asked: list[str] = []
-
-    def unreachable(url: str, **_: Any) -> Any:
-        asked.append(url)
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", unreachable)
-    return asked
-
-
 @pytest.mark.parametrize(("config", "pooling"), [(MEAN, "mean"), (FIRST, "cls")])
-def test_the_files_of_a_hub_model_are_looked_up_in_the_cache(
-    hub: Path, attempts: list[str], config: dict[str, Any], pooling: str
-):
-    write(hub, {"modules.json": modules(OLD, "pool"), "pool/config.json": config})
-    assert pooling_of(HUB, "auto", BertConfig(), FIELD) == pooling
-    assert not attempts
+def test_the_files_of_a_hub_model_lie_in_its_snapshot(hub: Path, config: dict[str, Any], pooling: str):
+    write(hub, {"modules.json": modules(OLD, "pool"), "pool/config.json": config, "model.safetensors": {}})
+    assert pooling_of(files_of(HUB).folder, "auto", BertConfig(), FIELD) == pooling
 
 
-def test_a_hub_model_known_to_have_no_such_files_has_its_first_token(hub: Path, attempts: list[str]):
-    for name in ("modules.json", "1_Pooling/config.json"):
-        absent = hub.parents[1] / ".no_exist" / hub.name / name
-        absent.parent.mkdir(parents=True, exist_ok=True)
-        absent.touch()
-    assert pooling_of(HUB, "auto", BertConfig(), FIELD) == "cls"
-    assert not attempts
-
-
-def test_a_hub_that_does_not_answer_is_asked_once_and_nothing_is_guessed(hub: Path, attempts: list[str]):
-    refusal = rf"^{FIELD}: auto: whether {HUB} has a modules\.json cannot be seen: no route; give mean or cls$"
-    with pytest.raises(UsageError, match=refusal):
-        pooling_of(HUB, "auto", BertConfig(), FIELD)
-    assert len(attempts) == 1
-    assert pooling_of(HUB, "mean", BertConfig(), FIELD) == "mean"
-    assert len(attempts) == 1
-
-
-def test_a_file_that_the_hub_has_not_is_no_reason_to_refuse(hub: Path, monkeypatch: pytest.MonkeyPatch):
-    from httpx2 import Request, Response
-    from huggingface_hub.errors import RemoteEntryNotFoundError
-
-    def missing(url: str, **_: Any) -> Any:
-        raise RemoteEntryNotFoundError("404", response=Response(404, request=Request("HEAD", url)))
-
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", missing)
-    assert pooling_of(HUB, "auto", BertConfig(), FIELD) == "cls"
-    assert os.listdir(hub) == []
+def test_a_hub_model_without_such_files_has_its_first_token(hub: Path):
+    write(hub, {"config.json": {}, "model.safetensors": {}})
+    assert pooling_of(files_of(HUB).folder, "auto", BertConfig(), FIELD) == "cls"
