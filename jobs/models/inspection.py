@@ -61,8 +61,11 @@ def inspect(model: str, field: str, recipe: Recipe) -> None:
     files = files_of(model, field)
     check_files(files, needs)
     known = Given(files, needs)
-    for check in CHECKS:
-        check(known)
+    from jobs.models.loading import silent  # from here on torch is needed
+
+    with silent():
+        for check in CHECKS:
+            check(known)
 
 
 def kind_of(config: Any) -> str:

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import BertConfig
 
 from cluster import session, tracking
 from configs.loader import UsageError
@@ -17,6 +16,7 @@ from jobs import finetune as module
 from jobs import optimize, tune
 from jobs.data.prepared import Prepared
 from jobs.training.fit import finetune, teacher_key, weights_key
+from tests.tiny.folders import encoder_folder
 
 
 def test_a_given_teacher_bundle_is_not_written_over(tmp_path: Path):
@@ -40,7 +40,7 @@ def test_a_student_that_the_teacher_cannot_have_is_refused_before_anything_is_tr
     monkeypatch.setattr("jobs.prepare.opened", lambda *_: prepared)
     monkeypatch.setattr("jobs.optimize.audit.look_at_test", lambda *_: None)
     monkeypatch.setattr("cluster.launch.fit", lambda *_: pytest.fail("trained"))
-    BertConfig(num_hidden_layers=6).save_pretrained(tmp_path / "model")
+    encoder_folder(tmp_path / "model", num_hidden_layers=6)
     given = {"teacher": {"model": str(tmp_path / "model")}, "student": {"layers": 12}}
     with pytest.raises(UsageError, match=r"^student\.layers: 12 layers asked, the teacher has 6$"):
         run(Recipe.model_validate({"name": "x", "output": str(tmp_path), **given}))
