@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -42,18 +42,17 @@ def waited_for() -> str | None:
     from ray.util import state
 
     try:
-        wanted = next(_claims(False, ray.get_runtime_context().get_job_id()), None)
-        if wanted is None:
+        if not (wanted := list(_claims(False, ray.get_runtime_context().get_job_id()))):
             return None
         names = {each.job_id: _name(each) for each in state.list_jobs(timeout=ASKED_SECONDS) if each.job_id}
-        return line(wanted, _claims(True), ray.cluster_resources(), names)
+        held, total = list(_claims(True)), ray.cluster_resources()
+        return next(filter(None, (line(each, held, total, names) for each in wanted)), None)
     except Exception:  # noqa: BLE001 - a line less, and the job goes on
         return None
 
 
-def line(wanted: Claim, held: Iterable[Claim], total: Amounts, names: Mapping[str, str]) -> str | None:
+def line(wanted: Claim, held: Sequence[Claim], total: Amounts, names: Mapping[str, str]) -> str | None:
     """What one claim waits for and who holds it; None where only other work of its own job stands before it."""
-    held = list(held)
     for kind, amount in wanted.amounts.items():
         if kind not in UNITS or not amount:
             continue
