@@ -107,6 +107,7 @@ class _Apart(nn.Module):
         model = merged(model)
         self.layers = nn.ModuleList(layers_of(model.encoder))
         del layers_of(model.encoder)[:]
+        model.encoder.config.num_hidden_layers = 0  # by which `layers_of` finds the list
         self.rest = for_export(model)
         self.counts = attentions, feed_forwards
         self.width: int = model.encoder.config.hidden_size

@@ -27,8 +27,8 @@ from jobs.models.loading import longest
 
 OPSET = 20
 SAMPLE = (2, 9)  # rows and tokens of the traced example, fewer of a shorter model; both free afterwards
-COMPARED = ((1, 5), (3, 17))  # rows and tokens
 UNLIMITED = 512  # tokens that a graph takes at most where the model has no limit
+COMPARED = ((1, 5), (3, 17))  # rows and tokens
 TOLERANCE = 1e-3  # largest difference of a logit between torch and the exported file,
 PRECISION = 1e-5  # or as a share of the largest logit in its row: a head of grades has squares as logits
 
