@@ -14,8 +14,8 @@ from typing import Any
 from cluster import cores, settings
 from cluster.session import JobError
 from cluster.settings import Settings
+from configs.errors import KnownError
 from configs.given import root_of
-from configs.loader import KnownError
 from configs.schema.engine import EngineSpec
 
 WORKER_ENVIRONMENT = {

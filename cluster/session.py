@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.loader import KnownError, UsageError
+from configs.errors import KnownError
+from configs.loader import UsageError
 from configs.schema.engine import EngineSpec
 from configs.shown_urls import shown_urls
 

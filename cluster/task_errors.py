@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from configs.errors import KnownError
 from configs.given import reason, root_of
-from configs.loader import KnownError
 
 
 class TaskError(Exception):

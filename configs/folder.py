@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from configs.loader import KnownError
+from configs.errors import KnownError
 from configs.waiting import waiting
 
 CHUNK_BYTES = 1 << 20

@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from configs.errors import KnownError
 from configs.folder import NO_ROOM
-from configs.loader import KnownError, UsageError
+from configs.loader import UsageError
 from configs.shown_urls import shown_urls
 
 LONGEST_REASON = 240  # characters

@@ -30,6 +30,7 @@ from configs.annotations import (
     type_name,
     without_none,
 )
+from configs.errors import KnownError
 
 LARGEST_RECIPE_BYTES = 1 << 20
 MOST_YAML_ALIASES = 32  # nine aliases of nine aliases of ... is how a small file becomes a large one
@@ -49,10 +50,6 @@ IN_PLAIN_WORDS = {  # where pydantic speaks of Python
 
 # Of a field that is no part of a stage's key: it changes no result, or the key holds a digest of what it names.
 UNKEYED: dict[str, JsonValue] = {"keyed": False}
-
-
-class KnownError(Exception):
-    """An error whose message is the one line that the user reads."""
 
 
 class UsageError(KnownError):

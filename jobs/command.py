@@ -17,9 +17,10 @@ from typing import NoReturn
 import yaml
 
 from cluster import session
+from configs.errors import KnownError
 from configs.folder import GOES_ON, NO_ROOM
 from configs.given import root_of
-from configs.loader import KnownError, UsageError, describe, load
+from configs.loader import UsageError, describe, load
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS, VERBS
 from configs.shown_urls import shown_urls
