@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import socket
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from configs.loader import UsageError
 from configs.schema.engine import EngineSpec
 from configs.shown_urls import shown_urls
 
+LOSS_SECONDS = 5.0  # within which the head of a cluster that ends follows its workers
 HINT = "submit with `ray job submit`, or run `make up` and `source .slimcart/env`"
 
 
@@ -81,6 +84,28 @@ def _check_reachable(address: str) -> None:
         raise UsageError(
             f"environment: RAY_ADDRESS={address} does not answer ({error.strerror or error}); {HINT}"
         ) from None
+
+
+def is_lost(seconds: float = 0.0) -> bool:
+    """Whether the cluster that this process joined is gone, or goes within `seconds`."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    end = time.monotonic() + seconds
+    while _answers(host, int(port)):
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def dashboard() -> tuple[str, dict[str, str]]:

@@ -79,10 +79,10 @@ def run(
 ) -> Iterator[Run]:
     """Record a job as one MLflow run: FINISHED, FAILED or KILLED, with the resolved recipe and its origin.
 
-    The next job with the output and recipe of a killed job takes up its run. A job without `parent` has the output to
-    itself; a job that touches nothing there may name another `place` for its record. Raises `JobError` where another
-    job holds the output, or MLflow does not open the run; a run below a `parent` begins without MLflow, too. Raises
-    `JobError`, too, where this process meets another server than its job.
+    The next job with the output and recipe of a killed job takes up its run; one whose cluster went away was killed,
+    too. A job without `parent` has the output to itself; a job that touches nothing there may name another `place` for
+    its record. Raises `JobError` where another job holds the output, where MLflow does not open the run (one below a
+    `parent` begins without MLflow, too), or where this process meets another server than its job.
     """
     import yaml
 
@@ -102,6 +102,10 @@ def run(
             status = "FINISHED"
         except (KeyboardInterrupt, SystemExit):
             status = "KILLED"
+            raise
+        except Exception:
+            if session.is_lost():  # the job was ended with its cluster
+                status = "KILLED"
             raise
         finally:
             opened.metrics.put({"end": {"status": status, "at": _now()}})

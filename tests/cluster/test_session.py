@@ -118,6 +118,17 @@ def test_joining_a_cluster_that_is_gone_is_one_line(closed_port: int):
     assert done.output.count("\n") == 1
 
 
+def test_a_cluster_is_lost_when_its_head_takes_no_connection(
+    on_cluster: Cluster, closed_port: int, monkeypatch: pytest.MonkeyPatch
+):
+    import ray
+
+    session.connect()
+    assert not session.is_lost()
+    monkeypatch.setattr(type(ray.get_runtime_context()), "gcs_address", f"127.0.0.1:{closed_port}")
+    assert session.is_lost()
+
+
 def test_a_process_joins_the_cluster_once_and_counts_its_cpus(on_cluster: Cluster):
     import ray
 

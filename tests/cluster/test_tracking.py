@@ -225,6 +225,20 @@ def test_a_run_says_how_it_ended_and_its_error_goes_on(
         assert read(run.id).info.status == "RUNNING"
 
 
+@fault("head killed, up again")
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_job_that_fails_as_its_cluster_goes_is_gone_on_with(
+    on_mlflow: Cluster, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, lost: bool
+):
+    """Control: with the cluster still there, it failed by itself, and the next job has a run of its own."""
+    monkeypatch.setattr(tracking.session, "is_lost", lambda: lost)
+    with pytest.raises(JobError), record(recipe) as run:
+        raise JobError("training failed")
+    assert read(run.id).info.status == ("KILLED" if lost else "FAILED")
+    with record(recipe) as after:
+        assert (after.id == run.id) == lost
+
+
 def test_metrics_are_there_with_their_steps_when_the_run_has_ended(on_mlflow: Cluster, recipe: dict[str, Any]):
     with record(recipe) as run:
         for step in (1, 2, 3):
