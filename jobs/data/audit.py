@@ -84,14 +84,19 @@ def check_readings(data: DataSpec, prepared: Prepared, model: str) -> None:
     Raises `UsageError` where more is unknown than `data.max_unknown`.
     """
     for split in ("train", "validation"):
-        read, at = prepared.readings(split), place(data, split)
-        if read.unknown_share > data.max_unknown:
-            raise UsageError(
-                f"{model}: its tokenizer does not know {read.unknown_share:.1%} of the tokens of {at}, more than "
-                f"data.max_unknown={data.max_unknown:g}: it cannot read these texts; give a model that was trained in "
-                "their language, such as a multilingual encoder, or raise data.max_unknown"
-            )
-        warn_of_readings(read, at, model, prepared.manifest["max_length"])
+        read = prepared.readings(split)
+        check_unknown(data, split, read, model)
+        warn_of_readings(read, place(data, split), model, prepared.manifest["max_length"])
+
+
+def check_unknown(data: DataSpec, split: Split, read: Readings, model: str) -> None:
+    """Raise `UsageError` where more of the tokens `read` is unknown than `data.max_unknown`."""
+    if read.unknown_share > data.max_unknown:
+        raise UsageError(
+            f"{model}: its tokenizer does not know {read.unknown_share:.1%} of the tokens of {place(data, split)}, "
+            f"more than data.max_unknown={data.max_unknown:g}: it cannot read these texts; give a model that was "
+            "trained in their language, such as a multilingual encoder, or raise data.max_unknown"
+        )
 
 
 def warn_of_readings(read: Readings, at: str, model: str, max_length: int) -> None:

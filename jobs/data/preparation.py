@@ -15,13 +15,15 @@ from configs.schema.tasks import named
 from jobs.data import audit, leaks
 from jobs.data.leaks import HASHES, Finding, Hashes
 from jobs.data.plan import Plan
-from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key, readings_of
+from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key, readings_in, readings_of
 from jobs.data.source import Split, has_test, hashes
 from jobs.layout import pool_folder, prepared_folder, student_rows_folder
 from jobs.versions import behaviour
 
 if TYPE_CHECKING:
     import pyarrow
+
+SAMPLED_ROWS = 2_000  # of which a tokenizer must know enough before all are tokenised
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +150,9 @@ def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapp
     def fill(aside: Path) -> dict[str, Any]:
         tokenizer, tokenise = plan.make()
         tokenizer.save(str(aside / TOKENIZER))
+        some: dict[Split, pyarrow.Table] = {"train": _some(train), "validation": _some(validation)}
+        for split, table in some.items():
+            audit.check_unknown(recipe.data, split, readings_in(tokenise(table))[split], at)
         write_shards([train, validation], aside / ROWS, tokenise, at)
         leaks.write(aside / HASHES, {split: seen[split] for split in ("train", "validation")})
         return {
@@ -165,6 +170,12 @@ def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapp
 
     log.info("tokenising %d training and %d validation rows", len(train), len(validation))
     commit(folder, MANIFEST, fill)
+
+
+def _some(table: pyarrow.Table) -> pyarrow.Table:
+    """Rows from all over the table: what most of them would be refused for is refused before any worker starts."""
+    step = max(1, len(table) // SAMPLED_ROWS)
+    return table.take(list(range(0, len(table), step)))
 
 
 def summary(prepared: Prepared) -> dict[str, float]:

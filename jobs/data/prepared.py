@@ -20,6 +20,7 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ROWS = "rows"
 PreparedSplit = Literal["train", "validation"]
+COUNTED = ("text_tokens", "unknown", "cut")  # columns of tokenised rows
 
 
 class Readings(NamedTuple):
@@ -144,16 +145,20 @@ class Prepared:
 
 def readings_of(folder: Path) -> dict[str, Readings]:
     """A tokenizer's counts over each split of the shards in `folder`."""
-    import pyarrow.compute
     import pyarrow.parquet
 
-    counted = ("text_tokens", "unknown", "cut")
-    table = pyarrow.parquet.read_table(folder, columns=["split", *counted])
+    return readings_in(pyarrow.parquet.read_table(folder, columns=["split", *COUNTED]))
+
+
+def readings_in(table: pyarrow.Table) -> dict[str, Readings]:
+    """A tokenizer's counts over each split of tokenised rows."""
+    import pyarrow.compute
+
     unread: Any = pyarrow.compute.call_function("equal", [table["text_tokens"], 0])
     table = table.append_column("unread", unread)
-    sums: Any = [([], "count_all"), *((name, "sum") for name in (*counted, "unread"))]
+    sums: Any = [([], "count_all"), *((name, "sum") for name in (*COUNTED, "unread"))]
     totals = table.group_by("split").aggregate(sums).to_pylist()
-    columns = ("count_all", *(f"{name}_sum" for name in (*counted, "unread")))
+    columns = ("count_all", *(f"{name}_sum" for name in (*COUNTED, "unread")))
     return {each["split"]: Readings(*(each[name] for name in columns)) for each in totals}
 
 

@@ -13,6 +13,7 @@ from configs.schema.recipe import Recipe
 from jobs.data import audit
 from jobs.data.preparation import prepare_student, summary
 from jobs.data.prepared import TOKENIZER, Prepared, Readings
+from jobs.layout import prepared_folder
 from jobs.models.reference import read_tokenizer
 from jobs.prepare import prepare
 from tests.tiny.shop import CHOSEN, ROWS_PER_INTENT, write_locally
@@ -160,6 +161,7 @@ def test_a_teacher_that_cannot_read_the_rows_is_refused_in_one_line(shop: Shop):
     )
     assert "more than data.max_unknown=0.333" in said and "multilingual encoder" in said and "\n" not in said
     assert CHINESE not in said
+    assert not prepared_folder(recipe).exists()  # nothing was tokenised
     told = prepare(shop.recipe("data.max_unknown=1"))
     assert summary(told)["unknown_share"] > 0.333
 
