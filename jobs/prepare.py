@@ -11,7 +11,6 @@ test file nothing is read here, with `data.on_leak` drop or refuse hashes of its
 
 from __future__ import annotations
 
-from configs.folder import only_maker
 from configs.schema.recipe import Recipe
 from jobs.command import Result, main
 from jobs.data.preparation import Source, opened, prepare_student, read, summary, write
@@ -40,19 +39,6 @@ def learned_rows(way: Way) -> Prepared:
 def student_rows(way: Way) -> Prepared:
     """The rows for the student; see `prepare_student`."""
     return way.once("student rows", lambda: prepare_student(way.recipe, learned_rows(way)))
-
-
-def prepare(recipe: Recipe) -> Prepared:
-    """The prepared rows of a recipe outside a job, made or found. Raises `UsageError` for a bad row."""
-    check_models(recipe)
-    source = read(recipe)
-    with only_maker(prepared_folder(recipe)):
-        found = opened(recipe, source)
-        if found is None:
-            write(recipe, source)
-            found = opened(recipe, source)
-    assert found is not None
-    return found
 
 
 def _source(way: Way) -> Source:

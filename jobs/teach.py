@@ -56,15 +56,6 @@ def training_rows(recipe: Recipe, prepared: Prepared) -> Prepared:
     return Prepared.open(_ask(recipe, prepared, Path(output(recipe), "completions"), StoredOutputs(completions=True)))
 
 
-def teach(recipe: Recipe, prepared: Prepared) -> Path:
-    """The folder of the teachers' outputs for `prepared`, made or found; those for its pool lie in `pool_outputs`."""
-    _check_teachers(recipe, prepared)
-    wanted = wanted_of(recipe)
-    if prepared.pool is not None:
-        _ask(recipe, prepared.pool, pool_outputs(recipe), wanted)
-    return _ask(recipe, prepared, outputs_folder(recipe), wanted)
-
-
 def _check_teachers(recipe: Recipe, prepared: Prepared) -> None:
     for folder, _ in teachers(recipe):
         check_fits(Path(folder), read_reference(Path(folder), "python -m jobs.finetune"), prepared)

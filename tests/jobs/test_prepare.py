@@ -21,11 +21,12 @@ from jobs.data.preparation import prepare_student, summary
 from jobs.data.prepared import TOKENIZER, Prepared, PreparedSplit
 from jobs.layout import pool_folder
 from jobs.models.reference import write_reference
-from jobs.prepare import prepare, run
+from jobs.prepare import run
 from jobs.tasks.classify.rows import known_to
 from jobs.training.fit import student_key, teacher_key
 from tests.tiny.models import encoder_classifier
 from tests.tiny.shop import CHOSEN, ROWS_PER_INTENT, write_encoder, write_locally
+from tests.tiny.ways import prepare
 
 SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")
 

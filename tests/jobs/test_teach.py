@@ -21,9 +21,10 @@ from jobs import teach as module
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.preflight import check_possible
 from jobs.tasks.classify import teaching
-from jobs.teach import _check_room, teach
+from jobs.teach import _check_room
 from jobs.training.wanted import outputs_key, outputs_of, taught_by, wanted_of
 from tests.tiny.bundles import write_tiny_bundle
+from tests.tiny.ways import teach
 
 ROWS = Prepared(Path(__file__).parent, {"key": "rows", "rows": {"train": 2, "validation": 1}})
 
@@ -168,7 +169,7 @@ def test_two_jobs_at_once_ask_the_teacher_once(tmp_path: Path, locked: bool, mon
 
     monkeypatch.setattr("jobs.training.teaching.write_outputs", write)
     if not locked:
-        monkeypatch.setattr("jobs.teach.only_maker", lambda folder: contextlib.nullcontext())
+        monkeypatch.setattr("jobs.stage.only_maker", lambda folder: contextlib.nullcontext())
     with ThreadPoolExecutor(2) as pool:
         folders = list(pool.map(lambda _: teach(recipe(tmp_path), ROWS), range(2)))
     assert folders == [tmp_path / "teacher_outputs"] * 2

@@ -63,7 +63,7 @@ def recipe_of(folder: Path, **sections: Any) -> Recipe:
 
 def prepared(folder: Path, **sections: Any) -> Prepared:
     """The rows of `recipe_of`, prepared without Ray."""
-    from jobs.prepare import prepare
+    from tests.tiny.ways import prepare
 
     recipe = recipe_of(folder, **sections)
     write_model(folder / "model")

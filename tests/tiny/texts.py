@@ -16,8 +16,8 @@ from jobs.compression.step_context import StepContext
 from jobs.data.prepared import MANIFEST, ROWS
 from jobs.models import encoder
 from jobs.models.reference import read_reference, write_reference
-from jobs.prepare import prepare
 from tests.tiny.shop import CHOSEN, write_encoder, write_locally, write_rows
+from tests.tiny.ways import prepare
 
 LONGEST = 24
 

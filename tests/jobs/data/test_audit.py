@@ -15,8 +15,8 @@ from jobs.data.preparation import prepare_student, summary
 from jobs.data.prepared import TOKENIZER, Prepared, Readings
 from jobs.layout import prepared_folder
 from jobs.models.reference import read_tokenizer
-from jobs.prepare import prepare
 from tests.tiny.shop import CHOSEN, ROWS_PER_INTENT, write_locally
+from tests.tiny.ways import prepare
 
 LEAKED = 7
 CHINESE = "快递到现在还没有送到"

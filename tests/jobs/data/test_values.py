@@ -18,10 +18,10 @@ from configs.schema.recipe import Recipe
 from jobs.command import Result
 from jobs.data.source import Row, rows
 from jobs.data.values import class_name, name_of
-from jobs.prepare import prepare
 from tests.jobs.commands import command
 from tests.jobs.data.sources import parquet, read, refusal
 from tests.tiny.shop import write_locally
+from tests.tiny.ways import prepare
 
 
 def written(folder: Path, texts: list[str], labels: list[Any]) -> dict[str, Path]:

@@ -29,12 +29,12 @@ from jobs.models import decoder, encoder
 from jobs.models.decoder import Decoder
 from jobs.models.reference import write_reference
 from jobs.models.student import encoder_student
-from jobs.prepare import prepare
 from jobs.training import loop
 from jobs.training.fit import GoingOn, distill, finetune
 from jobs.training.task import TrainingTask
 from tests.jobs.training.modes import FURTHER, INTERRUPTED_AT
 from tests.tiny.shop import write_encoder
+from tests.tiny.ways import prepare
 
 EPOCHS = 3
 STORED = 8  # tokens of a decoder's teacher at each place

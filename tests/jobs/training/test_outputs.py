@@ -24,12 +24,11 @@ from jobs.data.tokenise import tokenise_completions, train_tokenizer
 from jobs.models import decoder as decoders
 from jobs.models import encoder
 from jobs.models.reference import write_reference
-from jobs.prepare import prepare
-from jobs.teach import teach
 from jobs.training.outputs import TokenOutputs, Vectors, read_logits
 from jobs.training.teaching import PART, Teach
 from tests.faults.marks import fault
 from tests.tiny.models import POSITIONS, decoder
+from tests.tiny.ways import prepare, teach
 
 PROMPTS = [("red shoe", "a shoe in red"), ("blue hat", "hats, blue ones, for you"), ("tea", "tea")]
 SPLITS: tuple[PreparedSplit, ...] = ("train", "validation")
