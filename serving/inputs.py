@@ -140,9 +140,12 @@ def _worded(index: int, part: Any) -> Any:
     if not isinstance(part, Mapping | list):
         return part
     try:
-        return worded(slots(part))
+        named = slots(part)
     except ValueError as error:
         raise InputError(f"input {index}: {error}") from None
+    if not named:
+        raise InputError(f"input {index}: no attribute has a value; give one, or a text")
+    return worded(named)
 
 
 def _valid(index: int, text: str) -> str:

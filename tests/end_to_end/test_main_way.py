@@ -245,7 +245,7 @@ def test_winner_and_teacher_are_compared_by_class_and_slice(done: Done, later: d
     assert 0 <= done.result["metrics"]["teacher_ece"] < 1
     assert "Where the winner differs from its teacher" in Path(done.result["report"]).read_text()
     with (cluster.home / "elsewhere" / "evaluation" / "slices.csv").open() as file:
-        assert {(row["slice"], row["value"]) for row in csv.DictReader(file)} == {("long", "True"), ("long", "False")}
+        assert {(row["slice"], row["value"]) for row in csv.DictReader(file)} == {("long", "true"), ("long", "false")}
     with (cluster.home / "elsewhere" / "evaluation" / "classes.csv").open() as file:
         assert sum(int(row["rows"]) for row in csv.DictReader(file)) == 80
 

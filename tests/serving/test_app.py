@@ -147,7 +147,8 @@ def test_attributes_are_answered_as_their_text(tmp_path: Path):
         given = [{"order": "refund"}, [["order", "refund"]], "order: refund"]
         response = client.post("/v1/intent", json={"inputs": given})
         assert response.json()["predictions"] == classifier.predict(["order: refund"]) * 3
-        assert_problem(client.post("/v1/intent", json={"inputs": ["a", {SECRET: None}]}), 422, "input 1: an attribute")
+        for value, words in ((True, "input 1: an attribute is"), (None, "input 1: no attribute"), ([], "input 1: no")):
+            assert_problem(client.post("/v1/intent", json={"inputs": ["a", {SECRET: value}]}), 422, words)
 
 
 def test_a_null_byte_and_a_text_of_any_script_are_answered(client: TestClient):

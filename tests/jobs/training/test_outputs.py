@@ -19,7 +19,7 @@ from configs.folder import FolderError, commit
 from configs.loader import load
 from configs.schema.recipe import Recipe
 from jobs.data.batches import NO_TARGET, collate, collate_packs
-from jobs.data.prepared import MANIFEST, ROWS, Examples, Prepared, PreparedSplit
+from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared, PreparedSplit
 from jobs.data.tokenise import tokenise_completions, train_tokenizer
 from jobs.models import decoder as decoders
 from jobs.models import encoder
@@ -177,6 +177,7 @@ def test_the_likeliest_tokens_of_a_decoder_are_stored_for_every_place(words: Tok
     table = completions(words)
     teacher = decoder("llama", vocabulary=words.get_vocab_size())
     decoders.save(teacher, tmp_path / "teacher")
+    words.save(str(tmp_path / "teacher" / TOKENIZER))
     (tmp_path / "prepared" / ROWS).mkdir(parents=True)
     pq.write_table(table, tmp_path / "prepared" / ROWS / "0.parquet")
     told = Teach(str(tmp_path / "prepared"), "", [(str(tmp_path / "teacher"), 1.0)], {"tokens": stored}, "fp32", 1)
