@@ -81,7 +81,7 @@ class Source:
 
     @cached_property
     def digest(self) -> str:
-        """Of the rows."""
+        """A digest of the training and validation rows."""
         return digest_json([self.train, self.validation])
 
 

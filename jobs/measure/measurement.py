@@ -76,7 +76,7 @@ class Measurement(Spec):
 
     @property
     def names(self) -> str:
-        """Those of the contenders, as one text."""
+        """Names of the contenders, as one text."""
         return ", ".join(each.name for each in self.contenders)
 
 
