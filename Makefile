@@ -78,7 +78,7 @@ test-quick: install  ## for the inner loop: tests without servers, workers and w
 test-slow: install  ## all that make test leaves out: four workers, layouts, and faults again and again (half an hour or more)
 	@.venv/bin/python -m pytest -q -m "parallel or often"
 
-test-parallel: install  ## the long tests, most with four training workers (about eight minutes)
+test-parallel: install  ## the long tests, most with four training workers (a quarter of an hour)
 	@.venv/bin/python -m pytest -q -m parallel
 
 test-faults: install  ## kills, damages, full disks and servers away, often; a table of what held (half an hour)
