@@ -137,13 +137,11 @@ def _on_worker(train_loop: str, config: dict[str, Any], driver: Settings) -> Any
 
 
 def _cause(error: Exception) -> Exception:
-    from ray.exceptions import RayError
-
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
     first = _first(failures[rank] for rank in sorted(failures))
     if isinstance(first, KnownError):
         return type(first)(*first.args)
-    if isinstance(first, RayError) and session.is_lost(session.LOSS_SECONDS):
+    if session.is_lost(first):
         return JobError("the Ray cluster went away; submit the job again, it goes on where it was")
     return JobError(f"training failed: {_in_a_line(first)}")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import KnownError
+from configs.given import root_of
 from configs.loader import UsageError
 from configs.schema.engine import EngineSpec
 from configs.shown_urls import shown_urls
@@ -78,34 +79,31 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise UsageError(
-            f"environment: RAY_ADDRESS={address} does not answer ({error.strerror or error}); {HINT}"
-        ) from None
+    if error := _refusal(host, port):
+        raise UsageError(f"environment: RAY_ADDRESS={address} does not answer ({error.strerror or error}); {HINT}")
 
 
-def is_lost(seconds: float = 0.0) -> bool:
-    """Whether the cluster that this process joined is gone, or goes within `seconds`."""
+def is_lost(error: BaseException) -> bool:
+    """Whether the cluster that this process joined is gone; after an error of Ray itself it may go within seconds."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return False
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    end = time.monotonic() + seconds
-    while _answers(host, int(port)):
+    end = time.monotonic() + (LOSS_SECONDS if isinstance(root_of(error), ray.exceptions.RayError) else 0)
+    while not _refusal(host, port):
         if time.monotonic() >= end:
             return False
         time.sleep(0.1)
     return True
 
 
-def _answers(host: str, port: int) -> bool:
+def _refusal(host: str, port: str) -> OSError | None:
+    """Why nobody takes a connection there; None where somebody does."""
     try:
-        socket.create_connection((host, port), timeout=5).close()
-    except OSError:
-        return False
-    return True
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def dashboard() -> tuple[str, dict[str, str]]:

@@ -103,8 +103,8 @@ def run(
         except (KeyboardInterrupt, SystemExit):
             status = "KILLED"
             raise
-        except Exception:
-            if session.is_lost():  # the job was ended with its cluster
+        except Exception as error:
+            if session.is_lost(error):  # the job was ended with its cluster
                 status = "KILLED"
             raise
         finally:

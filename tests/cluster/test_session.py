@@ -122,11 +122,28 @@ def test_a_cluster_is_lost_when_its_head_takes_no_connection(
     on_cluster: Cluster, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ):
     import ray
+    from ray.exceptions import RayActorError
 
     session.connect()
-    assert not session.is_lost()
+    monkeypatch.setattr(session, "LOSS_SECONDS", 0.2)
+    errors = [ValueError(), session.JobError("known"), RayActorError(error_msg="gone")]
+    assert not any(map(session.is_lost, errors))
     monkeypatch.setattr(type(ray.get_runtime_context()), "gcs_address", f"127.0.0.1:{closed_port}")
-    assert session.is_lost()
+    assert all(map(session.is_lost, errors))
+
+
+@pytest.mark.parametrize("of_ray", [True, False])
+def test_after_an_error_of_ray_its_head_may_still_go(
+    on_cluster: Cluster, monkeypatch: pytest.MonkeyPatch, of_ray: bool
+):
+    """Whatever raised it: training, Ray Data or a search. Control: an error of ours is told at once."""
+    from ray.exceptions import RayActorError
+
+    session.connect()
+    asked = iter([None, None, ConnectionRefusedError()])
+    monkeypatch.setattr(session, "_refusal", lambda *_: next(asked))
+    assert session.is_lost(RayActorError(error_msg="gone") if of_ray else ValueError()) == of_ray
+    assert len(list(asked)) == (0 if of_ray else 2)
 
 
 def test_a_process_joins_the_cluster_once_and_counts_its_cpus(on_cluster: Cluster):

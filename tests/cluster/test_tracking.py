@@ -231,7 +231,7 @@ def test_a_job_that_fails_as_its_cluster_goes_is_gone_on_with(
     on_mlflow: Cluster, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, lost: bool
 ):
     """Control: with the cluster still there, it failed by itself, and the next job has a run of its own."""
-    monkeypatch.setattr(tracking.session, "is_lost", lambda: lost)
+    monkeypatch.setattr(tracking.session, "is_lost", lambda _: lost)
     with pytest.raises(JobError), record(recipe) as run:
         raise JobError("training failed")
     assert read(run.id).info.status == ("KILLED" if lost else "FAILED")
