@@ -20,6 +20,7 @@ LAYERS = {  # where encoders keep their layers, by the model type of a config al
     "distilbert": "transformer.layer",
     "modernbert": "layers",
 }
+OF_EACH_LAYER = ("layer_types", "_layers")  # entries of configs that are lists over the layers
 HEAD_SIZE = "head_size"  # our own entry of a config; without it heads are hidden / heads wide, as in transformers
 
 
@@ -76,6 +77,15 @@ def layers_name(model: PreTrainedModel) -> str:
             return name
     kind = model.config.model_type
     raise UsageError(f"student.layers: {kind!r} has no list of layers to choose from; give another teacher or kind")
+
+
+def keep_layers(config: PreTrainedConfig, chosen: Sequence[int]) -> None:
+    """Make `config` that of some of its layers: each keeps what it was trained with, such as its kind of attention."""
+    count = config.num_hidden_layers
+    config.num_hidden_layers = len(chosen)
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == count and name.endswith(OF_EACH_LAYER):
+            setattr(config, name, [value[index] for index in chosen])
 
 
 def has_own_sizes(config: PreTrainedConfig) -> bool:

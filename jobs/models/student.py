@@ -17,12 +17,11 @@ from jobs.models import decoder, encoder
 from jobs.models.conv import ConvConfig, principal
 from jobs.models.decoder import Decoder
 from jobs.models.encoder import EncoderClassifier
-from jobs.models.layers import LAYERS, build, has_own_sizes, layers_name, layers_of, set_sizes, sizes_of
+from jobs.models.layers import LAYERS, build, has_own_sizes, keep_layers, layers_name, layers_of, set_sizes, sizes_of
 from jobs.models.narrow import narrow, resized, smaller
 from jobs.models.sharing import share_layers
 
 STUDENT = "student.model"
-OF_EACH_LAYER = ("layer_types", "_layers")  # entries of configs that are lists over the layers
 DROPOUTS = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
@@ -158,14 +157,11 @@ def _chosen(teacher: PreTrainedModel, spec: StudentSpec) -> tuple[PreTrainedConf
 
 def of_layers(model: PreTrainedModel, chosen: Sequence[int]) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
     """Config and weights of a model of some of the layers of `model`, in the order of `chosen`."""
-    config, path, count = copy.deepcopy(model.config), layers_name(model), model.config.num_hidden_layers
+    config, path = copy.deepcopy(model.config), layers_name(model)
     if has_own_sizes(config):
         sizes = sizes_of(config)
         set_sizes(config, [sizes[index] for index in chosen])
-    config.num_hidden_layers = len(chosen)
-    for name, value in vars(config).items():  # a layer keeps what it was trained with, such as its kind of attention
-        if isinstance(value, list) and len(value) == count and name.endswith(OF_EACH_LAYER):
-            setattr(config, name, [value[index] for index in chosen])
+    keep_layers(config, chosen)
     weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{path}.")}
     layers = layers_of(model)
     for new, old in enumerate(chosen):

@@ -7,8 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from jobs.models.layers import has_own_sizes
-from jobs.models.student import OF_EACH_LAYER
+from jobs.models.layers import has_own_sizes, keep_layers
 
 ROWS = 256  # of the token table, and as many more as engines that want multiples would miss
 MULTIPLE = 64
@@ -22,14 +21,10 @@ def small(config: PreTrainedConfig) -> PreTrainedConfig:
     changed: Any = copy.deepcopy(config)
     if has_own_sizes(changed):
         return changed
-    count = changed.num_hidden_layers
     kinds = getattr(changed, "layer_types", None) or []
     fewer = max([2, *(kinds.index(kind) + 1 for kind in set(kinds))])
-    if fewer < count:
-        for name, value in list(vars(changed).items()):
-            if isinstance(value, list) and len(value) == count and name.endswith(OF_EACH_LAYER):
-                setattr(changed, name, value[:fewer])
-        changed.num_hidden_layers = fewer
+    if fewer < changed.num_hidden_layers:
+        keep_layers(changed, range(fewer))
     for name in WIDTHS:
         if name in vars(changed) and (getattr(changed, name) or WIDE + 1) > WIDE:
             setattr(changed, name, WIDE)
