@@ -70,17 +70,13 @@ def inspect(model: str, field: str, recipe: Recipe) -> None:
 
 def kind_of(config: Any) -> str:
     """`ENCODER`, `DECODER` (a token sees only those before it), `BOTH` or `OTHER`."""
-    from transformers.models.auto import modeling_auto as auto
+    from jobs.models.loading import is_decoder
 
     if getattr(config, "is_encoder_decoder", False):
         return BOTH
     if config.get_text_config() is not config:
         return OTHER
-    kind = config.model_type
-    masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and (not masked or getattr(config, "is_decoder", False)):
-        return DECODER
-    return ENCODER
+    return DECODER if is_decoder(config) else ENCODER
 
 
 def _is_of_a_known_kind(known: Given) -> None:

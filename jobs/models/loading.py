@@ -11,6 +11,7 @@ import transformers
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 import jobs.models.conv  # noqa: F401 - registers its config
 from configs.given import given
@@ -128,6 +129,16 @@ def read_config(files: ModelFiles) -> PreTrainedConfig:
     """The config of a folder as transformers understands it. Raises `UsageError`."""
     with given(f"{files.at}: {CONFIG}", "give a model that the installed transformers knows"):
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
+
+
+def is_decoder(config: PreTrainedConfig) -> bool:
+    """Whether a token sees only those before it."""
+    if getattr(config, "is_decoder", False):
+        return True
+    if getattr(config, "use_bidirectional_attention", False) or getattr(config, "is_causal", True) is False:
+        return False
+    kind = config.model_type
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def longest(model: PreTrainedModel) -> int | None:

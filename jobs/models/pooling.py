@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from transformers import PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from configs.given import given
 from configs.loader import UsageError
 from configs.schema.models import PoolingName
+from jobs.models.files import CONFIG
+from jobs.models.loading import is_decoder
 
-CONFIG = "config.json"
 MODULES = "modules.json"  # sentence-transformers' list of a model's parts and their folders
 USUAL_FOLDER = "1_Pooling"
 BOOLEANS = {  # of the form before sentence-transformers 5.4, whose default was the mean
@@ -34,16 +34,16 @@ def pooling_of(folder: Path, asked: str, config: PreTrainedConfig, field: str) -
     Raises `UsageError`, naming `field`, where it is another one or cannot be told.
     """
     pooling, where = (asked, "") if asked != "auto" else _said(folder, config, field)
-    is_decoder, kind = _is_decoder(config), config.model_type
-    instead = "give mean, or an encoder as the model" if is_decoder else f"give {' or '.join(CHOICES)}"
+    decodes, kind = is_decoder(config), config.model_type
+    instead = "give mean, or an encoder as the model" if decodes else f"give {' or '.join(CHOICES)}"
     said = f"{field}: {asked}: " + (f"{where} says {pooling!r}" if where and pooling else str(folder))
-    if pooling is None and is_decoder:
+    if pooling is None and decodes:
         raise UsageError(
             f"{said} is a decoder ({kind}), and no file of it says how its token vectors become one; {instead}"
         )
     if pooling is not None and pooling not in CHOICES:
         raise UsageError(f"{said}, which classifiers here do not have; {instead}")
-    if pooling == "cls" and is_decoder:
+    if pooling == "cls" and decodes:
         raise UsageError(f"{said}: the first token of a decoder ({kind}) sees none of the others; {instead}")
     return pooling or "cls"
 
@@ -81,16 +81,6 @@ def _mode(config: Any) -> str:
     if stated is None:
         stated = [mode for name, mode in BOOLEANS.items() if isinstance(config, dict) and config.get(name)] or "mean"
     return "+".join(map(str, stated)) if isinstance(stated, list) else str(stated)
-
-
-def _is_decoder(config: PreTrainedConfig) -> bool:
-    """Whether a token sees only those before it."""
-    if getattr(config, "is_decoder", False):
-        return True
-    if getattr(config, "use_bidirectional_attention", False) or getattr(config, "is_causal", True) is False:
-        return False
-    kind = config.model_type
-    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def _read(folder: Path, name: str, field: str) -> Any:
