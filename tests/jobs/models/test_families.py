@@ -34,6 +34,16 @@ def learn(model: torch.nn.Module, given: tuple[torch.Tensor, torch.Tensor]) -> N
     assert any(".0." in name for name in moved)
 
 
+def reloaded(family: Any, model: torch.nn.Module, given: tuple[torch.Tensor, torch.Tensor], folder: Path) -> Any:
+    """The model as it is saved and read again by `encoder` or `decoder`, after both gave the same."""
+    folder.mkdir()
+    family.save(model, folder)
+    again = family.load(folder)
+    with torch.inference_mode():
+        torch.testing.assert_close(again(*given), model(*given))
+    return again
+
+
 @pytest.mark.parametrize("kind", kinds(ENCODERS))
 def test_an_encoder_goes_the_whole_way(kind: str, tmp_path: Path):
     folder = encoder_folder(tmp_path / "model", kind, vocab_size=60)
@@ -50,11 +60,7 @@ def test_an_encoder_goes_the_whole_way(kind: str, tmp_path: Path):
         with torch.inference_mode():
             torch.testing.assert_close(same(*given), teacher.eval()(*given))
         student = encoder_student(teacher, StudentSpec(layers=2)).eval()
-    (tmp_path / "student").mkdir()
-    encoder.save(student, tmp_path / "student")
-    again = encoder.load(tmp_path / "student")
-    with torch.inference_mode():
-        torch.testing.assert_close(again(*given), student(*given))
+    again = reloaded(encoder, student, given, tmp_path / "student")
     export_onnx(again, encoder.graph_inputs(again, False), tmp_path / "model.onnx")  # raises where it differs
 
 
@@ -69,11 +75,7 @@ def test_a_decoder_goes_the_whole_way(kind: str, tmp_path: Path):
     with torch.inference_mode():
         torch.testing.assert_close(same(*given), teacher.eval()(*given))
     student = decoder_student(teacher, StudentSpec(layers=2)).eval()
-    (tmp_path / "student").mkdir()
-    decoder.save(student, tmp_path / "student")
-    again = decoder.load(tmp_path / "student")
-    with torch.inference_mode():
-        torch.testing.assert_close(again(*given), student(*given))
+    again = reloaded(decoder, student, given, tmp_path / "student")
     assert decoder.complete(again, [[5, 6, 7]], 12, 0) == decoder.complete(student, [[5, 6, 7]], 12, 0)
     if kind in TAKEN:
         try_export(student.lm.config)
