@@ -47,8 +47,7 @@ def _check_export(recipe: Recipe, config: Any) -> None:
         if spec.model is not None:
             _try_export(f"student.model: {spec.model}", config_of(spec.model, "student.model"), runtimes)
         elif spec.kind != "conv" and not recipe.teacher.model.startswith(NEW):
-            field = "model" if recipe.teacher.bundle is None else "bundle"
-            _try_export(f"teacher.{field}: {getattr(recipe.teacher, field)}", config, runtimes)
+            _try_export(recipe.teacher.origin, config, runtimes)
 
 
 def _try_export(at: str, config: Any, runtimes: Sequence[str]) -> None:

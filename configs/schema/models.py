@@ -83,6 +83,11 @@ class TeacherSpec(OptimizerSpec):
         "is the answer; students follow",
     )
 
+    @property
+    def origin(self) -> str:
+        """The field that the teacher comes from, and its value, as messages begin: 'teacher.model: name'."""
+        return f"teacher.model: {self.model}" if self.bundle is None else f"teacher.bundle: {self.bundle}"
+
     @model_validator(mode="after")
     def new_model_is_of_a_known_kind(self) -> Self:
         if self.model.startswith(NEW):

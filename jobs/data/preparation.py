@@ -68,7 +68,7 @@ def opened(recipe: Recipe, source: Source) -> Prepared | None:
     if not has_key(folder, MANIFEST, source.key):
         return None
     prepared = audit.note(Prepared.open(folder), _said(source))
-    audit.check_readings(recipe.data, prepared, _teacher(recipe))
+    audit.check_readings(recipe.data, prepared, recipe.teacher.origin)
     if (place := pool_folder(recipe)) is None:
         return prepared
     with only_maker(place):
@@ -89,13 +89,7 @@ def opened(recipe: Recipe, source: Source) -> Prepared | None:
 
 def write(recipe: Recipe, source: Source) -> None:
     """Tokenise the rows into <output>/prepared."""
-    _write(recipe, source.tables, source.plan, prepared_folder(recipe), _said(source), _teacher(recipe))
-
-
-def _teacher(recipe: Recipe) -> str:
-    """The field that the tokenizer comes from, and its value."""
-    field = "bundle" if recipe.teacher.bundle else "model"
-    return f"teacher.{field}: {getattr(recipe.teacher, field)}"
+    _write(recipe, source.tables, source.plan, prepared_folder(recipe), _said(source), recipe.teacher.origin)
 
 
 def prepare_student(recipe: Recipe, prepared: Prepared) -> Prepared:

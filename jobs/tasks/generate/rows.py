@@ -27,7 +27,6 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
     from jobs.models.loading import load_tokenizer
 
     data, teacher = recipe.data, recipe.teacher
-    model = f"teacher.bundle: {teacher.bundle}" if teacher.bundle else f"teacher.model: {teacher.model}"
     if teacher.bundle:
         reference = read_reference(Path(teacher.bundle), "python -m jobs.finetune")
         tokenizer, end = read_tokenizer(Path(teacher.bundle) / reference.tokenizer), end_of(teacher.bundle)
@@ -45,7 +44,7 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
         tokenise = functools.partial(
             tokenise_completions, tokenizer_json=trained.to_str(), end=end, max_length=data.max_length
         )
-        inspect({"train": train, "validation": validation}, trained, data, model)
+        inspect({"train": train, "validation": validation}, trained, data, teacher.origin)
         return trained, tokenise
 
     key = {"tokenizer": source, "task": "generate", "max_length": data.max_length, "packing": data.packing}
