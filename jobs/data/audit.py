@@ -17,6 +17,7 @@ from jobs.data.leaks import Finding, Hashes
 from jobs.data.prepared import MANIFEST, Prepared, Readings
 from jobs.data.source import Split, has_test, hashes, place
 
+CHANGED = "changed"  # entry of a manifest: share of the answers that a tokenizer does not give back, and why
 MUCH_UNKNOWN = 0.05  # share of unknown tokens above which it is logged
 
 log = logging.getLogger(__name__)
@@ -81,12 +82,24 @@ def note(prepared: Prepared, said: Mapping[str, Any]) -> Prepared:
 def check_readings(data: DataSpec, prepared: Prepared, model: str) -> None:
     """Log the shares of tokens that the tokenizer of `model`, 'teacher.model: name', does not know, and of cut texts.
 
-    Raises `UsageError` where more is unknown than `data.max_unknown`.
+    Raises `UsageError` where more is unknown than `data.max_unknown`, or changed than `data.max_changed`.
     """
+    check_changed(data, prepared.manifest, model)
     for split in ("train", "validation"):
         read = prepared.readings(split)
         check_unknown(data, split, read, model)
         warn_of_readings(read, place(data, split), model, prepared.manifest["max_length"])
+
+
+def check_changed(data: DataSpec, facts: Mapping[str, Any], model: str) -> None:
+    """Raise `UsageError` where more of the answers is changed, as `facts` of the rows say, than `data.max_changed`."""
+    changed = facts.get(CHANGED)
+    if changed and changed["share"] > data.max_changed:
+        raise UsageError(
+            f"{model}: its tokenizer does not give back the answers of {place(data, 'train')} as they are, "
+            f"{changed['words']}: no model could write them, and data.max_changed={data.max_changed:g}; give a model "
+            "whose tokenizer keeps every text, such as one of bytes, change the answers, or raise data.max_changed"
+        )
 
 
 def check_unknown(data: DataSpec, split: Split, read: Readings, model: str) -> None:

@@ -10,10 +10,18 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+class Made(NamedTuple):
+    """What a plan needs to know the rows for."""
+
+    tokenizer: Tokenizer
+    tokenise: Callable[..., pyarrow.Table]  # of a table and `at`, see `write_shards`
+    facts: dict[str, Any]  # entries of the manifest about what the tokenizer makes of the rows
+
+
 class Plan(NamedTuple):
     """How the rows of a task become tokens."""
 
     key: dict[str, Any]  # what the tokens depend on beside the rows
-    make: Callable[[], tuple[Tokenizer, Callable[..., pyarrow.Table]]]  # of a table and `at`, see `write_shards`
+    make: Callable[[], Made]
     labels: list[str]
     facts: dict[str, Any]  # further entries of the manifest

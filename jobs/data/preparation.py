@@ -142,7 +142,7 @@ def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapp
     train, validation, fingerprints, seen = tables
 
     def fill(aside: Path) -> dict[str, Any]:
-        tokenizer, tokenise = plan.make()
+        tokenizer, tokenise, facts = plan.make()
         tokenizer.save(str(aside / TOKENIZER))
         some: dict[Split, pyarrow.Table] = {"train": _some(train), "validation": _some(validation)}
         for split, table in some.items():
@@ -160,6 +160,7 @@ def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapp
             "rows": {"train": len(train), "validation": len(validation)},
             "readings": readings_of(aside / ROWS),
             **said,
+            **facts,
         } | plan.facts
 
     log.info("tokenising %d training and %d validation rows", len(train), len(validation))

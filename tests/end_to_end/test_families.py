@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of some families through the verbs, one after the other, to a file that answers.
+"""A tiny random checkpoint of each family through the verbs, one after the other, to a file that answers.
 
 tests/jobs/models/test_families.py takes every family the same way without workers.
 """
@@ -6,7 +6,7 @@ tests/jobs/models/test_families.py takes every family the same way without worke
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,18 @@ from jobs import compress, distill, finetune
 from serving.bundle import read_bundle
 from serving.generator import load_generator
 from serving.runtime import load_bundle
-from tests.tiny.folders import decoder_folder, encoder_folder
+from tests.jobs.compression.export.test_small import TAKEN
+from tests.tiny.folders import ENCODERS, decoder_folder, encoder_folder
 
-pytestmark = pytest.mark.parallel
+FIRST = ("distilbert", "roberta", "xlm-roberta", "gpt2", "qwen3")  # the others are for the longest run
 TEXTS = ["where is my parcel", "my order is late please", "money back please", "refund my money"]
 LABELS = ["parcel", "parcel", "refund", "refund"]
+
+
+def kinds(families: Iterable[str]) -> list[Any]:
+    return [
+        pytest.param(kind, marks=pytest.mark.parallel if kind in FIRST else pytest.mark.often) for kind in families
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +75,15 @@ def made(on_cluster: Cluster, rows: Path, tmp_path: Path) -> Callable[..., Path]
     return make
 
 
-@pytest.mark.parametrize("kind", ["distilbert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("kind", kinds(ENCODERS))
 def test_an_encoder_goes_through_the_verbs(made: Callable[..., Path], kind: str, tmp_path: Path):
-    folder = made(encoder_folder(tmp_path / "model", kind))
+    student = {"kind": "conv"} if kind == "albert" else {"layers": 2}  # ALBERT has one layer, again and again
+    folder = made(encoder_folder(tmp_path / "model", kind), student=student)
     assert read_bundle(folder).runtime in ("onnxruntime", "openvino")
     assert {each["label"] for each in load_bundle(folder).predict(TEXTS)} <= set(LABELS)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
+@pytest.mark.parametrize("kind", kinds(TAKEN))
 def test_a_decoder_goes_through_the_verbs(made: Callable[..., Path], kind: str, tmp_path: Path):
     folder = made(
         decoder_folder(tmp_path / "model", kind),

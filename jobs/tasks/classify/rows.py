@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
-from jobs.data.plan import Plan
+from jobs.data.plan import Made, Plan
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.data.source import shown
 from jobs.models.reference import read_reference, read_tokenizer
@@ -40,7 +40,7 @@ def _plan(recipe: Recipe, tokenizer: Tokenizer, labels: list[str]) -> Plan:
 
     tokenizer.enable_truncation(recipe.data.max_length)
     tokenise = functools.partial(tokenise_classes, tokenizer_json=tokenizer.to_str(), labels=labels)
-    return Plan({"tokenizer": tokenizer.to_str(), "labels": labels}, lambda: (tokenizer, tokenise), labels, {})
+    return Plan({"tokenizer": tokenizer.to_str(), "labels": labels}, lambda: Made(tokenizer, tokenise, {}), labels, {})
 
 
 def known_to(teacher: Path, labels: list[str]) -> tuple[list[str], Tokenizer]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from configs.loader import UsageError
 from configs.schema.data import DataSpec
+from jobs.data import audit
 from jobs.data.round_trip import Losses, losses
 from jobs.data.source import Split, place
 from serving.inputs import prompt
@@ -26,18 +27,23 @@ HELD = 99  # percent of the rows that the length in a message would hold
 log = logging.getLogger(__name__)
 
 
-def inspect(tables: Mapping[Split, pyarrow.Table], tokenizer: Tokenizer, data: DataSpec, model: str) -> None:
+def inspect(tables: Mapping[Split, pyarrow.Table], tokenizer: Tokenizer, data: DataSpec, model: str) -> dict[str, Any]:
     """Refuse rows that a decoder could not learn to answer, and log what it will learn to answer otherwise.
 
     `model` names the tokenizer, 'teacher.model: name'. Raises `UsageError` for a prompt that leaves no room for its
     answer or of which no token is left, where most answers are cut before their end, and where the tokenizer gives back
-    fewer answers than `data.max_changed` allows.
+    fewer answers than `data.max_changed` allows. Returns entries of the manifest.
     """
+    facts: dict[str, Any] = {}
     for split, table in tables.items():
         lengths, lost = _read(split, table, tokenizer, data, model)
         _tell_cut(lengths, split, data)
         if split == "train" and lost.changed:
-            _tell_changed(lost, data, model)
+            facts = {audit.CHANGED: {"share": lost.share, "words": str(lost)}}
+            audit.check_changed(data, facts, model)
+            at = place(data, split)
+            log.warning("%s: the tokenizer of %s does not give back the answers as they are, %s", at, model, lost)
+    return facts
 
 
 def _read(
@@ -78,14 +84,3 @@ def _tell_cut(lengths: np.ndarray, split: Split, data: DataSpec) -> None:
     if cut > MOST_CUT * len(lengths):
         raise UsageError(f"data.max_length: {data.max_length}: cuts {said}; raise it, or shorten the answers")
     log.warning("data.max_length=%d cuts %s", data.max_length, said)
-
-
-def _tell_changed(lost: Losses, data: DataSpec, model: str) -> None:
-    at = place(data, "train")
-    if lost.share > data.max_changed:
-        raise UsageError(
-            f"{model}: its tokenizer does not give back the answers of {at} as they are, {lost}: no model could write "
-            f"them, and data.max_changed={data.max_changed:g}; give a model whose tokenizer keeps every text, such "
-            "as one of bytes, change the answers, or raise data.max_changed"
-        )
-    log.warning("%s: the tokenizer of %s does not give back the answers as they are, %s", at, model, lost)

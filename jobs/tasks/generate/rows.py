@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.loader import UsageError
 from configs.schema.models import NEW
 from configs.schema.recipe import Recipe
-from jobs.data.plan import Plan
+from jobs.data.plan import Made, Plan
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.models.reference import read_reference, read_tokenizer
 from jobs.tasks.generate.inspection import inspect
 
 if TYPE_CHECKING:
     import pyarrow
-    from tokenizers import Tokenizer
 
 
 def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Plan:
@@ -38,14 +37,14 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
         tokenizer, end = load_tokenizer(teacher.model), end_of(teacher.model)
         source = tokenizer.to_str()
 
-    def make() -> tuple[Tokenizer, Callable[[pyarrow.Table], pyarrow.Table]]:
+    def make() -> Made:
         trained = tokenizer or train_tokenizer(_texts(train), teacher.new.vocabulary)
         assert tokenizer or trained.token_to_id(END) == end
         tokenise = functools.partial(
             tokenise_completions, tokenizer_json=trained.to_str(), end=end, max_length=data.max_length
         )
-        inspect({"train": train, "validation": validation}, trained, data, teacher.origin)
-        return trained, tokenise
+        facts = inspect({"train": train, "validation": validation}, trained, data, teacher.origin)
+        return Made(trained, tokenise, facts)
 
     key = {"tokenizer": source, "task": "generate", "max_length": data.max_length, "packing": data.packing}
     return Plan(key, make, [], {"end": end, "packing": data.packing})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,18 @@ def test_a_teacher_that_cannot_read_the_rows_is_refused_in_one_line(shop: Shop):
     assert not prepared_folder(recipe).exists()  # nothing was tokenised
     told = prepare(shop.recipe("data.max_unknown=1"))
     assert summary(told)["unknown_share"] > 0.333
+
+
+def test_rows_that_are_there_are_asked_for_the_limits_of_today(shop: Shop):
+    recipe = shop.recipe()
+    prepared = prepare(recipe)
+    changed = {audit.CHANGED: {"share": 0.2, "words": "1 of 5 (20.0%): capital letters become small ones (1)"}}
+    told = replace(prepared, manifest=prepared.manifest | changed)
+    audit.check_readings(recipe.data, told, "teacher.model: m")
+    lower = recipe.data.model_copy(update={"max_changed": 0.1})
+    with pytest.raises(UsageError, match=r"^teacher\.model: m: .* as they are, 1 of 5 .*, and data\.max_changed=0\.1;"):
+        audit.check_readings(lower, told, "teacher.model: m")
+    audit.check_readings(lower, prepared, "teacher.model: m")
 
 
 def test_a_share_of_unknown_tokens_is_told_and_a_small_one_is_not(shop: Shop, caplog: pytest.LogCaptureFixture):

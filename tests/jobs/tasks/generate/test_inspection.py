@@ -79,6 +79,14 @@ def test_a_placeholder_that_vanishes_is_told_where_it_is_rare_and_refused_where_
         inspected(bytes_, ["order <order_id>", *ANSWERS[1:]], max_changed=0)
 
 
+def test_what_is_changed_is_noted_for_the_manifest(bytes_: Tokenizer):
+    told = DataSpec.model_validate({"train": "rows.csv", "validation": "other.csv", "max_length": 40})
+    assert inspect({"train": table(PROMPTS, ANSWERS)}, bytes_, told, "m") == {}
+    bytes_.add_special_tokens(["<order_id>"])
+    facts = inspect({"train": table(PROMPTS, ["order <order_id>", *ANSWERS[1:]])}, bytes_, told, "m")
+    assert facts["changed"]["share"] == 0.25 and facts["changed"]["words"].startswith("1 of 4 (25.0%): the special")
+
+
 def test_spaces_between_all_characters_are_refused():
     answers = ["快递还没到", "退款", "尺码太小", "发票"]
     with pytest.raises(UsageError, match=r"4 of 4 \(100\.0%\): spaces are put in or left out \(4\)") as refused:
