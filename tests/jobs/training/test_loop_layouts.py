@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -37,15 +39,23 @@ def test_four_workers_learn_what_one_does(one: dict[str, Facts], four: dict[str,
 
 
 def assert_alike(seen: Facts, reference: Facts) -> None:
-    """Losses by epoch, the choice of the best, and of the models the heads and the running statistics of norms."""
+    """Losses by epoch, the choice of the best, and of the models the heads and the running statistics of norms.
+
+    Adam moves a weight by a whole step either way, as rounding decides, where its gradient is nearly 0; so models are
+    compared as a whole. Norms over each worker's own rows would be 3 to 13 % away.
+    """
     assert seen["curve"] == pytest.approx(reference["curve"], rel=1e-4)
     assert seen["best"]["best_epoch"] == reference["best"]["best_epoch"]
     (metric,) = seen["best"].keys() & {"validation_accuracy", "validation_log_likelihood"}
     assert seen["best"][metric] == pytest.approx(reference["best"][metric], rel=1e-4)
-    for heads, (expected, *_) in zip(seen["heads"], reference["heads"], strict=True):
-        assert heads[0] == pytest.approx(expected, rel=1e-2, abs=1e-3)
-    for each, (expected, *_) in zip(seen["statistics"], reference["statistics"], strict=True):
-        assert all(own == pytest.approx(expected, rel=1e-3, abs=1e-4) for own in each)
+    for name in ("heads", "statistics"):
+        for each, (expected, *_) in zip(seen[name], reference[name], strict=True):
+            assert all(distance(own, expected) < 1e-2 for own in each)
+
+
+def distance(seen: list[float], reference: list[float]) -> float:
+    """How far two vectors are from one another, as a share of the length of the second."""
+    return math.dist(seen, reference) / (math.hypot(*reference) or 1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
