@@ -19,7 +19,12 @@ HIDDEN, LAYERS, HEADS = 32, 2, 2
 
 
 def write_tiny_decoder(
-    folder: Path, script: bytes | None = None, seed: int = 0, max_length: int = 64, **fields: Any
+    folder: Path,
+    script: bytes | None = None,
+    seed: int = 0,
+    max_length: int = 64,
+    template: str | None = None,
+    **fields: Any,
 ) -> Bundle:
     """A CTranslate2 bundle with one token for each byte.
 
@@ -41,11 +46,14 @@ def write_tiny_decoder(
             spec.save(made)
             for name in ("model.bin", "config.json", "vocabulary.json"):
                 (aside / name).write_bytes(Path(made, name).read_bytes())
+        if template:
+            (aside / "chat.jinja").write_text(template, encoding="utf-8")
         assert json.loads((aside / "vocabulary.json").read_bytes()) == names
 
     given: dict[str, Any] = {
         "name": "tiny",
         "task": "generate",
+        "chat_template": "chat.jinja" if template else None,
         "runtime": "ctranslate2",
         "model": "model.bin",
         "inputs": ["input_ids"],
