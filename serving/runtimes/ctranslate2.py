@@ -42,9 +42,10 @@ class Ctranslate2Model:
 
     def write(self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling, step: Step) -> None:
         """See `WriterModel`."""
+        end = self._end  # the library may keep `told` for a while, which must not keep the model
 
         def told(result: GenerationStepResult) -> bool:
-            return step(result.batch_id, None if result.token_id == self._end else result.token_id)
+            return step(result.batch_id, None if result.token_id == end else result.token_id)
 
         drawn = sampling.temperature > 0
         self._held[0].generate_batch(

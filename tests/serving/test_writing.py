@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 
+from configs.schema.serving import ServingSpec
 from serving.endpoint import create_app
 from serving.generator import load_generator
+from serving.texts import Texts
+from serving.writing import Writer
 from tests.tiny.decoders import write_tiny_decoder
 from tests.tiny.services import SERVICE, SPEC, answering, events, writer
 
@@ -136,3 +144,116 @@ def test_the_same_seed_gives_the_same_text_where_it_is_taken(random: str):
 def test_drawn_texts_differ(random: str):
     drawn = {ask(random, inputs=["refund"], temperature=1.5, top_k=50, top_p=0.9)[0]["text"] for _ in range(4)}
     assert len(drawn) > 1
+
+
+def stalled(model: Writer, at: int) -> tuple[threading.Event, threading.Event]:
+    """The model stops before its token `at`: (it has, it may go on)."""
+    stopped, go_on = threading.Event(), threading.Event()
+    write, steps = model.generator.writer.write, iter(range(10_000))
+
+    def watched(prompts: Any, most: int, sampling: Any, step: Any) -> None:
+        def told(row: int, token: int | None) -> bool:
+            if next(steps) == at:
+                stopped.set()
+                assert go_on.wait(20)
+            return step(row, token)
+
+        write(prompts, most, sampling, told)
+
+    model.generator.writer.write = watched  # type: ignore[method-assign]
+    return stopped, go_on
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_frees_its_place(folder: Path, stream: bool):
+    model = writer(folder / "random", max_batch_size=1)
+    stopped, go_on = stalled(model, 5)
+    began: list[Texts] = []
+    begin = model._begin
+    model._begin = lambda *given: began.append(begin(*given)) or began[-1]  # type: ignore[method-assign]
+    left = threading.Event()
+    with answering(create_app(SERVICE, SPEC, lambda: model)) as address:
+        parts = urlsplit(address)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+        connection.request("POST", f"/v1/{SERVICE}", json.dumps({"inputs": ["refund"], "stream": stream}))
+        assert stopped.wait(20)
+        leave = began[0].leave
+        began[0].leave = lambda: (leave(), left.set())[0]  # type: ignore[method-assign]
+        if stream:
+            connection.getresponse().read(10)
+        connection.close()
+        assert connection.sock is None
+        if stream:
+            left.set()  # the server sees it when it next sends
+        assert left.wait(20) if not stream else True
+        go_on.set()
+        assert ask(f"{address}/v1/{SERVICE}", inputs=["cancel"])[0]["finish_reason"] == "length"
+    (gone,) = began[0].writings
+    assert gone.left and len(gone.written) < gone.most
+
+
+def test_a_text_that_takes_too_long_is_given_up(folder: Path):
+    model = writer(folder / "random")
+    spec = ServingSpec.model_validate({**SPEC.model_dump(), "request_timeout_s": 0.3})
+    stopped, go_on = stalled(model, 4)
+    with answering(create_app(SERVICE, spec, lambda: model)) as address:
+        came = requests.post(f"{address}/v1/{SERVICE}", json={"inputs": ["refund"], "stream": True}, timeout=20)
+        late = requests.post(f"{address}/v1/{SERVICE}", json={"inputs": ["refund"]}, timeout=20)
+        go_on.set()
+    assert stopped.is_set() and came.status_code == 200
+    last = came.text.removesuffix("\n\n").rpartition("\n\n")[2]
+    assert last.startswith("event: error\ndata: ")
+    assert json.loads(last.partition("data: ")[2])["detail"] == "the text was not written within 0.3 s"
+    assert (late.status_code, late.headers["retry-after"]) == (503, "1")
+
+
+def test_a_stream_ends_by_the_model_that_it_began_with(folder: Path):
+    models = [writer(folder / "random"), writer(folder / "script", version="2")]
+    now = models[0]
+    (expected,) = load_generator(folder / "random").predict(["refund"])
+    stopped, go_on = stalled(models[0], 5)
+    with answering(create_app(SERVICE, SPEC, lambda: now)) as address, requests.Session() as session:
+        url = f"{address}/v1/{SERVICE}"
+        response = session.post(url, json={"inputs": ["refund"], "stream": True}, stream=True, timeout=20)
+        assert stopped.wait(20)
+        now = models[1]
+        models.clear()
+        swapped = requests.post(url, json={"inputs": ["refund"]}, timeout=20).json()
+        go_on.set()
+        came = events(response)
+    assert "".join(each["text"] for each in came) == expected["text"].rstrip("\ufffd")
+    assert came[-1]["model"] == {"name": "tiny", "version": "1"}
+    assert swapped["model"]["version"] == "2"
+
+
+def test_requests_beyond_the_queue_are_refused_and_may_come_back(folder: Path):
+    model = writer(folder / "random", max_batch_size=1, max_waiting_texts=2)
+    stopped, go_on = stalled(model, 2)
+    with answering(create_app(SERVICE, SPEC, lambda: model)) as address, ThreadPoolExecutor() as pool:
+        url = f"{address}/v1/{SERVICE}"
+        first = pool.submit(ask, url, inputs=["refund"])
+        assert stopped.wait(20)
+        refused = requests.post(url, json={"inputs": ["a", "b", "c"]}, timeout=20)
+        go_on.set()
+        assert first.result(20)
+        assert len(ask(url, inputs=["a", "b"])) == 2
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["detail"] == "too many texts wait already; ask again"
+
+
+def test_an_error_of_the_model_ends_a_stream_and_tells_only_the_request_id(
+    folder: Path, caplog: pytest.LogCaptureFixture
+):
+    model = writer(folder / "random")
+
+    def broken(prompts: Any, most: int, sampling: Any, step: Any) -> None:
+        step(0, 65)
+        raise ValueError(SECRET)
+
+    model.generator.writer.write = broken  # type: ignore[method-assign]
+    with answering(create_app(SERVICE, SPEC, lambda: model)) as address:
+        response = requests.post(f"{address}/v1/{SERVICE}", json={"inputs": [SECRET], "stream": True}, timeout=20)
+        at_once = requests.post(f"{address}/v1/{SERVICE}", json={"inputs": [SECRET]}, timeout=20)
+    assert response.headers["x-request-id"] in response.text
+    assert "quote the request id" in response.text and at_once.status_code == 500
+    assert SECRET not in response.text + at_once.text + caplog.text
