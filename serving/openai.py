@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from serving.questions import listed, read_body
 from serving.service import Answer, Caller, Refused, Route, Stream, event
@@ -92,13 +92,19 @@ class OpenAiQuestion(Manner):
     model: str = Field(description="the name of a service")
     stream_options: Options | None = Field(default=None, description='{"include_usage": true or false}')
 
+    @model_validator(mode="before")
+    @classmethod
+    def null_is_not_given(cls, body: Any) -> Any:
+        """As in OpenAI's own description of these fields."""
+        return {key: value for key, value in body.items() if value is not None} if isinstance(body, dict) else body
+
     def check(self, service: str) -> None:
         """Raises `Refused` for what this service does not do."""
         extra = self.model_extra or {}
         for name, value in extra.items():
             if name not in UNSUPPORTED:
                 raise Refused(422, f"the body holds an unknown key; known are {listed(list(type(self).model_fields))}")
-            if value is not None and not any(value == each and type(value) is type(each) for each in UNSUPPORTED[name]):
+            if not any(value == each and type(value) is type(each) for each in UNSUPPORTED[name]):
                 raise Refused(422, f"{name} is not supported here with this value; leave it out", name)
         if self.model != service:
             raise Refused(404, f"model must be {service!r} here", "model")

@@ -129,6 +129,9 @@ def test_models_are_listed_below_a_service_and_by_the_catalogue(asked: openai.Op
         ({"user": SECRET}, 400, "user", "user is not supported"),
         ({"presence_penalty": 0.5}, 400, "presence_penalty", "presence_penalty is not supported"),
         ({"logit_bias": {"7": 1}}, 400, "logit_bias", "logit_bias is not supported"),
+        ({"temperature": "1"}, 400, "temperature", "temperature must be a number"),
+        ({"max_tokens": True}, 400, "max_tokens", "max_tokens must be a whole number"),
+        ({"prompt": None}, 400, "prompt", "prompt must be a text"),
         ({SECRET: 1}, 400, None, "unknown key; known are max_tokens"),
         ({"max_tokens": 1000}, 400, "max_tokens", "max_tokens must be at most 60"),
         ({"seed": 3, "temperature": 1}, 400, "seed", "a seed would not give the same text again"),
@@ -146,7 +149,15 @@ def test_what_is_wrong_is_said_as_openai_does(
 
 
 def test_what_asks_for_nothing_is_taken(asked: openai.OpenAI):
-    neutral = {"n": 1, "best_of": 1, "echo": False, "logprobs": None, "presence_penalty": 0, "frequency_penalty": 0.0}
+    neutral: dict[str, Any] = {
+        "n": 1,
+        "best_of": 1,
+        "echo": False,
+        "logprobs": None,
+        "presence_penalty": 0,
+        "frequency_penalty": 0.0,
+    }
+    neutral |= dict.fromkeys(["stop", "temperature", "stream", "seed", "user", "tools", "stream_options"])
     made: Any = asked.post(
         "/completions", body={"model": SERVICE, "prompt": "a", "max_tokens": 1, **neutral}, cast_to=object
     )
