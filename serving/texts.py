@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
@@ -86,6 +86,7 @@ class Texts:
         """`most`: tokens that each may have. Raises `Refused`."""
         sampling, stops = manner.sampling, manner.stops
         self._loop = asyncio.get_running_loop()
+        self._streams, self._parts = manner.stream, [""] * len(prompts)
         self._came: asyncio.Queue[tuple[int, str, FinishReason | None] | Exception] = asyncio.Queue()
         self.writings = [
             Writing(ids, limit, sampling, Text(tokenizer, stops), partial(self._tell, index), self._put)
@@ -93,10 +94,13 @@ class Texts:
         ]
 
     def _tell(self, index: int, piece: str, reason: FinishReason | None) -> None:
-        self._put((index, piece, reason))
+        """Called in the model's thread; the loop is woken for each piece where pieces are asked for."""
+        self._parts[index] += piece
+        if self._streams or reason:
+            self._put((index, self._parts[index], reason))
+            self._parts[index] = ""
 
     def _put(self, came: tuple[int, str, FinishReason | None] | Exception) -> None:
-        """Called in the model's thread."""
         with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
             self._loop.call_soon_threadsafe(self._came.put_nowait, came)
 
@@ -119,18 +123,16 @@ class Texts:
         return {"prompt_tokens": len(writing.prompt), "completion_tokens": len(writing.written)}
 
     async def whole(self, caller: Caller) -> list[Written]:
-        """The texts, in order. Raises what `pieces` raises, and `ClientLeft`."""
-        parts: list[list[Written]] = [[] for _ in self.writings]
+        """The texts, in order, which were not asked for as a stream. Raises what `pieces` raises, and `ClientLeft`."""
 
-        async def collect() -> None:
-            async for each in self.pieces(caller.until):
-                parts[each.index].append(each)
+        async def collect() -> list[Written]:
+            return [each async for each in self.pieces(caller.until)]
 
         try:
-            await unless_left(collect(), caller)
+            came = await unless_left(collect(), caller)
         finally:
             self.leave()
-        return [replace(each[-1], text="".join(part.text for part in each)) for each in parts]
+        return sorted(came, key=lambda each: each.index)
 
     def leave(self) -> None:
         """Have what is not finished given up: nobody waits for it any more."""
