@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -15,6 +17,7 @@ from serving.generator import Generator, load_generator
 from serving.pieces import Text
 from serving.rounds import FinishReason, QueueFull, Rounds, Writing
 from serving.runtimes import Sampling, Step, WriterModel
+from tests.processes import ROOT
 from tests.tiny.decoders import write_tiny_decoder
 
 PROMPTS = ["where is my order", "refund", "cancel it", "please", "it is my order, where is it now", "a"]
@@ -232,3 +235,27 @@ def test_a_model_that_nobody_holds_any_more_is_let_go(tmp_path: Path):
     thread.shutdown()
     del thread
     assert model() is None
+
+
+HOLDS = """
+import queue, sys
+from serving.generator import load_generator
+from serving.pieces import Text
+from serving.rounds import Rounds, Writing
+from serving.runtimes import Sampling
+
+generator = load_generator(sys.argv[1])
+rounds, ends = Rounds(generator.writer, 1, 4, 4), queue.Queue()
+text = Text(generator.tokenizer)
+rounds.add([Writing([1, 2, 3], 9, Sampling(), text, lambda piece, reason: reason and ends.put(reason))])
+print(ends.get(timeout=20))
+"""
+
+
+def test_a_process_that_holds_a_model_to_its_end_ends_well(tmp_path: Path):
+    """Without care it is aborted (exit code 134) in about every second run."""
+    write_tiny_decoder(tmp_path / "bundle", seed=3)
+    command = [sys.executable, "-c", HOLDS, str(tmp_path / "bundle")]
+    for _ in range(4):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "length\n", "")
