@@ -138,7 +138,7 @@ def create_catalogue(
     @app.get("/v1/models")
     async def list_models() -> dict[str, Any]:
         known = models()
-        data = [model_entry(each["service"], each["created"]) for each in known]
+        data = [model_entry(each["service"], each.get("created", 0)) for each in known]
         return {"object": "list", "models": known, "data": data}
 
     @app.post("/v1/completions")
