@@ -88,6 +88,9 @@ class Bundle(ModelEntry):
     attributes: bool = Field(
         default=False, description="texts are attributes, which may be given as an object or a list of [name, value]"
     )
+    chat_template: str | None = Field(
+        default=None, description="generate: file of the Jinja template that makes a conversation one prompt"
+    )
     metrics: dict[str, float] = Field(default_factory=dict, description="evidence, measured on these very files")
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, FileEntry] = Field(default_factory=dict)
@@ -105,13 +108,17 @@ class Bundle(ModelEntry):
             raise ValueError("labels repeat; each output needs its own label")
         if self.first and (not task.labelled or "torch" in (self.runtime, self.first.runtime)):
             raise ValueError("a cascade has two exported classifiers")
+        if self.chat_template is not None:
+            if task.labelled:
+                raise ValueError("chat_template: a classifier holds no conversation")
+            _stay_inside(self.chat_template)
         _stay_inside(*self.files)
         return self
 
     @property
     def all_needed(self) -> list[str]:
-        """Files without which one of its models cannot be opened."""
-        return [name for entry in self.models for name in entry.needed]
+        """Files without which one of its models cannot be opened, or asked."""
+        return [*(name for entry in self.models for name in entry.needed), *filter(None, [self.chat_template])]
 
     @property
     def models(self) -> tuple[ModelEntry, ...]:

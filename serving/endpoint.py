@@ -7,74 +7,129 @@ error would. Bodies are counted as they arrive, whatever their Content-Length sa
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
+import time
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from configs.schema.serving import ServingSpec
-from serving.classifier import Prediction
+from serving.failures import OPENAI, UNFORESEEN, failure, failure_event
 from serving.inputs import InputError
+from serving.openai import model_entry
+from serving.relay import Parts, relayed, service_named
+from serving.service import Answer, Caller, ClientLeft, InService, Refused, Stream, to_json
 
-PROBLEM = "application/problem+json"
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+LEFT = 499  # nginx's status for a client that did not wait; nobody reads it
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 logger = logging.getLogger("ray.serve")
 
 
-class Question(BaseModel):
-    """The body of a request."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    inputs: list[str | dict[str, JsonValue] | list[JsonValue]] = Field(min_length=1)  # the model checks their kind
-    scores: bool = False
-    details: bool = False
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The body of an answer; the predictions stand in the order of the inputs."""
-
-    model: dict[str, str]
-    predictions: list[Prediction]
-
-
-def create_app(service: str, spec: ServingSpec, answer: Callable[[Question], Awaitable[Answer]]) -> FastAPI:
-    """The HTTP of one service around `answer`, which raises `InputError` for an input that it refuses."""
+def create_app(service: str, spec: ServingSpec, model: Callable[[], InService]) -> FastAPI:
+    """The HTTP of one service; `model` gives what answers now."""
     app = _bare_app(spec.max_body_bytes)
+    listing = {"object": "list", "data": [model_entry(service, int(time.time()))]}
+
+    @app.get(f"/v1/{service}/models")
+    async def list_models() -> dict[str, Any]:
+        return listing
 
     @app.post(f"/v1/{service}")
-    async def predict(request: Request) -> Response:
-        question = None
-        try:
-            async with asyncio.timeout(spec.request_timeout_s):
-                question = read_question(await request.body(), spec.max_inputs)
-                answered = await answer(question)
-        except InputError as error:  # no other: their messages may quote the customer
-            raise HTTPException(422, str(error)) from None
-        except TimeoutError:
-            if question is None:
-                raise HTTPException(408, f"the body was not sent within {spec.request_timeout_s:g} s") from None
-            raise HTTPException(503, f"no answer within {spec.request_timeout_s:g} s", {"Retry-After": "1"}) from None
-        content = _json({"model": answered.model, "predictions": answered.predictions})
-        return Response(content, media_type="application/json")
+    async def ask(request: Request) -> Response:
+        return await _answered(request, model(), "", spec.request_timeout_s)
+
+    @app.api_route(f"/v1/{service}/{{path:path}}", methods=METHODS)
+    async def ask_below(request: Request, path: str) -> Response:
+        return await _answered(request, model(), path, spec.request_timeout_s)
 
     return app
 
 
-def create_catalogue(models: Callable[[], list[dict[str, Any]]]) -> FastAPI:
-    """The HTTP of the catalogue; `models` gives service, name, version, task and labels of each service."""
-    app = _bare_app(max_body_bytes=0)
+async def _answered(request: Request, model: InService, path: str, seconds: float) -> Response:
+    """The model's answer to a request below the service."""
+    if (route := model.routes.get(path)) is None:
+        if OPENAI.fullmatch(request.scope["path"]):
+            raise Refused(404, "the model of this service does not answer here", "model")
+        raise HTTPException(404)
+    if request.method != "POST":
+        raise HTTPException(405, headers={"Allow": "POST"})
+    body, caller = await _read(request, seconds)
+    try:
+        async with asyncio.timeout_at(caller.until):
+            answer = await route(body, caller)
+    except InputError as error:  # no other: their messages may quote the customer
+        raise Refused(422, str(error)) from None
+    except TimeoutError:
+        raise Refused(503, f"no answer within {seconds:g} s", retry=True) from None
+    except ClientLeft:
+        return Response(status_code=LEFT)
+    return _response(answer, request, seconds)
+
+
+async def _read(request: Request, seconds: float) -> tuple[bytes, Caller]:
+    """The body, and who sent it and waits for so many seconds in all. Raises `Refused`."""
+    caller = Caller(lambda: _left(request), asyncio.get_running_loop().time() + seconds)
+    try:
+        async with asyncio.timeout_at(caller.until):
+            return await request.body(), caller
+    except TimeoutError:
+        raise Refused(408, f"the body was not sent within {seconds:g} s") from None
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _response(answer: Answer, request: Request, seconds: float) -> Response:
+    if isinstance(answer, Stream):
+        return _Events(answer, _to_the_end(answer, request.scope["path"], request.state.request_id, seconds))
+    return Response(to_json(answer), media_type="application/json")
+
+
+class _Events(StreamingResponse):
+    """A stream, ended by one event more where it fails, and given up where the client goes away."""
+
+    def __init__(self, stream: Stream, events: AsyncIterator[bytes]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, headers=headers, media_type="text/event-stream")
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._stream.close()
+
+
+async def _to_the_end(stream: Stream, path: str, request_id: str, seconds: float) -> AsyncIterator[bytes]:
+    try:
+        async for each in stream.events:
+            yield each
+    except TimeoutError:
+        yield failure_event(path, 503, f"the text was not written within {seconds:g} s", request_id)
+    except Exception as error:  # noqa: BLE001 - whatever it is, its message may quote the customer
+        _log(error, request_id)
+        yield failure_event(path, 500, UNFORESEEN, request_id)
+
+
+def create_catalogue(
+    models: Callable[[], list[dict[str, Any]]], spec: ServingSpec, relay: Callable[[str, str, bytes, str], Parts]
+) -> FastAPI:
+    """The HTTP of the catalogue.
+
+    `models` gives service, name, version, task and more of each service. `relay(service, path, body, request id)` asks
+    a service what came to one of OpenAI's routes.
+    """
+    app = _bare_app(spec.max_body_bytes)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -82,33 +137,27 @@ def create_catalogue(models: Callable[[], list[dict[str, Any]]]) -> FastAPI:
 
     @app.get("/v1/models")
     async def list_models() -> dict[str, Any]:
-        return {"models": models()}
+        known = models()
+        data = [model_entry(each["service"], each.get("created", 0)) for each in known]
+        return {"object": "list", "models": known, "data": data}
 
-    @app.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+    @app.post("/v1/completions")
+    @app.post("/v1/chat/completions")
+    async def ask(request: Request) -> Response:
+        body, caller = await _read(request, spec.request_timeout_s)
+        service = service_named(body, [each["service"] for each in models()])
+        path = request.scope["path"].removeprefix("/v1/")
+        try:
+            return await relayed(relay(service, path, body, request.state.request_id), caller)
+        except ClientLeft:
+            return Response(status_code=LEFT)
+
+    @app.api_route("/{path:path}", methods=METHODS)
     async def unknown() -> Response:
         known = ", ".join(sorted(f"/v1/{each['service']}" for each in models())) or "none yet"
         raise HTTPException(404, f"nothing answers here; services: {known}")
 
     return app
-
-
-def read_question(body: bytes, max_inputs: int) -> Question:
-    """The parsed body; raises `HTTPException` whose detail holds positions and field names, never the text."""
-    try:
-        question = Question.model_validate_json(body)
-    except ValidationError as error:
-        raise HTTPException(*_explain(error)) from None
-    if len(question.inputs) > max_inputs:
-        raise HTTPException(422, f"{len(question.inputs)} inputs; send at most {max_inputs} in one request")
-    return question
-
-
-def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, request_id: str = "") -> Response:
-    """An RFC 9457 answer."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    if request_id:
-        body["request_id"] = request_id
-    return Response(_json(body), status, dict(headers or {}), PROBLEM)
 
 
 class Guard:
@@ -126,7 +175,7 @@ class Guard:
         # Serve's proxy names every request and sends the name back itself.
         named = bool(REQUEST_ID.fullmatch(header))
         request_id = header if named else uuid.uuid4().hex
-        began, read = False, 0
+        path, began, read = scope["path"], False, 0
 
         async def receive_counted() -> Message:
             nonlocal read
@@ -150,14 +199,11 @@ class Guard:
             await self._app(scope, receive_counted, send_named)
         except _BodyTooLarge:
             detail = f"the body is larger than {self._max_body_bytes} bytes"
-            await problem(413, detail, {"Connection": "close"}, request_id)(scope, receive, send_named)
+            await failure(path, 413, detail, {"Connection": "close"}, request_id)(scope, receive, send_named)
         except Exception as error:  # noqa: BLE001 - whatever it is, its message may quote the customer
-            frames = "".join(traceback.format_tb(error.__traceback__)[-3:])
-            logger.error("request %s failed with %s\n%s", request_id, type(error).__name__, frames)
+            _log(error, request_id)
             if not began:
-                await problem(500, "something failed here; quote the request id", None, request_id)(
-                    scope, receive, send_named
-                )
+                await failure(path, 500, UNFORESEEN, None, request_id)(scope, receive, send_named)
 
 
 class _BodyTooLarge(Exception):
@@ -170,33 +216,15 @@ def _bare_app(max_body_bytes: int) -> FastAPI:
 
     async def http_problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return problem(error.status_code, error.detail, error.headers, request.state.request_id)
+        field = error.field if isinstance(error, Refused) else None
+        made = (error.status_code, error.detail, error.headers, request.state.request_id, field)
+        return failure(request.scope["path"], *made)
 
     app.add_exception_handler(HTTPException, http_problem)  # Starlette's, so that its own 404 and 405 are meant too
     return app
 
 
-def _explain(error: ValidationError) -> tuple[int, str]:
-    """(status, detail) of the first fault; the detail shows only indices and our own field names of its `loc`."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
-        return 400, f"the body is not JSON in UTF-8{_position(first['msg'])}"
-    if first["type"] == "extra_forbidden":
-        return 422, "the body holds an unknown key; known are inputs, scores and details"
-    field, *rest = [*first["loc"], "", ""][:2]
-    if field == "inputs" and isinstance(rest[0], int):
-        return 422, f"input {rest[0]} is neither a text nor an object, as for pairs and attributes"
-    if field == "inputs":
-        return 422, "inputs must be a list of at least one input"
-    if field in ("scores", "details"):
-        return 422, f"{field} must be true or false"
-    return 422, "the body must be an object with inputs"
-
-
-def _position(message: str) -> str:
-    match = re.search(r"line \d+ column \d+", message)
-    return f": {match.group()}" if match else ""
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+def _log(error: Exception, request_id: str) -> None:
+    """Where it was raised, without its message."""
+    frames = "".join(traceback.format_tb(error.__traceback__)[-3:])
+    logger.error("request %s failed with %s\n%s", request_id, type(error).__name__, frames)

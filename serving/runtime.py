@@ -2,10 +2,10 @@
 
     python -m serving.runtime <bundle> [--threads N] [--scores] [--details]
 
-reads one input a line from stdin and answers each with one line of JSON: a label, or the text that a decoder writes. A
-line is a text; for bundles of pairs a JSON object with `text` and `text_pair`; for bundles of attributes a JSON object
-of them, a JSON list of [name, value], or their text, `name: value; name: value`. Exit 2 with one line on stderr where
-the bundle or a line is refused.
+reads one input a line from stdin and answers each with one line of JSON: a label, or the text that a decoder writes,
+piece by piece as it comes. A line is a text; for bundles of pairs a JSON object with `text` and `text_pair`; for
+bundles of attributes a JSON object of them, a JSON list of [name, value], or their text, `name: value; name: value`.
+Exit 2 with one line on stderr where the bundle or a line is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from serving.inputs import TOKENS_PER_BATCH, Input
 from serving.runtimes import one_line, open_bundle, open_verified
 
 OPENS = "serving.runtime:load_bundle"  # its name in the records of tasks
-Predict = Callable[[Sequence[Input]], Sequence[Mapping[str, Any]]]
 
 
 def load_bundle(folder: Path | str, threads: int = 1, tokens_per_batch: int = TOKENS_PER_BATCH) -> Classifier:
@@ -61,25 +60,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         bundle = read_description(options.bundle)
         task = TASKS[bundle.task]
-        fields = {"all_scores": options.scores, "details": options.details} if task.labelled else {}
         if not task.labelled and (options.scores or options.details):
             flag = "--scores" if options.scores else "--details"
             raise BundleError(f"{flag}: {options.bundle} writes texts and has no labels to score; leave it out")
-        predict = partial(named(task.open)(options.bundle, options.threads).predict, **fields)
-        answer(predict, bundle, sys.stdin.buffer, sys.stdout)
+        predictor = named(task.open)(options.bundle, options.threads)
+        if task.labelled:
+            say = partial(_label, partial(predictor.predict, all_scores=options.scores, details=options.details))
+        else:
+            say = partial(_write, predictor.write)
+        answer(partial(say, sys.stdout), bundle, sys.stdin.buffer)
     except (BundleError, ValueError) as error:
         print(one_line(error), file=sys.stderr)
         return 2
     return 0
 
 
-def answer(predict: Predict, bundle: Bundle, lines: BinaryIO, out: TextIO) -> None:
-    """Write one JSON line for each line read, flushed at once. A refused line raises `ValueError` with its number."""
+def answer(say: Callable[[Input], None], bundle: Bundle, lines: BinaryIO) -> None:
+    """Have `say` answer the input of each line read. A refused line raises `ValueError` with its number."""
     for number, line in enumerate(lines, start=1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             structured = bundle.pairs or (bundle.attributes and text.lstrip().startswith(("{", "[")))
-            (prediction,) = predict([json.loads(text) if structured else text])
+            say(json.loads(text) if structured else text)
         except UnicodeDecodeError as error:
             raise ValueError(f"line {number}: byte {error.start} is not UTF-8") from None
         except (json.JSONDecodeError, RecursionError):
@@ -87,8 +89,26 @@ def answer(predict: Predict, bundle: Bundle, lines: BinaryIO, out: TextIO) -> No
             raise ValueError(f"line {number}: not JSON; write an object with {wanted}") from None
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
-        out.write(json.dumps(prediction, ensure_ascii=False) + "\n")
+
+
+def _label(predict: Callable[[Sequence[Input]], Sequence[Mapping[str, Any]]], out: TextIO, given: Input) -> None:
+    """One line of JSON, flushed at once."""
+    (prediction,) = predict([given])
+    out.write(json.dumps(prediction, ensure_ascii=False) + "\n")
+    out.flush()
+
+
+def _write(write: Callable[[Input, Callable[[str], None]], None], out: TextIO, given: Input) -> None:
+    """The same of a text, each piece of it flushed at once."""
+    parts = iter(['{"text": "'])
+
+    def tell(piece: str) -> None:
+        out.write(next(parts, "") + json.dumps(piece, ensure_ascii=False)[1:-1])
         out.flush()
+
+    write(given, tell)
+    out.write(next(parts, "") + '"}\n')
+    out.flush()
 
 
 def _try_once(folder: Path, classifier: Classifier) -> None:

@@ -23,12 +23,15 @@ from jobs.deploy import check_serve
 from jobs.measure.gate import Evidence
 from jobs.release import SERVED_TAG, evidence, make_champion
 from jobs.tasks.classify.evaluation import smoke
+from jobs.tasks.generate.evaluation import smoke as writes
 from serving import deployment
 from serving.bundle import bundle_bytes, bundle_digest, read_bundle
 from serving.dashboard import Dashboard, DeployError
+from serving.generator import Generator
 from tests.faults.proxy import Fault, in_front_of
 from tests.processes import ROOT
 from tests.tiny.bundles import LABELS, write_tiny_bundle
+from tests.tiny.decoders import write_tiny_decoder
 
 URI = "models:/tiny/3"
 
@@ -54,6 +57,17 @@ def test_an_answer_that_makes_no_sense_is_refused(
     monkeypatch.setattr("jobs.tasks.classify.evaluation.load_bundle", lambda folder: Nonsense())
     with pytest.raises(JobError, match=rf"^{URI}: not deployed: the smoke request was answered '{answer['label']}'"):
         smoke(URI, tmp_path / "tiny", write_tiny_bundle(tmp_path / "tiny"))
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_sound_decoder_writes_the_same_text_as_a_stream_and_at_once(tmp_path: Path, pairs: bool):
+    writes(URI, tmp_path / "tiny", write_tiny_decoder(tmp_path / "tiny", seed=3, pairs=pairs))
+
+
+def test_a_decoder_that_writes_another_text_as_a_stream_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Generator, "write", lambda self, given, tell: tell("another"))
+    with pytest.raises(JobError, match=rf"^{URI}: not deployed: the smoke request was answered with 7 characters as a"):
+        writes(URI, tmp_path / "tiny", write_tiny_decoder(tmp_path / "tiny", seed=3))
 
 
 def test_a_folder_is_not_deployed_since_it_could_not_be_rolled_back(tmp_path: Path):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import openai
 import psutil
 import pytest
 import requests
@@ -23,6 +24,8 @@ from serving.deployment import DeployError, application, deploy, package_code, u
 from serving.runtime import load_bundle
 from tests.processes import free_port, named
 from tests.tiny.bundles import LABELS, write_tiny_bundle
+from tests.tiny.decoders import write_tiny_decoder
+from tests.tiny.services import events
 
 TEXTS = ["where is my order", "", "refund now", "please cancel it", "unheard words"]
 
@@ -178,6 +181,7 @@ def test_many_customers_at_once_each_get_their_own_answers(shop: Shop, endpoint:
 def test_the_catalogue_lists_the_model_and_answers_for_unknown_services(endpoint: str):
     root = endpoint.removesuffix("/v1/intent")
     (model,) = requests.get(f"{root}/v1/models", timeout=10).json()["models"]
+    assert model.pop("created") > 0
     assert model == {"service": "intent", "name": "tiny", "version": "1", "task": "classify", "labels": LABELS}
     assert requests.get(f"{root}/healthz", timeout=10).json() == {"status": "ok"}
     unknown = requests.post(f"{root}/v1/intention", json={"inputs": ["a"]}, timeout=10)
@@ -302,6 +306,35 @@ def test_a_cascade_answers_over_http_as_it_does_alone(shop: Shop, endpoint: str)
     assert answer["model"] == {"name": "tiny", "version": "4"}
     assert_answers_are_those_of(answer, shop.folder / "cascade")
     undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "triage", shop.folder)
+
+
+def test_a_decoder_answers_over_http_at_once_as_events_and_to_openais_client(shop: Shop, endpoint: str):
+    script = "a\nAusgeliefert 🙂 am 订单 42. Danke"
+    write_tiny_decoder(shop.folder / "writes", script.encode())
+    reply = shop.deploy(shop.application("reply", shop.folder / "writes", "5"))
+    expected = {"text": script[2:], "finish_reason": "stop"}
+    body = {"inputs": ["a"], "max_tokens": 60}
+    answer = requests.post(reply, json=body, timeout=15).json()
+    assert answer == {"model": {"name": "tiny", "version": "5"}, "predictions": [expected]}
+    came = events(requests.post(reply, json={**body, "stream": True}, timeout=15))
+    assert "".join(each["text"] for each in came) == expected["text"] and len(came) > 10
+    assert came[-1]["finish_reason"] == "stop"
+    for base in (reply, reply.removesuffix("/reply")):  # the service, and the catalogue in front of it
+        client = openai.OpenAI(base_url=base, api_key="none", max_retries=0, timeout=15)
+        assert "reply" in [each.id for each in client.models.list()]
+        made = client.completions.create(model="reply", prompt="a")
+        assert made.choices[0].text == expected["text"]
+        chunks = client.completions.create(model="reply", prompt="a", stream=True)
+        assert "".join(each.choices[0].text for each in chunks) == expected["text"]
+        with pytest.raises(openai.BadRequestError, match="no chat template"):
+            client.chat.completions.create(model="reply", messages=[{"role": "user", "content": "a"}])
+        with pytest.raises(openai.NotFoundError):
+            client.completions.create(model="intent" if base == reply else "unheard", prompt="a")
+    with requests.post(reply, json={**body, "stream": True}, timeout=15, stream=True) as left:
+        assert next(left.iter_lines())
+    assert requests.post(reply, json=body, timeout=15).json()["predictions"] == [expected]
+    assert ask(endpoint, ["refund"])["predictions"]
+    undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "reply", shop.folder)
 
 
 def test_a_serve_that_somebody_else_started_goes_on_with_its_own_proxy(shop: Shop, endpoint: str, cluster: Cluster):

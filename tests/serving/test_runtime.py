@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -7,11 +8,14 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
+from serving import runtime
 from serving.bundle import BundleError
+from serving.generator import load_generator
 from serving.inputs import cut, unknown_id
 from serving.runtime import load_bundle
 from tests.tiny import bundles
 from tests.tiny.bundles import LABELS, WORDS, reference_weights, write_tiny_bundle
+from tests.tiny.decoders import write_tiny_decoder
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["where is my order", "refund", "please cancel it now please", "", "unheard words", "is it my refund"]
@@ -220,3 +224,37 @@ def test_the_runtime_needs_neither_ray_nor_torch_nor_fastapi(folder: Path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == b"[]"
+
+
+def test_the_command_writes_the_texts_of_a_decoder_and_ends_well(tmp_path: Path):
+    write_tiny_decoder(tmp_path / "bundle", 'a\n\nsays: "ja", 订单 🙂\n\\ done'.encode())
+    for _ in range(3):  # a process that ends before its model is aborted in two of three runs
+        done = run(str(tmp_path / "bundle"), stdin=b"a\nabcde\n")
+        assert (done.returncode, done.stderr) == (0, b"")
+        first, second = map(json.loads, done.stdout.splitlines())
+        assert first == {"text": '\nsays: "ja", 订单 🙂\n\\ done'}
+        assert second == {"text": first["text"][4:]}
+
+
+class Shown(io.StringIO):
+    """Notes what a reader has seen at each flush."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def flush(self) -> None:
+        self.seen.append(self.getvalue())
+
+
+def test_the_command_shows_a_text_before_it_is_whole(tmp_path: Path):
+    write_tiny_decoder(tmp_path / "bundle", b"a\nabc")
+    out = Shown()
+    runtime._write(load_generator(tmp_path / "bundle").write, out, "a")
+    assert out.seen == ['{"text": "a', '{"text": "ab', '{"text": "abc', '{"text": "abc', '{"text": "abc"}\n']
+
+
+def test_the_command_refuses_labels_of_a_decoder(tmp_path: Path):
+    write_tiny_decoder(tmp_path / "bundle", b"a")
+    done = run(str(tmp_path / "bundle"), "--scores", stdin=b"a\n")
+    assert done.returncode == 2 and b"has no labels to score" in done.stderr
