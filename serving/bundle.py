@@ -21,6 +21,7 @@ from serving.pickles import pickle_reason
 
 MANIFEST = "bundle.json"
 CARD = "README.md"
+CHECKS = "checks.json"
 FORMAT_VERSION = 1
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -88,6 +89,7 @@ class Bundle(ModelEntry):
     attributes: bool = Field(
         default=False, description="texts are attributes, which may be given as an object or a list of [name, value]"
     )
+    checked: bool = Field(default=False, description=f"generate: texts go out after the checks in {CHECKS}")
     metrics: dict[str, float] = Field(default_factory=dict, description="evidence, measured on these very files")
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, FileEntry] = Field(default_factory=dict)
@@ -111,7 +113,7 @@ class Bundle(ModelEntry):
     @property
     def all_needed(self) -> list[str]:
         """Files without which one of its models cannot be opened."""
-        return [name for entry in self.models for name in entry.needed]
+        return [*(name for entry in self.models for name in entry.needed), *([CHECKS] if self.checked else [])]
 
     @property
     def models(self) -> tuple[ModelEntry, ...]:

@@ -14,8 +14,8 @@ from configs.schema.recipe import Recipe
 from configs.schema.tasks import named
 from jobs.data import audit, leaks
 from jobs.data.leaks import HASHES, Finding, Hashes
-from jobs.data.plan import Plan
-from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key, readings_in, readings_of
+from jobs.data.plan import Learner, Plan
+from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, WORDING, Prepared, has_key, readings_in, readings_of
 from jobs.data.source import Split, has_test, hashes
 from jobs.layout import pool_folder, prepared_folder, student_rows_folder
 from jobs.versions import behaviour
@@ -33,6 +33,7 @@ class _Tables(NamedTuple):
     validation: pyarrow.Table
     fingerprints: dict[str, str]
     seen: dict[Split, Hashes]  # of these, and of the test rows where some were left out for them
+    wording: str | None  # the file `WORDING`
 
 
 class Source(NamedTuple):
@@ -131,15 +132,17 @@ def _checked(recipe: Recipe) -> _Tables:
     if recipe.data.on_leak == "drop" and has_test(recipe.data):
         seen["test"] = hashes(recipe.data, "test")
     validation, validation_digest = checked(recipe.data, "validation", seen)
-    train, train_digest = checked(recipe.data, "train", seen)
-    return _Tables(train, validation, {"train": train_digest, "validation": validation_digest}, seen)
+    learner: Learner | None = named(wording)() if (wording := recipe.judged_by.wording) else None
+    train, train_digest = checked(recipe.data, "train", seen, learner.see if learner else None)
+    fingerprints = {"train": train_digest, "validation": validation_digest}
+    return _Tables(train, validation, fingerprints, seen, learner.learned() if learner else None)
 
 
 def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapping[str, Any], at: str) -> None:
     """Write a folder of prepared rows; its manifest also has what is `said` of the rows. `at`: as in `write_shards`."""
     from jobs.data.tokenise import write_shards
 
-    train, validation, fingerprints, seen = tables
+    train, validation, fingerprints, seen, wording = tables
 
     def fill(aside: Path) -> dict[str, Any]:
         tokenizer, tokenise, facts = plan.make()
@@ -148,6 +151,8 @@ def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapp
         for split, table in some.items():
             audit.check_unknown(recipe.data, split, readings_in(tokenise(table))[split], at)
         write_shards([train, validation], aside / ROWS, tokenise, at)
+        if wording is not None:
+            (aside / WORDING).write_text(wording, encoding="utf-8")
         leaks.write(aside / HASHES, {split: seen[split] for split in ("train", "validation")})
         return {
             "key": _key_of(tables, plan),

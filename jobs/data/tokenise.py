@@ -14,7 +14,7 @@ from configs.loader import UsageError
 from configs.schema.data import DataSpec
 from jobs.data.batches import NO_TARGET
 from jobs.data.leaks import Hashes
-from jobs.data.source import Split, place, rows, shown, told
+from jobs.data.source import Row, Split, place, rows, shown, told
 from serving.classifier import pad_id
 from serving.inputs import Reading, prompt, reading, unknown_id
 
@@ -29,8 +29,12 @@ TOKENIZER = "tokenizer"  # in place of a field that names one
 END = "<|endoftext|>"  # ends a text, in tokenizers that are trained here
 
 
-def checked(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None) -> tuple[pyarrow.Table, str]:
+def checked(
+    data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None, see: Callable[[Row], None] | None = None
+) -> tuple[pyarrow.Table, str]:
     """(table, fingerprint): every row of a split after its checks, and a digest of the rows. `seen`: as in `rows`.
+
+    Each row is shown to `see`.
 
     The columns are split, text, pair, label (strings), row (int64) and attributes (bool: whether a text was given as
     attributes). Raises `UsageError` at the first bad row.
@@ -41,6 +45,8 @@ def checked(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = Non
     texts, pairs, labels, attributes = [], [], [], []
     for row in rows(data, split, seen):
         digest.update(told(row))
+        if see:
+            see(row)
         texts.append(row.text)
         pairs.append(row.pair)
         labels.append(row.label)

@@ -27,9 +27,7 @@ LABELS = ["parcel", "parcel", "refund", "refund"]
 
 
 def kinds(families: Iterable[str]) -> list[Any]:
-    return [
-        pytest.param(kind, marks=pytest.mark.parallel if kind in FIRST else pytest.mark.often) for kind in families
-    ]
+    return [pytest.param(kind, marks=pytest.mark.parallel if kind in FIRST else pytest.mark.often) for kind in families]
 
 
 @pytest.fixture(scope="module")
