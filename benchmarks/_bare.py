@@ -6,26 +6,48 @@ python -m benchmarks._bare <bundle> <port>
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import uvicorn
 
 from configs.schema.serving import ServingSpec
-from serving.endpoint import Answer, Question, create_app
+from serving.endpoint import create_app
+from serving.labelling import LabelQuestion
+from serving.questions import read_question
 from serving.runtime import load_bundle
+from serving.service import Answer, Caller, Route
 
 SERVICE = "small"  # POST /v1/<it>, of every side
 
 
+class Bare:
+    """See `serving.service.InService`."""
+
+    def __init__(self, bundle: Path) -> None:
+        self._classifier = load_bundle(bundle)
+        self._most = ServingSpec.model_validate({}).max_inputs
+        self._model = {"name": self._classifier.bundle.name, "version": "1"}
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """The service itself."""
+        return {"": self._answer}
+
+    def running_s(self) -> float:
+        """Nothing runs beside a request."""
+        return 0.0
+
+    async def _answer(self, body: bytes, _: Caller) -> Answer:
+        question = read_question(body, LabelQuestion, self._most)
+        predictions = self._classifier.predict(question.inputs, question.scores, question.details)
+        return {"model": self._model, "predictions": predictions}
+
+
 def main(bundle: Path, port: int) -> None:
     """Answer on loopback until the process is ended."""
-    classifier = load_bundle(bundle)
-    model = {"name": classifier.bundle.name, "version": "1"}
-
-    async def answer(question: Question) -> Answer:
-        return Answer(model, classifier.predict(question.inputs, question.scores, question.details))
-
-    app = create_app(SERVICE, ServingSpec.model_validate({}), answer)
+    model = Bare(bundle)
+    app = create_app(SERVICE, ServingSpec.model_validate({}), lambda: model)
     uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, log_level="warning")
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from configs.folder import digest_json
 from configs.schema.serving import ServingSpec, service_name
+from configs.schema.tasks import TASKS
 from configs.waiting import waiting
 from serving import ingress
 from serving.bundle import read_description
@@ -154,7 +155,7 @@ def undeploy(
 
 
 def release_of(application: Application) -> dict[str, Any]:
-    """The model that an application runs: the fields of `serving.app.Release`."""
+    """The model that an application runs: the fields of `serving.service.Release`."""
     return application["deployments"][0]["user_config"]
 
 
@@ -203,12 +204,13 @@ def _describe(application: Application) -> dict[str, Any]:
     """The entry of one service in GET /v1/models."""
     release = release_of(application)
     bundle = read_description(Path(release["bundle"]))
+    known = {"labels": bundle.labels} if TASKS[bundle.task].labelled else {"max_length": bundle.max_length}
     return {
         "service": application["name"],
         "name": release["name"],
         "version": release["version"],
         "task": bundle.task,
-        "labels": bundle.labels,
+        **known,
     }
 
 

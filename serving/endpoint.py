@@ -7,69 +7,104 @@ error would. Bodies are counted as they arrive, whatever their Content-Length sa
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from configs.schema.serving import ServingSpec
-from serving.classifier import Prediction
 from serving.inputs import InputError
+from serving.service import Answer, Caller, ClientLeft, InService, Refused, Stream, event, to_json
 
 PROBLEM = "application/problem+json"
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+LEFT = 499  # nginx's status for a client that did not wait; nobody reads it
+UNFORESEEN = "something failed here; quote the request id"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 logger = logging.getLogger("ray.serve")
 
 
-class Question(BaseModel):
-    """The body of a request."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    inputs: list[str | dict[str, JsonValue] | list[JsonValue]] = Field(min_length=1)  # the model checks their kind
-    scores: bool = False
-    details: bool = False
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The body of an answer; the predictions stand in the order of the inputs."""
-
-    model: dict[str, str]
-    predictions: list[Prediction]
-
-
-def create_app(service: str, spec: ServingSpec, answer: Callable[[Question], Awaitable[Answer]]) -> FastAPI:
-    """The HTTP of one service around `answer`, which raises `InputError` for an input that it refuses."""
+def create_app(service: str, spec: ServingSpec, model: Callable[[], InService]) -> FastAPI:
+    """The HTTP of one service; `model` gives what answers now."""
     app = _bare_app(spec.max_body_bytes)
 
     @app.post(f"/v1/{service}")
-    async def predict(request: Request) -> Response:
-        question = None
-        try:
-            async with asyncio.timeout(spec.request_timeout_s):
-                question = read_question(await request.body(), spec.max_inputs)
-                answered = await answer(question)
-        except InputError as error:  # no other: their messages may quote the customer
-            raise HTTPException(422, str(error)) from None
-        except TimeoutError:
-            if question is None:
-                raise HTTPException(408, f"the body was not sent within {spec.request_timeout_s:g} s") from None
-            raise HTTPException(503, f"no answer within {spec.request_timeout_s:g} s", {"Retry-After": "1"}) from None
-        content = _json({"model": answered.model, "predictions": answered.predictions})
-        return Response(content, media_type="application/json")
+    async def ask(request: Request) -> Response:
+        return await _answered(request, model(), "", spec.request_timeout_s)
+
+    @app.api_route(f"/v1/{service}/{{path:path}}", methods=METHODS)
+    async def ask_below(request: Request, path: str) -> Response:
+        return await _answered(request, model(), path, spec.request_timeout_s)
 
     return app
+
+
+async def _answered(request: Request, model: InService, path: str, seconds: float) -> Response:
+    """The model's answer to a request below the service."""
+    if (route := model.routes.get(path)) is None:
+        raise HTTPException(404)
+    if request.method != "POST":
+        raise HTTPException(405, headers={"Allow": "POST"})
+    caller = Caller(lambda: _left(request), asyncio.get_running_loop().time() + seconds)
+    body = None
+    try:
+        async with asyncio.timeout_at(caller.until):
+            body = await request.body()
+            answer = await route(body, caller)
+    except InputError as error:  # no other: their messages may quote the customer
+        raise Refused(422, str(error), "inputs") from None
+    except TimeoutError:
+        if body is None:
+            raise Refused(408, f"the body was not sent within {seconds:g} s") from None
+        raise Refused(503, f"no answer within {seconds:g} s", retry=True) from None
+    except ClientLeft:
+        return Response(status_code=LEFT)
+    return _response(answer, request.state.request_id, seconds)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _response(answer: Answer, request_id: str, seconds: float) -> Response:
+    if isinstance(answer, Stream):
+        return _Events(answer, request_id, seconds)
+    return Response(to_json(answer), media_type="application/json")
+
+
+class _Events(StreamingResponse):
+    """A stream, ended by one event more where it fails, and given up where the client goes away."""
+
+    def __init__(self, stream: Stream, request_id: str, seconds: float) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(_to_the_end(stream, request_id, seconds), headers=headers, media_type="text/event-stream")
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._stream.close()
+
+
+async def _to_the_end(stream: Stream, request_id: str, seconds: float) -> AsyncIterator[bytes]:
+    try:
+        async for each in stream.events:
+            yield each
+    except TimeoutError:
+        yield event(problem_of(503, f"the text was not written within {seconds:g} s", request_id), "error")
+    except Exception as error:  # noqa: BLE001 - whatever it is, its message may quote the customer
+        _log(error, request_id)
+        yield event(problem_of(500, UNFORESEEN, request_id), "error")
 
 
 def create_catalogue(models: Callable[[], list[dict[str, Any]]]) -> FastAPI:
@@ -84,7 +119,7 @@ def create_catalogue(models: Callable[[], list[dict[str, Any]]]) -> FastAPI:
     async def list_models() -> dict[str, Any]:
         return {"models": models()}
 
-    @app.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+    @app.api_route("/{path:path}", methods=METHODS)
     async def unknown() -> Response:
         known = ", ".join(sorted(f"/v1/{each['service']}" for each in models())) or "none yet"
         raise HTTPException(404, f"nothing answers here; services: {known}")
@@ -92,23 +127,15 @@ def create_catalogue(models: Callable[[], list[dict[str, Any]]]) -> FastAPI:
     return app
 
 
-def read_question(body: bytes, max_inputs: int) -> Question:
-    """The parsed body; raises `HTTPException` whose detail holds positions and field names, never the text."""
-    try:
-        question = Question.model_validate_json(body)
-    except ValidationError as error:
-        raise HTTPException(*_explain(error)) from None
-    if len(question.inputs) > max_inputs:
-        raise HTTPException(422, f"{len(question.inputs)} inputs; send at most {max_inputs} in one request")
-    return question
+def problem_of(status: int, detail: str, request_id: str = "") -> dict[str, Any]:
+    """The object of RFC 9457."""
+    named = {"request_id": request_id} if request_id else {}
+    return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **named}
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, request_id: str = "") -> Response:
     """An RFC 9457 answer."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    if request_id:
-        body["request_id"] = request_id
-    return Response(_json(body), status, dict(headers or {}), PROBLEM)
+    return Response(to_json(problem_of(status, detail, request_id)), status, dict(headers or {}), PROBLEM)
 
 
 class Guard:
@@ -152,12 +179,9 @@ class Guard:
             detail = f"the body is larger than {self._max_body_bytes} bytes"
             await problem(413, detail, {"Connection": "close"}, request_id)(scope, receive, send_named)
         except Exception as error:  # noqa: BLE001 - whatever it is, its message may quote the customer
-            frames = "".join(traceback.format_tb(error.__traceback__)[-3:])
-            logger.error("request %s failed with %s\n%s", request_id, type(error).__name__, frames)
+            _log(error, request_id)
             if not began:
-                await problem(500, "something failed here; quote the request id", None, request_id)(
-                    scope, receive, send_named
-                )
+                await problem(500, UNFORESEEN, None, request_id)(scope, receive, send_named)
 
 
 class _BodyTooLarge(Exception):
@@ -176,27 +200,7 @@ def _bare_app(max_body_bytes: int) -> FastAPI:
     return app
 
 
-def _explain(error: ValidationError) -> tuple[int, str]:
-    """(status, detail) of the first fault; the detail shows only indices and our own field names of its `loc`."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
-        return 400, f"the body is not JSON in UTF-8{_position(first['msg'])}"
-    if first["type"] == "extra_forbidden":
-        return 422, "the body holds an unknown key; known are inputs, scores and details"
-    field, *rest = [*first["loc"], "", ""][:2]
-    if field == "inputs" and isinstance(rest[0], int):
-        return 422, f"input {rest[0]} is neither a text nor an object, as for pairs and attributes"
-    if field == "inputs":
-        return 422, "inputs must be a list of at least one input"
-    if field in ("scores", "details"):
-        return 422, f"{field} must be true or false"
-    return 422, "the body must be an object with inputs"
-
-
-def _position(message: str) -> str:
-    match = re.search(r"line \d+ column \d+", message)
-    return f": {match.group()}" if match else ""
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+def _log(error: Exception, request_id: str) -> None:
+    """Where it was raised, without its message."""
+    frames = "".join(traceback.format_tb(error.__traceback__)[-3:])
+    logger.error("request %s failed with %s\n%s", request_id, type(error).__name__, frames)

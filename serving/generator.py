@@ -1,18 +1,20 @@
-"""Answer from a decoder's bundle: prompts in, texts out, by greedy search. No Ray, no torch."""
+"""Answer from a decoder's bundle: prompts in, texts out. No Ray, no torch."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from serving.bundle import Bundle, BundleError
-from serving.inputs import TOKENS_PER_BATCH, Input, Row, checked, cut, prompt
-from serving.runtimes import GeneratorModel, one_line, open_bundle
+from serving.inputs import TOKENS_PER_BATCH, Input, InputError, Row, checked, cut, prompt
+from serving.pieces import Text
+from serving.rounds import Writing
+from serving.runtimes import GeneratorModel, Sampling, WriterModel, one_line, open_bundle
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 OPENS = "serving.generator:load_generator"  # its name in the records of tasks
 
@@ -30,22 +32,58 @@ class Generator:
         self, bundle: Bundle, model: GeneratorModel, tokenizer: Tokenizer, tokens_per_batch: int = TOKENS_PER_BATCH
     ) -> None:
         self.bundle = bundle
-        self._model = model
-        self._tokenizer = tokenizer
+        self.model = model
+        self.tokenizer = tokenizer
         self._tokens_per_batch = tokens_per_batch
         tokenizer.no_padding()
-        tokenizer.enable_truncation(bundle.max_length - 1)  # leaves room for a token that is written
+        tokenizer.enable_truncation(self.longest)
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a prompt: those that leave room for a token that is written."""
+        return self.bundle.max_length - 1
+
+    @property
+    def writer(self) -> WriterModel:
+        """The model, where it tells each token as it comes: one that is served does."""
+        assert isinstance(self.model, WriterModel)
+        return self.model
 
     def rows(self, inputs: Sequence[Input]) -> list[Row]:
         """`inputs` in the tokenizer's form. A wrong input raises `InputError` naming the index."""
         return checked(inputs, self.bundle.pairs, self.bundle.attributes)
 
     def predict(self, inputs: Sequence[Input]) -> list[Completion]:
-        """One text for each input, in order. Raises `InputError`."""
+        """The likeliest text for each input, in order; a longer prompt is cut. Raises `InputError`."""
+        encoded = [each.ids for each in self._encoded(inputs)]
+        completed = completions(self.model, encoded, self.bundle.max_length, self._tokens_per_batch)
+        return [{"text": text} for text in self.tokenizer.decode_batch(completed)]
+
+    def prompts(self, inputs: Sequence[Input]) -> list[list[int]]:
+        """Token ids of each input, in order. Raises `InputError` also for one that is longer than the model reads."""
+        encoded = self._encoded(inputs)
+        for index, each in enumerate(encoded):
+            if not len(each):
+                raise InputError(f"input {index} has nothing that the model can read")
+            if each.overflowing:
+                length = len(each) + sum(map(len, each.overflowing))
+                raise InputError(f"input {index} has {length} tokens; this model reads at most {self.longest}")
+        return [each.ids for each in encoded]
+
+    def write(self, given: Input, tell: Callable[[str], None]) -> None:
+        """Tell the likeliest text of one input piece by piece, in another thread. Raises `InputError`.
+
+        A longer prompt is cut. The pieces are together what `predict` gives.
+        """
+        (encoding,) = self._encoded([given])
+        most = self.bundle.max_length - len(encoding)
+        writing = Writing(encoding.ids, most, Sampling(), Text(self.tokenizer), lambda piece, _: tell(piece))
+        if len(encoding):
+            self.writer.write([encoding.ids], most, writing.sampling, lambda _, token: writing.take(token))
+
+    def _encoded(self, inputs: Sequence[Input]) -> list[Encoding]:
         prompts = [prompt(row, None) if isinstance(row, str) else prompt(*row) for row in self.rows(inputs)]
-        encoded = [each.ids for each in self._tokenizer.encode_batch(prompts, add_special_tokens=False)]
-        completed = completions(self._model, encoded, self.bundle.max_length, self._tokens_per_batch)
-        return [{"text": text} for text in self._tokenizer.decode_batch(completed)]
+        return self.tokenizer.encode_batch(prompts, add_special_tokens=False)
 
 
 def completions(

@@ -12,7 +12,8 @@ from configs.loader import Spec
 
 SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 Objection = Literal["outside", "untested", "worse", "labels", "name"]  # reasons against a deployment
-RESERVED_NAMES = frozenset({"models", "catalogue"})  # GET /v1/models, and the application that answers it
+# GET /v1/models, OpenAI's routes, and the application that answers them
+RESERVED_NAMES = frozenset({"models", "completions", "chat", "embeddings", "catalogue", "docs"})
 
 
 class ServingSpec(Spec):
@@ -26,9 +27,24 @@ class ServingSpec(Spec):
     cpus_per_replica: float = Field(
         default=0, ge=0, description="CPUs reserved in Ray; 0 = share the machine with training"
     )
-    max_batch_size: int = Field(default=32, ge=1, description="inputs of several requests that are answered together")
+    max_batch_size: int = Field(
+        default=32,
+        ge=1,
+        description="inputs of several requests that are answered together, texts that are written together",
+    )
     batch_wait_ms: float = Field(
         default=0, ge=0, le=1000, description="ms to wait for more inputs; 0 = take what came during the last batch"
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens that a decoder may write for one input; none = what it holds beside the prompt",
+    )
+    round_tokens: int = Field(
+        default=16, ge=1, description="tokens of each text that a decoder writes before those who wait may join"
+    )
+    max_waiting_texts: int = Field(
+        default=256, ge=1, description="texts that wait for a replica's decoder; a request of more is answered 503"
     )
     max_ongoing_requests: int = Field(default=128, ge=1, description="requests inside a replica at a time")
     max_queued_requests: int = Field(
@@ -79,7 +95,7 @@ def service_name(name: str) -> str:
     if not SERVICE_NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no service name; use a-z, 0-9, - and _, at most 63, such as 'intent'")
     if name in RESERVED_NAMES:
-        raise ValueError(f"{name!r} is taken by GET /v1/models; choose another service name")
+        raise ValueError(f"{name!r} is taken by a route of all services; choose another service name")
     return name
 
 

@@ -90,6 +90,7 @@ class Task:
     labelled: bool  # whether an answer is a label with its probability
     open: str  # (folder of a bundle, threads) -> its predictor, without torch
     open_reference: str  # (folder of a reference bundle, ...) -> its predictor
+    service: str  # (release, serving) -> serving.service.InService: what answers over HTTP
     answering: str  # (predictor) -> jobs.measure.answers.LoadedContender
     smoke: str | None  # (uri, folder, bundle): one question before a deployment
     compare: str | None  # (recipe, rows, measured, figures) -> jobs.measure.comparison.Compared
@@ -188,6 +189,7 @@ CLASSIFY = Task(
     labelled=True,
     open="serving.runtime:load_bundle",
     open_reference="jobs.measure.reference:load_reference",
+    service="serving.labelling:put_in_service",
     answering="jobs.tasks.classify.evaluation:Labelling",
     smoke="jobs.tasks.classify.evaluation:smoke",
     compare="jobs.tasks.classify.evaluation:compare",
@@ -199,7 +201,7 @@ CLASSIFY = Task(
 
 GENERATE = Task(
     name="generate",
-    verbs=BASIC,
+    verbs=(*BASIC, "deploy"),
     runtimes=("ctranslate2",),
     unexported=("torch",),
     steps=("prune", "export", "quantize"),
@@ -249,8 +251,9 @@ GENERATE = Task(
     labelled=False,
     open="serving.generator:load_generator",
     open_reference="jobs.measure.reference:load_decoder",
+    service="serving.writing:put_in_service",
     answering="jobs.tasks.generate.evaluation:Writing",
-    smoke=None,
+    smoke="jobs.tasks.generate.evaluation:smoke",
     compare=None,
     words="jobs.tasks.generate.words:WORDS",
     at_shapes=False,

@@ -1,13 +1,13 @@
 """The runtimes that a bundle can ask for: one file each, imported when a bundle is opened.
 
 A new runtime is a file with `open_model(folder, bundle, threads)` and a record in `configs.schema.runtimes.RUNTIMES`;
-the function returns a `ClassifierModel`, a `TextModel` or a `GeneratorModel`.
+the function returns a `ClassifierModel`, a `TextModel` or a `WriterModel`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -53,12 +53,37 @@ class GeneratorModel(Protocol):
         ...
 
 
+class Sampling(NamedTuple):
+    """How the next token is chosen: the likeliest at temperature 0, else drawn."""
+
+    temperature: float = 0.0  # the logits are divided by it
+    top_k: int = 0  # from so many of the likeliest; 0: from all
+    top_p: float = 1.0  # from the likeliest that have this probability together
+
+
+Step = Callable[
+    [int, int | None], bool
+]  # (row, token, or None where the model ends the text) -> whether to end the row
+
+
+@runtime_checkable
+class WriterModel(GeneratorModel, Protocol):
+    """Continues token ids, and tells each token as it comes: what is served."""
+
+    def write(self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling, step: Step) -> None:
+        """Continue prompts of any lengths by `most` tokens each at most.
+
+        `step` is called in any one thread. An error of it ends the call, which raises it.
+        """
+        ...
+
+
 class Opened(NamedTuple):
     """A verified bundle, ready to answer."""
 
     bundle: Bundle
     tokenizer: Tokenizer
-    model: Any  # of the task: ClassifierModel, TextModel or GeneratorModel
+    model: Any  # of the task: ClassifierModel, TextModel or WriterModel
 
 
 def open_bundle(folder: Path, opens: str, threads: int) -> Opened:

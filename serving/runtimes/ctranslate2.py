@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.schema.runtimes import RUNTIMES, VOCABULARY
 from serving.bundle import Bundle, BundleError
-from serving.runtimes import int4
+from serving.runtimes import Sampling, Step, int4
 
 if TYPE_CHECKING:
-    from ctranslate2 import Generator
+    from ctranslate2 import GenerationStepResult, Generator
 
 MODEL, CONFIG = RUNTIMES["ctranslate2"].model, "config.json"
 COMPUTE = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
 class Ctranslate2Model:
-    """Greedy search over token ids; the library itself wants the names of tokens."""
+    """Tokens that follow token ids; the library itself wants the names of tokens."""
 
-    def __init__(self, generator: Generator, tokens: list[str]) -> None:
-        self._generator = generator
+    def __init__(self, generator: Generator, tokens: list[str], end: str) -> None:
+        """`end`: name of the token that ends a text."""
+        self._held = [generator]
         self._tokens = tokens
+        self._end = tokens.index(end)
+        # A process that ends before its generator is aborted, where a callback was used.
+        self.close = weakref.finalize(self, self._held.clear)
 
     def complete(self, prompts: Sequence[Sequence[int]], max_length: int) -> list[list[int]]:
         """Completions without the prompt and without the token that ends a text."""
-        results = self._generator.generate_batch(
-            [[self._tokens[token] for token in ids] for ids in prompts],
+        results = self._held[0].generate_batch(
+            self._named(prompts),
             beam_size=1,
             max_length=max_length - len(prompts[0]),
             include_prompt_in_result=False,
         )
         return [result.sequences_ids[0] for result in results]
+
+    def write(self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling, step: Step) -> None:
+        """See `WriterModel`."""
+
+        def told(result: GenerationStepResult) -> bool:
+            return step(result.batch_id, None if result.token_id == self._end else result.token_id)
+
+        drawn = sampling.temperature > 0
+        self._held[0].generate_batch(
+            self._named(prompts),
+            beam_size=1,
+            max_length=most,
+            include_prompt_in_result=False,
+            sampling_topk=min(sampling.top_k, len(self._tokens)) if drawn else 1,
+            sampling_topp=sampling.top_p if drawn else 1,
+            sampling_temperature=sampling.temperature if drawn else 1,
+            callback=told,
+        )
+
+    def _named(self, prompts: Sequence[Sequence[int]]) -> list[list[str]]:
+        return [[self._tokens[token] for token in ids] for ids in prompts]
 
 
 def open_model(folder: Path, bundle: Bundle, threads: int) -> Ctranslate2Model:
@@ -45,8 +71,10 @@ def open_model(folder: Path, bundle: Bundle, threads: int) -> Ctranslate2Model:
 
 def open_file(folder: Path, precision: str, threads: int) -> Ctranslate2Model:
     """A decoder on the CPU."""
-    tokens = json.loads((folder / VOCABULARY).read_bytes())
-    return Ctranslate2Model(open_generator(folder, precision, threads), tokens)
+    tokens, config = (json.loads((folder / name).read_bytes()) for name in (VOCABULARY, CONFIG))
+    if (end := config.get("eos_token")) not in tokens:
+        raise BundleError(f"{folder / CONFIG}: its eos_token is no token of {VOCABULARY}")
+    return Ctranslate2Model(open_generator(folder, precision, threads), tokens, end)
 
 
 def open_generator(folder: Path, precision: str, threads: int) -> Generator:

@@ -137,7 +137,7 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
         "name: a\nsearch: {space: {distillation.temperature: {uniform: [4, 1]}}}",
         ["search.space.distillation.temperature: uniform: [4.0, 1.0] is empty", "the low end comes first"],
     ),
-    "reserved service": ("name: models", ["'models' is taken by GET /v1/models", "choose another service name"]),
+    "reserved service": ("name: models", ["'models' is taken by a route of all services", "choose another service name"]),
     "reserved service of its own": (
         "name: a\nserving: {service: catalogue}",
         ["serving.service: 'catalogue' is taken", "choose another"],
@@ -240,7 +240,7 @@ COMMAND_LINES: dict[str, tuple[list[str], list[str]]] = {
     "override below a number": (["seed.deep=1"], ["seed.deep: seed is 7 and has no fields"]),
     "override of extends": (["extends=base.yaml"], ["extends: unknown key", "known here: "]),
     "override that the rest does not go with": (["engine.offload=all"], ["engine: offload=all needs zero_stage 3"]),
-    "override by a name that is taken": (["name=models"], ["name: 'models' is taken by GET /v1/models"]),
+    "override by a name that is taken": (["name=models"], ["name: 'models' is taken by a route of all services"]),
     "unknown option": (["--dry-run"], ["unrecognized arguments: --dry-run", "see --help"]),
     "shortened option": (["--print"], ["unrecognized arguments: --print", "see --help"]),
     "option without its value": (["--config"], ["--config: expected one argument", "see --help"]),

@@ -3,17 +3,20 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from configs.schema.serving import ServingSpec
-from serving.app import Loaded, Release, Service, ServiceArgs, Waiting, predict_together
+from serving.app import Service, ServiceArgs
 from serving.bundle import BundleError
 from serving.classifier import Classifier
-from serving.endpoint import Answer, Question, create_app, create_catalogue
+from serving.endpoint import create_app, create_catalogue
+from serving.labelling import Labelling, Waiting
 from serving.runtime import load_bundle
+from serving.service import Answer, Caller, InService, Release, Route
 from tests.tiny.bundles import LABELS, write_tiny_bundle
 
 SECRET = "my-card-is-4111"
@@ -27,18 +30,31 @@ def classifier(tmp_path_factory) -> Classifier:
     return load_bundle(folder)
 
 
+RELEASE = Release(bundle="a", name="t", version="1")
+
+
 @pytest.fixture
 def client(classifier: Classifier) -> Iterator[TestClient]:
-    async def answer(question: Question) -> Answer:
-        predictions = classifier.predict(question.inputs, question.scores, question.details)
-        return Answer(model={"name": "t", "version": "1"}, predictions=predictions)
-
-    with client_of(answer) as made:
+    with client_of(Labelling(classifier, RELEASE, SPEC)) as made:
         yield made
 
 
-def client_of(answer: Callable, spec: ServingSpec = SPEC) -> TestClient:
-    return TestClient(create_app("intent", spec, answer), raise_server_exceptions=False)
+def client_of(model: InService, spec: ServingSpec = SPEC) -> TestClient:
+    return TestClient(create_app("intent", spec, lambda: model), raise_server_exceptions=False)
+
+
+class Answering:
+    """A model in service that answers as it is told."""
+
+    def __init__(self, answer: Route) -> None:
+        self.routes = {"": answer}
+
+    def running_s(self) -> float:
+        return 0.0
+
+
+async def never(body: bytes, caller: Caller) -> Answer:
+    raise AssertionError
 
 
 def assert_problem(response, status: int, detail: str) -> None:
@@ -110,10 +126,7 @@ def test_a_body_that_is_wrong_gets_a_problem_that_does_not_repeat_it(client: Tes
     "body", [{}, {"inputs": None}, {"inputs": "a text"}, {"inputs": []}, {"inputs": [], "scores": True}]
 )
 def test_a_question_of_nothing_is_a_line_and_reaches_no_model(body: dict):
-    async def never(question: Question) -> Answer:
-        raise AssertionError
-
-    with client_of(never) as client:
+    with client_of(Labelling(cast(Classifier, None), RELEASE, SPEC)) as client:
         response = client.post("/v1/intent", json=body)
     assert_problem(response, 422, "")
     assert response.json()["detail"] == "inputs must be a list of at least one input"
@@ -139,11 +152,7 @@ def test_a_body_of_as_many_bytes_as_are_allowed_is_read_and_one_more_is_not(clie
 def test_attributes_are_answered_as_their_text(tmp_path: Path):
     write_tiny_bundle(tmp_path / "bundle", attributes=True)
     classifier = load_bundle(tmp_path / "bundle")
-
-    async def answer(question: Question) -> Answer:
-        return Answer(model={}, predictions=classifier.predict(question.inputs))
-
-    with client_of(answer) as client:
+    with client_of(Labelling(classifier, RELEASE, SPEC)) as client:
         given = [{"order": "refund"}, [["order", "refund"]], "order: refund"]
         response = client.post("/v1/intent", json={"inputs": given})
         assert response.json()["predictions"] == classifier.predict(["order: refund"]) * 3
@@ -156,25 +165,22 @@ def test_a_null_byte_and_a_text_of_any_script_are_answered(client: TestClient):
 
 
 @pytest.mark.parametrize("declared", ["10", "999999", None])
-def test_a_body_is_counted_whatever_its_length_header_says(classifier: Classifier, declared: str | None):
-    async def never(question: Question) -> Answer:
-        raise AssertionError
-
+def test_a_body_is_counted_whatever_its_length_header_says(declared: str | None):
     chunks = [{"type": "http.request", "body": b" " * 1500, "more_body": True} for _ in range(1000)]
     given = len(chunks)
     headers = [(b"content-length", declared.encode())] if declared else []
-    sent = ask_asgi(create_app("intent", SPEC, never), chunks, headers)
+    sent = ask_asgi(create_app("intent", SPEC, lambda: Answering(never)), chunks, headers)
     assert sent[0]["status"] == 413
     assert b"larger than 2048 bytes" in sent[1]["body"]
     assert given - len(chunks) == 2  # the rest was never read
 
 
 def test_serve_mounts_the_app_at_its_own_path_and_no_redirect_follows(client: TestClient):
-    async def answer(question: Question) -> Answer:
-        return Answer(model={}, predictions=[])
+    async def answer(body: bytes, caller: Caller) -> Answer:
+        return {}
 
     body = [{"type": "http.request", "body": b'{"inputs": ["a"]}', "more_body": False}]
-    sent = ask_asgi(create_app("intent", SPEC, answer), body, [], root_path="/v1/intent")
+    sent = ask_asgi(create_app("intent", SPEC, lambda: Answering(answer)), body, [], root_path="/v1/intent")
     assert sent[0]["status"] == 200
 
 
@@ -194,10 +200,10 @@ def test_other_paths_and_methods_get_a_problem(client: TestClient):
 
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError, KeyError])
 def test_an_unforeseen_error_tells_only_the_request_id(kind: type[Exception], caplog: pytest.LogCaptureFixture):
-    async def broken(question: Question) -> Answer:
-        raise kind(f"cannot handle {question.inputs}")
+    async def broken(body: bytes, caller: Caller) -> Answer:
+        raise kind(f"cannot handle {body!r}")
 
-    with client_of(broken) as client:
+    with client_of(Answering(broken)) as client:
         response = client.post("/v1/intent", json={"inputs": [SECRET]})
     assert_problem(response, 500, "quote the request id")
     assert response.json()["request_id"] in caplog.text
@@ -206,25 +212,22 @@ def test_an_unforeseen_error_tells_only_the_request_id(kind: type[Exception], ca
 
 
 def test_a_request_that_takes_too_long_gets_a_problem_that_says_when_to_come_back():
-    async def slow(question: Question) -> Answer:
+    async def slow(body: bytes, caller: Caller) -> Answer:
         await asyncio.Event().wait()
         raise AssertionError
 
-    with client_of(slow, ServingSpec.model_validate({"request_timeout_s": 0.01})) as client:
+    with client_of(Answering(slow), ServingSpec.model_validate({"request_timeout_s": 0.01})) as client:
         response = client.post("/v1/intent", json={"inputs": ["a"]}, headers={"x-request-timeout-seconds": "0"})
     assert_problem(response, 503, "no answer within 0.01 s")
     assert response.headers["retry-after"] == "1"
 
 
 def test_a_body_that_does_not_end_is_given_up():
-    async def unasked(question: Question) -> Answer:
-        raise AssertionError
-
-    async def never() -> dict:
+    async def nothing() -> dict:
         return await asyncio.Future()
 
-    app = create_app("intent", ServingSpec.model_validate({"request_timeout_s": 0.01}), unasked)
-    start, body = ask_asgi(app, [{"type": "http.request", "body": b"{", "more_body": True}], [], then=never)
+    app = create_app("intent", ServingSpec.model_validate({"request_timeout_s": 0.01}), lambda: Answering(never))
+    start, body = ask_asgi(app, [{"type": "http.request", "body": b"{", "more_body": True}], [], then=nothing)
     assert start["status"] == 408
     assert json.loads(body["body"])["detail"] == "the body was not sent within 0.01 s"
 
@@ -245,28 +248,28 @@ def test_a_catalogue_of_nothing_is_an_empty_list():
         )
 
 
-def test_requests_before_and_after_a_swap_are_answered_by_their_own_model(tmp_path: Path, classifier: Classifier):
+def test_a_swapped_model_answers_what_it_was_asked(tmp_path: Path, classifier: Classifier):
     write_tiny_bundle(tmp_path / "other", seed=1)
-    old = Loaded(classifier, Release(bundle="a", name="t", version="1"))
-    new = Loaded(load_bundle(tmp_path / "other"), Release(bundle="b", name="t", version="2"))
-    batch = [Waiting(old, ["refund", "now"], False), Waiting(new, ["refund"], True), Waiting(old, ["order"], False)]
-    first, second, third = predict_together(batch)
-    assert [each["label"] for each in (*first, *third)] == [
-        each["label"] for each in classifier.predict(["refund", "now", "order"])
-    ]
-    assert second == new.classifier.predict(["refund"], all_scores=True)
-    assert all("scores" not in each for each in (*first, *third))
+    other = load_bundle(tmp_path / "other")
+    models = iter(
+        [Labelling(classifier, RELEASE, SPEC), Labelling(other, RELEASE.model_copy(update={"version": "2"}), SPEC)]
+    )
+    app = create_app("intent", SPEC, lambda: next(models))
+    with TestClient(app) as client:
+        answers = [client.post("/v1/intent", json={"inputs": ["refund"]}).json() for _ in range(2)]
+    assert [each["model"]["version"] for each in answers] == ["1", "2"]
+    assert [each["predictions"] for each in answers] == [each.predict(["refund"]) for each in (classifier, other)]
 
 
 def test_what_one_request_asks_for_no_other_gets(classifier: Classifier):
-    loaded = Loaded(classifier, Release(bundle="a", name="t", version="1"))
+    together = Labelling(classifier, RELEASE, SPEC).predict_together
     asked = [{"all_scores": True}, {"details": True}, {}, {"all_scores": True, "details": True}]
-    got = [set(each) for (each,) in predict_together([Waiting(loaded, ["refund"], **wanted) for wanted in asked])]
+    got = [set(each) for (each,) in together([Waiting(["refund"], **wanted) for wanted in asked])]
     plain, scores, details = {"label", "score"}, {"scores"}, {"unknown", "cut", "ms"}
     assert got == [plain | scores, plain | details, plain, plain | scores | details]
 
 
-def test_requests_that_come_while_a_batch_runs_are_answered_together(monkeypatch: pytest.MonkeyPatch):
+def test_requests_that_come_while_a_batch_runs_are_answered_together():
     began, go_on = threading.Event(), threading.Event()
     sizes: list[int] = []
 
@@ -281,24 +284,28 @@ def test_requests_that_come_while_a_batch_runs_are_answered_together(monkeypatch
             return [{"label": row, "score": 1.0} for row in rows]
 
     async def ask_all() -> list[Answer]:
-        service = service_of()
-        await service.reconfigure({"bundle": "a", "name": "t", "version": "1"})
-        first = asyncio.create_task(service.answer(Question(inputs=["first"])))
+        answer = Labelling(cast(Classifier, Slow()), RELEASE, SPEC.model_copy(update={"max_batch_size": 32})).routes[""]
+
+        async def ask(text: str) -> Answer:
+            return await answer(json.dumps({"inputs": [text]}).encode(), caller)
+
+        caller = Caller(asyncio.Event().wait, asyncio.get_running_loop().time() + 10)
+        first = asyncio.create_task(ask("first"))
         await asyncio.to_thread(began.wait, 10)
         rest = []
         for index in range(10):  # one by one: Serve's own would make ten batches of them
-            rest.append(asyncio.create_task(service.answer(Question(inputs=[str(index)]))))
+            rest.append(asyncio.create_task(ask(str(index))))
             await asyncio.sleep(0)
         go_on.set()
         return await asyncio.gather(first, *rest)
 
-    monkeypatch.setattr("serving.app.load_bundle", lambda folder, threads: Slow())
     answers = asyncio.run(ask_all())
-    assert [answer.predictions[0]["label"] for answer in answers] == ["first", *map(str, range(10))]
+    bodies = [cast(dict, answer) for answer in answers]
+    assert [body["predictions"][0]["label"] for body in bodies] == ["first", *map(str, range(10))]
     assert sizes == [1, 10]
 
 
-def test_a_bundle_that_does_not_load_leaves_the_loaded_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_bundle_that_does_not_load_leaves_the_loaded_one(tmp_path: Path):
     write_tiny_bundle(tmp_path / "good")
 
     async def swap() -> None:
@@ -326,7 +333,7 @@ def service_of() -> Service:
         ({"host": "0.0.0.0"}, "not a loopback address"),
         ({"host": "shop.example"}, "not a loopback address"),
         ({"service": "Intent"}, "no service name"),
-        ({"service": "models"}, "taken by GET /v1/models"),
+        ({"service": "models"}, "taken by a route of all services"),
         ({"max_ongoing_requests": 8}, "a batch never fills; raise it to 32"),
         ({"replica": 2}, "Extra inputs"),
     ],

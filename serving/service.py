@@ -1,0 +1,101 @@
+"""A bundle in service: what HTTP asks of it, whatever its task.
+
+The record of a task names the function that puts its bundles in service, `(release, spec) -> InService`. A new task is
+one such function; `serving.labelling` and `serving.writing` are two.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import Field
+from starlette.exceptions import HTTPException
+
+from configs.loader import Spec
+from configs.schema.serving import ServingSpec
+from configs.schema.tasks import TASKS, named
+from serving.bundle import read_description
+
+
+class Release(Spec):
+    """The model that a service runs: Serve's `user_config`."""
+
+    bundle: str = Field(description="folder of the bundle, the same on every node")
+    name: str = Field(description="name that answers carry")
+    version: str = Field(description="version that answers carry")
+
+    @property
+    def model(self) -> dict[str, str]:
+        """As answers name it."""
+        return {"name": self.name, "version": self.version}
+
+
+class Refused(HTTPException):
+    """A request is not answered; the one line names the field and the reason, never the customer's text."""
+
+    def __init__(self, status: int, detail: str, field: str | None = None, retry: bool = False) -> None:
+        """`field`: of the body, that is at fault; `retry`: whether the same request may be answered a second later."""
+        super().__init__(status, detail, {"Retry-After": "1"} if retry else None)
+        self.field = field
+
+
+class ClientLeft(Exception):
+    """Nobody waits for the answer any more."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who waits for an answer."""
+
+    left: Callable[[], Awaitable[object]]  # returns once the client has gone away
+    until: float  # time of the event loop when the answer is given up
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An answer that is sent as it comes."""
+
+    events: AsyncIterator[bytes]  # server-sent events
+    close: Callable[[], None]  # ends the work, wherever it is
+
+
+Answer = Mapping[str, Any] | Stream  # an object to be sent as JSON, or a stream
+Route = Callable[[bytes, Caller], Awaitable[Answer]]  # of a request's body
+
+
+class InService(Protocol):
+    """A loaded bundle that answers the requests of one event loop."""
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """What answers, by what follows `/v1/<service>` in the path; "" is the service itself.
+
+        A route raises `Refused`, `serving.inputs.InputError` for an input that it refuses, `TimeoutError` at the end of
+        `Caller.until` and `ClientLeft`. Before it returns a `Stream` everything about the request is checked.
+        """
+        ...
+
+    def running_s(self) -> float:
+        """Seconds for which the work at hand has not got on; 0 where there is none."""
+        ...
+
+
+def event(data: Any, kind: str = "") -> bytes:
+    """A server-sent event that holds JSON; of a `kind`, where it is no plain message."""
+    head = f"event: {kind}\n".encode() if kind else b""
+    return head + b"data: " + to_json(data) + b"\n\n"
+
+
+def to_json(value: Any) -> bytes:
+    """JSON in UTF-8, without line breaks."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def put_in_service(release: Release, spec: ServingSpec) -> InService:
+    """Verify the bundle and load it as its task wants it. Raises `BundleError`."""
+    task = TASKS[read_description(Path(release.bundle)).task]
+    return named(task.service)(release, spec)
