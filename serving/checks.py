@@ -10,7 +10,6 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -43,6 +42,7 @@ class Wording(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    attributes: list[str] = Field(default_factory=list, description="names of all attributes")
     said: list[str] = Field(default_factory=list, description="attributes whose values the answers say")
     spelled: list[str] = Field(default_factory=list, description="of these, those whose capital letters they keep")
     values: list[str] = Field(default_factory=list, description="values of several words, of any attribute")
@@ -52,13 +52,6 @@ class Wording(BaseModel):
     min_words: int = Field(default=0, description="of nearly all answers")
     max_words: int = Field(default=1_000_000, description="of nearly all answers")
     max_repeated: float = Field(default=1.0, description="of nearly all answers")
-
-
-class Given(NamedTuple):
-    """What a text is written of: the prompt, and the attributes in it."""
-
-    prompt: str
-    slots: Slots = ()
 
 
 class Rules(BaseModel):
@@ -79,14 +72,17 @@ class Checks:
         self._values = {spaced_terms(value) for value in rules.wording.values}
         self._longest = max((value.count(" ") - 1 for value in self._values), default=0)
         self._said, self._spelled = set(rules.wording.said), set(rules.wording.spelled)
+        names = "|".join(map(re.escape, sorted(rules.wording.attributes, key=len, reverse=True)))
+        self._attribute = re.compile(rf"(?:^|; |\n)(?P<name>{names}): ") if names else None
         self._blocked = [spaced_terms(word) for word in rules.asked.blocked]
 
-    def faults(self, text: str, given: Given) -> list[str]:
-        """Keys of `FAULTS`, none of them twice; empty where the text may go out."""
+    def faults(self, text: str, prompt: str) -> list[str]:
+        """Keys of `FAULTS`, none of them twice; empty where the text may go out. `prompt`: what it is written of."""
+        slots = self.slots(prompt)
         found = [
-            *(["unsaid"] if self.asked.said and self._leaves_out(text, given.slots) else []),
-            *(self._invented(text, given) if self.asked.given else []),
-            *(["spelling"] if self._misspells(text, given.slots) else []),
+            *(["unsaid"] if self.asked.said and self._leaves_out(text, slots) else []),
+            *(self._invented(text, prompt) if self.asked.given else []),
+            *(["spelling"] if self._misspells(text, slots) else []),
             *(["blocked"] if any(word in spaced_terms(text) for word in self._blocked) else []),
         ]
         terms, asked, usual = units.letters(text), self.asked, self._wording
@@ -96,12 +92,17 @@ class Checks:
             found.append("length")
         return found
 
+    def slots(self, prompt: str) -> Slots:
+        """The attributes of a prompt, as `serving.inputs.worded` wrote them."""
+        found = list(self._attribute.finditer(prompt)) if self._attribute else []
+        ends = [*(match.start() for match in found), len(prompt)][1:]
+        return tuple((match["name"], prompt[match.end() : end].strip()) for match, end in zip(found, ends, strict=True))
+
     def _leaves_out(self, text: str, slots: Slots) -> bool:
         spaced = spaced_terms(text)
         return any(name in self._said and is_sayable(value) and not says(spaced, value) for name, value in slots)
 
-    def _invented(self, text: str, given: Given) -> Iterator[str]:
-        read = given_text(given)
+    def _invented(self, text: str, read: str) -> Iterator[str]:
         if numbers(text) - numbers(read) - set(self._wording.numbers):
             yield "number"
         if _other_units(text, read, self._wording.units):
@@ -171,11 +172,6 @@ def misspelled(text: str, name: str) -> bool:
         return False
     found = re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)
     return any(each != name for each in found)
-
-
-def given_text(given: Given) -> str:
-    """All that was given, as one text."""
-    return " ; ".join([given.prompt, *(value for _, value in given.slots)])
 
 
 def new_names(text: str, read: str) -> set[str]:

@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -48,6 +48,14 @@ class Written:
     text: str
     finish_reason: FinishReason | None
     usage: Usage | None
+    held: bool | None = None  # of the last piece of a text that was checked: whether it is held back, and then
+    reason: str | None = None  # why
+
+    @property
+    def checked(self) -> dict[str, Any]:
+        """What the checks say, in an answer."""
+        said = {"held": self.held} | ({"reason": self.reason} if self.reason else {})
+        return {} if self.held is None else said
 
 
 class Manner(BaseModel):
@@ -183,19 +191,29 @@ class Writer:
         prompts = self.generator.prompts(inputs)
         room = [self.generator.bundle.max_length - len(ids) for ids in prompts]
         most = [min(each, manner.max_tokens or limit) for each in room]
-        texts = Texts(prompts, most, manner, self.generator.tokenizer)
+        texts = self._texts(inputs, prompts, most, manner, self.generator.tokenizer)
         try:
             self._rounds.add(texts.writings)
         except QueueFull:
             raise Refused(503, "too many texts wait already; ask again", retry=True) from None
         return texts
 
+    def _texts(self, inputs: Sequence[Input], *of_texts: Any) -> Texts:
+        if self.generator.checks is None:
+            return Texts(*of_texts)
+        from serving.checked import CheckedTexts
+
+        return CheckedTexts(self.generator, self._rounds, self.generator.worded(inputs), *of_texts)
+
     async def _answer(self, body: bytes, caller: Caller) -> Answer:
         question = read_question(body, WriteQuestion, self.spec.max_inputs)
         texts = self.begin(question.inputs, question)
         if question.stream:
             return Stream(self._events(texts, caller.until), texts.leave)
-        predictions = [{"text": each.text, "finish_reason": each.finish_reason} for each in await texts.whole(caller)]
+        predictions = [
+            {"text": each.text, "finish_reason": each.finish_reason} | each.checked
+            for each in await texts.whole(caller)
+        ]
         return {"model": self.release.model, "predictions": predictions}
 
     async def _events(self, texts: Texts, until: float) -> AsyncIterator[bytes]:
@@ -203,6 +221,7 @@ class Writer:
             piece = {"index": each.index, "text": each.text}
             if each.finish_reason:
                 piece |= {"finish_reason": each.finish_reason, "usage": each.usage, "model": self.release.model}
+                piece |= each.checked
             yield event(piece)
 
 

@@ -7,14 +7,13 @@ import pytest
 
 from configs.schema.checks import ChecksSpec
 from serving.bundle import CHECKS, BundleError
-from serving.checks import FAULTS, Checks, Given, Rules, Wording, names, numbers, read_checks, repeated
+from serving.checks import FAULTS, Checks, Rules, Wording, names, numbers, read_checks, repeated
+from serving.inputs import prompt, worded
 
-LAPTOP = Given(
-    "name: Tecra 22; memory: 2 gb; warranty: 1 year; wifi: yes\n",
-    (("name", "Tecra 22"), ("memory", "2 gb"), ("warranty", "1 year"), ("wifi", "yes")),
-)
+LAPTOP = "name: Tecra 22; memory: 2 gb; warranty: 1 year; wifi: yes\n"
 GOOD = "The Tecra 22 has 2 gb of memory and a warranty of 1 year."
 WORDING = Wording(
+    attributes=["memory", "name", "warranty", "wifi"],
     said=["memory", "name", "warranty", "wifi"],
     spelled=["name"],
     values=["Tecra 22", "Satellite 7", "3 years", "hairline finish"],
@@ -75,10 +74,16 @@ def test_what_a_recipe_asks_goes_before_what_is_usual():
 
 def test_chinese_is_checked_by_its_characters():
     wording = WORDING.model_copy(
-        update={"said": ["内存"], "units": ["gb", "年"], "values": ["银色 外壳"], "min_words": 0}
+        update={
+            "attributes": ["内存", "保修"],
+            "said": ["内存"],
+            "units": ["gb", "年"],
+            "values": ["银色 外壳"],
+            "min_words": 0,
+        }
     )
     asked = Checks(Rules(asked=ChecksSpec(enabled=True), wording=wording))
-    given = Given("内存: 8 GB; 保修: 2 年\n", (("内存", "8 GB"), ("保修", "2 年")))
+    given = "内存: 8 GB; 保修: 2 年\n"
     assert asked.faults("这款电脑有8GB内存,保修2年。", given) == []
     assert asked.faults("这款电脑保修2年。", given) == ["unsaid"]
     assert asked.faults("这款电脑有8GB内存,保修3年。", given) == ["number"]
@@ -109,3 +114,9 @@ def test_checks_are_read_from_a_bundle(tmp_path: Path):
     (tmp_path / CHECKS).write_text('{"asked": {}, "wording": {"said": 1}}')
     with pytest.raises(BundleError, match=r"checks\.json: wording\.said: Input should be a valid array"):
         read_checks(tmp_path)
+
+
+def test_attributes_are_read_out_of_a_prompt_as_they_were_worded():
+    slots = (("name", "Tecra: 22; new"), ("memory", "2 gb"), ("name", "Other 3"))
+    assert checks().slots(prompt(worded(slots), "memory: 4 gb")) == (*slots, ("memory", "4 gb"))
+    assert checks().slots("tell me of the memory: please") == ()

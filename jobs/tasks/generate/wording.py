@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jobs.data.source import Row
 from serving import checks, units
-from serving.checks import Given, Wording
+from serving.checks import Wording
 from serving.inputs import Slots, prompt
 
 SAID = 0.95  # share of the answers with an attribute that say its value, so that every text must
@@ -22,14 +22,14 @@ class Learner:
     def __init__(self) -> None:
         self._given, self._said = Counter[str](), Counter[str]()  # by attribute: values, and those that are said
         self._cased, self._kept = Counter[str](), Counter[str]()  # of these: with capital letters, which are kept
-        self._values, self._units = set[str](), set[str]()
+        self._attributes, self._values, self._units = set[str](), set[str](), set[str]()
         self._numbers, self._names = Counter[str](), Counter[str]()
         self._lengths, self._repeats = list[int](), list[float]()
 
     def see(self, row: Row) -> None:
         """Take the answer of one training row in."""
         self._see_values(row.label, row.slots)
-        read = checks.given_text(given_of(row))
+        read = prompt(row.text, row.pair)
         self._numbers.update(checks.numbers(row.label) - checks.numbers(read))
         self._names.update(checks.new_names(row.label, read))
         terms = units.letters(row.label)
@@ -43,6 +43,7 @@ class Learner:
     def wording(self) -> Wording:
         """What the answers so far teach."""
         return Wording(
+            attributes=sorted(self._attributes),
             said=sorted(name for name, count in self._given.items() if self._said[name] >= SAID * count),
             spelled=sorted(name for name, count in self._cased.items() if self._kept[name] >= SPELLED * count),
             values=sorted(self._values),
@@ -57,6 +58,7 @@ class Learner:
     def _see_values(self, answer: str, slots: Slots) -> None:
         spaced = checks.spaced_terms(answer)
         for name, value in slots:
+            self._attributes.add(name)
             if checks.has_several_terms(value):
                 self._values.add(value)
             self._units.update(word for _, word in checks.measures(value) if word)
@@ -68,11 +70,6 @@ class Learner:
             if says and value != value.lower():
                 self._cased[name] += 1
                 self._kept[name] += not checks.misspelled(answer, value)
-
-
-def given_of(row: Row) -> Given:
-    """What the answer to a row is written of."""
-    return Given(prompt(row.text, row.pair), row.slots)
 
 
 def _quantile(numbers: Sequence[float], share: float) -> float:

@@ -5,8 +5,9 @@ import json
 
 from configs.schema.checks import ChecksSpec
 from jobs.data.source import Row
-from jobs.tasks.generate.wording import Learner, given_of
+from jobs.tasks.generate.wording import Learner
 from serving.checks import Checks, Rules, Wording
+from serving.inputs import prompt
 
 
 def row(number: int, answer: str, **attributes: str) -> Row:
@@ -50,8 +51,8 @@ def test_an_attribute_that_some_answers_leave_out_is_not_asked_for():
 
 def test_training_answers_hold_what_they_taught():
     asked = Checks(Rules(asked=ChecksSpec(enabled=True), wording=learned(ROWS)))
-    assert [asked.faults(each.label, given_of(each)) for each in ROWS] == [[]] * len(ROWS)
-    others = [asked.faults(one.label, given_of(other)) for one, other in itertools.pairwise(ROWS)]
+    assert [asked.faults(each.label, prompt(each.text, None)) for each in ROWS] == [[]] * len(ROWS)
+    others = [asked.faults(one.label, prompt(other.text, None)) for one, other in itertools.pairwise(ROWS)]
     assert all("unsaid" in faults for faults in others)
 
 
