@@ -1,7 +1,7 @@
 """Ray Serve's side: one application per service whose ingress holds the model, and a catalogue of them.
 
     POST /v1/<service>   what the service's task answers: see `serving.labelling`, `serving.writing`
-    GET  /v1/models, GET /healthz                            the catalogue, an application without a model
+    GET  /v1/models, GET /healthz, POST /v1/completions      the catalogue, an application without a model
 
 `build` and `build_catalogue` are what Serve imports; `serving.endpoint` is the same HTTP without Ray.
 """
@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -16,11 +17,13 @@ import ray
 from fastapi import FastAPI
 from pydantic import Field
 from ray import serve
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from configs.loader import Spec
 from configs.schema.serving import ServingSpec
 from serving.endpoint import create_app, create_catalogue
-from serving.service import InService, Release, put_in_service
+from serving.relay import through
+from serving.service import InService, Refused, Release, put_in_service
 
 START_ATTEMPTS = 2  # a replica that fails to start twice fails the deployment
 STUCK_AFTER_S = 30.0  # a batch, or a token, takes milliseconds; what has not got on for so long will not
@@ -40,17 +43,23 @@ class Service:
     def __init__(self, args: ServiceArgs) -> None:
         self._args = args
         self._loaded: InService | None = None
+        self._app = create_app(args.service, args.serving, self.model)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         keep_to_node()
-        return create_app(self._args.service, self._args.serving, self.model)
+        return self._app
+
+    async def relay(self, path: str, body: bytes, request_id: str) -> AsyncIterator[bytes]:
+        """The answer to what came to the catalogue for `/v1/<service>/<path>`, see `serving.relay`."""
+        async for part in through(self._app, f"/v1/{self._args.service}/{path}", body, request_id):
+            yield part
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Load the bundle off the event loop, then swap; raises `BundleError` and keeps the old model.
 
         What the old model has begun to answer it answers to the end.
         """
-        load = partial(put_in_service, Release.model_validate(user_config), self._args.serving)
+        load = partial(put_in_service, self._args.service, Release.model_validate(user_config), self._args.serving)
         self._loaded = await asyncio.get_running_loop().run_in_executor(None, load)
 
     def check_health(self) -> None:
@@ -80,14 +89,26 @@ def keep_to_node() -> None:
 
 
 class Catalogue:
-    """Lists the services; it has no model, and answers requests that belong to no service."""
+    """Lists the services, and hands on what names one as its model; it has no model itself."""
 
     def __init__(self) -> None:
         self._models: list[dict[str, Any]] = []
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         keep_to_node()
-        return create_catalogue(lambda: self._models)
+        return create_catalogue(lambda: self._models, ServingSpec.model_validate({}), self._relay)
+
+    async def _relay(self, service: str, path: str, body: bytes, request_id: str) -> AsyncGenerator[bytes, None]:
+        """The parts of the service's answer. Raises `Refused` where none of its replicas takes the request."""
+        handle = await asyncio.to_thread(serve.get_app_handle, service)
+        parts: Any = handle.options(stream=True).relay.remote(path, body, request_id)
+        try:
+            async for part in parts:
+                yield part
+        except (BackPressureError, DeploymentUnavailableError):
+            raise Refused(503, "too many requests wait already; ask again", retry=True) from None
+        finally:
+            parts.cancel()
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         self._models = user_config["services"]

@@ -90,6 +90,9 @@ class Bundle(ModelEntry):
         default=False, description="texts are attributes, which may be given as an object or a list of [name, value]"
     )
     checked: bool = Field(default=False, description=f"generate: texts go out after the checks in {CHECKS}")
+    chat_template: str | None = Field(
+        default=None, description="generate: file of the Jinja template that makes a conversation one prompt"
+    )
     metrics: dict[str, float] = Field(default_factory=dict, description="evidence, measured on these very files")
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, FileEntry] = Field(default_factory=dict)
@@ -107,13 +110,18 @@ class Bundle(ModelEntry):
             raise ValueError("labels repeat; each output needs its own label")
         if self.first and (not task.labelled or "torch" in (self.runtime, self.first.runtime)):
             raise ValueError("a cascade has two exported classifiers")
+        if self.chat_template is not None:
+            if task.labelled:
+                raise ValueError("chat_template: a classifier holds no conversation")
+            _stay_inside(self.chat_template)
         _stay_inside(*self.files)
         return self
 
     @property
     def all_needed(self) -> list[str]:
-        """Files without which one of its models cannot be opened."""
-        return [*(name for entry in self.models for name in entry.needed), *([CHECKS] if self.checked else [])]
+        """Files without which one of its models cannot be opened, or asked."""
+        beside = [self.chat_template, CHECKS if self.checked else None]
+        return [*(name for entry in self.models for name in entry.needed), *filter(None, beside)]
 
     @property
     def models(self) -> tuple[ModelEntry, ...]:

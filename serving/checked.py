@@ -9,21 +9,28 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from serving.checks import FAULTS
 from serving.generator import Generator, best_of
 from serving.rounds import Rounds
-from serving.writing import Texts, Written
+from serving.texts import Manner, Texts, Written
 
 
 class CheckedTexts(Texts):
-    """See `serving.writing.Texts`: each text is one piece."""
+    """See `serving.texts.Texts`: each text is one piece."""
 
-    def __init__(self, generator: Generator, rounds: Rounds, prompts: Sequence[str], *of_texts: Any) -> None:
-        """`prompts` in words; `of_texts`: the arguments of `Texts`."""
-        super().__init__(*of_texts)
-        self._generator, self._rounds, self._prompts = generator, rounds, prompts
+    def __init__(
+        self,
+        generator: Generator,
+        rounds: Rounds,
+        words: Sequence[str],
+        prompts: Sequence[Sequence[int]],
+        most: Sequence[int],
+        manner: Manner,
+    ) -> None:
+        """`words`: the prompts as texts. Raises `Refused`."""
+        super().__init__(prompts, most, manner, generator.tokenizer)
+        self._generator, self._rounds, self._prompts = generator, rounds, words
 
     async def pieces(self, until: float) -> AsyncIterator[Written]:
         """As of `Texts`, the texts in the order in which they are ready."""

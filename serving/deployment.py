@@ -210,6 +210,7 @@ def _describe(application: Application) -> dict[str, Any]:
         "name": release["name"],
         "version": release["version"],
         "task": bundle.task,
+        "created": int(time.time()),
         **known,
     }
 

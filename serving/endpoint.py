@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from http import HTTPStatus
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -21,13 +21,14 @@ from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from configs.schema.serving import ServingSpec
+from serving.failures import OPENAI, UNFORESEEN, failure, failure_event
 from serving.inputs import InputError
-from serving.service import Answer, Caller, ClientLeft, InService, Refused, Stream, event, to_json
+from serving.openai import model_entry
+from serving.relay import Parts, relayed, service_named
+from serving.service import Answer, Caller, ClientLeft, InService, Refused, Stream, to_json
 
-PROBLEM = "application/problem+json"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 LEFT = 499  # nginx's status for a client that did not wait; nobody reads it
-UNFORESEEN = "something failed here; quote the request id"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 logger = logging.getLogger("ray.serve")
 
@@ -35,6 +36,11 @@ logger = logging.getLogger("ray.serve")
 def create_app(service: str, spec: ServingSpec, model: Callable[[], InService]) -> FastAPI:
     """The HTTP of one service; `model` gives what answers now."""
     app = _bare_app(spec.max_body_bytes)
+    listing = {"object": "list", "data": [model_entry(service, int(time.time()))]}
+
+    @app.get(f"/v1/{service}/models")
+    async def list_models() -> dict[str, Any]:
+        return listing
 
     @app.post(f"/v1/{service}")
     async def ask(request: Request) -> Response:
@@ -50,24 +56,32 @@ def create_app(service: str, spec: ServingSpec, model: Callable[[], InService]) 
 async def _answered(request: Request, model: InService, path: str, seconds: float) -> Response:
     """The model's answer to a request below the service."""
     if (route := model.routes.get(path)) is None:
+        if OPENAI.fullmatch(request.scope["path"]):
+            raise Refused(404, "the model of this service does not answer here", "model")
         raise HTTPException(404)
     if request.method != "POST":
         raise HTTPException(405, headers={"Allow": "POST"})
-    caller = Caller(lambda: _left(request), asyncio.get_running_loop().time() + seconds)
-    body = None
+    body, caller = await _read(request, seconds)
     try:
         async with asyncio.timeout_at(caller.until):
-            body = await request.body()
             answer = await route(body, caller)
     except InputError as error:  # no other: their messages may quote the customer
-        raise Refused(422, str(error), "inputs") from None
+        raise Refused(422, str(error)) from None
     except TimeoutError:
-        if body is None:
-            raise Refused(408, f"the body was not sent within {seconds:g} s") from None
         raise Refused(503, f"no answer within {seconds:g} s", retry=True) from None
     except ClientLeft:
         return Response(status_code=LEFT)
-    return _response(answer, request.state.request_id, seconds)
+    return _response(answer, request, seconds)
+
+
+async def _read(request: Request, seconds: float) -> tuple[bytes, Caller]:
+    """The body, and who sent it and waits for so many seconds in all. Raises `Refused`."""
+    caller = Caller(lambda: _left(request), asyncio.get_running_loop().time() + seconds)
+    try:
+        async with asyncio.timeout_at(caller.until):
+            return await request.body(), caller
+    except TimeoutError:
+        raise Refused(408, f"the body was not sent within {seconds:g} s") from None
 
 
 async def _left(request: Request) -> None:
@@ -75,18 +89,18 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _response(answer: Answer, request_id: str, seconds: float) -> Response:
+def _response(answer: Answer, request: Request, seconds: float) -> Response:
     if isinstance(answer, Stream):
-        return _Events(answer, request_id, seconds)
+        return _Events(answer, _to_the_end(answer, request.scope["path"], request.state.request_id, seconds))
     return Response(to_json(answer), media_type="application/json")
 
 
 class _Events(StreamingResponse):
     """A stream, ended by one event more where it fails, and given up where the client goes away."""
 
-    def __init__(self, stream: Stream, request_id: str, seconds: float) -> None:
+    def __init__(self, stream: Stream, events: AsyncIterator[bytes]) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(_to_the_end(stream, request_id, seconds), headers=headers, media_type="text/event-stream")
+        super().__init__(events, headers=headers, media_type="text/event-stream")
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,20 +110,26 @@ class _Events(StreamingResponse):
             self._stream.close()
 
 
-async def _to_the_end(stream: Stream, request_id: str, seconds: float) -> AsyncIterator[bytes]:
+async def _to_the_end(stream: Stream, path: str, request_id: str, seconds: float) -> AsyncIterator[bytes]:
     try:
         async for each in stream.events:
             yield each
     except TimeoutError:
-        yield event(problem_of(503, f"the text was not written within {seconds:g} s", request_id), "error")
+        yield failure_event(path, 503, f"the text was not written within {seconds:g} s", request_id)
     except Exception as error:  # noqa: BLE001 - whatever it is, its message may quote the customer
         _log(error, request_id)
-        yield event(problem_of(500, UNFORESEEN, request_id), "error")
+        yield failure_event(path, 500, UNFORESEEN, request_id)
 
 
-def create_catalogue(models: Callable[[], list[dict[str, Any]]]) -> FastAPI:
-    """The HTTP of the catalogue; `models` gives service, name, version, task and labels of each service."""
-    app = _bare_app(max_body_bytes=0)
+def create_catalogue(
+    models: Callable[[], list[dict[str, Any]]], spec: ServingSpec, relay: Callable[[str, str, bytes, str], Parts]
+) -> FastAPI:
+    """The HTTP of the catalogue.
+
+    `models` gives service, name, version, task and more of each service. `relay(service, path, body, request id)` asks
+    a service what came to one of OpenAI's routes.
+    """
+    app = _bare_app(spec.max_body_bytes)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -117,7 +137,20 @@ def create_catalogue(models: Callable[[], list[dict[str, Any]]]) -> FastAPI:
 
     @app.get("/v1/models")
     async def list_models() -> dict[str, Any]:
-        return {"models": models()}
+        known = models()
+        data = [model_entry(each["service"], each["created"]) for each in known]
+        return {"object": "list", "models": known, "data": data}
+
+    @app.post("/v1/completions")
+    @app.post("/v1/chat/completions")
+    async def ask(request: Request) -> Response:
+        body, caller = await _read(request, spec.request_timeout_s)
+        service = service_named(body, [each["service"] for each in models()])
+        path = request.scope["path"].removeprefix("/v1/")
+        try:
+            return await relayed(relay(service, path, body, request.state.request_id), caller)
+        except ClientLeft:
+            return Response(status_code=LEFT)
 
     @app.api_route("/{path:path}", methods=METHODS)
     async def unknown() -> Response:
@@ -125,17 +158,6 @@ def create_catalogue(models: Callable[[], list[dict[str, Any]]]) -> FastAPI:
         raise HTTPException(404, f"nothing answers here; services: {known}")
 
     return app
-
-
-def problem_of(status: int, detail: str, request_id: str = "") -> dict[str, Any]:
-    """The object of RFC 9457."""
-    named = {"request_id": request_id} if request_id else {}
-    return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **named}
-
-
-def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, request_id: str = "") -> Response:
-    """An RFC 9457 answer."""
-    return Response(to_json(problem_of(status, detail, request_id)), status, dict(headers or {}), PROBLEM)
 
 
 class Guard:
@@ -153,7 +175,7 @@ class Guard:
         # Serve's proxy names every request and sends the name back itself.
         named = bool(REQUEST_ID.fullmatch(header))
         request_id = header if named else uuid.uuid4().hex
-        began, read = False, 0
+        path, began, read = scope["path"], False, 0
 
         async def receive_counted() -> Message:
             nonlocal read
@@ -177,11 +199,11 @@ class Guard:
             await self._app(scope, receive_counted, send_named)
         except _BodyTooLarge:
             detail = f"the body is larger than {self._max_body_bytes} bytes"
-            await problem(413, detail, {"Connection": "close"}, request_id)(scope, receive, send_named)
+            await failure(path, 413, detail, {"Connection": "close"}, request_id)(scope, receive, send_named)
         except Exception as error:  # noqa: BLE001 - whatever it is, its message may quote the customer
             _log(error, request_id)
             if not began:
-                await problem(500, UNFORESEEN, None, request_id)(scope, receive, send_named)
+                await failure(path, 500, UNFORESEEN, None, request_id)(scope, receive, send_named)
 
 
 class _BodyTooLarge(Exception):
@@ -194,7 +216,9 @@ def _bare_app(max_body_bytes: int) -> FastAPI:
 
     async def http_problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return problem(error.status_code, error.detail, error.headers, request.state.request_id)
+        field = error.field if isinstance(error, Refused) else None
+        made = (error.status_code, error.detail, error.headers, request.state.request_id, field)
+        return failure(request.scope["path"], *made)
 
     app.add_exception_handler(HTTPException, http_problem)  # Starlette's, so that its own 404 and 405 are meant too
     return app

@@ -99,14 +99,19 @@ class Generator:
 
     def prompts(self, inputs: Sequence[Input]) -> list[list[int]]:
         """Token ids of each input, in order. Raises `InputError` also for one that is longer than the model reads."""
-        encoded = self._encoded(inputs)
-        for index, each in enumerate(encoded):
-            if not len(each):
-                raise InputError(f"input {index} has nothing that the model can read")
-            if each.overflowing:
-                length = len(each) + sum(map(len, each.overflowing))
-                raise InputError(f"input {index} has {length} tokens; this model reads at most {self.longest}")
-        return [each.ids for each in encoded]
+        return [self._whole(f"input {index}", each) for index, each in enumerate(self._encoded(inputs))]
+
+    def prompt_of(self, conversation: str) -> list[int]:
+        """Token ids of a conversation as its template writes it. Raises `InputError` where it is too long."""
+        return self._whole("the conversation", self.tokenizer.encode(conversation, add_special_tokens=False))
+
+    def _whole(self, what: str, encoding: Encoding) -> list[int]:
+        if not len(encoding):
+            raise InputError(f"{what} has nothing that the model can read")
+        if encoding.overflowing:
+            length = len(encoding) + sum(map(len, encoding.overflowing))
+            raise InputError(f"{what} has {length} tokens; this model reads at most {self.longest}")
+        return encoding.ids
 
     def worded(self, inputs: Sequence[Input]) -> list[str]:
         """The prompts in words, in order. Raises `InputError`."""

@@ -69,7 +69,7 @@ class Labelling:
         return [[_trim(next(predictions), each) for _ in each.rows] for each in batch]
 
 
-def put_in_service(release: Release, spec: ServingSpec) -> Labelling:
+def put_in_service(_: str, release: Release, spec: ServingSpec) -> Labelling:
     """Load a classifier. Raises `BundleError`."""
     return Labelling(load_bundle(release.bundle, spec.threads), release, spec)
 

@@ -1,16 +1,17 @@
 """A bundle in service: what HTTP asks of it, whatever its task.
 
-The record of a task names the function that puts its bundles in service, `(release, spec) -> InService`. A new task is
-one such function; `serving.labelling` and `serving.writing` are two.
+The record of a task names the function that puts its bundles in service, `(service, release, serving) -> InService`;
+`serving.labelling` and `serving.writing` have one each.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pydantic import Field
 from starlette.exceptions import HTTPException
@@ -95,7 +96,23 @@ def to_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def put_in_service(release: Release, spec: ServingSpec) -> InService:
+Made = TypeVar("Made")
+
+
+async def unless_left(work: Coroutine[Any, Any, Made], caller: Caller) -> Made:
+    """The result of `work`, which is cancelled where the client goes away first. Raises `ClientLeft`."""
+    done, gone = asyncio.ensure_future(work), asyncio.ensure_future(caller.left())
+    try:
+        await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            raise ClientLeft
+        return done.result()
+    finally:
+        done.cancel()
+        gone.cancel()
+
+
+def put_in_service(service: str, release: Release, spec: ServingSpec) -> InService:
     """Verify the bundle and load it as its task wants it. Raises `BundleError`."""
     task = TASKS[read_description(Path(release.bundle)).task]
-    return named(task.service)(release, spec)
+    return named(task.service)(service, release, spec)

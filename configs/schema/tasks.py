@@ -90,7 +90,7 @@ class Task:
     labelled: bool  # whether an answer is a label with its probability
     open: str  # (folder of a bundle, threads) -> its predictor, without torch
     open_reference: str  # (folder of a reference bundle, ...) -> its predictor
-    service: str  # (release, serving) -> serving.service.InService: what answers over HTTP
+    service: str  # (its name, release, serving) -> serving.service.InService: what answers over HTTP
     answering: str  # (predictor) -> jobs.measure.answers.LoadedContender
     smoke: str | None  # (uri, folder, bundle): one question before a deployment
     compare: str | None  # (recipe, rows, measured, figures) -> jobs.measure.comparison.Compared

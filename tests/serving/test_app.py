@@ -15,6 +15,7 @@ from serving.bundle import BundleError
 from serving.classifier import Classifier
 from serving.endpoint import create_app, create_catalogue
 from serving.labelling import Labelling, Waiting
+from serving.relay import Parts
 from serving.runtime import load_bundle
 from serving.service import Answer, Caller, InService, Release, Route
 from tests.tiny.bundles import LABELS, write_tiny_bundle
@@ -232,17 +233,27 @@ def test_a_body_that_does_not_end_is_given_up():
     assert json.loads(body["body"])["detail"] == "the body was not sent within 0.01 s"
 
 
+def catalogue_of(models: list[dict]) -> TestClient:
+    """A catalogue whose services are not there."""
+
+    def relay(*_: object) -> Parts:
+        raise AssertionError
+
+    return TestClient(create_catalogue(lambda: models, SPEC, relay), raise_server_exceptions=False)
+
+
 def test_the_catalogue_lists_models_and_names_the_services_to_who_asks_for_another():
-    models = [{"service": "intent", "name": "t", "version": "1", "task": "classify", "labels": LABELS}]
-    with TestClient(create_catalogue(lambda: models)) as client:
-        assert client.get("/v1/models").json() == {"models": models}
+    models = [{"service": "intent", "name": "t", "version": "1", "task": "classify", "created": 7, "labels": LABELS}]
+    data = [{"id": "intent", "object": "model", "created": 7, "owned_by": "slimcart"}]
+    with catalogue_of(models) as client:
+        assert client.get("/v1/models").json() == {"object": "list", "models": models, "data": data}
         assert client.get("/healthz").json() == {"status": "ok"}
         assert_problem(client.post(f"/v1/{SECRET}", content=b"x" * 9999), 404, "services: /v1/intent")
 
 
 def test_a_catalogue_of_nothing_is_an_empty_list():
-    with TestClient(create_catalogue(list)) as client:
-        assert client.get("/v1/models").json() == {"models": []}
+    with catalogue_of([]) as client:
+        assert client.get("/v1/models").json() == {"object": "list", "models": [], "data": []}
         assert_problem(
             client.post("/v1/intent", json={"inputs": ["a"]}), 404, "nothing answers here; services: none yet"
         )

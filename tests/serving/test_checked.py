@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import requests
 from configs.schema.checks import ChecksSpec
 from serving.bundle import CHECKS, BundleError
 from serving.checks import Rules, Wording
+from serving.endpoint import create_app
 from serving.generator import load_generator
 from serving.runtimes import Sampling
 from serving.units import letters
-from tests.serving.test_writing import PROMPTS, SCRIPT, answering, ask, events, writer
+from tests.serving.test_writing import PROMPTS, SCRIPT, ask
 from tests.tiny.decoders import write_tiny_decoder
+from tests.tiny.services import SERVICE, SPEC, answering, events, writer
 
 
 def write_checked(folder: Path, script: bytes | None = None, wording: Wording | None = None, **asked: Any) -> Path:
@@ -34,17 +37,14 @@ def write_checked(folder: Path, script: bytes | None = None, wording: Wording | 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Any]:
-    """(url of a service of a checked bundle)."""
-    stack = []
+    """Makes the address of a service of a checked bundle."""
+    with ExitStack() as stack:
 
-    def serve(*given: Any, **asked: Any) -> str:
-        model = writer(write_checked(tmp_path / str(len(stack)), *given, **asked))
-        stack.append(answering(lambda: model))
-        return stack[-1].__enter__()
+        def serve(*given: Any, **asked: Any) -> str:
+            model = writer(write_checked(tmp_path / "bundle", *given, **asked))
+            return f"{stack.enter_context(answering(create_app(SERVICE, SPEC, lambda: model)))}/v1/{SERVICE}"
 
-    yield serve
-    for each in stack:
-        each.__exit__(None, None, None)
+        yield serve
 
 
 def test_a_text_without_a_fault_goes_out_as_without_checks(served: Any):
@@ -70,6 +70,12 @@ def test_no_piece_of_a_stream_goes_out_before_the_whole_is_checked(served: Any):
     assert (event["text"], event["held"]) == ("", True)
     (event,) = events(requests.post(url, json={"inputs": ["order 42, STOP Danke"], "stream": True}, timeout=20))
     assert event["held"] == bool(event["text"] == "")
+
+
+def test_a_held_text_is_a_filtered_one_in_openais_words(served: Any):
+    body = {"model": SERVICE, "prompt": "where is my order", "max_tokens": 50}
+    (choice,) = requests.post(f"{served(SCRIPT.encode())}/completions", json=body, timeout=20).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("", "content_filter")
 
 
 def test_a_text_that_fails_is_written_again(tmp_path: Path):

@@ -178,6 +178,7 @@ def test_many_customers_at_once_each_get_their_own_answers(shop: Shop, endpoint:
 def test_the_catalogue_lists_the_model_and_answers_for_unknown_services(endpoint: str):
     root = endpoint.removesuffix("/v1/intent")
     (model,) = requests.get(f"{root}/v1/models", timeout=10).json()["models"]
+    assert model.pop("created") > 0
     assert model == {"service": "intent", "name": "tiny", "version": "1", "task": "classify", "labels": LABELS}
     assert requests.get(f"{root}/healthz", timeout=10).json() == {"status": "ok"}
     unknown = requests.post(f"{root}/v1/intention", json={"inputs": ["a"]}, timeout=10)

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import uvicorn
 
-from configs.schema.serving import ServingSpec
 from serving.endpoint import create_app
 from serving.generator import load_generator
-from serving.service import InService, Release
-from serving.writing import Writer
 from tests.tiny.decoders import write_tiny_decoder
+from tests.tiny.services import SERVICE, SPEC, answering, events, writer
 
 SECRET = "my-card-is-4111"
 SCRIPT = "where is my order\nAusgeliefert 🙂🙂 am 订单 42. STOP Danke"
-SPEC = ServingSpec.model_validate({"max_inputs": 4, "max_tokens": 60, "max_waiting_texts": 8, "max_body_bytes": 4096})
 PROMPTS = ["where", "is my", "order 7", "where is my order"]
 
 
@@ -34,40 +27,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def writer(folder: Path, spec: ServingSpec = SPEC, version: str = "1") -> Writer:
-    release = Release(bundle=str(folder), name="tiny", version=version)
-    return Writer(load_generator(folder), release, spec)
-
-
-@contextmanager
-def answering(model: Callable[[], InService], spec: ServingSpec = SPEC) -> Iterator[str]:
-    """The address of a service that `model` answers."""
-    config = uvicorn.Config(create_app("reply", spec, model), port=0, log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield f"http://127.0.0.1:{port}/v1/reply"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=10)
-
-
 @pytest.fixture(scope="module")
 def scripted(folder: Path) -> Iterator[str]:
     model = writer(folder / "script")
-    with answering(lambda: model) as url:
-        yield url
+    with answering(create_app(SERVICE, SPEC, lambda: model)) as address:
+        yield f"{address}/v1/{SERVICE}"
 
 
 @pytest.fixture(scope="module")
 def random(folder: Path) -> Iterator[str]:
     model = writer(folder / "random")
-    with answering(lambda: model) as url:
-        yield url
+    with answering(create_app(SERVICE, SPEC, lambda: model)) as address:
+        yield f"{address}/v1/{SERVICE}"
 
 
 def ask(url: str, **body: Any) -> list[dict[str, Any]]:
@@ -76,14 +47,6 @@ def ask(url: str, **body: Any) -> list[dict[str, Any]]:
     answer = response.json()
     assert answer["model"] == {"name": "tiny", "version": "1"}
     return answer["predictions"]
-
-
-def events(response: requests.Response) -> list[dict[str, Any]]:
-    assert response.status_code == 200, response.text
-    assert response.headers["content-type"].startswith("text/event-stream")
-    blocks = response.content.decode("utf-8", "strict").split("\n\n")
-    assert blocks.pop() == ""
-    return [json.loads(each.removeprefix("data: ")) for each in blocks]
 
 
 def streamed(url: str, **body: Any) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ def write_tiny_decoder(
     seed: int = 0,
     max_length: int = 64,
     beside: Callable[[Path], None] = lambda _: None,
+    template: str | None = None,
     **fields: Any,
 ) -> Bundle:
     """A CTranslate2 bundle with one token for each byte.
@@ -48,11 +49,14 @@ def write_tiny_decoder(
             spec.save(made)
             for name in ("model.bin", "config.json", "vocabulary.json"):
                 (aside / name).write_bytes(Path(made, name).read_bytes())
+        if template:
+            (aside / "chat.jinja").write_text(template, encoding="utf-8")
         assert json.loads((aside / "vocabulary.json").read_bytes()) == names
 
     given: dict[str, Any] = {
         "name": "tiny",
         "task": "generate",
+        "chat_template": "chat.jinja" if template else None,
         "runtime": "ctranslate2",
         "model": "model.bin",
         "inputs": ["input_ids"],

@@ -1,0 +1,52 @@
+"""How HTTP says that a request was not answered: as RFC 9457 wants it, and on OpenAI's routes as OpenAI does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.responses import Response
+
+from serving.service import event, to_json
+
+PROBLEM = "application/problem+json"
+UNFORESEEN = "something failed here; quote the request id"
+OPENAI = re.compile(r"/v1/(?:[^/]+/)?(?:chat/)?(?:completions|embeddings)")  # no service has one of these names
+
+
+def problem_of(status: int, detail: str, request_id: str = "") -> dict[str, Any]:
+    """The object of RFC 9457."""
+    named = {"request_id": request_id} if request_id else {}
+    return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **named}
+
+
+def openai_error(status: int, detail: str, field: str | None = None) -> dict[str, Any]:
+    """The object that OpenAI's clients read; `field`: of the body, that is at fault."""
+    kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    code = "model_not_found" if (status, field) == (HTTPStatus.NOT_FOUND, "model") else None
+    return {"error": {"message": detail, "type": kind, "param": field, "code": code}}
+
+
+def failure(
+    path: str,
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    request_id: str = "",
+    field: str | None = None,
+) -> Response:
+    """The answer to a request of `path` that fails."""
+    if not OPENAI.fullmatch(path):
+        return Response(to_json(problem_of(status, detail, request_id)), status, dict(headers or {}), PROBLEM)
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        status = HTTPStatus.BAD_REQUEST  # OpenAI tells no wrong value from a wrong body
+    return Response(to_json(openai_error(status, detail, field)), status, dict(headers or {}), "application/json")
+
+
+def failure_event(path: str, status: int, detail: str, request_id: str) -> bytes:
+    """The last event of a stream that fails."""
+    if OPENAI.fullmatch(path):
+        return event(openai_error(status, detail))
+    return event(problem_of(status, detail, request_id), "error")

@@ -1,0 +1,151 @@
+"""Texts of one request: how they are to be written, and what of them has come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.pieces import Text
+from serving.rounds import FinishReason, Writing
+from serving.runtimes import Sampling
+from serving.service import Caller, Refused, unless_left
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MOST_STOPS, LONGEST_STOP = 4, 64  # strings, characters
+
+
+class Usage(TypedDict):
+    """Tokens of one text."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """A piece of a text, the last one with its reason and usage."""
+
+    index: int
+    text: str
+    finish_reason: FinishReason | None
+    usage: Usage | None
+    held: bool | None = None  # of the last piece of a text that was checked: whether it is held back, and then
+    reason: str | None = None  # why
+
+    @property
+    def said_reason(self) -> str | None:
+        """Why the text ends, in OpenAI's words."""
+        return "content_filter" if self.held else self.finish_reason
+
+    @property
+    def checked(self) -> dict[str, Any]:
+        """What the checks say, in an answer."""
+        said = {"held": self.held} | ({"reason": self.reason} if self.reason else {})
+        return {} if self.held is None else said
+
+
+class Manner(BaseModel):
+    """How texts are to be written: the fields that bodies of several forms have in common."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    max_tokens: int | None = Field(default=None, ge=1, description="a whole number of at least 1")
+    temperature: float = Field(default=0, ge=0, le=2, description="a number from 0 (the likeliest token) to 2")
+    top_p: float = Field(default=1, gt=0, le=1, description="a number above 0, at most 1")
+    top_k: int = Field(default=0, ge=0, description="a whole number of at least 0, which draws from all tokens")
+    seed: int | None = Field(default=None, description="a whole number")
+    stop: str | list[str] | None = Field(
+        default=None, description=f"a text of 1 to {LONGEST_STOP} characters, or a list of at most {MOST_STOPS}"
+    )
+    stream: bool = Field(default=False, description="true or false")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen. Raises `Refused`."""
+        if not self.temperature:
+            return Sampling()
+        if self.seed is not None:
+            raise Refused(
+                422,
+                "seed: this model's runtime draws all its texts with one generator, so a seed would not give the same "
+                "text again; leave it out, or set temperature to 0, which always writes the likeliest text",
+                "seed",
+            )
+        return Sampling(self.temperature, self.top_k, self.top_p)
+
+    @property
+    def stops(self) -> list[str]:
+        """Strings that end a text. Raises `Refused`."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if len(given) > MOST_STOPS or not all(1 <= len(each) <= LONGEST_STOP for each in given):
+            raise Refused(422, f"stop must be {Manner.model_fields['stop'].description}", "stop")
+        return given
+
+
+class Texts:
+    """The texts of one request while they are written, seen from the event loop."""
+
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], most: Sequence[int], manner: Manner, tokenizer: Tokenizer
+    ) -> None:
+        """`most`: tokens that each may have. Raises `Refused`."""
+        sampling, stops = manner.sampling, manner.stops
+        self._loop = asyncio.get_running_loop()
+        self._came: asyncio.Queue[tuple[int, str, FinishReason | None] | Exception] = asyncio.Queue()
+        self.writings = [
+            Writing(ids, limit, sampling, Text(tokenizer, stops), partial(self._tell, index), self._put)
+            for index, (ids, limit) in enumerate(zip(prompts, most, strict=True))
+        ]
+
+    def _tell(self, index: int, piece: str, reason: FinishReason | None) -> None:
+        self._put((index, piece, reason))
+
+    def _put(self, came: tuple[int, str, FinishReason | None] | Exception) -> None:
+        """Called in the model's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+            self._loop.call_soon_threadsafe(self._came.put_nowait, came)
+
+    async def pieces(self, until: float) -> AsyncIterator[Written]:
+        """Pieces as they come, in order within each text. Raises `TimeoutError` at the time `until`, and what the
+        model raised."""
+        left = len(self.writings)
+        while left:
+            async with asyncio.timeout_at(until):
+                came = await self._came.get()
+            if isinstance(came, Exception):
+                raise came
+            index, piece, reason = came
+            left -= reason is not None
+            yield Written(index, piece, reason, self.usage(index) if reason else None)
+
+    def usage(self, index: int) -> Usage:
+        """Tokens of one text so far."""
+        writing = self.writings[index]
+        return {"prompt_tokens": len(writing.prompt), "completion_tokens": len(writing.written)}
+
+    async def whole(self, caller: Caller) -> list[Written]:
+        """The texts, in order. Raises what `pieces` raises, and `ClientLeft`."""
+        parts: list[list[Written]] = [[] for _ in self.writings]
+
+        async def collect() -> None:
+            async for each in self.pieces(caller.until):
+                parts[each.index].append(each)
+
+        try:
+            await unless_left(collect(), caller)
+        finally:
+            self.leave()
+        return [replace(each[-1], text="".join(part.text for part in each)) for each in parts]
+
+    def leave(self) -> None:
+        """Have what is not finished given up: nobody waits for it any more."""
+        for each in self.writings:
+            each.left = True
