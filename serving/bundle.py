@@ -22,6 +22,7 @@ from serving.pickles import pickle_reason
 MANIFEST = "bundle.json"
 CARD = "README.md"
 CHECKS = "checks.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 FORMAT_VERSION = 1
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 

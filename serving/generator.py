@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from serving.bundle import Bundle, BundleError
 from serving.checks import Checks, read_checks
+from serving.conversation import Conversation, read_conversation
 from serving.inputs import TOKENS_PER_BATCH, Input, InputError, Row, checked, cut
 from serving.inputs import prompt as in_words
 from serving.pieces import Text
@@ -38,7 +39,10 @@ class Generator:
         tokenizer: Tokenizer,
         tokens_per_batch: int = TOKENS_PER_BATCH,
         checks: Checks | None = None,
+        conversation: Conversation | None = None,
     ) -> None:
+        """`conversation`: words all inputs, those of bundles with a chat template."""
+        self.conversation = conversation
         self.bundle = bundle
         self.model = model
         self.tokenizer = tokenizer
@@ -67,17 +71,17 @@ class Generator:
 
         With checks the likeliest of those that have the fewest faults, and these faults.
         """
-        rows = self.rows(inputs)
-        encoded = [each.ids for each in self._encoded(rows)]
+        prompts = self.worded(inputs)
+        encoded = [each.ids for each in self._encoded(prompts)]
         completed = completions(self.model, encoded, self.bundle.max_length, self._tokens_per_batch)
         texts = self.tokenizer.decode_batch(completed)
         if self.checks is None:
             return [{"text": text} for text in texts]
-        return [self._checked(*each) for each in zip(texts, map(_prompt, rows), encoded, strict=True)]
+        return [self._checked(*each) for each in zip(texts, prompts, encoded, strict=True)]
 
     def likeliest(self, given: Input) -> str:
         """The likeliest text of one input, unchecked."""
-        (encoding,) = self._encoded(self.rows([given]))
+        (encoding,) = self._encoded(self.worded([given]))
         (ids,) = completions(self.model, [encoding.ids], self.bundle.max_length)
         return self.tokenizer.decode(ids)
 
@@ -99,7 +103,7 @@ class Generator:
 
     def prompts(self, inputs: Sequence[Input]) -> list[list[int]]:
         """Token ids of each input, in order. Raises `InputError` also for one that is longer than the model reads."""
-        return [self._whole(f"input {index}", each) for index, each in enumerate(self._encoded(inputs))]
+        return [self._whole(f"input {index}", each) for index, each in enumerate(self._encoded(self.worded(inputs)))]
 
     def prompt_of(self, conversation: str) -> list[int]:
         """Token ids of a conversation as its template writes it. Raises `InputError` where it is too long."""
@@ -115,6 +119,8 @@ class Generator:
 
     def worded(self, inputs: Sequence[Input]) -> list[str]:
         """The prompts in words, in order. Raises `InputError`."""
+        if self.conversation:
+            return [self.conversation.of_input(each, index) for index, each in enumerate(inputs)]
         return list(map(_prompt, self.rows(inputs)))
 
     def write(self, given: Input, tell: Callable[[str], None]) -> None:
@@ -122,7 +128,7 @@ class Generator:
 
         A longer prompt is cut. The pieces are together what `predict` gives; a text that is held back has none.
         """
-        (encoding,) = self._encoded([given])
+        (encoding,) = self._encoded(self.worded([given]))
         if self.checks:  # no piece goes out before the whole text is checked
             (completion,) = self.predict([given])
             tell("" if completion.get("faults") else completion["text"])
@@ -132,8 +138,8 @@ class Generator:
         if len(encoding):
             self.writer.write([encoding.ids], most, writing.sampling, lambda _, token: writing.take(token))
 
-    def _encoded(self, inputs: Sequence[Input]) -> list[Encoding]:
-        return self.tokenizer.encode_batch(self.worded(inputs), add_special_tokens=False)
+    def _encoded(self, prompts: Sequence[str]) -> list[Encoding]:
+        return self.tokenizer.encode_batch(list(prompts), add_special_tokens=False)
 
 
 def best_of(first: tuple[str, list[str]], others: Sequence[str], prompt: str, checks: Checks) -> tuple[str, list[str]]:
@@ -185,7 +191,8 @@ def load_generator(folder: Path | str, threads: int = 1, tokens_per_batch: int =
     """Verify a decoder's bundle and load it on the CPU; `threads` run one matrix product. Raises `BundleError`."""
     opened = open_bundle(Path(folder), OPENS, threads)
     checks = read_checks(Path(folder)) if opened.bundle.checked else None
-    generator = Generator(opened.bundle, opened.model, opened.tokenizer, tokens_per_batch, checks)
+    conversation = read_conversation(Path(folder), opened.bundle, opened.tokenizer)
+    generator = Generator(opened.bundle, opened.model, opened.tokenizer, tokens_per_batch, checks, conversation)
     try:  # a model that cannot answer is refused when it is loaded, not at its first customer
         generator.predict([("a", "b") if opened.bundle.pairs else "a"])
     except Exception as error:  # noqa: BLE001 - the runtimes' errors share no public base class

@@ -11,12 +11,11 @@ further routes.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
 
 from configs.schema.serving import ServingSpec
 from serving import openai
 from serving.checked import CheckedTexts
-from serving.conversation import Conversation, Said, read_conversation
+from serving.conversation import Said
 from serving.generator import Generator, load_generator
 from serving.inputs import Input
 from serving.questions import Question, read_question
@@ -32,15 +31,7 @@ class WriteQuestion(Manner, Question):
 class Writer:
     """See `serving.service.InService`."""
 
-    def __init__(
-        self,
-        generator: Generator,
-        service: str,
-        release: Release,
-        spec: ServingSpec,
-        conversation: Conversation | None = None,
-    ) -> None:
-        self._conversation = conversation
+    def __init__(self, generator: Generator, service: str, release: Release, spec: ServingSpec) -> None:
         self.generator, self.service, self.release, self.spec = generator, service, release, spec
         self._rounds = Rounds(generator.writer, spec.max_batch_size, spec.round_tokens, spec.max_waiting_texts)
         self._routes = {"": self._answer, **openai.routes(self, spec.max_inputs)}
@@ -60,14 +51,14 @@ class Writer:
 
     def begin_chat(self, messages: Sequence[Said], manner: Manner) -> Texts:
         """The same for the text that answers a conversation."""
-        if self._conversation is None:
+        if (conversation := self.generator.conversation) is None:
             raise Refused(
                 422,
                 f"the bundle of {self.service} has no chat template (chat_template), so it takes no conversation; ask "
                 f"/v1/{self.service}/completions",
                 "messages",
             )
-        prompt = self._conversation.prompt(messages)
+        prompt = conversation.prompt(messages)
         return self._begin([prompt], [self.generator.prompt_of(prompt)], manner)
 
     def _begin(self, words: Sequence[str], prompts: Sequence[Sequence[int]], manner: Manner) -> Texts:
@@ -108,6 +99,4 @@ class Writer:
 
 def put_in_service(service: str, release: Release, spec: ServingSpec) -> Writer:
     """Load a decoder. Raises `BundleError`."""
-    generator = load_generator(release.bundle, spec.threads)
-    conversation = read_conversation(Path(release.bundle), generator.bundle, generator.tokenizer)
-    return Writer(generator, service, release, spec, conversation)
+    return Writer(load_generator(release.bundle, spec.threads), service, release, spec)

@@ -149,7 +149,7 @@ CLASSIFY = Task(
         ),
     },
     unused={
-        "data": ("packing", "max_changed"),
+        "data": ("packing", "max_changed", "chat"),
         "checks": ("enabled",),
         "distillation": ("stored_tokens", "stored_draws", "targets"),
     },

@@ -18,6 +18,7 @@ class Made(NamedTuple):
     tokenizer: Tokenizer
     tokenise: Callable[..., pyarrow.Table]  # of a table and `at`, see `write_shards`
     facts: dict[str, Any]  # entries of the manifest about what the tokenizer makes of the rows
+    template: str | None = None  # the chat template that words them
 
 
 class Learner(Protocol):

@@ -19,6 +19,7 @@ from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, WORDING, Prepared, has
 from jobs.data.source import Split, has_test, hashes
 from jobs.layout import pool_folder, prepared_folder, student_rows_folder
 from jobs.versions import behaviour
+from serving.bundle import CHAT_TEMPLATE
 
 if TYPE_CHECKING:
     import pyarrow
@@ -145,12 +146,14 @@ def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapp
     train, validation, fingerprints, seen, wording = tables
 
     def fill(aside: Path) -> dict[str, Any]:
-        tokenizer, tokenise, facts = plan.make()
+        tokenizer, tokenise, facts, template = plan.make()
         tokenizer.save(str(aside / TOKENIZER))
         some: dict[Split, pyarrow.Table] = {"train": _some(train), "validation": _some(validation)}
         for split, table in some.items():
             audit.check_unknown(recipe.data, split, readings_in(tokenise(table))[split], at)
         write_shards([train, validation], aside / ROWS, tokenise, at)
+        if template is not None:
+            (aside / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
         if wording is not None:
             (aside / WORDING).write_text(wording, encoding="utf-8")
         leaks.write(aside / HASHES, {split: seen[split] for split in ("train", "validation")})
@@ -161,6 +164,7 @@ def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapp
             "labels": plan.labels,
             "max_length": recipe.data.max_length,
             "pairs": recipe.data.text_pair is not None,
+            "chat_template": template and CHAT_TEMPLATE,
             "attributes": any(train["attributes"].unique().to_pylist()),
             "rows": {"train": len(train), "validation": len(validation)},
             "readings": readings_of(aside / ROWS),

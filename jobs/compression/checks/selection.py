@@ -91,6 +91,8 @@ def write(folder: Path, form: ExportTarget, file: Path, context: StepContext, fi
             shutil.copyfile(file, aside / model)
             for made, kept in zip(runtime.files_beside(file.name), runtime.files_beside(model), strict=True):
                 shutil.copyfile(file.with_name(made), aside / kept)
+        if context.reference.chat_template:
+            shutil.copyfile(context.student / context.reference.chat_template, aside / context.reference.chat_template)
         if context.checks:
             (aside / CHECKS).write_text(context.checks.model_dump_json(), encoding="utf-8")
         context.tokenizer.save(str(aside / context.reference.tokenizer))
