@@ -11,7 +11,7 @@ from serving.bundle import Bundle, BundleError
 from serving.inputs import TOKENS_PER_BATCH, Input, InputError, Row, checked, cut, prompt
 from serving.pieces import Text
 from serving.rounds import Writing
-from serving.runtimes import GeneratorModel, Sampling, WriterModel, one_line, open_bundle
+from serving.runtimes import GeneratorModel, LengthModel, Sampling, WriterModel, one_line, open_bundle
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -81,9 +81,31 @@ class Generator:
         if len(encoding):
             self.writer.write([encoding.ids], most, writing.sampling, lambda _, token: writing.take(token))
 
+    def of_length(self, inputs: Sequence[Input], read: int, written: int) -> list[Completion]:
+        """Texts of `written` tokens, whatever would end them, after the first `read` tokens of each prompt: to time it.
+
+        Where the model holds fewer tokens together, the prompt is cut first. Raises `InputError`.
+        """
+        longest, model = self.bundle.max_length, _OfLength(self.model, written)
+        prompts = [each.ids[: max(1, min(read, longest - written))] for each in self._encoded(inputs)]
+        completed = completions(model, prompts, longest, self._tokens_per_batch)
+        return [{"text": text} for text in self.tokenizer.decode_batch(completed)]
+
     def _encoded(self, inputs: Sequence[Input]) -> list[Encoding]:
         prompts = [prompt(row, None) if isinstance(row, str) else prompt(*row) for row in self.rows(inputs)]
         return self.tokenizer.encode_batch(prompts, add_special_tokens=False)
+
+
+class _OfLength:
+    """Stands where a model stands: writes `written` tokens, whatever would end a text."""
+
+    def __init__(self, model: GeneratorModel, written: int) -> None:
+        assert isinstance(model, LengthModel)
+        self._model, self._written = model, written
+
+    def complete(self, prompts: Sequence[Sequence[int]], max_length: int) -> list[list[int]]:
+        """So many tokens after each prompt, or as many as fit into `max_length`."""
+        return self._model.of_length(prompts, min(self._written, max_length - len(prompts[0])))
 
 
 def completions(

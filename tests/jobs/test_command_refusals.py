@@ -137,7 +137,10 @@ RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
         "name: a\nsearch: {space: {distillation.temperature: {uniform: [4, 1]}}}",
         ["search.space.distillation.temperature: uniform: [4.0, 1.0] is empty", "the low end comes first"],
     ),
-    "reserved service": ("name: models", ["'models' is taken by a route of all services", "choose another service name"]),
+    "reserved service": (
+        "name: models",
+        ["'models' is taken by a route of all services", "choose another service name"],
+    ),
     "reserved service of its own": (
         "name: a\nserving: {service: catalogue}",
         ["serving.service: 'catalogue' is taken", "choose another"],
