@@ -9,7 +9,7 @@ import torch
 import torch.distributed
 
 from cluster.launch import WORKER_ENVIRONMENT
-from jobs.measure.measurement import pin
+from jobs.measure.fresh import pin
 
 
 def alone(module: str, *arguments: str) -> None:

@@ -28,7 +28,7 @@ from configs.schema.recipe import Recipe
 from jobs.compression.bundle import compress
 from jobs.data.feeds import spread
 from jobs.data.source import rows
-from jobs.measure.measurement import pin
+from jobs.measure.fresh import pin
 from jobs.measure.reference import TorchGenerator
 from serving.generator import completions
 from serving.inputs import TOKENS_PER_BATCH, prompt

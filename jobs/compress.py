@@ -106,7 +106,7 @@ def _baseline(way: Way, name: str) -> Result:
     recipe = way.recipe
     folder, teacher = Path(output(recipe), "baseline"), teacher_folder(recipe)
     there = teacher if (teacher / MANIFEST).exists() else None
-    baselines.check_possible(name, there, "bundle")
+    baselines.check_possible(name, there, False, "bundle")
     snapshot = validation_rows(way)
     source = baselines.Source(recipe.data, recipe.judged_by, there, snapshot)
     bundle = copy_bundle(baselines.find_or_make(recipe, name, source), folder, {"run_id": way.run.id})

@@ -26,14 +26,14 @@ from jobs.measure.comparison import TEACHER, WINNER, UnseenRows, compare
 from jobs.measure.contenders import Contender
 from jobs.measure.differences import grouped
 from jobs.measure.machine import machine_kind
-from jobs.measure.measurement import BUDGET_SHAPE, Measured, Measurement, measure
+from jobs.measure.measurement import Measured, Measurement, measure
 from jobs.measure.table import Machine
 from jobs.versions import behaviour
 from serving import units
 from serving.bundle import MANIFEST as BUNDLE
 from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle, read_description
 from serving.inputs import joined
-from tuning.figures import add, at
+from tuning.figures import Shape, add, at
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def check_test_rows(recipe: Recipe, bundle: Bundle, snapshot: Snapshot | None = 
     }
     asked = digest_json([row._replace(slices=()) for row in found])
     compared = [joined(input_of(row)) for row in found] if recipe.judged_by.labelled else labels
-    return UnseenRows(digest_json(found), asked, labels, slices, units.said(compared))
+    return UnseenRows(digest_json(found), asked, labels, slices, units.said(compared), found)
 
 
 def evaluation_key(recipe: Recipe, contenders: list[Contender], fingerprint: str) -> str:
@@ -163,7 +163,7 @@ def _measure(
     recipe: Recipe,
     tokenizer: Path,
     contenders: list[Contender],
-    shapes: list[tuple[int, int]],
+    shapes: list[Shape],
     snapshot: Snapshot | None = None,
 ) -> dict[str, Measured]:
     """Score each in a process of its own, then time all of them in turns in one more.
@@ -226,13 +226,13 @@ def _counted_by(contenders: Sequence[Contender]) -> Path:
 
 
 def _compare_with_peak(
-    recipe: Recipe, contenders: list[Contender], measured: dict[str, Measured], shapes: list[tuple[int, int]]
+    recipe: Recipe, contenders: list[Contender], measured: dict[str, Measured], shapes: list[Shape]
 ) -> Machine:
-    """Add to what was measured which share of this CPU's peaks it is; of rows as they come alone it is not known."""
+    """Add to what was measured which share of this CPU's peaks it is; of what writes it is not known."""
     from jobs.measure import flops, peak, resources
 
     method = resources.method(recipe.evaluation.watts_per_core)
-    if not shapes:
+    if recipe.judged_by.writes:
         return Machine({}, method)
     machine = Machine(peak.ask(), method)
     for contender in contenders:
@@ -243,19 +243,24 @@ def _compare_with_peak(
     return machine
 
 
-def _shapes(recipe: Recipe, contenders: list[Contender]) -> list[tuple[int, int]]:
-    """(batch, tokens) that are timed; none where how long it takes depends on what it writes."""
-    if not recipe.judged_by.at_shapes:
-        return []
+def _shapes(recipe: Recipe, contenders: list[Contender]) -> list[Shape]:
+    """The shapes that are timed; of what writes also the time to the first token, and answers side by side."""
+    shape, batches = recipe.judged_by.shape, recipe.export.batches
     folders = [Path(each.folder) for each in contenders if each.folder]
     longest = min(read_description(folder).max_length for folder in folders)
+    if recipe.judged_by.writes:
+        if sum(shape[1:]) > longest:
+            words = "prompts and answers of %d tokens together are timed as the models hold them: cut to %d"
+            log.warning(words, sum(shape[1:]), longest)
+        alone, prompt, answer = shape
+        return list(dict.fromkeys([(alone, prompt, 1), shape, *((each, prompt, answer) for each in sorted(batches))]))
     if longer := [tokens for tokens in recipe.export.lengths if tokens > longest]:
         log.info("not timed at %s tokens: the models cut a text after %d", longer, longest)
-    if BUDGET_SHAPE[1] > longest:
-        log.warning("texts of %d tokens are timed as the models see them: cut after %d", BUDGET_SHAPE[1], longest)
+    if shape[1] > longest:
+        log.warning("texts of %d tokens are timed as the models see them: cut after %d", shape[1], longest)
     lengths = [tokens for tokens in recipe.export.lengths if tokens <= longest]
-    asked = {(batch, tokens) for tokens in lengths for batch in recipe.export.batches}
-    return sorted({BUDGET_SHAPE, *asked}, key=lambda shape: (shape[1], shape[0]))
+    asked = {(batch, tokens) for tokens in lengths for batch in batches}
+    return sorted({shape, *asked}, key=lambda each: (each[1], each[0]))
 
 
 def _contenders(recipe: Recipe, bundle: Path, description: Bundle) -> list[Contender]:
@@ -293,9 +298,9 @@ def _baselines(recipe: Recipe, teacher: Path | None, description: Bundle) -> lis
     from jobs.measure import baselines
 
     for name in recipe.evaluation.baselines or []:
-        baselines.check_possible(name, teacher, "evaluation.baselines")
+        baselines.check_possible(name, teacher, description.attributes, "evaluation.baselines")
     itself = description.provenance.get("baseline")
-    names = [name for name in baselines.possible(recipe, teacher) if name != itself]
+    names = [name for name in baselines.possible(recipe, teacher, description.attributes) if name != itself]
     known = recipe.judged_by.baselines
     bundles = baselines.made(recipe, [name for name in names if known[name].is_bundle], teacher)
     places: dict[str, dict[str, str]] = {

@@ -12,6 +12,7 @@ import logging
 from typing import Any
 
 from cluster import session
+from configs.loader import UsageError
 from configs.schema.recipe import Recipe, SearchRecipe
 from jobs import deploy, evaluate
 from jobs.command import Result, main
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run, with one child for each stage that had to be run."""
     check(recipe)
+    if recipe.deploy and "deploy" not in recipe.judged_by.verbs:
+        raise UsageError(f"deploy: true: such models of task {recipe.task!r} are not deployed yet; leave it out")
     with job("optimize", recipe, parent, tracked=True) as way:
         if recipe.deploy:
             deploy.check_serve(recipe)

@@ -34,7 +34,7 @@ from jobs.measure.retention import taught
 from jobs.preflight import check_models, check_possible
 from jobs.prepare import PREPARED, learned_rows
 from jobs.stage import Stage, made
-from jobs.teach import TAUGHT
+from jobs.teach import TAUGHT, training_rows
 from jobs.trials import (
     _winner,
     check_rows,
@@ -103,26 +103,29 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     if before and not before["model_uri"]:
         return _register(recipe, before, run, prepared)  # of this search MLflow did not take the winner
     session.check_capacity(recipe.engine)
-    teacher = taught(prepared, teacher_outputs, recipe.judged_by)
-    if not teacher.metric:
-        raise JobError("the teacher is right on none of the validation rows: its students would have nothing to keep")
     trials_folder = trials_of(recipe, prepared)
     for other in trials_folder.parent.glob("trials-*"):
         if other != trials_folder:  # of a search that nobody goes on with
             shutil.rmtree(other, ignore_errors=True)
-    objective = functools.partial(
-        trial,
-        recipe=recipe.model_dump(),
-        prepared=str(prepare_student(recipe, prepared).folder),
-        teacher_outputs=str(teacher_outputs),
-        folder=str(trials_folder),
-        parent=run.id,
-        teacher=teacher,
-    )
     choosing = functools.partial(choose, budget=recipe.budget, objective=recipe.search.objective)
     with take_snapshot(recipe.data, "validation", Path(output(recipe))) as snapshot:
+        teacher = taught(recipe, prepared, teacher_outputs, snapshot.rows())
+        if not teacher.metric:
+            raise JobError(
+                "the teacher is right on none of the validation rows: its students would have nothing to keep"
+            )
+        objective = functools.partial(
+            trial,
+            recipe=recipe.model_dump(),
+            prepared=str(prepare_student(recipe, training_rows(recipe, prepared)).folder),
+            teacher_outputs=str(teacher_outputs),
+            folder=str(trials_folder),
+            parent=run.id,
+            teacher=teacher,
+            snapshot=snapshot,
+        )
         known = early.compare(recipe, teacher_folder(recipe), teacher.metric, run, snapshot)
-        trials = tried(recipe, functools.partial(objective, snapshot=snapshot), trials_folder, run.id)
+        trials = tried(recipe, objective, trials_folder, run.id)
         if any(each.error for each in trials):
             check_rows(recipe, teacher)  # where they changed, trials failed that are no worse than others
         trials = with_final_times(recipe, trials, trials_folder, choosing, snapshot)

@@ -27,14 +27,14 @@ STAGES = {
     "prepare": Behaviour(5, ("regex", "tokenizers")),  # the prepared rows
     "pool": Behaviour(3, ("numpy", "regex", "tokenizers")),  # rows without labels, made of others
     "finetune": Behaviour(2, ("deepspeed", "numpy", "torch", "transformers")),  # the teacher
-    "teach": Behaviour(2, ("numpy", "torch", "transformers")),  # what teachers say of rows
+    "teach": Behaviour(3, ("numpy", "torch", "transformers")),  # what teachers say of rows
     "distill": Behaviour(3, ("deepspeed", "numpy", "torch", "transformers")),  # the student
     "compress": Behaviour(1, (*ENGINES, "nncf", "numpy", "onnx", "onnxscript", "torch", "transformers")),  # the bundle
-    "measure": Behaviour(3, (*ENGINES, "numpy", "regex", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
+    "measure": Behaviour(4, (*ENGINES, "numpy", "regex", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
     "search": Behaviour(1, ("hyperopt", "ray")),  # what is tried
     "choose": Behaviour(1, ()),  # which trial wins
     "baselines": Behaviour(3, ("numpy", "onnxruntime", "regex", "scikit-learn", "tokenizers")),  # their bundles
-    "evaluate": Behaviour(2, ("numpy", "scikit-learn", "torch", "transformers")),  # the comparison on test rows
+    "evaluate": Behaviour(3, ("numpy", "scikit-learn", "torch", "transformers")),  # the comparison on test rows
     "cascade": Behaviour(2, ("numpy",)),  # temperatures and threshold
 }
 

@@ -14,7 +14,7 @@ from serving.inputs import TOKENS_PER_BATCH, Input, InputError, Row, checked, cu
 from serving.inputs import prompt as in_words
 from serving.pieces import Text
 from serving.rounds import Writing
-from serving.runtimes import GeneratorModel, Sampling, WriterModel, one_line, open_bundle
+from serving.runtimes import GeneratorModel, LengthModel, Sampling, WriterModel, one_line, open_bundle
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -138,6 +138,16 @@ class Generator:
         if len(encoding):
             self.writer.write([encoding.ids], most, writing.sampling, lambda _, token: writing.take(token))
 
+    def of_length(self, inputs: Sequence[Input], read: int, written: int) -> list[Completion]:
+        """Texts of `written` tokens, whatever would end them, after the first `read` tokens of each prompt: to time it.
+
+        Where the model holds fewer tokens together, the prompt is cut first. Raises `InputError`.
+        """
+        longest, model = self.bundle.max_length, _OfLength(self.model, written)
+        prompts = [each.ids[: max(1, min(read, longest - written))] for each in self._encoded(self.worded(inputs))]
+        completed = completions(model, prompts, longest, self._tokens_per_batch)
+        return [{"text": text} for text in self.tokenizer.decode_batch(completed)]
+
     def _encoded(self, prompts: Sequence[str]) -> list[Encoding]:
         return self.tokenizer.encode_batch(list(prompts), add_special_tokens=False)
 
@@ -160,6 +170,18 @@ def _text_of(tokenizer: Tokenizer, tokens: Sequence[int], stop: Sequence[str]) -
 
 def _prompt(row: Row) -> str:
     return in_words(row, None) if isinstance(row, str) else in_words(*row)
+
+
+class _OfLength:
+    """Stands where a model stands: writes `written` tokens, whatever would end a text."""
+
+    def __init__(self, model: GeneratorModel, written: int) -> None:
+        assert isinstance(model, LengthModel)
+        self._model, self._written = model, written
+
+    def complete(self, prompts: Sequence[Sequence[int]], max_length: int) -> list[list[int]]:
+        """So many tokens after each prompt, or as many as fit into `max_length`."""
+        return self._model.of_length(prompts, min(self._written, max_length - len(prompts[0])))
 
 
 def completions(

@@ -7,9 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from configs.schema.search import BudgetSpec
-from tuning.pareto import METRIC, broken
+from tuning.pareto import METRIC, PACE, broken
 
-FIGURES = {METRIC: "metric", "retention": "retention", "p95_ms": "p95, ms", "megabytes": "MB"}
+FIGURES = {
+    METRIC: "metric",
+    "retention": "retention",
+    "p95_ms": "p95, ms",
+    PACE: "ms a token",
+    "megabytes": "MB",
+}
 DASH = "-"  # where a figure is missing
 WIDTH, HEIGHT = 680, 440
 LEFT, RIGHT, TOP, BOTTOM = 72, 664, 48, 378  # edges of the plot inside the picture
@@ -83,7 +89,8 @@ def _point(
 ) -> dict[str, Any]:
     """The circle of a trial and its words; `largest` is the size in MB of the largest circle."""
     metrics = trial["metrics"]
-    figures = ", ".join(f"{title} {figure(metrics.get(name), name)}" for name, title in FIGURES.items())
+    shown = [name for name in FIGURES if name != PACE or name in metrics]
+    figures = ", ".join(f"{FIGURES[name]} {figure(metrics.get(name), name)}" for name in shown)
     radius = round(max(3.0, LARGEST * math.sqrt(metrics.get("megabytes", 0.0) / largest)), 1)
     place = x.at(metrics["p95_ms"])
     return {

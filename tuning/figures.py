@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, TypedDict
 
-BUDGET_SHAPE = (1, 32)  # batch and tokens at which `budget.max_p95_ms` holds
+Shape = tuple[int, ...]  # rows and tokens of a call, and of what writes the tokens of each answer
 MIX = "mix"  # single rows as they come, of whatever length
-LATENCIES = ("p50_ms", "p95_ms", "p99_ms", "mean_ms", "calls", "busy", "p95_ms_others_low", "p95_ms_others_high")
+LATENCIES = (
+    *("p50_ms", "p95_ms", "p99_ms", "mean_ms", "calls", "busy", "p95_ms_others_low", "p95_ms_others_high"),
+    *("ms_per_token", "tokens_per_second"),  # of answers of a stated length: by p50, prompt included
+)
 
 
 class Figures(TypedDict):
@@ -28,16 +31,19 @@ class Timed(NamedTuple):
 AS_THEY_COME = Timed(MIX, "a row as it comes")
 
 
-def at(shape: tuple[int, int]) -> str:
-    """The name of a shape (batch, tokens)."""
-    batch, tokens = shape
-    return f"batch{batch}_tokens{tokens}"
+def at(shape: Shape) -> str:
+    """The name of a shape."""
+    batch, tokens, *answer = shape
+    return f"batch{batch}_tokens{tokens}" + "".join(f"_answer{each}" for each in answer)
 
 
-def timed(shape: tuple[int, int]) -> Timed:
-    """A shape (batch, tokens)."""
-    batch, tokens = shape
-    return Timed(at(shape), f"batch {batch}, {tokens} tokens")
+def timed(shape: Shape) -> Timed:
+    """A shape, in words."""
+    batch, tokens, *answer = shape
+    if not answer:
+        return Timed(at(shape), f"batch {batch}, {tokens} tokens")
+    written = "first token" if answer == [1] else f"answers of {answer[0]}"
+    return Timed(at(shape), f"batch {batch}, prompts of {tokens} tokens, {written}")
 
 
 def figures(

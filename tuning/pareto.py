@@ -11,17 +11,20 @@ from configs.schema.search import NAMED, BudgetSpec, Objective, Weights
 
 METRIC = "metric"  # `retention` is its share of the teacher's
 BUSY = 0.05  # share of the time that a call was kept from the CPU, above which its machine is called busy
-NEAR = 0.15  # share of `max_p95_ms`, on either side, within which noise may say who is inside
+NEAR = 0.15  # share of a limit of time, on either side, within which noise may say who is inside
 RIVALS = 3  # the next best after the winner
 IN_SEARCH = "_in_search"  # ending of a figure's name that holds the search's value once it was timed again
-TIMED = ("p50_ms", "p95_ms", "p95_ms_others_low", "p95_ms_others_high", "busy")  # figures that noise changes
+PACE = "ms_per_token"
+TIMED = ("p50_ms", "p95_ms", "p95_ms_others_low", "p95_ms_others_high", "busy", PACE)  # noise changes them
 RETENTION = "retention"
 ERROR_OF_RETENTION = "retention_se"  # its standard error; 0 where a candidate has none
 LIMITS = (  # field of the budget, metric it limits, sign: +1 at most, -1 at least
     ("min_retention", RETENTION, -1),
     ("max_p95_ms", "p95_ms", 1),
+    ("max_ms_per_token", PACE, 1),
     ("max_megabytes", "megabytes", 1),
 )
+TIME_LIMITS = {"max_p95_ms": "p95_ms", "max_ms_per_token": PACE}  # within `NEAR` of which noise may decide
 SIGNS = {METRIC: 1, "p95_ms": -1, "megabytes": -1}  # -1: less of it is better
 ALIKE = {METRIC: 0.0, "p95_ms": 0.05, "megabytes": 0.01}  # share by which two candidates of one architecture differ
 TERMS = {  # of an objective: superlative, equal, by how many times a loser is worse
@@ -175,8 +178,8 @@ def finalists(trials: Sequence[Trial], budget: BudgetSpec, choose: Callable[[Seq
     """Trials whose times decide the choice, so that they have to be timed again, together.
 
     They are the winner and the next best, by `choose`; trials that would be among these without disturbed calls; and
-    trials inside all limits but perhaps that of time, where `max_p95_ms` is near their p95 or between their blocks.
-    Empty where there is one trial alone, far from that limit.
+    trials inside all limits but perhaps those of time, where one is near their figure or between their blocks. Empty
+    where there is one trial alone, far from these limits.
     """
     best = _best(trials, choose) | _best([_undisturbed(trial) for trial in trials], choose)
     unsure = {trial.id for trial in trials if trial.error is None and _time_decides(trial.metrics, budget)}
@@ -205,10 +208,15 @@ def _undisturbed(trial: Trial) -> Trial:
 
 
 def _time_decides(metrics: Mapping[str, float], budget: BudgetSpec) -> bool:
-    limit, p95 = budget.max_p95_ms, metrics.get("p95_ms", math.nan)
-    if limit is None or not math.isfinite(p95) or broken(metrics, budget).keys() - {"max_p95_ms"}:
+    if broken(metrics, budget).keys() - TIME_LIMITS.keys():
         return False
-    return abs(p95 - limit) <= NEAR * limit or p95 <= limit < metrics.get("p95_ms_others_high", p95)
+    for field, name in TIME_LIMITS.items():
+        limit, value = getattr(budget, field), metrics.get(name, math.nan)
+        if limit is None or not math.isfinite(value):
+            continue
+        if abs(value - limit) <= NEAR * limit or value <= limit < metrics.get(f"{name}_others_high", value):
+            return True
+    return False
 
 
 def timed_again(trial: Trial, figures: Mapping[str, float]) -> Trial:
@@ -262,5 +270,5 @@ def _behind(trial: Trial, winner: Trial, objective: Objective, alike: bool) -> s
 
 
 def _figures(metrics: Mapping[str, float], budget: BudgetSpec) -> str:
-    names = (METRIC, RETENTION, "p95_ms", "megabytes")
+    names = (METRIC, RETENTION, "p95_ms", PACE, "megabytes")
     return ", ".join(_worded(metrics, name, budget) for name in names if name in metrics)

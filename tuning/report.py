@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from configs.schema.search import BudgetSpec, Objective
-from configs.schema.tasks import TASKS, Task
+from configs.schema.tasks import BUDGET_SHAPE, TASKS, Task
 from tuning.chart import DASH, FIGURES, draw, figure, fits
 from tuning.comparison import svg, templates
-from tuning.figures import AS_THEY_COME, BUDGET_SHAPE, Figures, Timed, at, timed
+from tuning.figures import AS_THEY_COME, Figures, Shape, Timed, at, timed
 from tuning.pareto import (
     BUSY,
     IN_SEARCH,
     LIMITS,
     METRIC,
+    PACE,
     RETENTION,
     SIGNS,
     broken,
@@ -28,7 +29,7 @@ from tuning.pareto import (
     worth,
 )
 
-UNITS = {"p95_ms": " ms", "megabytes": " MB"}
+UNITS = {"p95_ms": " ms", PACE: " ms", "megabytes": " MB"}
 SPLITS = {"train": "training"}  # as readers call them
 OF_ROWS = (  # key, head and form of what is said of the rows of a split
     ("rows", "rows", ",d"),
@@ -87,11 +88,16 @@ def render(
         data=_data(rows, (evaluation or {}).get("rows")),
         chart=draw(trials, won, budget, found["teacher_metric"], superlative(objective)),
         metric=label,
-        heads=[(name, label if name == METRIC else title) for name, title in FIGURES.items()],
+        heads=[(name, label if name == METRIC else FIGURES[name]) for name in _shown_figures(trials)],
         keys=list(dict.fromkeys(key for trial in trials for key in trial["values"])),
         trials=trials,
         origin=[(title, told[field]) for title, field in ORIGIN if told.get(field)],
     )
+
+
+def _shown_figures(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Columns of the table of trials: time by token of what writes alone."""
+    return [name for name in FIGURES if name != PACE or any(name in trial["metrics"] for trial in trials)]
 
 
 def _client(served: Metrics, evaluated: Metrics, searched: Metrics) -> str:
@@ -186,6 +192,8 @@ def _tiles(
     missed = broken(metrics, budget)
     for field, name, sign in LIMITS:
         limit = getattr(budget, field)
+        if limit is None and name == PACE and name not in metrics:
+            continue
         told = "no limit"
         if limit is not None:
             room = "held" if field not in missed else "not held"
@@ -201,7 +209,7 @@ def _tiles(
 
 
 def _tile(name: str, metrics: Metrics, words: str) -> dict[str, Any]:
-    title = {"p95_ms": "p95 latency", "megabytes": "size"}.get(name, FIGURES[name])
+    title = {"p95_ms": "p95 latency", PACE: "time by token", "megabytes": "size"}.get(name, FIGURES[name])
     value = figure(metrics.get(name), name) + UNITS.get(name, "")
     return {"title": title, "value": value, "words": words, "holds": True}
 
@@ -210,15 +218,18 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The final evaluation: one row for each figure, one cell for each contender, compared with the teacher."""
     order, task = [*FIRST, *evaluation["answers"]], TASKS[evaluation["task"]]
     answers: dict[str, Figures] = dict(sorted(evaluation["answers"].items(), key=lambda each: order.index(each[0])))
-    lines = _lines(task, answers, [(batch, tokens) for batch, tokens in evaluation["shapes"]])
+    metric = evaluation.get("metric", task.metric)
+    lines = _lines(task, answers, [tuple(shape) for shape in evaluation["shapes"]])
     rows = [{"title": each.title, "cells": _cells(each, answers)} for each in lines]
     return {
         "names": [each.replace("_", " ") for each in answers],
         "rows": [each for each in rows if any(text != DASH for text, _ in each["cells"])],
         "against_teacher": "teacher" in answers,
         "first": evaluation["first"],
-        "behind": evaluation["behind"],
-        "chart": svg(answers, evaluation.get("metric", task.metric), timed(BUDGET_SHAPE), alone=False),
+        "behind": evaluation.get("behind"),
+        "examples": evaluation.get("examples", []),
+        "metric": task.titles.get(metric, metric),
+        "chart": svg(answers, metric, timed(task.shape), alone=False),
         "notes": evaluation.get("notes", []),
     }
 
@@ -235,7 +246,7 @@ class _Line(NamedTuple):
     part: Callable[[Figures], Metrics] = operator.itemgetter("metrics")
 
 
-def _lines(task: Task, answers: Mapping[str, Figures], shapes: Sequence[tuple[int, int]]) -> list[_Line]:
+def _lines(task: Task, answers: Mapping[str, Figures], shapes: Sequence[Shape]) -> list[_Line]:
     """Every figure that the table may show; one that no contender has is left out there."""
 
     def latency(place: Timed) -> Callable[[Figures], Metrics]:
@@ -248,16 +259,21 @@ def _lines(task: Task, answers: Mapping[str, Figures], shapes: Sequence[tuple[in
         words = f"p50 / p95 / p99 ms, {place.title}"
         return _Line(words, "p50_ms", ".2f", "faster", further=("p95_ms", "p99_ms"), part=latency(place))
 
-    of_budget = timed(BUDGET_SHAPE)
+    of_budget, written = timed(task.shape), [shape for shape in shapes if shape[len(BUDGET_SHAPE) :] > (1,)]
     low, high = "p95_ms_others_low", "p95_ms_others_high"
     others = f"p95 of the other blocks, ms, {of_budget.title}"
     kinds = dict.fromkeys(kind for each in answers.values() for found in each["shares"].values() for kind in found)
-    shares = [(timed(shape), kind) for shape in shapes if shape[1] == BUDGET_SHAPE[1] for kind in kinds]
+    shares = [(timed(shape), kind) for shape in shapes if shape[1:] == task.shape[1:] for kind in kinds]
     return [
         *(_Line(each.title, each.metric, each.form, each.compare, further=each.further) for each in task.lines),
         _Line("answers that change with the batch", "batch_changed", ".2%"),
         *map(percentiles, [*map(timed, shapes), AS_THEY_COME]),
         _Line(others, low, ".2f", further=(high,), part=latency(of_budget)),
+        _Line(f"ms for each token, {of_budget.title}", PACE, ".2f", "faster", part=latency(of_budget)),
+        *(
+            _Line(f"tokens a second, {place.title}", "tokens_per_second", ",.0f", part=latency(place))
+            for place in map(timed, written)
+        ),
         _Line(f"mean ms, {AS_THEY_COME.title}", "mean_ms", ".2f", "faster", part=latency(AS_THEY_COME)),
         _Line("answered by the first model of a cascade", "first_share", ".1%"),
         _Line("rows per second, whole file", "rows_per_second", ",.0f"),

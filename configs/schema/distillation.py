@@ -170,14 +170,16 @@ class StoredOutputs(Spec):
     tokens: int | None = Field(default=None, description="decoder: its likeliest tokens at each place")
     completions: bool = Field(default=False, description="decoder: the texts that it writes, as rows to learn from")
     draws: int = Field(default=0, description="decoder: tokens drawn from the others at each place")
+    answers: bool = Field(default=False, description="decoder: the texts that it writes for the validation rows")
     hidden_layers: list[int] = Field(default_factory=list, description="encoder: token vectors after these")
     relation_layer: int | None = Field(default=None, description="encoder: queries, keys and values of this layer")
 
     def covers(self, other: StoredOutputs) -> bool:
-        """Whether an encoder's outputs stored by this spec hold all that `other` names."""
-        return set(other.hidden_layers) <= set(self.hidden_layers) and other.relation_layer in (
-            None,
-            self.relation_layer,
+        """Whether hidden states and answers stored by this spec hold all of those that `other` names."""
+        return (
+            set(other.hidden_layers) <= set(self.hidden_layers)
+            and other.relation_layer in (None, self.relation_layer)
+            and self.answers >= other.answers
         )
 
 

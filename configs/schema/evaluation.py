@@ -16,8 +16,14 @@ class EvaluationSpec(Spec):
     )
     baselines: list[str] | None = Field(
         default=None,
-        description="measured beside the bundle; classify: tfidf, static; generate: nearest; [] for none; default: all "
-        "of the task beside the output's own bundle",
+        description="measured beside the bundle; classify: tfidf, static; generate: nearest, template; [] for none; "
+        "default: all of the task beside the output's own bundle",
+    )
+    examples: int = Field(
+        default=10,
+        ge=0,
+        description="generate: test rows whose prompt, reference and answers by teacher and winner stand in the "
+        "report, worst first; 0 = no text of a row stands there",
     )
     watts_per_core: float = Field(
         default=3.5,

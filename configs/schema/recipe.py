@@ -29,6 +29,8 @@ from configs.schema.tasks import DEFAULT, TASKS, Task, TaskName
 
 SEARCHABLE = ("student", "distillation", "compression")  # what a trial does; the rest is done once, before all trials
 
+STORED = tuple(f"distillation.{name}" for name in ("targets", "stored_tokens", "stored_draws"))  # of the teacher
+
 WHOLE = {  # how a model with running statistics can be trained that is known neither as layers nor to AutoTP
     "pipeline_stages": (1,),
     "tensor_parallel": (1,),
@@ -120,6 +122,17 @@ class Recipe(Spec):
             for field in fields:
                 if (value := getattr(section, field)) != getattr(type(section)(), field):
                     raise ValueError(f"{name}.{field}: {value!r}: task {self.task!r} does not use it; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def answers_that_are_timed_have_room(self) -> Self:
+        limit, most, shape = self.budget.max_ms_per_token, self.data.max_length, TASKS[self.task].shape
+        if limit is not None and most < sum(shape[1:]):
+            prompt, answer = shape[1:]
+            raise ValueError(
+                f"budget.max_ms_per_token: {limit:g}: prompts of {prompt} and answers of {answer} tokens are timed, "
+                f"but data.max_length is {most}; raise it to {prompt + answer}, or give budget.max_p95_ms instead"
+            )
         return self
 
     @model_validator(mode="after")
@@ -270,6 +283,8 @@ class Recipe(Spec):
                 raise ValueError(f"search.space.{key}: not searched; keys start with {', '.join(SEARCHABLE)}")
             if key.startswith("distillation.pool"):
                 raise ValueError(f"search.space.{key}: not searched; the pool is made once, before the trials")
+            if key in STORED:
+                raise ValueError(f"search.space.{key}: not searched; the teacher says it once, before the trials")
             if key == "student.model":
                 raise ValueError(f"search.space.{key}: not searched; its rows are prepared once, before the trials")
         return self

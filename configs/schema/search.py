@@ -125,7 +125,8 @@ class BudgetSpec(Spec):
     metric: str | None = Field(
         default=None,
         description="metric of the task that retention is a share of, and that decides between candidates of the same "
-        "cost; none = the task's own",
+        "cost; classify: accuracy, macro_f1; generate: bleu, rouge_l, chrf, exact_match, slot_accuracy (1 less the "
+        "slot error rate); none = the task's own, which stands first",
     )
     min_retention: float = Field(
         default=0.99,
@@ -144,7 +145,12 @@ class BudgetSpec(Spec):
         default=None,
         gt=0,
         description="p95 latency in milliseconds of the quietest of five blocks of calls: batch 1, 32 tokens, one "
-        "thread, tokenizer included",
+        "thread, tokenizer included; generate: of an answer of 32 tokens to a prompt of 32",
+    )
+    max_ms_per_token: float | None = Field(
+        default=None,
+        gt=0,
+        description="generate: p50 latency of such an answer in milliseconds, divided by its 32 tokens",
     )
     max_megabytes: float | None = Field(default=None, gt=0, description="size of the bundle folder in MB (10^6 bytes)")
     gate: Literal["point", "interval"] = Field(

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 DEFAULT = "classify"
 BASIC = ("prepare", "finetune", "teach", "distill", "compress", "evaluate")
 VERBS = (*BASIC, "tune", "deploy", "optimize", "cascade")
+BUDGET_SHAPE = (1, 32)  # rows and tokens of a call at which `budget.max_p95_ms` holds
+ANSWER_SHAPE = (*BUDGET_SHAPE, 32)  # the same of what writes: prompts of 32 tokens, answers of 32 tokens
 
 
 class Summed(NamedTuple):
@@ -31,6 +33,7 @@ class Baseline(NamedTuple):
     what: str  # in words, for readers
     is_bundle: bool = True  # whether it can be written as a bundle and served
     of_teacher: bool = False  # whether the teacher's token embeddings go into it
+    of_attributes: bool = False  # whether it is made of attributes, so that rows of texts alone have none
 
 
 class Shown(NamedTuple):
@@ -65,6 +68,7 @@ class Task:
     # Its metrics.
     metric: str  # on validation and test rows: what budgets, retention and the choice of a winner go by
     metrics: Mapping[str, Summed]  # by the values that budget.metric, and so `metric`, may have
+    further: Mapping[str, Summed]  # of which an evaluation also gives the intervals
     titles: Mapping[str, str]  # of metrics, as table heads
     shown: tuple[str, ...]  # further metrics of the comparison
     lines: tuple[Shown, ...]  # of the report
@@ -79,7 +83,7 @@ class Task:
     save: str  # (nn.Module, folder)
     inputs: str  # (nn.Module, pairs) -> names of the exported graph's inputs
     wanted: str  # (recipe, config of a teacher that is not there yet, or None) -> StoredOutputs
-    stored_answers: str | None  # (prepared, teacher outputs) -> answers and rows of the validation split
+    stored_answers: str  # (prepared, teacher outputs) -> what the teacher says of each validation row
 
     # What a compression is judged by.
     step_metric: str  # (step context, validation rows) -> jobs.compression.checks.metric.StepMetric
@@ -93,10 +97,10 @@ class Task:
     service: str  # (its name, release, serving) -> serving.service.InService: what answers over HTTP
     answering: str  # (predictor) -> jobs.measure.answers.LoadedContender
     smoke: str | None  # (uri, folder, bundle): one question before a deployment
-    compare: str | None  # (recipe, rows, measured, figures) -> jobs.measure.comparison.Compared
+    compare: str | None  # (recipe, rows, measured, figures) -> jobs.measure.comparison.Special
     words: str  # jobs.measure.card.Words: what a model card says of such models
-    at_shapes: bool  # whether latency follows from rows and tokens alone, not from what a model writes
-    calls: int  # over which the latency of rows as they come is measured
+    shape: tuple[int, ...]  # `BUDGET_SHAPE`, or `ANSWER_SHAPE` of what writes
+    calls: int  # over which its latency, and that of rows as they come, is measured
     asked_twice: int  # most rows that are answered both alone and in a batch
     uncompressed: bool = False  # whether a model that was not compressed is evaluated
 
@@ -104,6 +108,11 @@ class Task:
     def bundles(self) -> tuple[str, ...]:
         """The runtimes of its bundles."""
         return (*self.runtimes, *self.unexported)
+
+    @property
+    def writes(self) -> bool:
+        """Whether latency depends on how much a model writes, too."""
+        return len(self.shape) > len(BUDGET_SHAPE)
 
     @property
     def summed(self) -> Summed:
@@ -129,6 +138,13 @@ class Task:
 
 HEAD = ("head_learning_rate", "class_weights")
 
+
+def _with_interval(title: str, metric: str, form: str, compare: Literal["", "kept"] = "") -> tuple[Shown, Shown]:
+    """The lines of a metric and of its interval."""
+    ends = Shown(f"{title}, 95 % interval", f"{metric}_low", form, further=(f"{metric}_high",))
+    return Shown(title, metric, form, compare), ends
+
+
 CLASSIFY = Task(
     name="classify",
     verbs=VERBS,
@@ -152,6 +168,8 @@ CLASSIFY = Task(
         "data": ("packing", "max_changed", "chat"),
         "checks": ("enabled",),
         "distillation": ("stored_tokens", "stored_draws", "targets"),
+        "budget": ("max_ms_per_token",),
+        "evaluation": ("examples",),
     },
     model_kinds=("encoder", "decoder"),
     student_kinds=("layers", "new", "conv", "pretrained"),
@@ -163,13 +181,12 @@ CLASSIFY = Task(
         "accuracy": Summed("jobs.tasks.classify.metrics:right", "jobs.tasks.classify.metrics:accuracy"),
         "macro_f1": Summed("jobs.tasks.classify.metrics:confusions", "jobs.tasks.classify.metrics:macro_f1"),
     },
+    further={},
     titles={"macro_f1": "macro-F1", "agreement": "as the teacher", "ece": "ECE"},
     shown=("macro_f1", "agreement", "ece"),
     lines=(
-        Shown("accuracy", "accuracy", ".4f", "kept"),
-        Shown("accuracy, 95 % interval", "accuracy_low", ".4f", further=("accuracy_high",)),
-        Shown("macro-F1", "macro_f1", ".4f", "kept"),
-        Shown("macro-F1, 95 % interval", "macro_f1_low", ".4f", further=("macro_f1_high",)),
+        *_with_interval("accuracy", "accuracy", ".4f", "kept"),
+        *_with_interval("macro-F1", "macro_f1", ".4f", "kept"),
         Shown("answers as the teacher does", "agreement", ".2%"),
         Shown("calibration error (ECE)", "ece", ".4f"),
     ),
@@ -194,14 +211,14 @@ CLASSIFY = Task(
     smoke="jobs.tasks.classify.evaluation:smoke",
     compare="jobs.tasks.classify.evaluation:compare",
     words="jobs.tasks.classify.words:WORDS",
-    at_shapes=True,
+    shape=BUDGET_SHAPE,
     calls=300,
     asked_twice=10_000,
 )
 
 GENERATE = Task(
     name="generate",
-    verbs=(*BASIC, "deploy"),
+    verbs=(*BASIC, "tune", "optimize", "deploy"),
     runtimes=("ctranslate2",),
     unexported=("torch",),
     steps=("prune", "export", "quantize"),
@@ -211,7 +228,14 @@ GENERATE = Task(
             "jobs.tasks.generate.baselines:fit_nearest",
             "the completion of the most similar training row",
             is_bundle=False,
-        )
+        ),
+        "template": Baseline(
+            "template",
+            "jobs.tasks.generate.baselines:fit_template",
+            "the completion of the training row with the most similar attributes, with the values of the request in it",
+            is_bundle=False,
+            of_attributes=True,
+        ),
     },
     unused={
         "data": ("slices",),
@@ -219,6 +243,7 @@ GENERATE = Task(
         "student": ("hidden", "heads", "feed_forward", "share_layers", "kernel", "pooling"),
         "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
         "evaluation": ("steps",),
+        "export": ("lengths",),
     },
     model_kinds=("decoder",),
     student_kinds=("layers", "pretrained"),
@@ -226,14 +251,39 @@ GENERATE = Task(
     hidden_states=False,
     pool=False,
     metric="bleu",
-    metrics={"bleu": Summed("jobs.tasks.generate.metrics:statistics", "jobs.tasks.generate.metrics:value")},
-    titles={"bleu": "BLEU", "rouge_l": "ROUGE-L", "slot_error_rate": "slot error rate"},
-    shown=("rouge_l", "slot_error_rate"),
+    metrics={
+        "bleu": Summed("jobs.tasks.generate.metrics:statistics", "jobs.tasks.generate.metrics:value"),
+        "rouge_l": Summed("jobs.tasks.generate.likeness:rouge_counts", "jobs.tasks.generate.likeness:share"),
+        "chrf": Summed("jobs.tasks.generate.likeness:chrf_counts", "jobs.tasks.generate.likeness:chrf"),
+        "slot_accuracy": Summed("jobs.tasks.generate.metrics:slot_counts", "jobs.tasks.generate.metrics:slot_accuracy"),
+        "exact_match": Summed("jobs.tasks.generate.likeness:exact_counts", "jobs.tasks.generate.likeness:share"),
+    },
+    further={
+        "slot_error_rate": Summed("jobs.tasks.generate.metrics:slot_counts", "jobs.tasks.generate.likeness:share"),
+        "repetition_rate": Summed(
+            "jobs.tasks.generate.likeness:repetition_counts", "jobs.tasks.generate.likeness:share"
+        ),
+        "length_ratio": Summed("jobs.tasks.generate.metrics:statistics", "jobs.tasks.generate.metrics:length_ratio"),
+    },
+    titles={
+        "bleu": "BLEU",
+        "rouge_l": "ROUGE-L",
+        "chrf": "chrF",
+        "slot_accuracy": "slot accuracy",
+        "slot_error_rate": "slot error rate",
+        "exact_match": "exact match",
+        "repetition_rate": "repeated",
+        "length_ratio": "length",
+    },
+    shown=("rouge_l", "chrf", "slot_error_rate", "exact_match", "repetition_rate", "length_ratio"),
     lines=(
-        Shown("BLEU", "bleu", ".2f", "kept"),
-        Shown("BLEU, 95 % interval", "bleu_low", ".2f", further=("bleu_high",)),
-        Shown("ROUGE-L", "rouge_l", ".2f", "kept"),
-        Shown("slot error rate", "slot_error_rate", ".2%"),
+        *_with_interval("BLEU", "bleu", ".2f", "kept"),
+        *_with_interval("ROUGE-L", "rouge_l", ".2f", "kept"),
+        *_with_interval("chrF", "chrf", ".2f", "kept"),
+        *_with_interval("slot error rate", "slot_error_rate", ".2%"),
+        *_with_interval("exact match", "exact_match", ".2%", "kept"),
+        *_with_interval("repeated strings of four units", "repetition_rate", ".2%"),
+        *_with_interval("length beside the nearest reference", "length_ratio", ".3f"),
     ),
     score="jobs.tasks.generate.metrics:score",
     plan="jobs.tasks.generate.rows:plan",
@@ -244,7 +294,7 @@ GENERATE = Task(
     save="jobs.models.decoder:save",
     inputs="jobs.models.decoder:graph_inputs",
     wanted="jobs.tasks.generate.teaching:wanted",
-    stored_answers=None,
+    stored_answers="jobs.tasks.generate.teaching:stored_answers",
     step_metric="jobs.tasks.generate.judging:step_metric",
     agreement="jobs.tasks.generate.judging:agreement",
     least_agreement="jobs.tasks.generate.judging:least_agreement",
@@ -254,10 +304,10 @@ GENERATE = Task(
     service="serving.writing:put_in_service",
     answering="jobs.tasks.generate.evaluation:Writing",
     smoke="jobs.tasks.generate.evaluation:smoke",
-    compare=None,
+    compare="jobs.tasks.generate.evaluation:compare",
     words="jobs.tasks.generate.words:WORDS",
-    at_shapes=False,
-    calls=50,
+    shape=ANSWER_SHAPE,
+    calls=100,
     asked_twice=200,
     uncompressed=True,
 )

@@ -15,7 +15,6 @@ from configs.schema.compression import ExportStep, Step
 from configs.schema.recipe import Recipe
 from jobs.compression.bundle import compress
 from jobs.measure.contenders import Contender
-from jobs.measure.measurement import BUDGET_SHAPE
 from serving.bundle import Bundle, bundle_digest
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,9 @@ def after_each_step(recipe: Recipe, winner: Bundle, student: Path, folder: Path)
         except (JobError, UsageError) as error:
             log.warning("%s is left out: %s", name, error)
             continue
-        contenders.append(Contender(name=name, kind="bundle", folder=str(folder / name), shapes=[BUDGET_SHAPE]))
+        contenders.append(
+            Contender(name=name, kind="bundle", folder=str(folder / name), shapes=[recipe.judged_by.shape])
+        )
     return contenders
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from jobs.data.source import Row
 from serving.inputs import Input
 
+UNSCORED = "no row has attributes, which this metric counts; choose another metric"
 FIRST_SHARE = "first_share"  # of the rows, that a cascade's first model answers
 
 
@@ -32,6 +33,11 @@ class LoadedContender(Predictor, Protocol):
         """What else is known of how it answers these inputs, as metrics."""
         ...
 
+    def of_length(self, prompt: int, answer: int) -> Predictor:
+        """The same, but reading `prompt` tokens and writing `answer` tokens, whatever would end the text; itself where
+        it writes no tokens."""
+        ...
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -47,6 +53,10 @@ class Fitted:
     def figures(self, inputs: Sequence[Input]) -> dict[str, float]:
         """None."""
         return {}
+
+    def of_length(self, prompt: int, answer: int) -> Predictor:
+        """Itself: it finds its answers."""
+        return self
 
 
 def input_of(row: Row) -> Input:

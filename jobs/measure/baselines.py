@@ -102,22 +102,31 @@ def made(
     return found
 
 
-def possible(recipe: Recipe, teacher: Path | None) -> list[str]:
-    """The baselines that a recipe asks for, all of the task where it names none, that can be made with `teacher`."""
+def possible(recipe: Recipe, teacher: Path | None, attributes: bool) -> list[str]:
+    """The baselines that a recipe asks for, all of the task where it names none, that can be made with `teacher`.
+
+    `attributes`: whether the rows have some.
+    """
     asked = recipe.evaluation.baselines
-    return [name for name in (recipe.judged_by.baselines if asked is None else asked) if _possible(name, teacher)]
+    names = recipe.judged_by.baselines if asked is None else asked
+    return [name for name in names if _impossible(name, teacher, attributes) is None]
 
 
-def check_possible(name: str, teacher: Path | None, field: str) -> None:
-    """Raise `UsageError` where `field` names a baseline that cannot be made with this `teacher`."""
-    if not _possible(name, teacher):
-        raise UsageError(
-            f"{field}: {name!r}: no teacher here has one table of token embeddings; finetune or give one, or do without"
-        )
+def check_possible(name: str, teacher: Path | None, attributes: bool, field: str) -> None:
+    """Raise `UsageError` where `field` names a baseline that cannot be made with this `teacher` or without
+    `attributes`."""
+    if reason := _impossible(name, teacher, attributes):
+        raise UsageError(f"{field}: {name!r}: {reason}")
 
 
-def _possible(name: str, teacher: Path | None) -> bool:
-    return not BASELINES[name].of_teacher or (teacher is not None and embedding_table(teacher) is not None)
+def _impossible(name: str, teacher: Path | None, attributes: bool) -> str | None:
+    """Why a baseline cannot be made, and what would work; None where it can."""
+    record = BASELINES[name]
+    if record.of_teacher and (teacher is None or embedding_table(teacher) is None):
+        return "no teacher here has one table of token embeddings; finetune or give one, or do without"
+    if record.of_attributes and not attributes:
+        return "the rows that the bundle was made of have no attributes; leave it out"
+    return None
 
 
 def find_or_make(recipe: Recipe, name: str, source: Source) -> Path:

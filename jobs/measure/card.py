@@ -13,11 +13,10 @@ from configs.schema.runtimes import package
 from configs.schema.tasks import BASELINES, TASKS, named
 from jobs.measure.answers import FIRST_SHARE
 from jobs.measure.machine import cpu
-from jobs.measure.measurement import BUDGET_SHAPE
-from jobs.measure.table import BLOCKS_WORDS
+from jobs.measure.table import blocks_words
 from jobs.measure.timing import busy_words
 from serving.bundle import Bundle, bundle_bytes
-from tuning.figures import AS_THEY_COME, at, figures, latency_of, timed
+from tuning.figures import AS_THEY_COME, Shape, at, figures, latency_of, timed
 
 MOST_LABELS = 100
 LONGEST_FACTS = 4000  # characters; more stands in bundle.json
@@ -98,7 +97,7 @@ def card(bundle: Bundle, recipe: Recipe) -> str:
         origin=_table(_origin(bundle, parts)),
         steps="\n\n".join(_steps(each) for each in parts) or "None.",
         figures=_table(_figures(bundle, recipe)),
-        latency=_latency(bundle.metrics),
+        latency=_latency(bundle.metrics, TASKS[bundle.task].shape),
         limits=words.limits.format(max_length=bundle.max_length),
     )
 
@@ -214,8 +213,8 @@ def _figures(bundle: Bundle, recipe: Recipe) -> Iterable[tuple[str, str]]:
     yield "size", f"{bundle_bytes(bundle) / 1e6:.1f} MB"
 
 
-def _latency(metrics: Mapping[str, float]) -> str:
-    places = (timed(BUDGET_SHAPE), AS_THEY_COME)
+def _latency(metrics: Mapping[str, float], shape: Shape) -> str:
+    places = (timed(shape), AS_THEY_COME)
     found = {place.at: latency_of(metrics, place.at) for place in places}
     lines = ["| | calls | p50, ms | p95, ms | p99, ms | mean, ms |", "| --- | --- | --- | --- | --- | --- |"]
     for place in places:
@@ -226,9 +225,11 @@ def _latency(metrics: Mapping[str, float]) -> str:
     if len(lines) == 2:
         return "Not measured."
     words = f"On one thread, tokenizer included, on {cpu()}."
-    low, high = (found[at(BUDGET_SHAPE)].get(f"p95_ms_others_{end}") for end in ("low", "high"))
+    low, high = (found[at(shape)].get(f"p95_ms_others_{end}") for end in ("low", "high"))
+    if (pace := found[at(shape)].get("ms_per_token")) is not None:
+        words += f" An answer of a stated length takes {pace:.2f} ms for each of its tokens (p50, prompt included)."
     if low is not None:
-        words += f" {BLOCKS_WORDS} p95 of the other blocks: {low:.2f} to {high:.2f} ms."
+        words += f" {blocks_words(shape)} p95 of the other blocks: {low:.2f} to {high:.2f} ms."
     return "\n".join([*lines, "", words, *filter(None, [busy_words({"the bundle": figures(latency=found)})])])
 
 

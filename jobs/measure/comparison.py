@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import Task, named
+from jobs.data.source import Row
 from jobs.measure import table
 from jobs.measure.bootstrap import interval
-from jobs.measure.gate import Judgement, Tested
+from jobs.measure.gate import Judgement, Tested, judge
 from jobs.measure.measurement import Measured
 from jobs.measure.timing import busy_words
 from serving import units
 from tuning import comparison
-from tuning.figures import AS_THEY_COME, BUDGET_SHAPE, Figures, flat, timed
-from tuning.pareto import METRIC
+from tuning.figures import Figures, Shape, flat, timed
+from tuning.pareto import METRIC, PACE
 
 WINNER, TEACHER = "winner", "teacher"
 UNITS = "Units of the texts that metrics and baselines count"
@@ -37,24 +38,31 @@ class UnseenRows(NamedTuple):
     labels: list[str]
     slices: dict[str, list[str]]  # column of `data.slices`: the group of each row
     counted: str = units.WORDS  # units of the texts that metrics and baselines count
+    rows: Sequence[Row] = ()
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What a task says of a winner beside the figures of all contenders."""
+class Special:
+    """What only one task says of a winner, beside the figures of all contenders."""
 
     fields: dict[str, Any] = field(default_factory=dict)  # of the manifest
     files: dict[str, str] = field(default_factory=dict)
     words: list[str] = field(default_factory=list)  # below the table
-    verdicts: list[str] = field(default_factory=list)  # above it
-    judgement: Judgement | None = None
+
+
+class Held(NamedTuple):
+    """A winner held against the budget, its teacher and the baselines."""
+
+    fields: dict[str, Any]  # of the manifest
+    judgement: Judgement | None  # None without a teacher
+    verdict: str | None  # on the baselines
 
 
 def compare(
     recipe: Recipe,
     test: UnseenRows,
     measured: Mapping[str, Measured],
-    shapes: Sequence[tuple[int, int]],
+    shapes: Sequence[Shape],
     machine: table.Machine | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """(fields of the manifest, files beside it) of what was `measured` on the test rows and timed at `shapes`."""
@@ -64,11 +72,12 @@ def compare(
     beaten = table.beaten(leads(measured, baselines, task.metric), answers, task.metric)
     if beaten:
         log.warning(beaten)
-    said = named(task.compare)(recipe, test, measured, answers, baselines) if task.compare else Compared()
-    verdicts = [*filter(None, [beaten]), *said.verdicts]
+    said = named(task.compare)(recipe, test, measured, answers) if task.compare else Special()
+    held = _held(recipe, test, measured, answers, baselines)
+    verdicts = [each for each in (beaten, held.verdict) if each]
     first = list(verdicts)
-    if said.judgement:
-        first.insert(1 if beaten else 0, f"The winner is {said.judgement.words}.")
+    if held.judgement:
+        first.insert(1 if beaten else 0, f"The winner is {held.judgement.words}.")
     whole = TEACHER in answers
     gap = difference_of(measured[WINNER], measured[TEACHER], task.metric) if whole else None
     busy = busy_words(answers)
@@ -78,44 +87,67 @@ def compare(
         *([f"{busy}\n"] if busy else []),
         *([f"{UNITS}: {test.counted}.\n"] if test.counted != units.WORDS else []),
     ]
-    shown = shown_shapes(shapes)
+    shown = shown_shapes(shapes, task)
     head = [f"{each}\n" for each in first]
     fields = {
         "task": task.name,
         "answers": answers,
         "shapes": list(shapes),
         "metric": task.metric,
-        "tested": None,
-        "judged": None,
-        "behind": [],
-        "budgeted": {},
+        **held.fields,
         **said.fields,
         "first": first,
         "verdict": " ".join(verdicts) or None,
         "metrics": _metrics(answers, measured, shapes, task, gap),
         "table": "\n".join([*head, table.markdown(answers, TEACHER if whole else None, shown, task), *words]),
     }
-    if said.judgement:
-        fields["metrics"]["inside"] = float(said.judgement.inside)
+    if held.judgement:
+        fields["metrics"]["inside"] = float(held.judgement.inside)
     files = said.files | {
         "metrics.json": json.dumps({name: flat(each) for name, each in answers.items()}, indent=2) + "\n"
     }
     further = []
     if machine:
         fields["metrics"] |= {f"{kind}_peak": best for kind, best in machine.peaks.items()}
-        fields["notes"] = [f"{UNITS}: {test.counted}.", *table.notes(machine), *filter(None, [busy])]
-        further = [table.latencies_markdown(answers, shapes), table.resources_markdown(answers, shown, machine)]
-        shown_at = timed(BUDGET_SHAPE) if shapes else AS_THEY_COME
+        fields["notes"] = [f"{UNITS}: {test.counted}.", *table.notes(machine, task), *filter(None, [busy])]
+        further = [
+            table.latencies_markdown(answers, shapes, task),
+            table.resources_markdown(answers, shown, machine, task),
+        ]
         title = task.titles.get(task.metric, "")
-        files["comparison.svg"] = comparison.svg(answers, task.metric, shown_at, title=title)
+        files["comparison.svg"] = comparison.svg(answers, task.metric, timed(task.shape), title=title)
     files["table.md"] = "\n".join([fields["table"], *further])
     return fields, files
+
+
+def _held(
+    recipe: Recipe,
+    test: UnseenRows,
+    measured: Mapping[str, Measured],
+    answers: Mapping[str, Figures],
+    baselines: Sequence[str],
+) -> Held:
+    """Whether the winner is inside the budget, and a baseline would do in its place; says so."""
+    task = recipe.judged_by
+    tested = tested_of(test, measured, task)
+    fields: dict[str, Any] = {"tested": tested.model_dump(), "judged": None, "budgeted": {}}
+    if TEACHER not in answers:
+        return Held(fields, None, None)
+    judgement = judge(tested, recipe.budget)
+    log.log(logging.INFO if judgement.inside else logging.WARNING, "the winner is %s", judgement.words)
+    fields["judged"] = judgement._asdict()
+    if whole := answers[TEACHER]["metrics"][task.metric]:
+        fields["budgeted"] = {name: table.budgeted(each, whole, task) for name, each in answers.items()}
+    verdict = table.verdict(answers, baselines, WINNER, TEACHER, recipe.budget, task)
+    if verdict:
+        log.log(logging.WARNING if verdict.beaten else logging.INFO, verdict.words)
+    return Held(fields, judgement, verdict.words if verdict else None)
 
 
 def _metrics(
     answers: Mapping[str, Figures],
     measured: Mapping[str, Measured],
-    shapes: Sequence[tuple[int, int]],
+    shapes: Sequence[Shape],
     task: Task,
     gap: table.Gap | None,
 ) -> dict[str, float]:
@@ -129,10 +161,10 @@ def _metrics(
     return metrics | (gap._asdict() if gap else {})
 
 
-def shown_shapes(shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def shown_shapes(shapes: Sequence[Shape], task: Task) -> list[Shape]:
     """Of those that were timed: the budget's, and the largest batch of as many tokens."""
-    same = [shape for shape in shapes if shape[1] == BUDGET_SHAPE[1]]
-    return list(dict.fromkeys([BUDGET_SHAPE, max(same)])) if BUDGET_SHAPE in same else []
+    same = [shape for shape in shapes if shape[1:] == task.shape[1:]]
+    return list(dict.fromkeys([task.shape, max(same)])) if task.shape in same else []
 
 
 def tested_of(test: UnseenRows, measured: Mapping[str, Measured], task: Task) -> Tested:
@@ -152,6 +184,7 @@ def tested_of(test: UnseenRows, measured: Mapping[str, Measured], task: Task) ->
         retention_low=low,
         retention_high=high,
         p95_ms=limited["p95_ms"],
+        ms_per_token=limited.get(PACE),
         megabytes=limited["megabytes"],
     )
 

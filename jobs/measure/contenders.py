@@ -12,6 +12,7 @@ from configs.schema.data import DataSpec
 from configs.schema.tasks import TASKS, named
 from jobs.measure.answers import LoadedContender
 from serving.bundle import read_description
+from tuning.figures import Shape
 
 
 class Contender(Spec):
@@ -21,7 +22,7 @@ class Contender(Spec):
     kind: Literal["bundle", "reference", "fitted"]
     folder: str | None = None  # the bundle
     fit: str | None = None  # "module:name" of the function that fits it to the training rows when it is loaded
-    shapes: list[tuple[int, int]] | None = None  # those it is timed at, of all that are; None: all
+    shapes: list[Shape] | None = None  # those it is timed at, of all that are; None: all
     tokenizer: str | None = None  # file whose tokens count at a shape; None: the same one for all
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ def compare(
 
     metric, found = recipe.judged_by.metric, {}
     there = teacher if (teacher / MANIFEST).exists() else None
-    names = [name for name in baselines.possible(recipe, there) if BASELINES[name].is_bundle]
+    names = [name for name in baselines.possible(recipe, there, False) if BASELINES[name].is_bundle]
     for name, folder in baselines.made(recipe, names, there, validation).items():
         measured, contender = read_description(folder).metrics, BASELINES[name].contender
         names = (metric, f"{metric}_low", f"{metric}_high")

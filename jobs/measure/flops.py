@@ -14,6 +14,7 @@ from configs.schema.runtimes import RUNTIMES
 from configs.schema.tasks import TASKS, named
 from jobs.measure.contenders import Contender
 from serving.bundle import read_description
+from tuning.figures import Shape
 
 BY_LAST = {  # A [..., K] x B -> [..., N]
     "MatMul",
@@ -28,13 +29,13 @@ GEMM = {"Gemm", "QGemm"}  # the same of matrices; A may be transposed
 CONV = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}  # which of the inputs are the weights [N, K / groups, ...]
 
 
-def count(contender: Contender, shapes: Iterable[tuple[int, int]]) -> dict[tuple[int, int], int]:
+def count(contender: Contender, shapes: Iterable[Shape]) -> dict[Shape, int]:
     """{(rows, tokens): FLOP of a call}; empty for contenders whose products cannot be seen."""
     if contender.folder is None or contender.kind not in ("bundle", "reference"):
         return {}
     bundle = read_description(Path(contender.folder))
     count_row = RUNTIMES[bundle.runtime].count
-    if count_row is None or not TASKS[bundle.task].at_shapes or bundle.first is not None:
+    if count_row is None or TASKS[bundle.task].writes or bundle.first is not None:
         return {}  # what a cascade multiplies depends on the row
     shapes, file = list(shapes), Path(contender.folder, bundle.model)
     seen = {tokens: min(tokens, bundle.max_length) for _, tokens in shapes}  # a longer text is cut

@@ -14,7 +14,7 @@ from configs.loader import Spec
 from configs.schema.search import BudgetSpec
 from configs.schema.serving import Objection
 from jobs.data.source import LONGEST_LABEL
-from tuning.pareto import LIMITS, METRIC, broken, missed
+from tuning.pareto import LIMITS, METRIC, PACE, broken, missed
 
 TEST_TAG = "slimcart.test."  # begins the tags of a version that hold its evidence
 MOST_LABELS = 3  # that are named
@@ -35,12 +35,14 @@ class Tested(Spec):
     retention_low: float | None = Field(default=None, description="of its 95 % interval over the same resampled rows")
     retention_high: float | None = None
     p95_ms: float
+    ms_per_token: float | None = Field(default=None, description="of what writes, see budget.max_ms_per_token")
     megabytes: float
 
     def limited(self, retention: float | None) -> dict[str, float]:
         """What a budget limits, with this `retention`."""
         kept = math.nan if retention is None else retention
-        return {METRIC: self.value, "retention": kept, "p95_ms": self.p95_ms, "megabytes": self.megabytes}
+        found = {METRIC: self.value, "retention": kept, "p95_ms": self.p95_ms, "megabytes": self.megabytes}
+        return found if self.ms_per_token is None else found | {PACE: self.ms_per_token}
 
 
 class Evidence(Tested):

@@ -5,20 +5,14 @@ python -m jobs.measure.measurement < question.json > answer.json
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import math
-import os
-import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -27,28 +21,27 @@ from cluster.session import JobError
 from configs.loader import Spec, UsageError
 from configs.schema.data import DataSpec
 from configs.schema.recipe import Recipe
-from configs.schema.tasks import DEFAULT, TASKS, named
+from configs.schema.tasks import BUDGET_SHAPE, DEFAULT, TASKS, Task, named
 from jobs.data.snapshot import Snapshot
-from jobs.data.source import Row, Sample, check_unchanged, rows
-from jobs.measure.answers import Answer, Fitted, LoadedContender, Predictor, input_of
+from jobs.data.source import Row, Sample, check_unchanged, place, rows
+from jobs.measure.answers import UNSCORED, Answer, Fitted, LoadedContender, Predictor, input_of
 from jobs.measure.bootstrap import interval, resampled
 from jobs.measure.contenders import Contender, load
+from jobs.measure.fresh import SECONDS, end_with_parent, pin, run_fresh
 from jobs.measure.resources import meter, peak_mb
 from jobs.measure.retention import Teacher, kept
 from jobs.measure.timing import BLOCKS, busy_words, interleaved, texts_of_length
+from serving.bundle import read_description
 from serving.inputs import Input, joined
-from tuning.figures import BUDGET_SHAPE, MIX, Figures, add, at, figures, flat
+from tuning.figures import MIX, Figures, Shape, add, at, figures, flat
 from tuning.pareto import TIMED
 
 CHANGED = "batch_changed"  # share of the rows that are answered otherwise among others than alone
 AMONG = 32  # rows, the others with it, that such an answer is given in
-CALLS = 300
 SECONDS_OF_A_SHAPE = 2.0  # for each contender, at other shapes than that of the budget
+SECONDS_OF_ANSWERS = 60.0  # the same at the budget's shape, where answers are written
 TEXTS = 50  # different inputs that a latency is measured over
-SECONDS = 3600  # that a process may take, waiting for quiet included,
-SECONDS_OF_A_ROW = 1.0  # and more for each row and contender that is scored
-PARENT = "SLIMCART_MEASURED_FOR"  # process that a fresh one works for
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+SECONDS_OF_A_ROW = 1.0  # that a process may take, beside `SECONDS`, for each row and contender that is scored
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +61,7 @@ class Measurement(Spec):
     metric: str | None = None  # that is resampled, of those of the task; none: its own
     sample: Sample | None = None  # the rows to measure on: any others are an error
     batches: bool = False  # of exported bundles also say whether answers depend on the batch, see `changed`
-    shapes: list[tuple[int, int]] = Field(default_factory=list)
+    shapes: list[Shape] = Field(default_factory=list)
     mix: bool = False  # also time single rows as they come
     watts_per_core: float | None = None  # with it, also the energy of the latter: see `jobs.measure.resources`
     tokenizer: str | None = None
@@ -112,75 +105,20 @@ def limit(question: Measurement) -> float:
     return SECONDS + SECONDS_OF_A_ROW * scored * count
 
 
-def run_fresh(module: str, text: str, threads: int, what: str, seconds: float = SECONDS) -> Any:
-    """The JSON that `module` prints last when it reads `text`, its math libraries held to `threads` threads.
-
-    Raises `JobError` with its last words, or where it takes longer than `seconds`.
-    """
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        PARENT: str(os.getpid()),
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]),
-    }
-    environment.pop("OMP_WAIT_POLICY", None)  # pinned to a core of its own; waiting threads may spin
-    said: list[str] = []
-    try:
-        with _heard(said) as pipe:
-            done = subprocess.run(
-                [sys.executable, "-m", module],
-                input=text,
-                stdout=subprocess.PIPE,
-                stderr=pipe,
-                text=True,
-                env=environment,
-                timeout=seconds,
-                check=False,
-            )
-    except subprocess.TimeoutExpired:
-        raise JobError(f"measuring {what} was not done after {seconds:g} s, and was ended") from None
-    if done.returncode:
-        raise JobError(f"measuring {what} failed: {(said or [f'exit code {done.returncode}'])[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-@contextmanager
-def _heard(said: list[str]) -> Iterator[int]:
-    """A pipe whose lines are `said` when the block is over; what a process says that waits is logged at once."""
-    read, write = os.pipe()
-
-    def hear() -> None:
-        with open(read, encoding="utf-8", errors="replace") as lines:
-            for line in filter(None, map(str.strip, lines)):
-                said.append(line)
-                if line.startswith("waiting"):
-                    log.warning(line)
-
-    listener = threading.Thread(target=hear, daemon=True)
-    listener.start()
-    try:
-        yield write
-    finally:
-        os.close(write)
-        listener.join()
-
-
 def measure_candidate(
     recipe: Recipe, bundle: Path, teacher: Teacher | None = None, snapshot: Snapshot | None = None
 ) -> dict[str, float]:
     """What the search needs of an exported bundle: validation metrics, latency at the budget's shape, size.
 
-    With a `teacher` also what is kept of it; the rows must then be those that it answered. `snapshot`: the validation
-    rows. Raises `JobError`.
+    Latency of rows as they come is taken, too, where it depends on what they say. With a `teacher` also what is kept of
+    it; the rows must then be those that it answered. `snapshot`: the validation rows. Raises `JobError`.
     """
     from serving.bundle import bundle_bytes, read_bundle
 
     description = read_bundle(bundle)
     contender = Contender(name="bundle", kind="bundle", folder=str(bundle))
     unseen = {} if recipe.data.on_leak == "drop" else {"test": None}  # whose texts say which validation rows there are
-    timed = TASKS[recipe.task].at_shapes
+    task = recipe.judged_by
     answered = measure(
         Measurement(
             task=recipe.task,
@@ -188,9 +126,9 @@ def measure_candidate(
             split="validation",
             snapshot=snapshot,
             contenders=[contender],
-            shapes=[BUDGET_SHAPE] if timed else [],
+            shapes=[task.shape],
             tokenizer=str(bundle / description.tokenizer),
-            mix=description.first is not None or not timed,  # what a cascade takes depends on what the rows say
+            mix=description.first is not None or task.writes,  # what a cascade takes depends on what the rows say
             metric=recipe.budget.metric,
             sample=teacher and teacher.sample,
             resampled=teacher is not None,
@@ -200,10 +138,9 @@ def measure_candidate(
     found = {f"validation_{name}": value for name, value in metrics.items()} | flat(figures(latency=latency))
     found["bytes"] = bundle_bytes(description)
     found["megabytes"] = found["bytes"] / 1e6
-    if timed:
-        found |= {name: latency[at(BUDGET_SHAPE)][name] for name in TIMED}
+    found |= _limited(latency, task)
     if teacher:
-        found |= kept(metrics[recipe.judged_by.metric], answered.resampled, teacher)
+        found |= kept(metrics[task.metric], answered.resampled, teacher)
     return found
 
 
@@ -228,15 +165,21 @@ def time_again(
         snapshot=snapshot,
         contenders=contenders,
         score=False,
-        shapes=[BUDGET_SHAPE],
+        shapes=[recipe.judged_by.shape],
     )
     return {
-        name: flat(each.figures) | {figure: each.figures["latency"][at(BUDGET_SHAPE)][figure] for figure in TIMED}
+        name: flat(each.figures) | _limited(each.figures["latency"], recipe.judged_by)
         for name, each in measure(question).items()
     }
 
 
-def key(shape: tuple[int, int], name: str) -> str:
+def _limited(latency: Mapping[str, Mapping[str, float]], task: Task) -> dict[str, float]:
+    """The `TIMED` figures at the budget's shape."""
+    taken = latency[at(task.shape)]
+    return {name: taken[name] for name in TIMED if name in taken}
+
+
+def key(shape: Shape, name: str) -> str:
     """Flat name of a figure of one shape: batch, tokens, percentile."""
     return f"{at(shape)}_{name}"
 
@@ -280,9 +223,16 @@ def _score(question: Measurement, predict: LoadedContender, examples: list[Row],
     peak = peak_mb()
     with quiet.at_work():
         said = [each.text for each in answers]
-        values = resampled(named(task.summed.statistics)(said, examples), named(task.summed.value))
-        low, high = interval(values)
-        metrics = named(task.score)(said, examples) | {f"{task.metric}_low": low, f"{task.metric}_high": high}
+        metrics = named(task.score)(said, examples)
+        if task.metric not in metrics:
+            raise UsageError(f"budget.metric: {task.metric!r}: {place(question.data, question.split)}: {UNSCORED}")
+        counted = {**task.metrics, **task.further} if question.resources else {task.metric: task.summed}
+        values: list[float] = []
+        for name, summed in counted.items():
+            if name in metrics:
+                drawn = resampled(named(summed.statistics)(said, examples), named(summed.value))
+                metrics |= dict(zip((f"{name}_low", f"{name}_high"), interval(drawn), strict=True))
+                values = drawn if name == task.metric else values
     metrics["rows"] = len(examples)
     metrics |= predict.figures(inputs)
     if question.resources:
@@ -307,23 +257,29 @@ def changed(predict: Predictor, inputs: Sequence[Input], seed: int = 0) -> float
 
 
 def _timed(
-    question: Measurement, predictors: Mapping[str, Predictor], examples: list[Row], inputs: list[Input]
+    question: Measurement, predictors: Mapping[str, LoadedContender], examples: list[Row], inputs: list[Input]
 ) -> dict[str, Figures]:
     """Latencies of all contenders in turns, at every shape, and of the rows one by one."""
     found = {name: figures() for name in predictors}
     texts = [joined(input_of(row)) for row in examples[:1000]]
+    task = TASKS[question.task]
     for shape in question.shapes:
         timed = [each for each in question.contenders if each.shapes is None or shape in each.shapes]
-        takers = {each.name: predictors[each.name] for each in timed}
+        takers: dict[str, Predictor] = {each.name: predictors[each.name] for each in timed}
+        if answer := shape[len(BUDGET_SHAPE) :]:
+            takers = {name: predictors[name].of_length(shape[1], *answer) for name in takers}
         cut = {file: _batches(question, file, shape, texts) for file in {_tokenizer(question, each) for each in timed}}
         batches = {each.name: cut[_tokenizer(question, each)] for each in timed}
         with quiet.measuring(question.names):
-            seconds = math.inf if shape == BUDGET_SHAPE else SECONDS_OF_A_SHAPE
-            latencies = interleaved(takers, batches, CALLS, seconds, blocks=BLOCKS if shape == BUDGET_SHAPE else 1)
+            seconds = SECONDS_OF_A_SHAPE
+            if decides := shape == task.shape:
+                seconds = SECONDS_OF_ANSWERS if task.writes else math.inf
+            latencies = interleaved(takers, batches, task.calls, seconds, blocks=BLOCKS if decides else 1)
         for name, latency in latencies.items():
-            found[name]["latency"][at(shape)] = latency
+            room = next(_room(each) for each in timed if each.name == name)
+            found[name]["latency"][at(shape)] = latency | _pace(shape, room, latency["p50_ms"])
     if question.mix:
-        calls = TASKS[question.task].calls
+        calls = task.calls
         count = min(calls, len(inputs))
         single = [[inputs[number * len(inputs) // count]] for number in range(count)]
         joules = meter(question.watts_per_core) if question.watts_per_core else None
@@ -336,40 +292,36 @@ def _timed(
     return found
 
 
+def _room(contender: Contender) -> float:
+    """The most tokens that a contender writes after a prompt of one token."""
+    return read_description(Path(contender.folder)).max_length - 1 if contender.folder else math.inf
+
+
+def _pace(shape: Shape, room: float, ms: float) -> dict[str, float]:
+    """Milliseconds for each token of an answer, and tokens of all answers a second, prompt included, by `ms` a call."""
+    batch, _, *answer = shape
+    if answer in ([], [1]):
+        return {}
+    tokens = min(answer[0], room)
+    return {"ms_per_token": ms / tokens, "tokens_per_second": 1e3 * batch * tokens / ms}
+
+
 def _tokenizer(question: Measurement, contender: Contender) -> str:
     file = contender.tokenizer or question.tokenizer
     assert file is not None
     return file
 
 
-def _batches(question: Measurement, tokenizer: str, shape: tuple[int, int], texts: list[str]) -> list[list[Input]]:
+def _batches(question: Measurement, tokenizer: str, shape: Shape, texts: list[str]) -> list[list[Input]]:
     """`TEXTS` batches of a shape, cut from `texts`."""
     from tokenizers import Tokenizer
 
     cutter = Tokenizer.from_file(tokenizer)
     cutter.no_truncation()
     cutter.no_padding()
-    number, tokens = shape
+    number, tokens, *_ = shape
     alike = texts_of_length(texts, cutter, tokens, TEXTS, question.data.text_pair is not None)
     return [[alike[(start + row) % len(alike)] for row in range(number)] for start in range(TEXTS)]
-
-
-def end_with_parent() -> None:
-    """Have this process killed when the one it works for dies: it would go on to hold the locks of `cluster.quiet`.
-
-    The kernel does so, at the end of the very thread that started it, which waits for it in `run_fresh`.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    parent = os.environ.pop(PARENT, None)
-    if parent and os.getppid() != int(parent):  # it died before that
-        sys.exit(f"process {parent}, which this one works for, has ended")
-
-
-def pin(threads: int) -> None:
-    """Keep to as many cores as there are threads: a thread that wanders leaves its cache behind."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, quiet.take_cores(threads))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster import quiet
-from jobs.measure.measurement import end_with_parent, pin, run_fresh
+from jobs.measure.fresh import end_with_parent, pin, run_fresh
 
 SIZE = 1024  # of square matrices: too large for the caches next to a core, small enough for milliseconds
 SECONDS = 1.0

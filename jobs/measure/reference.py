@@ -37,6 +37,11 @@ class TorchGenerator:
         """Greedy completions without the token that ends a text."""
         return decoder.complete(self._model, [list(ids) for ids in prompts], max_length, self._end)
 
+    def of_length(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+        """Completions of so many tokens each, whatever would end a text."""
+        longest = len(prompts[0]) + tokens
+        return decoder.complete(self._model, [list(ids) for ids in prompts], longest, self._end, least=tokens)
+
 
 def load_reference(folder: Path, threads: int = 1) -> Classifier:
     """The teacher or student in `folder`, answering exactly as a served bundle does."""

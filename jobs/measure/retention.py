@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from configs.schema.tasks import Task, named
+from configs.schema.recipe import Recipe
+from configs.schema.tasks import named
 from jobs.data.prepared import Prepared
-from jobs.data.source import Sample
+from jobs.data.source import Row, Sample, check_unchanged
 from jobs.measure.bootstrap import resampled
 from tuning.pareto import ERROR_OF_RETENTION, METRIC, RETENTION
 
@@ -21,10 +22,14 @@ class Teacher(NamedTuple):
     sample: Sample
 
 
-def taught(prepared: Prepared, teacher_outputs: Path, task: Task) -> Teacher:
-    """The teacher's metric on the validation rows as prepared, from its stored outputs."""
-    assert task.stored_answers is not None
-    said, rows = named(task.stored_answers)(prepared, teacher_outputs)
+def taught(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, rows: Sequence[Row]) -> Teacher:
+    """The teacher's metric on the validation `rows`, from its stored outputs.
+
+    Raises `JobError` where they are not those that were prepared.
+    """
+    check_unchanged(rows, prepared.sample("validation"), recipe.data, "validation")
+    task = recipe.judged_by
+    said = named(task.stored_answers)(prepared, teacher_outputs)
     metric = named(task.score)(said, rows)[task.metric]
     values = resampled(named(task.summed.statistics)(said, rows), named(task.summed.value))
     return Teacher(metric, values, prepared.sample("validation"))

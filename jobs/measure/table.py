@@ -10,16 +10,13 @@ from configs.schema.search import BudgetSpec
 from configs.schema.tasks import Task
 from jobs.measure.answers import FIRST_SHARE
 from jobs.measure.differences import LEAST_ROWS, Difference
-from jobs.measure.measurement import CALLS, CHANGED, SECONDS_OF_A_SHAPE, TEXTS
+from jobs.measure.measurement import CHANGED, SECONDS_OF_A_SHAPE
 from jobs.measure.timing import BLOCKS, LEAST_CALLS, PERCENTILES
-from tuning.figures import AS_THEY_COME, BUDGET_SHAPE, MIX, Figures, at, figures, timed
+from tuning.figures import AS_THEY_COME, MIX, Figures, Shape, at, figures, timed
 from tuning.figures import flat as flat_names
-from tuning.pareto import METRIC, broken, missed
+from tuning.pareto import METRIC, PACE, broken, missed
 
-BLOCKS_WORDS = (
-    f"Batch {BUDGET_SHAPE[0]}, {BUDGET_SHAPE[1]} tokens: p50 and p95 are those of the quietest of {BLOCKS} blocks of "
-    "calls, p99 is that of all; elsewhere all are those of all calls."
-)
+PACES = {"ms_per_token": ("ms for each token", ".2f"), "tokens_per_second": ("tokens a second", ",.0f")}
 Answers = Mapping[str, Figures]  # by contender
 
 
@@ -45,9 +42,16 @@ class Gap(NamedTuple):
     difference_high: float
 
 
-def ratios(
-    answers: Answers, winner: str, teacher: str, shapes: Sequence[tuple[int, int]], task: Task
-) -> dict[str, float]:
+def blocks_words(shape: Shape) -> str:
+    """How the latency at the budget's `shape` was taken."""
+    title = timed(shape).title
+    return (
+        f"{title[:1].upper()}{title[1:]}: p50 and p95 are those of the quietest of {BLOCKS} blocks of calls, p99 is "
+        "that of all; elsewhere all are those of all calls."
+    )
+
+
+def ratios(answers: Answers, winner: str, teacher: str, shapes: Sequence[Shape], task: Task) -> dict[str, float]:
     """How the winner compares with the teacher: retention, times faster at each shape (p50) and by the mean row as it
     comes, times smaller.
 
@@ -84,12 +88,10 @@ def flat(answers: Answers) -> dict[str, float]:
 
 def budgeted(found: Figures, whole: float, task: Task) -> dict[str, float]:
     """What a budget limits, of one contender's figures in the final evaluation; `whole` is the teacher's metric."""
-    return {
-        METRIC: found["metrics"][task.metric],
-        "retention": found["metrics"][task.metric] / whole,
-        "p95_ms": found["latency"][at(BUDGET_SHAPE)]["p95_ms"],
-        "megabytes": found["metrics"]["bytes"] / 1e6,
-    }
+    taken, metric = found["latency"][at(task.shape)], found["metrics"][task.metric]
+    held = {METRIC: metric, "retention": metric / whole, "p95_ms": taken["p95_ms"]}
+    held |= {name: taken[name] for name in (PACE,) if name in taken}
+    return held | {"megabytes": found["metrics"]["bytes"] / 1e6}
 
 
 def beaten(leads: Mapping[str, Mapping[str, Gap]], answers: Answers, metric: str) -> str | None:
@@ -121,7 +123,7 @@ def verdict(
     if not baselines or not whole:
         return None
     held = {name: budgeted(answers[name], whole, task) for name in baselines}
-    p50 = {name: answers[name]["latency"][at(BUDGET_SHAPE)]["p50_ms"] for name in (*baselines, winner)}
+    p50 = {name: answers[name]["latency"][at(task.shape)]["p50_ms"] for name in (*baselines, winner)}
     kept = {name: each["retention"] for name, each in held.items()}
     inside = [name for name in baselines if not broken(held[name], budget)]
     faster = [name for name in inside if p50[name] < p50[winner]]
@@ -160,7 +162,7 @@ def cascade(ours: Figures, theirs: Figures | None) -> str | None:
     return f"{words}, {times} faster than the teacher's {' / '.join(f'{other[name]:.2f}' for name in names)} ms."
 
 
-def markdown(answers: Answers, teacher: str | None, shapes: Sequence[tuple[int, int]], task: Task) -> str:
+def markdown(answers: Answers, teacher: str | None, shapes: Sequence[Shape], task: Task) -> str:
     """One row per contender; ratios are against the teacher, where there is one.
 
     Without `shapes` the latencies are those of rows as they come.
@@ -187,26 +189,28 @@ def markdown(answers: Answers, teacher: str | None, shapes: Sequence[tuple[int, 
     return "\n".join(lines) + "\n"
 
 
-def latencies_markdown(answers: Answers, shapes: Sequence[tuple[int, int]]) -> str:
+def latencies_markdown(answers: Answers, shapes: Sequence[Shape], task: Task) -> str:
     """One row for each shape, and one for the rows of the file as they are; one column for each contender."""
     lines = _head(["p50 / p95 / p99 ms", *answers])
     for place in [*(timed(shape) for shape in shapes), AS_THEY_COME]:
         taken = [each["latency"].get(place.at, {}) for each in answers.values()]
         lines.append(_row([place.title, *(_latency(each, PERCENTILES) for each in taken)]))
+        for figure, (title, form) in PACES.items():
+            if any(figure in each for each in taken):
+                paces = (format(each[figure], form) if figure in each else "" for each in taken)
+                lines.append(_row([f"{title}, {place.title}", *paces]))
         if any(others := [_others(each) for each in taken]):
             lines.append(_row([f"p95 of the other blocks, {place.title}", *others]))
     single = [each["latency"].get(MIX, {}) for each in answers.values()]
     if any("mean_ms" in each for each in single):
         means = (f"{each['mean_ms']:.2f}" if "mean_ms" in each else "" for each in single)
         lines.append(_row([f"mean, {AS_THEY_COME.title}", *means]))
-    calls, within = f"{LEAST_CALLS} to {CALLS}", f", by what fits in {SECONDS_OF_A_SHAPE:g} s"
-    if not shapes:
-        calls, within = f"{TEXTS}", ""
-    note = f"Of {calls} calls{within}; a p99 of few is their slowest."
+    note = f"Of {LEAST_CALLS} to {task.calls} calls, by what fits in {SECONDS_OF_A_SHAPE:g} s"
+    note += "; a p99 of few is their slowest."
     return "\n".join([*lines, "", note]) + "\n"
 
 
-def resources_markdown(answers: Answers, shapes: Sequence[tuple[int, int]], machine: Machine) -> str:
+def resources_markdown(answers: Answers, shapes: Sequence[Shape], machine: Machine, task: Task) -> str:
     """What each contender takes of the machine; shares of its peak at `shapes`."""
     columns = {
         "rows_per_second": ("rows a second, whole file", ",.0f"),
@@ -223,20 +227,20 @@ def resources_markdown(answers: Answers, shapes: Sequence[tuple[int, int]], mach
         cells = [format(metrics[each], how) if each in metrics else "" for each, (_, how) in columns.items()]
         reached = (found["shares"].get(place.at, {}).get(kind) for place, kind in shares)
         lines.append(_row([name, *cells, *("" if each is None else f"{each:.1%}" for each in reached)]))
-    return "\n".join([*lines, "", *notes(machine)]) + "\n"
+    return "\n".join([*lines, "", *notes(machine, task)]) + "\n"
 
 
-def notes(machine: Machine) -> list[str]:
+def notes(machine: Machine, task: Task) -> list[str]:
     """How the figures were taken, in sentences."""
     peaks = ", ".join(f"{kind} {best:,.0f}" for kind, best in machine.peaks.items())
     taken = ["One thread, tokenizer included.", f"Energy of rows of the file, one request each: {machine.energy}."]
     if not machine.peaks:
-        return taken
+        return [*taken, blocks_words(task.shape)]
     return [
         *taken,
         f"Peaks of a core, its fastest large matrix product in this very run, in 10^9 operations a second: {peaks}.",
         "Share of a peak: 2 x the multiply-adds of the model's matrix products / p50 / peak.",
-        BLOCKS_WORDS,
+        blocks_words(task.shape),
     ]
 
 

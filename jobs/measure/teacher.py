@@ -36,7 +36,7 @@ def teacher_metric(
     try:
         outputs, prepared = outputs_of(recipe), Prepared.open(Path(output(recipe), "prepared"))
         if prepared.sample("validation") == sample(examples):
-            return taught(prepared, outputs, recipe.judged_by).metric
+            return taught(recipe, prepared, outputs, examples).metric
         reason = f"{outputs} is of other rows"
     except (FolderError, JobError) as error:
         reason = str(error)

@@ -127,10 +127,12 @@ def from_config(config: PreTrainedConfig) -> Decoder:
     return Decoder(AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False))
 
 
-def complete(model: Decoder, prompts: Sequence[list[int]], max_length: int, end: int) -> list[list[int]]:
+def complete(
+    model: Decoder, prompts: Sequence[list[int]], max_length: int, end: int, least: int = 0
+) -> list[list[int]]:
     """Greedy completions of prompts (token ids), in order, without the `end`; a text has `max_length` tokens at most.
 
-    Prompts of one length are completed together, so that none is padded.
+    Before `least` tokens none is ended. Prompts of one length are completed together, so that none is padded.
     """
     lm: Any = model.lm
     by_length: defaultdict[int, list[int]] = defaultdict(list)
@@ -145,6 +147,7 @@ def complete(model: Decoder, prompts: Sequence[list[int]], max_length: int, end:
                     input_ids=torch.tensor([prompts[index] for index in chosen], device=lm.device),
                     attention_mask=torch.ones(len(chosen), length, dtype=torch.long, device=lm.device),
                     max_length=max(max_length, length + 1),
+                    min_new_tokens=least,
                     do_sample=False,
                     eos_token_id=end,
                     pad_token_id=end,

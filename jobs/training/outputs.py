@@ -39,6 +39,13 @@ def read_logits(folder: Path, split: PreparedSplit) -> np.ndarray:
     return logits.flatten().to_numpy(zero_copy_only=False).reshape(len(logits), -1)
 
 
+def read_answers(folder: Path, split: PreparedSplit) -> list[list[int]]:
+    """Token ids of the texts that a decoder wrote for the prepared rows, in their order; the folder's digests are
+    checked."""
+    verify(folder, MANIFEST)
+    return rows_of(folder / ROWS, split, ["answer"])["answer"].to_pylist()
+
+
 @dataclass(frozen=True)
 class Vectors:
     """One vector, of float16 or int32, for every place of N rows."""

@@ -114,10 +114,12 @@ class Teach:
         rows = pyarrow.parquet.read_table(Path(prepared) / ROWS)
         self.rows = rows.sort_by([("length", "ascending"), ("split", "ascending"), ("row", "ascending")])
         stored = StoredOutputs.model_validate(wanted)
+        self.write: Write | None = None
         if stored.completions:
             self.say = _completions(teachers, Prepared.open(Path(prepared)))
         elif stored.tokens is not None:
-            self.say = _tokens(teachers, stored.tokens, stored.draws, precision)
+            self.say, write = _tokens(teachers, stored, precision, Prepared.open(Path(prepared)))
+            self.write = write if stored.answers else None
         else:
             self.say = _classes(teachers, stored, precision)
 
@@ -150,15 +152,19 @@ class Teach:
         splits = np.array(part["split"].to_pylist())
         for split in np.unique(splits):
             rows = part.take(np.flatnonzero(splits == split))
+            texts = self.write(rows) if self.write else None
             for chosen in cut(rows["length"].to_pylist(), TOKENS_PER_PASS):
                 batch = rows.take(chosen)
                 columns = {"split": batch["split"], "row": batch["row"], **self.say(batch)}
+                if texts is not None:
+                    columns["answer"] = pyarrow.array([texts[row] for row in chosen], pyarrow.list_(pyarrow.int32()))
                 said.append(pyarrow.table(columns))
         pyarrow.parquet.write_table(pyarrow.concat_tables(said), aside / PART)
         return {"rows": len(part)}
 
 
 Say = Callable[["pyarrow.Table"], "dict[str, pyarrow.Array]"]  # rows of one split -> teacher outputs by column
+Write = Callable[["pyarrow.Table"], list[list[int]]]  # rows of one split -> token ids of the texts written for them
 
 
 def _classes(teachers: Sequence[tuple[str, float]], wanted: StoredOutputs, precision: Precision) -> Say:
@@ -226,17 +232,23 @@ def mean_log_probs(logits_TBC: torch.Tensor, weight_T: torch.Tensor) -> torch.Te
     return torch.logsumexp(log_probs_TBC + (weight_T / weight_T.sum()).log()[:, None, None], dim=0)
 
 
-def _tokens(teachers: Sequence[tuple[str, float]], stored: int, draws: int, precision: Precision) -> Say:
-    """`ids` and `log_probs` for each place: the likeliest tokens, likeliest first, then the drawn ones."""
+def _tokens(
+    teachers: Sequence[tuple[str, float]], stored: StoredOutputs, precision: Precision, prepared: Prepared
+) -> tuple[Say, Write]:
+    """`ids` and `log_probs` for each place: the likeliest tokens, likeliest first, then the drawn ones; and what writes
+    the greedy completions of validation rows, by which a teacher is judged, and nothing for rows to learn from.
+    """
     import torch
     import torch.nn.functional as F
 
-    from jobs.models.decoder import INPUTS, load
+    from jobs.models.decoder import INPUTS, complete, load
     from jobs.models.reference import read_tokenizer
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = Path(teachers[0][0])
     model = load(folder).to(device)
+    assert stored.tokens is not None
+    most, end, longest = stored.tokens, prepared.manifest["end"], prepared.manifest["max_length"]
     known = 1 + max(read_tokenizer(folder / TOKENIZER).get_vocab().values())  # a table may have rows for no token
 
     def say(rows: pyarrow.Table) -> dict[str, pyarrow.Array]:
@@ -247,12 +259,17 @@ def _tokens(teachers: Sequence[tuple[str, float]], stored: int, draws: int, prec
         with torch.inference_mode(), _computed(device, precision, rows):
             logits_BLV = model(**{name: batch[name].to(device) for name in INPUTS})
             log_probs_PV = F.log_softmax(logits_BLV[wanted_BL.to(device)][:, :known].float(), dim=-1)
-            ids_PK, log_probs_PK = sampled(log_probs_PV, stored, draws)
+            ids_PK, log_probs_PK = sampled(log_probs_PV, most, stored.draws)
         offsets = np.concatenate([[0], wanted_BL.sum(1).cumsum(0).numpy()])
         log_probs = _listed(log_probs_PK, offsets, torch.float16)
         return {"ids": _listed(ids_PK, offsets, torch.int32), "log_probs": log_probs}
 
-    return say
+    def write(rows: pyarrow.Table) -> list[list[int]]:
+        if _learned_from(rows):
+            return [[]] * len(rows)
+        return complete(model, _prompts(rows), longest, end)
+
+    return say, write
 
 
 def _completions(teachers: Sequence[tuple[str, float]], prepared: Prepared) -> Say:
@@ -268,7 +285,7 @@ def _completions(teachers: Sequence[tuple[str, float]], prepared: Prepared) -> S
     def say(batch: pyarrow.Table) -> dict[str, pyarrow.Array]:
         ids, types = batch["input_ids"].to_pylist(), batch["type_ids"].to_pylist()
         learned = range(len(ids)) if _learned_from(batch) else ()
-        prompts = [[each for each, kind in zip(ids[row], types[row], strict=True) if not kind] for row in learned]
+        prompts = _prompts(batch) if learned else []
         completed = complete(model, prompts, longest - 1, end)
         for row, before, after in zip(learned, prompts, completed, strict=True):
             ids[row] = [*before, *after, end][:longest]
@@ -281,6 +298,14 @@ def _completions(teachers: Sequence[tuple[str, float]], prepared: Prepared) -> S
         }
 
     return say
+
+
+def _prompts(rows: pyarrow.Table) -> list[list[int]]:
+    """Token ids of each row, up to where its completion starts."""
+    return [
+        [each for each, kind in zip(ids, types, strict=True) if not kind]
+        for ids, types in zip(rows["input_ids"].to_pylist(), rows["type_ids"].to_pylist(), strict=True)
+    ]
 
 
 def sampled(log_probs_PV: torch.Tensor, stored: int, draws: int) -> tuple[torch.Tensor, torch.Tensor]:

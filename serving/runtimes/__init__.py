@@ -53,6 +53,15 @@ class GeneratorModel(Protocol):
         ...
 
 
+@runtime_checkable
+class LengthModel(Protocol):
+    """Continues token ids by as many tokens as it is told: what is timed."""
+
+    def of_length(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+        """Greedy completions of prompts of one length by so many tokens each, whatever would end a text."""
+        ...
+
+
 class Sampling(NamedTuple):
     """How the next token is chosen: the likeliest at temperature 0, else drawn."""
 

@@ -40,6 +40,13 @@ class Ctranslate2Model:
         )
         return [result.sequences_ids[0] for result in results]
 
+    def of_length(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+        """See `LengthModel`."""
+        results = self._held[0].generate_batch(
+            self._named(prompts), beam_size=1, min_length=tokens, max_length=tokens, include_prompt_in_result=False
+        )
+        return [result.sequences_ids[0] for result in results]
+
     def write(self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling, step: Step) -> None:
         """See `WriterModel`."""
         end = self._end  # the library may keep `told` for a while, which must not keep the model

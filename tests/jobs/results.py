@@ -142,7 +142,7 @@ def teach(folder: Path) -> Figures:
         return pyarrow.parquet.read_table(file).sort_by([("split", "ascending"), ("row", "ascending")])
 
     classes = asked("classes", tiny_models.encoder_classifier(layers=2), hidden_layers=[1], relation_layer=2)
-    tokens = asked("tokens", tiny_models.decoder("gpt2"), tokens=4)
+    tokens = asked("tokens", tiny_models.decoder("gpt2"), tokens=4, answers=True)
     sizes = {
         name: [np.abs(np.array(each, float)).sum() for each in classes[name].to_pylist()]
         for name in classes.column_names[3:]
@@ -152,6 +152,7 @@ def teach(folder: Path) -> Figures:
         **{name: rounded(values) for name, values in sizes.items()},
         "likeliest": digest_json([[place[0] for place in each] for each in tokens["ids"].to_pylist()]),
         "log_probs": rounded([np.array(each, float).sum() for each in tokens["log_probs"].to_pylist()]),
+        "answers": digest_json(tokens["answer"].to_pylist()),
     }
 
 
@@ -248,9 +249,10 @@ def choose(folder: Path) -> Figures:
 
 def evaluate(folder: Path) -> Figures:
     """The comparison of contenders."""
+    from configs.schema.tasks import BUDGET_SHAPE
     from jobs.measure.answers import Answer
     from jobs.measure.comparison import UnseenRows, compare
-    from jobs.measure.measurement import BUDGET_SHAPE, Measured
+    from jobs.measure.measurement import Measured
     from tuning.figures import at, figures
 
     labels = ["refund"] * 20 + ["track"] * 20

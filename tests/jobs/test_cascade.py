@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cluster.registry import CHAMPION
 from cluster.session import JobError
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import TASKS
 from jobs.cascade import run
 from jobs.compression.cascade import cascade, check_accuracy
 from jobs.data.prepared import Prepared
@@ -251,7 +253,7 @@ def test_measuring_gives_the_share_of_the_first_and_latencies_of_rows_as_they_co
 ):
     joined = made(folder, tmp_path, cascade={"max_loss": 0.05})
     monkeypatch.setattr(measurement, "pin", lambda threads: None)
-    monkeypatch.setattr(measurement, "CALLS", 10)
+    monkeypatch.setitem(TASKS, "classify", replace(TASKS["classify"], calls=10))
     contenders = [
         Contender(name="both", kind="bundle", folder=str(tmp_path / "cascade")),
         Contender(name="second", kind="bundle", folder=str(folder / "second")),

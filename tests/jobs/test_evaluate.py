@@ -15,7 +15,7 @@ from configs.folder import commit
 from configs.loader import UsageError
 from configs.schema.data import DataSpec
 from configs.schema.recipe import Recipe
-from configs.schema.tasks import TASKS
+from configs.schema.tasks import ANSWER_SHAPE, TASKS
 from jobs.data import snapshot as snapshots
 from jobs.data.prepared import MANIFEST
 from jobs.data.source import Row, Split
@@ -37,7 +37,7 @@ from jobs.measure.contenders import Contender
 from jobs.measure.measurement import Measured, Measurement
 from serving.bundle import Bundle, bundle_bytes, bundle_digest, read_bundle
 from tests.tiny.bundles import LABELS, write_tiny_bundle
-from tuning.figures import figures
+from tuning.figures import Shape, figures
 
 NEAREST = TASKS["generate"].baselines["nearest"].make
 TIMED = {"batch1_tokens32": {"p50_ms": 1.0, "p95_ms": 1.0}}
@@ -265,21 +265,24 @@ def test_how_the_test_rows_are_cut_is_known(tmp_path: Path):
     assert check_test_rows(asked, bundle).counted == "characters (Han), words elsewhere"
 
 
-def test_a_decoder_is_timed_on_rows_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_decoder_is_timed_by_answers_of_a_stated_length_and_on_rows_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     write_tiny_bundle(tmp_path / "tiny")
-    asked: list[tuple[bool, list[tuple[int, int]]]] = []
+    asked: list[tuple[bool, list[Shape]]] = []
 
     def answer(question: Measurement) -> dict[str, Measured]:
         asked.append((question.mix, question.shapes))
         return {each.name: Measured(figures(), []) for each in question.contenders}
 
     monkeypatch.setattr("jobs.evaluation.measure", answer)
-    told = recipe(tmp_path, [], task="generate")
+    told = recipe(tmp_path, [], task="generate", export={"batches": [16, 1]})
     contenders = [Contender(name="winner", kind="bundle", folder=str(tmp_path / "tiny"))]
-    assert _shapes(told, contenders) == []
-    measured = _measure(told, tmp_path / "tokenizer.json", contenders, [])
-    assert asked == [(False, []), (True, [])]
-    assert _compare_with_peak(told, contenders, measured, []).peaks == {}
+    shapes = [(1, 32, 1), ANSWER_SHAPE, (16, 32, 32)]
+    assert _shapes(told, contenders) == shapes
+    measured = _measure(told, tmp_path / "tokenizer.json", contenders, shapes)
+    assert asked == [(False, []), (True, shapes)]
+    assert _compare_with_peak(told, contenders, measured, shapes).peaks == {}
 
 
 def test_bundles_that_are_not_there_are_named_by_their_field(tmp_path: Path):

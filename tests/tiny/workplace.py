@@ -22,6 +22,7 @@ from jobs.models.encoder import EncoderClassifier
 from jobs.models.reference import read_reference, write_reference
 from tests.tiny.models import CLASSES, POSITIONS, VOCABULARY
 
+END = 3  # ends a text
 INPUTS = ("input_ids", "attention_mask")
 
 
@@ -54,7 +55,7 @@ def completed(model: Decoder, prompts: int) -> Examples:
     """Rows of which a decoder would choose each token after the prompt of four."""
     chance = np.random.default_rng(0)
     given = chance.integers(5, VOCABULARY, (prompts, 4)).tolist()
-    texts = [[*ids, *rest] for ids, rest in zip(given, complete(model, given, 12, 3), strict=True)]
+    texts = [[*ids, *rest] for ids, rest in zip(given, complete(model, given, 12, END), strict=True)]
     types = np.concatenate([np.arange(len(text)) >= 4 for text in texts]).astype(np.int8)
     offsets = np.cumsum([0, *map(len, texts)])
     return Examples(np.concatenate(texts).astype(np.int32), types, offsets, np.zeros(prompts, np.int64))
@@ -68,7 +69,7 @@ def workplace(
     words.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
     labels = list("vwxyz"[:CLASSES]) if isinstance(student, EncoderClassifier) else []
     task = "classify" if labels else "generate"
-    manifest = {"key": "k", "task": task, "labels": labels, "pairs": False, "max_length": POSITIONS}
+    manifest = {"key": "k", "task": task, "labels": labels, "pairs": False, "max_length": POSITIONS, "end": END}
 
     def fill(aside: Path) -> dict[str, Any]:
         words.save(str(aside / TOKENIZER))

@@ -325,3 +325,21 @@ def test_inside_the_budget_the_score_follows_the_objective():
     assert score(dear, BUDGET, "accurate") == pytest.approx(0.949)
     assert score(cheap, BUDGET, "cheapest") == pytest.approx(1 / (1.2 * 10))
     assert score(cheap, BUDGET, "cheapest") > score(dear, BUDGET, "cheapest")
+
+
+def test_time_by_token_is_a_limit_of_what_writes_and_makes_finalists_of_trials_near_it():
+    budget = BudgetSpec(min_retention=0.9, max_ms_per_token=1.0)
+    paces = {"quick": 0.3, "near": 1.1, "slow": 3.0}
+    trials = [replace(each, metrics={**each.metrics, "ms_per_token": paces[each.id]}) for each in map(named, paces)]
+    choice = choose(trials, budget)
+    assert choice.winner is not None and choice.winner.id == "quick"
+    assert "ms_per_token 3 (limit max_ms_per_token=1)" in choice.reasons["slow"]
+    assert broken(trial("unknown", 0.94).metrics, budget) == {"max_ms_per_token": math.inf}
+    assert [each.id for each in finalists(trials, budget, functools.partial(choose, budget=budget))] == [
+        "quick",
+        "near",
+    ]
+
+
+def named(name: str) -> Trial:
+    return trial(name, 0.94)

@@ -20,7 +20,7 @@ from jobs.compression.checks.agreement import Compare, comparison, least
 from jobs.compression.step_context import StepContext
 from jobs.data.snapshot import Snapshot
 from jobs.measure.contenders import Contender
-from jobs.measure.measurement import BUDGET_SHAPE, Measurement, key, measure
+from jobs.measure.measurement import Measurement, key, measure
 from serving.bundle import CHECKS, Bundle, read_description, write_bundle
 from tuning.figures import at
 
@@ -129,7 +129,7 @@ def _fastest(
         write(folders[form], form, file, context, fields)
     named = {" ".join(form): form for form in inside}
     export = context.recipe.export
-    lengths = [tokens for tokens in export.lengths if tokens <= context.reference.max_length] or [BUDGET_SHAPE[1]]
+    lengths = [tokens for tokens in export.lengths if tokens <= context.reference.max_length] or [context.task.shape[1]]
     shapes = [(rows, tokens) for rows in export.batches for tokens in lengths]
     measured = timed({name: folders[form] for name, form in named.items()}, context.recipe, shapes, context.snapshot)
     for name, p50 in measured.items():

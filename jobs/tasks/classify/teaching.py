@@ -9,7 +9,6 @@ from configs.loader import UsageError
 from configs.schema.distillation import HIDDEN_OBJECTIVES, StoredOutputs
 from configs.schema.recipe import Recipe
 from jobs.data.prepared import Prepared
-from jobs.data.source import Row
 from jobs.training.outputs import read_logits
 from jobs.training.wanted import teacher_config
 
@@ -43,8 +42,6 @@ def wanted(recipe: Recipe, config: Any = None) -> StoredOutputs:
     )
 
 
-def stored_answers(prepared: Prepared, teacher_outputs: Path) -> tuple[list[str], list[Row]]:
-    """The teacher's labels for the prepared validation rows, and these rows with nothing but their own labels."""
-    labels = prepared.labels
-    said = [labels[number] for number in read_logits(teacher_outputs, "validation").argmax(-1)]
-    return said, [Row("", None, labels[number]) for number in prepared.examples("validation").labels]
+def stored_answers(prepared: Prepared, teacher_outputs: Path) -> list[str]:
+    """The teacher's label for each prepared validation row."""
+    return [prepared.labels[number] for number in read_logits(teacher_outputs, "validation").argmax(-1)]

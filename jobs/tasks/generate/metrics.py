@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from jobs.data.source import Row, Slots
+from jobs.tasks.generate import likeness
+from jobs.tasks.generate.references import references_of, streams
 from serving import units
 
 if TYPE_CHECKING:
@@ -16,40 +17,30 @@ if TYPE_CHECKING:
 UNSAYABLE = frozenset({"true", "false", "yes", "no", "none", "dontcare", "dont_care", "?", ""})
 
 
-class Letters:
-    """What ROUGE-L compares, as the package rouge-score asks for it."""
-
-    def tokenize(self, text: str) -> list[str]:
-        """Units without signs."""
-        return units.letters(text)
-
-
 def score(predicted: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
-    """BLEU and ROUGE-L, 0 to 100; for rows with attributes also the slot error rates of predictions and references.
+    """Metrics of texts, by name; rows with the same prompt are one another's references.
 
-    Rows with the same prompt are one another's references. BLEU: Papineni et al. 2002, as sacrebleu computes it;
-    ROUGE-L: Lin 2004, the best F over the references. Both count words or characters, see `serving.units`.
+    BLEU, chrF and ROUGE-L, 0 to 100; shares of exact matches and of repeated strings; the length beside that of the
+    nearest reference. Of rows with attributes also the slot error rates of predictions and references, and 1 less the
+    former. BLEU: Papineni et al. 2002, as sacrebleu computes it. All but chrF count words or characters, see
+    `serving.units`.
     """
-    from rouge_score.rouge_scorer import RougeScorer
-
-    references = _references(rows)
-    scorer = RougeScorer(["rougeL"], tokenizer=Letters())
-    rouge = [
-        scorer.score_multi(each, text)["rougeL"].fmeasure for each, text in zip(references, predicted, strict=True)
-    ]
-    texts, references = _cut_for_bleu(predicted, references)
-    most = max(map(len, references))
-    streams = [[each[index] if index < len(each) else None for each in references] for index in range(most)]
+    texts, references = _cut_for_bleu(predicted, references_of(rows))
+    rouge = likeness.rouges(predicted, rows)
     scores = {
-        "bleu": _bleu().corpus_score(texts, streams).score,  # pyright: ignore[reportArgumentType] - None is "no such reference"
+        "bleu": _bleu().corpus_score(texts, streams(references)).score,  # pyright: ignore[reportArgumentType] - None is "no such reference"
         "rouge_l": 100 * sum(rouge) / len(rouge),
+        "chrf": likeness.chrf(likeness.chrf_counts(predicted, rows).sum(axis=0)),
+        "exact_match": likeness.share(likeness.exact_counts(predicted, rows).sum(axis=0)),
+        "repetition_rate": likeness.share(likeness.repetition_counts(predicted, rows).sum(axis=0)),
+        "length_ratio": length_ratio(statistics(predicted, rows).sum(axis=0)),
     }
     if any(row.slots for row in rows):
-        known = {slot for row in rows for slot in row.slots}
-        scores["slot_error_rate"] = slot_error_rate(predicted, [row.slots for row in rows], known)
-        scores["reference_slot_error_rate"] = slot_error_rate(
-            [row.label for row in rows], [row.slots for row in rows], known
-        )
+        slots = [row.slots for row in rows]
+        known = {slot for each in slots for slot in each}
+        scores["slot_error_rate"] = slot_error_rate(predicted, slots, known)
+        scores["slot_accuracy"] = 1 - scores["slot_error_rate"]
+        scores["reference_slot_error_rate"] = slot_error_rate([row.label for row in rows], slots, known)
     return scores
 
 
@@ -59,7 +50,8 @@ def statistics(predicted: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
 
     bleu = _bleu()
     scores = [
-        bleu.sentence_score(text, each) for text, each in zip(*_cut_for_bleu(predicted, _references(rows)), strict=True)
+        bleu.sentence_score(text, each)
+        for text, each in zip(*_cut_for_bleu(predicted, references_of(rows)), strict=True)
     ]
     return np.array([(*each.counts, *each.totals, each.sys_len, each.ref_len) for each in scores], dtype=np.int64)
 
@@ -95,6 +87,11 @@ def _cut_for_bleu(predicted: Sequence[str], references: Sequence[Sequence[str]])
     return texts, others
 
 
+def length_ratio(sums_S: np.ndarray) -> float:
+    """Units said for each unit of the nearest references, of texts whose `statistics` add up to `sums_S`."""
+    return likeness.share(sums_S[8:])
+
+
 def slot_error_rate(texts: Sequence[str], slots: Sequence[Slots], known: Iterable[tuple[str, str]]) -> float:
     """(missing + wrong) / asked, over all texts: values that a text lacks, and values that it should not say.
 
@@ -102,24 +99,35 @@ def slot_error_rate(texts: Sequence[str], slots: Sequence[Slots], known: Iterabl
     characters, see `serving.units`) stand in a row, in any letter case. Values that stand for a sentence (`UNSAYABLE`)
     are not looked for; a value of `known` counts as wrong only if it has several words, so that no chance word does.
     """
-    asked = missing = wrong = 0
-    telling = {_words(value) for _, value in known if units.several_words(value)}
+    errors, asked = (sum(each) for each in zip((0, 0), *_slot_errors(texts, slots, known), strict=True))
+    return errors / asked if asked else 0.0
+
+
+def slot_counts(predicted: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
+    """int64 [N, 2]: slot errors of each text, and values that it was to say. Rows without attributes have neither."""
+    import numpy as np
+
+    slots = [row.slots for row in rows]
+    return np.array(_slot_errors(predicted, slots, {slot for each in slots for slot in each}), dtype=np.int64)
+
+
+def slot_accuracy(sums_S: np.ndarray) -> float:
+    """1 less the slot error rate of texts whose `slot_counts` add up to `sums_S`."""
+    return 1 - likeness.share(sums_S)
+
+
+def _slot_errors(
+    texts: Sequence[str], slots: Sequence[Slots], known: Iterable[tuple[str, str]]
+) -> list[tuple[int, int]]:
+    """(missing and wrong values, values asked for) of each text."""
+    telling, found = {_words(value) for _, value in known if units.several_words(value)}, []
     for text, own in zip(texts, slots, strict=True):
         said, wanted = _words(text), [_words(value) for _, value in own if value.lower() not in UNSAYABLE]
-        asked += len(wanted)
-        missing += sum(words not in said for words in wanted)
         allowed = "".join(wanted)
-        wrong += sum(words in said and words not in allowed for words in telling)
-    return (missing + wrong) / asked if asked else 0.0
-
-
-def _references(rows: Sequence[Row]) -> list[list[str]]:
-    """References of each row: the different texts of all rows with its prompt."""
-    by_prompt: defaultdict[tuple[str, str | None], list[str]] = defaultdict(list)
-    for row in rows:
-        if row.label not in by_prompt[row.text, row.pair]:
-            by_prompt[row.text, row.pair].append(row.label)
-    return [by_prompt[row.text, row.pair] for row in rows]
+        missing = sum(words not in said for words in wanted)
+        wrong = sum(words in said and words not in allowed for words in telling)
+        found.append((missing + wrong, len(wanted)))
+    return found
 
 
 def _words(text: str) -> str:

@@ -12,12 +12,16 @@ from configs.schema.models import NEW
 from configs.schema.recipe import Recipe
 from jobs.data.plan import Made, Plan
 from jobs.data.prepared import TOKENIZER, Prepared
+from jobs.data.source import place
+from jobs.measure.answers import UNSCORED
 from jobs.models.reference import read_reference, read_tokenizer
 from jobs.tasks.generate.chat import chat_template
 from jobs.tasks.generate.inspection import inspect
 
 if TYPE_CHECKING:
     import pyarrow
+
+OF_ATTRIBUTES = "slot_accuracy"  # the metric that rows without attributes have none of
 
 
 def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Plan:
@@ -27,6 +31,8 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
     from jobs.models.loading import load_tokenizer
 
     data, teacher = recipe.data, recipe.teacher
+    if recipe.budget.metric == OF_ATTRIBUTES and not any(validation["attributes"].to_pylist()):
+        raise UsageError(f"budget.metric: {OF_ATTRIBUTES!r}: {place(data, 'validation')}: {UNSCORED}")
     if teacher.bundle:
         reference = read_reference(Path(teacher.bundle), "python -m jobs.finetune")
         tokenizer, end = read_tokenizer(Path(teacher.bundle) / reference.tokenizer), end_of(teacher.bundle)

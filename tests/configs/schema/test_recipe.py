@@ -38,7 +38,29 @@ def test_the_budgets_metric_is_one_that_the_task_is_judged_by():
     assert recipe(budget={"metric": "macro_f1"}).judged_by.metric == "macro_f1"
     said = "budget.metric: 'f1': task 'classify' is judged by accuracy or macro_f1"
     assert refusal(budget={"metric": "f1"}) == said
-    assert refusal(task="generate", budget={"metric": "macro_f1"}).endswith("task 'generate' is judged by bleu")
+    assert refusal(task="generate", budget={"metric": "macro_f1"}).endswith(
+        "task 'generate' is judged by bleu or rouge_l or chrf or slot_accuracy or exact_match"
+    )
+    assert recipe(task="generate", budget={"metric": "chrf"}).judged_by.metric == "chrf"
+
+
+def test_what_only_one_task_measures_is_refused_by_name_elsewhere():
+    assert refusal(budget={"max_ms_per_token": 2}).startswith(
+        "budget.max_ms_per_token: 2.0: task 'classify' does not use it"
+    )
+    assert refusal(evaluation={"examples": 3}).startswith("evaluation.examples: 3: task 'classify' does not use it")
+    assert refusal(task="generate", export={"lengths": [8]}).startswith(
+        "export.lengths: [8]: task 'generate' does not use it"
+    )
+
+
+def test_a_time_by_token_is_limited_where_the_stated_answer_has_room():
+    told = {"task": "generate", "budget": {"max_ms_per_token": 2}}
+    assert recipe(**told, data={"max_length": 64}).budget.max_ms_per_token == 2
+    assert refusal(**told, data={"max_length": 63}) == (
+        "budget.max_ms_per_token: 2: prompts of 32 and answers of 32 tokens are timed, but data.max_length is 63; "
+        "raise it to 64, or give budget.max_p95_ms instead"
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,5 +187,7 @@ def test_baselines_are_named_as_the_task_has_them():
     assert refusal(evaluation={"baselines": ["svm"]}) == (
         "evaluation.baselines: 'svm': task 'classify' has tfidf and static; [] for none"
     )
-    assert refusal(task="generate", evaluation={"baselines": ["tfidf"]}).endswith("'generate' has nearest; [] for none")
+    assert refusal(task="generate", evaluation={"baselines": ["tfidf"]}).endswith(
+        "'generate' has nearest and template; [] for none"
+    )
     assert "'tfidf' stands there 2 times" in refusal(evaluation={"baselines": ["tfidf", "tfidf"]})

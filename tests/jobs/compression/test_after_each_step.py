@@ -7,9 +7,9 @@ import pytest
 
 from cluster.session import JobError
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import BUDGET_SHAPE
 from jobs.compression import after_each_step as module
 from jobs.compression.after_each_step import after_each_step, exported_prefixes
-from jobs.measure.measurement import BUDGET_SHAPE
 from serving.bundle import bundle_digest, read_bundle
 from tests.tiny.bundles import write_tiny_bundle
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,13 +22,14 @@ from configs.folder import FolderError
 from configs.loader import UsageError
 from configs.schema.data import DataSpec
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import TASKS
 from jobs.compress import BUNDLE
 from jobs.data import snapshot as snapshots
 from jobs.data.snapshot import Snapshot, remove_left, take_snapshot
 from jobs.data.source import Sample, Split, rows, sample
 from jobs.job import Way
-from jobs.measure import measurement
-from jobs.measure.measurement import Measurement, limit, measure_candidate, run_fresh
+from jobs.measure.fresh import run_fresh
+from jobs.measure.measurement import Measurement, limit, measure_candidate
 from jobs.measure.retention import Teacher
 from jobs.trials import check_rows
 from tests.processes import ROOT
@@ -183,7 +185,7 @@ def test_a_measurement_reads_the_rows_of_a_url_once(
         teacher = Teacher(0.5, [0.5] * 1000, sample(found))
         check_rows(recipe, teacher, snapshot)
         with monkeypatch.context() as patch:
-            patch.setattr(measurement, "CALLS", 20)
+            patch.setitem(TASKS, "classify", replace(TASKS["classify"], calls=20))
             measured = measure_candidate(recipe, tmp_path / "bundle", teacher, snapshot)
         assert stat.S_IMODE(Path(snapshot.file).stat().st_mode) == 0o600
         assert asked == once and once["/rows.jsonl"] > 0

@@ -179,10 +179,18 @@ def test_a_baseline_is_made_once_and_again_where_rows_or_teacher_change(
 
 def test_of_a_teacher_without_one_table_no_static_baseline_is_made(tmp_path: Path, teacher: Path):
     asked = recipe(tmp_path, tmp_path)
-    assert possible(asked, None) == ["tfidf"]
-    assert possible(asked, teacher) == ["tfidf", "static"]
+    assert possible(asked, None, attributes=False) == ["tfidf"]
+    assert possible(asked, teacher, attributes=False) == ["tfidf", "static"]
     with pytest.raises(UsageError, match=r"^bundle: 'static': no teacher here has one table"):
-        check_possible("static", None, "bundle")
+        check_possible("static", None, False, "bundle")
+
+
+def test_of_rows_without_attributes_no_template_is_made(tmp_path: Path):
+    asked = Recipe.model_validate({"name": "x", "task": "generate"})
+    assert possible(asked, None, attributes=True) == ["nearest", "template"]
+    assert possible(asked, None, attributes=False) == ["nearest"]
+    with pytest.raises(UsageError, match=r"^evaluation\.baselines: 'template': the rows .* have no attributes"):
+        check_possible("template", None, False, "evaluation.baselines")
 
 
 def test_the_nearest_row_answers_with_its_own_text(tmp_path: Path):

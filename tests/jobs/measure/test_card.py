@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import BUDGET_SHAPE
 from jobs.measure.card import card
-from jobs.measure.measurement import BUDGET_SHAPE, key
+from jobs.measure.measurement import key
 from serving.bundle import Bundle, read_bundle, with_metrics
 from serving.cascade import join
 from tests.tiny.bundles import LABELS, decoder_description, write_tiny_bundle

@@ -4,16 +4,19 @@ import copy
 import csv
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import ANSWER_SHAPE, BUDGET_SHAPE, TASKS
+from jobs.data.source import Row
 from jobs.measure.answers import Answer
 from jobs.measure.bootstrap import resampled
 from jobs.measure.comparison import UnseenRows, compare, shown_shapes
-from jobs.measure.measurement import BUDGET_SHAPE, Measured
+from jobs.measure.measurement import Measured
 from jobs.measure.table import Machine
 from jobs.tasks.classify import metrics
 from tuning.figures import Figures, add, at, figures, flat
@@ -137,19 +140,55 @@ def test_no_file_holds_what_was_said_of_a_row():
     assert "secret" not in json.dumps(fields) + "".join(files.values())
 
 
-def test_decoders_are_compared_by_their_metrics_and_by_rows_as_they_come():
-    recipe = Recipe.model_validate({"name": "x", "task": "generate"})
-    contenders = {name: Measured(figures({"bleu": bleu}), []) for name, bleu in (("teacher", 40.0), ("winner", 39.0))}
-    fields, files = compare(recipe, TEST, contenders, [])
-    assert set(files) == {"table.md", "metrics.json"}
-    assert fields["metrics"] == {"teacher_bleu": 40.0, "winner_bleu": 39.0, "retention": 0.975}
-    for name, ms in (("teacher", 80.0), ("winner", 8.0)):
-        latency = {"mix": {f"p{each}_ms": ms for each in (50, 95, 99)}}
-        add(figures({"rows_per_second": 1e3 / ms}, latency), to=contenders[name].figures)
-    fields, files = compare(recipe, TEST, contenders, [], Machine({}, "an estimate of nothing"))
-    assert fields["metrics"]["speedup_mix"] == 10
+WRITTEN = ["the parcel is late", "the money is back", "a shoe that fits well"]
+
+
+def wrote(bleu: float, ms: float, *texts: str) -> Measured:
+    """A decoder that wrote these texts."""
+    latency = {"mix": {f"p{each}_ms": ms for each in (50, 95, 99)}}
+    latency[at(ANSWER_SHAPE)] = {"p50_ms": ms, "p95_ms": ms, "ms_per_token": ms / 32}
+    return Measured(figures({"bleu": bleu, "bytes": 1e5 * ms, "rows_per_second": 1e3 / ms}, latency), answers_of(texts))
+
+
+def answers_of(texts: Sequence[str]) -> list[Answer]:
+    return [Answer(text) for text in texts]
+
+
+def decoders(**sections: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    recipe = Recipe.model_validate({"name": "x", "task": "generate", **sections})
+    rows = [Row(f"prompt {number}", None, text) for number, text in enumerate(WRITTEN)]
+    contenders = {
+        "nearest_row": wrote(5.0, 0.4, *WRITTEN[::-1]),
+        "teacher": wrote(40.0, 80.0, *WRITTEN),
+        "winner": wrote(39.0, 8.0, WRITTEN[0], "no idea at all", "a shoe that fits"),
+    }
+    test = UnseenRows("0" * 64, "1" * 64, WRITTEN, {}, rows=rows)
+    return compare(recipe, test, contenders, [ANSWER_SHAPE], Machine({}, "an estimate of nothing"))
+
+
+def test_decoders_are_compared_by_their_metrics_and_by_answers_of_a_stated_length():
+    fields, files = decoders(budget={"min_retention": 0.9, "max_ms_per_token": 0.2})
+    assert set(files) == {"table.md", "metrics.json", "comparison.svg"}
+    metrics = fields["metrics"]
+    assert (metrics["winner_bleu"], metrics["retention"], metrics["inside"]) == (39.0, 0.975, 0.0)
+    assert metrics["speedup_mix"] == metrics["speedup_batch1_tokens32_answer32"] == 10
+    assert "ms_per_token 0.25 misses max_ms_per_token=0.2 by 25.0%" in fields["first"][0]
+    assert fields["tested"]["ms_per_token"] == 0.25 and fields["budgeted"]["winner"]["ms_per_token"] == 0.25
+    assert (
+        "No baseline is inside the budget; the best, nearest_row, keeps 12.5% of the teacher's bleu"
+        in fields["verdict"]
+    )
     assert "| a row as it comes |" in files["table.md"] and "| rows a second, whole file |" in files["table.md"]
-    assert "p50, ms: a row as it comes" in files["comparison.svg"]
+    assert "p50, ms: batch 1, prompts of 32 tokens, answers of 32" in files["comparison.svg"]
+
+
+def test_rows_stand_side_by_side_the_winners_worst_first_and_no_more_than_are_wanted():
+    fields, _ = decoders(evaluation={"examples": 2})
+    assert [each["prompt"] for each in fields["examples"]] == ["prompt 1", "prompt 2"]
+    first = fields["examples"][0]
+    assert (first["reference"], first["teacher"], first["winner"]) == (WRITTEN[1], WRITTEN[1], "no idea at all")
+    assert first["score"] < fields["examples"][1]["score"] < 100
+    assert decoders(evaluation={"examples": 0})[0]["examples"] == []
 
 
 def test_the_winner_less_its_teacher_has_an_interval_of_the_same_rows():
@@ -229,9 +268,11 @@ def test_a_busy_machine_is_said_under_the_table_and_in_the_notes():
 
 
 def test_the_table_shows_the_shape_of_the_budget_and_the_largest_batch_of_its_length():
-    assert shown_shapes([(1, 16), (32, 64), (1, 32), (8, 32), (32, 32)]) == [(1, 32), (32, 32)]
-    assert shown_shapes([(1, 16), (1, 32)]) == [(1, 32)]
-    assert shown_shapes([]) == []
+    classify, generate = TASKS["classify"], TASKS["generate"]
+    assert shown_shapes([(1, 16), (32, 64), (1, 32), (8, 32), (32, 32)], classify) == [(1, 32), (32, 32)]
+    assert shown_shapes([(1, 16), (1, 32)], classify) == [(1, 32)]
+    assert shown_shapes([], classify) == []
+    assert shown_shapes([(1, 32, 1), ANSWER_SHAPE, (8, 32, 32)], generate) == [ANSWER_SHAPE, (8, 32, 32)]
 
 
 def test_what_test_rows_say_of_the_budget_comes_first(caplog: pytest.LogCaptureFixture):

@@ -191,3 +191,10 @@ def test_figures_of_a_release_name_those_of_test_rows_and_whether_they_are_insid
     found = figures(release(said(0.5)), BUDGET)
     assert found == {**MEASURED, "test_accuracy": 0.9, "test_retention": 0.5, "inside": 0.0}
     assert figures(release(), BUDGET) == MEASURED
+
+
+def test_time_by_token_is_held_against_its_limit_and_what_was_never_timed_is_outside():
+    budget = BudgetSpec(min_retention=0.9, max_ms_per_token=2)
+    assert judge(said(ms_per_token=1.5), budget).inside
+    assert "ms_per_token 2.5 misses max_ms_per_token=2 by 25.0%" in judge(said(ms_per_token=2.5), budget).words
+    assert "ms_per_token not measured misses max_ms_per_token=2" in judge(said(), budget).words

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from cluster.session import JobError
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS
 from jobs.data.source import rows, sample
-from jobs.measure import measurement
+from jobs.measure import fresh, measurement
 from jobs.measure.answers import Answer, Predictor
 from jobs.measure.contenders import Contender
-from jobs.measure.measurement import Measurement, key, measure_candidate, measure_here, run_fresh, time_again
+from jobs.measure.fresh import run_fresh
+from jobs.measure.measurement import Measurement, key, measure_candidate, measure_here, time_again
 from jobs.measure.retention import Teacher
 from jobs.measure.timing import BLOCKS
 from serving.inputs import Input
@@ -49,7 +51,7 @@ def data(tmp_path: Path) -> dict[str, Any]:
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few calls, cores as they were, and locks of its own: someone else may be measuring on this machine."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(measurement, "CALLS", 20)
+    monkeypatch.setitem(TASKS, "classify", replace(TASKS["classify"], calls=20))
     monkeypatch.setattr(measurement, "pin", lambda threads: None)
 
 
@@ -217,7 +219,7 @@ def test_a_measurement_that_waits_is_told_while_it_does(monkeypatch: pytest.Monk
         return subprocess.CompletedProcess(command, 0, '{"winner": 1}\n')
 
     monkeypatch.setattr(subprocess, "run", waits)
-    monkeypatch.setattr(measurement.log, "handlers", [speaker])
+    monkeypatch.setattr(fresh.log, "handlers", [speaker])
     assert run_fresh("jobs.measure.measurement", "", 1, "winner") == {"winner": 1}
     assert said.empty()
 
@@ -235,7 +237,7 @@ def test_a_measurement_beyond_its_limit_is_ended_in_one_line():
 
 WORKS = """
 import sys, time
-from jobs.measure.measurement import end_with_parent
+from jobs.measure.fresh import end_with_parent
 {before}
 end_with_parent()
 open(sys.argv[1], "w").close()
@@ -243,7 +245,7 @@ time.sleep(600)
 """
 STARTS = """
 import os, subprocess, sys
-from jobs.measure.measurement import PARENT
+from jobs.measure.fresh import PARENT
 subprocess.Popen([sys.executable, *sys.argv[1:]], env=os.environ | {PARENT: str(os.getpid())})
 print(flush=True)
 sys.stdin.read()

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.session import JobError
+from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS
-from jobs.data.prepared import Examples, Prepared
-from jobs.data.source import Row, Sample
+from jobs.data.prepared import Prepared
+from jobs.data.source import Row, Sample, sample
 from jobs.measure.bootstrap import resampled
 from jobs.measure.retention import Teacher, kept, taught
 from jobs.tasks.classify import metrics
@@ -64,13 +66,16 @@ def test_a_teacher_is_what_it_said_of_the_prepared_rows(monkeypatch: pytest.Monk
     chance = np.random.default_rng(1)
     labels_N = chance.integers(3, size=ROWS)
     logits_NC = chance.normal(size=(ROWS, 3)) + 1.5 * np.eye(3)[labels_N]
-    empty = np.zeros(0)
-    examples = Examples(empty, empty, np.zeros(ROWS + 1), labels_N)
-    manifest = {"labels": LABELS, "rows": {"validation": ROWS}, "fingerprints": {"validation": "abc"}}
+    rows = [Row(f"text {number}", None, LABELS[label]) for number, label in enumerate(labels_N)]
+    known = sample(rows)
+    manifest = {"labels": LABELS, "rows": {"validation": ROWS}, "fingerprints": {"validation": known.fingerprint}}
     monkeypatch.setattr("jobs.tasks.classify.teaching.read_logits", lambda *_: logits_NC)
-    monkeypatch.setattr(Prepared, "examples", lambda *_: examples)
-    found = taught(Prepared(Path("prepared"), manifest), Path("outputs"), TASKS["classify"].by(name))
+    recipe = Recipe.model_validate({"name": "x", "budget": {"metric": name}})
+    prepared = Prepared(Path("prepared"), manifest)
+    found = taught(recipe, prepared, Path("outputs"), rows)
     said = [LABELS[number] for number in logits_NC.argmax(1)]
     assert found.metric == metrics.score(said, [Row("", None, LABELS[number]) for number in labels_N])[name]
     assert np.mean(found.resampled) == pytest.approx(found.metric, abs=0.005)
-    assert found.sample == Sample(ROWS, "abc")
+    assert found.sample == known
+    with pytest.raises(JobError, match=r"^data\.validation: .*changed since its rows were prepared"):
+        taught(recipe, prepared, Path("outputs"), rows[1:])

@@ -5,9 +5,9 @@ import math
 import pytest
 
 from configs.schema.search import BudgetSpec
-from configs.schema.tasks import TASKS
+from configs.schema.tasks import ANSWER_SHAPE, BUDGET_SHAPE, TASKS
 from jobs.measure.differences import Difference
-from jobs.measure.measurement import BUDGET_SHAPE, key
+from jobs.measure.measurement import key
 from jobs.measure.table import (
     Gap,
     Machine,
@@ -118,9 +118,19 @@ def test_decoders_are_compared_by_the_metrics_of_their_task_and_by_rows_as_they_
     head, _, _, winner = markdown(answers, "teacher", [], TASKS["generate"]).splitlines()
     assert cells(head)[4:6] == ["p50 / p95 ms, a row as it comes", "faster"]
     assert cells(winner)[4:6] == ["8.00 / 16.00", "10.0x"]
-    _, _, row, _, note = latencies_markdown(answers, []).splitlines()
+    _, _, row, _, note = latencies_markdown(answers, [], TASKS["generate"]).splitlines()
     assert cells(row) == ["a row as it comes", "80.00 / 160.00 / 240.00", "8.00 / 16.00 / 24.00"]
-    assert note == "Of 50 calls; a p99 of few is their slowest."
+    assert note == "Of 20 to 100 calls, by what fits in 2 s; a p99 of few is their slowest."
+
+
+def test_what_writes_is_timed_to_its_first_token_and_by_tokens_of_its_answers():
+    first, whole = {"p50_ms": 2.0}, {"p50_ms": 64.0, "ms_per_token": 2.0, "tokens_per_second": 500.0}
+    found = figures(latency={at((1, 32, 1)): first, at(ANSWER_SHAPE): whole})
+    text = latencies_markdown({"winner": found}, [(1, 32, 1), ANSWER_SHAPE], TASKS["generate"])
+    body = {cells(line)[0]: cells(line)[1] for line in text.splitlines()[2:-1] if line}
+    assert body["batch 1, prompts of 32 tokens, first token"] == "2.00"
+    assert body["ms for each token, batch 1, prompts of 32 tokens, answers of 32"] == "2.00"
+    assert body["tokens a second, batch 1, prompts of 32 tokens, answers of 32"] == "500"
 
 
 BASELINES = {
@@ -236,7 +246,9 @@ def test_a_contender_that_was_not_timed_at_a_shape_has_an_empty_cell():
 def test_latencies_are_a_row_for_each_shape_and_one_for_the_rows_of_the_file():
     shape, mix = ({f"p{each}_ms": each / less for each in (50, 95, 99)} for less in (10, 100))
     winner = figures(latency={at(BUDGET_SHAPE): shape, "mix": mix | {"mean_ms": 0.55}})
-    head, _, *body = latencies_markdown({"tfidf_svm": figures(), "winner": winner}, [BUDGET_SHAPE]).splitlines()
+    head, _, *body = latencies_markdown(
+        {"tfidf_svm": figures(), "winner": winner}, [BUDGET_SHAPE], CLASSIFY
+    ).splitlines()
     assert cells(head) == ["p50 / p95 / p99 ms", "tfidf_svm", "winner"]
     assert cells(body[0]) == ["batch 1, 32 tokens", "", "5.00 / 9.50 / 9.90"]
     assert cells(body[1]) == ["a row as it comes", "", "0.50 / 0.95 / 0.99"]
@@ -245,7 +257,7 @@ def test_latencies_are_a_row_for_each_shape_and_one_for_the_rows_of_the_file():
 
 def test_beside_a_p95_of_the_quietest_block_stands_that_of_the_others():
     winner = figures(latency={at(BUDGET_SHAPE): {"p95_ms_others_low": 1.0, "p95_ms_others_high": 7.25}})
-    table = latencies_markdown({"tfidf_svm": figures(), "winner": winner}, [BUDGET_SHAPE, LARGE]).splitlines()
+    table = latencies_markdown({"tfidf_svm": figures(), "winner": winner}, [BUDGET_SHAPE, LARGE], CLASSIFY).splitlines()
     assert [cells(line) for line in table if "blocks" in line] == [
         ["p95 of the other blocks, batch 1, 32 tokens", "", "1.00 to 7.25"]
     ]
@@ -256,7 +268,7 @@ def test_no_figure_of_energy_or_of_a_peak_stands_without_how_it_was_taken():
     metrics |= {"batch_changed": 0.0}
     winner_figures = figures(metrics, shares={at(BUDGET_SHAPE): {"fp32": 0.5, "int8": 0.125}})
     machine = Machine({"fp32": 90.4, "int8": 361.6}, "an estimate")
-    text = resources_markdown({"winner": winner_figures, "tfidf_svm": figures()}, [BUDGET_SHAPE], machine)
+    text = resources_markdown({"winner": winner_figures, "tfidf_svm": figures()}, [BUDGET_SHAPE], machine, CLASSIFY)
     head, _, winner, baseline, *notes = text.splitlines()
     assert dict(zip(cells(head), cells(winner), strict=True)) == {
         "model": "winner",
@@ -272,10 +284,8 @@ def test_no_figure_of_energy_or_of_a_peak_stands_without_how_it_was_taken():
     said = " ".join(notes)
     assert "one request each: an estimate." in said and "fp32 90, int8 362" in said
     assert "2 x the multiply-adds of the model's matrix products / p50 / peak" in said
-    assert (
-        "peak"
-        not in " ".join(resources_markdown({"winner": figures()}, [], Machine({}, "it")).splitlines()[3:]).lower()
-    )
+    unknown = resources_markdown({"winner": figures()}, [], Machine({}, "it"), TASKS["generate"])
+    assert "peak" not in " ".join(unknown.splitlines()[3:]).lower()
 
 
 def test_the_difference_is_a_sentence_with_its_interval():
