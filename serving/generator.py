@@ -14,7 +14,7 @@ from serving.inputs import TOKENS_PER_BATCH, Input, InputError, Row, checked, cu
 from serving.inputs import prompt as in_words
 from serving.pieces import Text
 from serving.rounds import Writing
-from serving.runtimes import GeneratorModel, LengthModel, Sampling, WriterModel, one_line, open_bundle
+from serving.runtimes import CandidateModel, GeneratorModel, LengthModel, Sampling, WriterModel, one_line, open_bundle
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -94,11 +94,12 @@ class Generator:
         return {"text": best, "faults": faults}
 
     def written_again(self, ids: Sequence[int], most: int, sampling: Sampling, stop: Sequence[str] = ()) -> list[str]:
-        """Further texts for a prompt, the best first; none where the recipe asks for one candidate."""
+        """Further texts for a prompt, the likeliest first; none where the recipe asks for one candidate."""
         count = self.checks.asked.candidates if self.checks else 1
         if count == 1 or not len(ids):
             return []
-        found = sorted(self.writer.candidates(ids, most, sampling, count), key=lambda each: -each.score)
+        assert isinstance(self.model, CandidateModel)
+        found = sorted(self.model.candidates(ids, most, sampling, count), key=lambda each: -each.score)
         return [_text_of(self.tokenizer, each.tokens, stop) for each in found]
 
     def prompts(self, inputs: Sequence[Input]) -> list[list[int]]:

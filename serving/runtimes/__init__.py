@@ -93,6 +93,11 @@ class WriterModel(GeneratorModel, Protocol):
         """
         ...
 
+
+@runtime_checkable
+class CandidateModel(Protocol):
+    """Writes several texts for one prompt: what a bundle with checks needs."""
+
     def candidates(self, prompt: Sequence[int], most: int, sampling: Sampling, count: int) -> list[Candidate]:
         """`count` texts of `most` tokens at most: the likeliest that a beam finds, or drawn ones."""
         ...
