@@ -15,6 +15,7 @@ NEAR = 0.15  # share of a limit of time, on either side, within which noise may 
 RIVALS = 3  # the next best after the winner
 IN_SEARCH = "_in_search"  # ending of a figure's name that holds the search's value once it was timed again
 PACE = "ms_per_token"
+HELD, SENT_ERRORS = SENT = ("held", "sent_slot_error_rate")  # shares of texts that are held back, and of their errors
 TIMED = ("p50_ms", "p95_ms", "p95_ms_others_low", "p95_ms_others_high", "busy", PACE)  # noise changes them
 RETENTION = "retention"
 ERROR_OF_RETENTION = "retention_se"  # its standard error; 0 where a candidate has none
@@ -23,6 +24,8 @@ LIMITS = (  # field of the budget, metric it limits, sign: +1 at most, -1 at lea
     ("max_p95_ms", "p95_ms", 1),
     ("max_ms_per_token", PACE, 1),
     ("max_megabytes", "megabytes", 1),
+    ("max_held", HELD, 1),
+    ("max_slot_errors", SENT_ERRORS, 1),
 )
 TIME_LIMITS = {"max_p95_ms": "p95_ms", "max_ms_per_token": PACE}  # within `NEAR` of which noise may decide
 SIGNS = {METRIC: 1, "p95_ms": -1, "megabytes": -1}  # -1: less of it is better
@@ -270,5 +273,5 @@ def _behind(trial: Trial, winner: Trial, objective: Objective, alike: bool) -> s
 
 
 def _figures(metrics: Mapping[str, float], budget: BudgetSpec) -> str:
-    names = (METRIC, RETENTION, "p95_ms", PACE, "megabytes")
+    names = (METRIC, RETENTION, "p95_ms", PACE, "megabytes", *SENT)
     return ", ".join(_worded(metrics, name, budget) for name in names if name in metrics)

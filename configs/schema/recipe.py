@@ -125,6 +125,14 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def what_is_held_is_checked(self) -> Self:
+        if (limit := self.budget.max_held) is not None and not self.checks.enabled:
+            raise ValueError(
+                f"budget.max_held: {limit:g}: no text is held back; set checks.enabled=true, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def answers_that_are_timed_have_room(self) -> Self:
         limit, most, shape = self.budget.max_ms_per_token, self.data.max_length, TASKS[self.task].shape
         if limit is not None and most < sum(shape[1:]):

@@ -153,6 +153,12 @@ class BudgetSpec(Spec):
         description="generate: p50 latency of such an answer in milliseconds, divided by its 32 tokens",
     )
     max_megabytes: float | None = Field(default=None, gt=0, description="size of the bundle folder in MB (10^6 bytes)")
+    max_held: float | None = Field(
+        default=None, ge=0, le=1, description="generate: share of texts that are held back, with checks.enabled"
+    )
+    max_slot_errors: float | None = Field(
+        default=None, ge=0, description="generate: slot error rate of the texts that go out, of rows with attributes"
+    )
     gate: Literal["point", "interval"] = Field(
         default="point",
         description="figures on test rows that deploy goes by: point = the values; interval = their 95 % intervals: "

@@ -73,6 +73,7 @@ class Task:
     shown: tuple[str, ...]  # further metrics of the comparison
     lines: tuple[Shown, ...]  # of the report
     score: str  # (predictions, rows) -> metrics by name
+    sent: str | None  # (texts that go out, their rows) -> metrics that a budget limits
 
     # Rows and models.
     plan: str  # (recipe, training rows, validation rows) -> jobs.data.plan.Plan
@@ -168,7 +169,7 @@ CLASSIFY = Task(
         "data": ("packing", "max_changed", "chat"),
         "checks": ("enabled",),
         "distillation": ("stored_tokens", "stored_draws", "targets"),
-        "budget": ("max_ms_per_token",),
+        "budget": ("max_ms_per_token", "max_held", "max_slot_errors"),
         "evaluation": ("examples",),
     },
     model_kinds=("encoder", "decoder"),
@@ -191,6 +192,7 @@ CLASSIFY = Task(
         Shown("calibration error (ECE)", "ece", ".4f"),
     ),
     score="jobs.tasks.classify.metrics:score",
+    sent=None,
     plan="jobs.tasks.classify.rows:plan",
     plan_of_student="jobs.tasks.classify.rows:plan_of_student",
     wording=None,
@@ -281,11 +283,14 @@ GENERATE = Task(
         *_with_interval("ROUGE-L", "rouge_l", ".2f", "kept"),
         *_with_interval("chrF", "chrf", ".2f", "kept"),
         *_with_interval("slot error rate", "slot_error_rate", ".2%"),
+        Shown("held back", "held", ".2%"),
+        Shown("slot error rate of what goes out", "sent_slot_error_rate", ".2%"),
         *_with_interval("exact match", "exact_match", ".2%", "kept"),
         *_with_interval("repeated strings of four units", "repetition_rate", ".2%"),
         *_with_interval("length beside the nearest reference", "length_ratio", ".3f"),
     ),
     score="jobs.tasks.generate.metrics:score",
+    sent="jobs.tasks.generate.metrics:sent",
     plan="jobs.tasks.generate.rows:plan",
     plan_of_student="jobs.tasks.generate.rows:plan_of_student",
     wording="jobs.tasks.generate.wording:Learner",

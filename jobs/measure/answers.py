@@ -14,10 +14,11 @@ FIRST_SHARE = "first_share"  # of the rows, that a cascade's first model answers
 
 
 class Answer(NamedTuple):
-    """A label or a generated text, and the probability of the label where the contender gives one."""
+    """A label or a generated text, the probability of the label where the contender gives one, and what checks say."""
 
     text: str
     score: float | None = None
+    held: bool | None = None  # whether the text is held back; None where it was not checked
 
 
 class Predictor(Protocol):

@@ -22,7 +22,7 @@ from jobs.measure.timing import busy_words
 from serving import units
 from tuning import comparison
 from tuning.figures import Figures, Shape, flat, timed
-from tuning.pareto import METRIC, PACE
+from tuning.pareto import METRIC, PACE, SENT
 
 WINNER, TEACHER = "winner", "teacher"
 UNITS = "Units of the texts that metrics and baselines count"
@@ -186,6 +186,7 @@ def tested_of(test: UnseenRows, measured: Mapping[str, Measured], task: Task) ->
         p95_ms=limited["p95_ms"],
         ms_per_token=limited.get(PACE),
         megabytes=limited["megabytes"],
+        **{name: limited.get(name) for name in SENT},
     )
 
 

@@ -14,7 +14,7 @@ from configs.loader import Spec
 from configs.schema.search import BudgetSpec
 from configs.schema.serving import Objection
 from jobs.data.source import LONGEST_LABEL
-from tuning.pareto import LIMITS, METRIC, PACE, broken, missed
+from tuning.pareto import LIMITS, METRIC, PACE, SENT, broken, missed
 
 TEST_TAG = "slimcart.test."  # begins the tags of a version that hold its evidence
 MOST_LABELS = 3  # that are named
@@ -37,12 +37,15 @@ class Tested(Spec):
     p95_ms: float
     ms_per_token: float | None = Field(default=None, description="of what writes, see budget.max_ms_per_token")
     megabytes: float
+    held: float | None = Field(default=None, description="share of the texts that checks hold back")
+    sent_slot_error_rate: float | None = Field(default=None, description="of the texts that go out")
 
     def limited(self, retention: float | None) -> dict[str, float]:
         """What a budget limits, with this `retention`."""
         kept = math.nan if retention is None else retention
         found = {METRIC: self.value, "retention": kept, "p95_ms": self.p95_ms, "megabytes": self.megabytes}
-        return found if self.ms_per_token is None else found | {PACE: self.ms_per_token}
+        further = {name: getattr(self, name) for name in (PACE, *SENT)}
+        return found | {name: value for name, value in further.items() if value is not None}
 
 
 class Evidence(Tested):

@@ -34,7 +34,7 @@ from jobs.measure.timing import BLOCKS, busy_words, interleaved, texts_of_length
 from serving.bundle import read_description
 from serving.inputs import Input, joined
 from tuning.figures import MIX, Figures, Shape, add, at, figures, flat
-from tuning.pareto import TIMED
+from tuning.pareto import HELD, SENT, TIMED
 
 CHANGED = "batch_changed"  # share of the rows that are answered otherwise among others than alone
 AMONG = 32  # rows, the others with it, that such an answer is given in
@@ -138,7 +138,7 @@ def measure_candidate(
     found = {f"validation_{name}": value for name, value in metrics.items()} | flat(figures(latency=latency))
     found["bytes"] = bundle_bytes(description)
     found["megabytes"] = found["bytes"] / 1e6
-    found |= _limited(latency, task)
+    found |= _limited(latency, task) | {name: metrics[name] for name in SENT if name in metrics}
     if teacher:
         found |= kept(metrics[task.metric], answered.resampled, teacher)
     return found
@@ -233,6 +233,7 @@ def _score(question: Measurement, predict: LoadedContender, examples: list[Row],
                 drawn = resampled(named(summed.statistics)(said, examples), named(summed.value))
                 metrics |= dict(zip((f"{name}_low", f"{name}_high"), interval(drawn), strict=True))
                 values = drawn if name == task.metric else values
+        metrics |= _of_what_goes_out(answers, examples, task)
     metrics["rows"] = len(examples)
     metrics |= predict.figures(inputs)
     if question.resources:
@@ -241,6 +242,16 @@ def _score(question: Measurement, predict: LoadedContender, examples: list[Row],
             metrics["peak_mb"] = peak
     told = question.resampled or question.resources
     return Measured(figures(metrics), answers if question.answers else [], values if told else [])
+
+
+def _of_what_goes_out(answers: Sequence[Answer], examples: Sequence[Row], task: Task) -> dict[str, float]:
+    """The share of checked answers that are held back, and what limits of a budget ask of the others."""
+    checked = [each.held for each in answers if each.held is not None]
+    metrics = {HELD: sum(checked) / len(checked)} if checked else {}
+    sent = [(each.text, row) for each, row in zip(answers, examples, strict=True) if not each.held]
+    if task.sent and sent:
+        metrics |= named(task.sent)(*zip(*sent, strict=True))
+    return metrics
 
 
 def changed(predict: Predictor, inputs: Sequence[Input], seed: int = 0) -> float:

@@ -30,7 +30,8 @@ class Writing:
 
     def __call__(self, inputs: Sequence[Input]) -> list[Answer]:
         """Texts, in order."""
-        return [Answer(each["text"]) for each in self.generator.predict(inputs)]
+        found = self.generator.predict(inputs)
+        return [Answer(each["text"], held=bool(each["faults"]) if "faults" in each else None) for each in found]
 
     def of_length(self, prompt: int, answer: int) -> Predictor:
         """See `LoadedContender`."""

@@ -44,6 +44,13 @@ def score(predicted: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
     return scores
 
 
+def sent(texts: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
+    """The slot error rate of texts that go out; nothing of rows without attributes."""
+    slots = [row.slots for row in rows]
+    known = {slot for each in slots for slot in each}
+    return {"sent_slot_error_rate": slot_error_rate(texts, slots, known)} if known else {}
+
+
 def statistics(predicted: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
     """int64 [N, 10], the sums of BLEU by row: n-grams matched and predicted (n = 1 to 4), length, reference length."""
     import numpy as np

@@ -191,3 +191,10 @@ def test_baselines_are_named_as_the_task_has_them():
         "'generate' has nearest and template; [] for none"
     )
     assert "'tfidf' stands there 2 times" in refusal(evaluation={"baselines": ["tfidf", "tfidf"]})
+
+
+def test_texts_are_held_back_by_checks_alone():
+    told = {"task": "generate", "budget": {"max_held": 0.1}}
+    assert refusal(**told) == ("budget.max_held: 0.1: no text is held back; set checks.enabled=true, or leave it out")
+    assert recipe(**told, checks={"enabled": True}).budget.max_held == 0.1
+    assert refusal(budget={"max_slot_errors": 0.1}).startswith("budget.max_slot_errors: 0.1: task 'classify' does not")

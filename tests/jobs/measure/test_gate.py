@@ -198,3 +198,12 @@ def test_time_by_token_is_held_against_its_limit_and_what_was_never_timed_is_out
     assert judge(said(ms_per_token=1.5), budget).inside
     assert "ms_per_token 2.5 misses max_ms_per_token=2 by 25.0%" in judge(said(ms_per_token=2.5), budget).words
     assert "ms_per_token not measured misses max_ms_per_token=2" in judge(said(), budget).words
+
+
+def test_what_is_held_back_and_what_goes_out_wrong_are_limits():
+    budget = BudgetSpec(min_retention=0.9, max_held=0.05, max_slot_errors=0.01)
+    assert judge(said(held=0.05, sent_slot_error_rate=0.0), budget).inside
+    words = judge(said(held=0.1, sent_slot_error_rate=0.02), budget).words
+    assert "held 0.1 misses max_held=0.05 by 100.0%" in words
+    assert "sent_slot_error_rate 0.02 misses max_slot_errors=0.01" in words
+    assert "held not measured misses max_held=0.05" in judge(said(), budget).words

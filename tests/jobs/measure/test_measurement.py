@@ -20,12 +20,19 @@ from tokenizers import Tokenizer, pre_tokenizers
 from cluster.session import JobError
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS
-from jobs.data.source import rows, sample
+from jobs.data.source import Row, rows, sample
 from jobs.measure import fresh, measurement
 from jobs.measure.answers import Answer, Predictor
 from jobs.measure.contenders import Contender
 from jobs.measure.fresh import run_fresh
-from jobs.measure.measurement import Measurement, key, measure_candidate, measure_here, time_again
+from jobs.measure.measurement import (
+    Measurement,
+    _of_what_goes_out,
+    key,
+    measure_candidate,
+    measure_here,
+    time_again,
+)
 from jobs.measure.retention import Teacher
 from jobs.measure.timing import BLOCKS
 from serving.inputs import Input
@@ -285,3 +292,15 @@ def test_a_measuring_process_ends_when_the_one_it_works_for_is_killed(tmp_path: 
         each.kill()
     assert not alive
     assert (tmp_path / "asked").exists() != early
+
+
+def test_what_is_held_back_counts_and_errors_are_those_of_what_goes_out():
+    slots = (("name", "Tecra 22"),)
+    rows = [Row(f"p{number}", None, "The Tecra 22 is here.", slots) for number in range(4)]
+    good, bad = Answer("The Tecra 22 is here.", held=False), Answer("It is here.", held=True)
+    task = TASKS["generate"]
+    assert _of_what_goes_out([good, good, good, bad], rows, task) == {"held": 0.25, "sent_slot_error_rate": 0.0}
+    unchecked = [Answer(each.text) for each in (good, good, good, bad)]
+    assert _of_what_goes_out(unchecked, rows, task) == {"sent_slot_error_rate": 0.25}
+    assert _of_what_goes_out([bad] * 4, rows, task) == {"held": 1.0}
+    assert _of_what_goes_out([Answer("a")] * 4, rows, TASKS["classify"]) == {}
