@@ -132,7 +132,7 @@ WRITTEN = {
         {
             "prompt": "name: <b>Apollo</b>",
             "reference": "the Apollo",
-            "teacher": "an Apollo",
+            "teacher": "Apollo",
             "winner": "a",
             "score": 0.5,
         },
