@@ -110,7 +110,7 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     choosing = functools.partial(choose, budget=recipe.budget, objective=recipe.search.objective)
     with take_snapshot(recipe.data, "validation", Path(output(recipe))) as snapshot:
         teacher = taught(recipe, prepared, teacher_outputs, snapshot.rows())
-        if not teacher.metric:
+        if teacher.metric <= 0:  # as 1 less an error rate may be
             raise JobError(
                 "the teacher is right on none of the validation rows: its students would have nothing to keep"
             )

@@ -229,7 +229,7 @@ def _comparison(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "behind": evaluation.get("behind"),
         "examples": evaluation.get("examples", []),
         "metric": task.titles.get(metric, metric),
-        "chart": svg(answers, metric, timed(task.shape), alone=False),
+        "chart": svg(answers, metric, timed(task.shape), alone=False, title=task.titles.get(metric, "")),
         "notes": evaluation.get("notes", []),
     }
 

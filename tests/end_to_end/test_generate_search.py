@@ -35,7 +35,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, on_cluster: Cluster) -> Sea
         files[split] = folder / f"{split}.jsonl"
         files[split].write_text("".join(f"{json.dumps(row(number))}\n" for number in range(first, first + count)))
         first += count
-    training = {"epochs": 1, "learning_rate": 5e-3}
+    training = {"epochs": 2, "learning_rate": 5e-3}
     return SearchRecipe.model_validate(
         {
             "name": "tiny-descriptions",

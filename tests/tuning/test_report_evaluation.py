@@ -1,7 +1,10 @@
 from __future__ import annotations
 
-from tests.tuning.pages import EVALUATION, SHAPES, VERDICT, answer, page
+from dataclasses import replace
+
+from tests.tuning.pages import BUDGET, EVALUATION, SHAPES, TRIALS, VERDICT, answer, page
 from tuning.chart import DASH
+from tuning.figures import figures
 
 
 def test_what_a_client_sees_stands_beside_what_the_model_takes():
@@ -107,3 +110,63 @@ def test_what_is_wrong_with_the_rows_stands_in_a_section_of_its_own():
     assert "No validation or test row has the text" not in found.text
     assert "No validation or test row has the text" in page(rows=rows).text
     assert all(table[0][0] != "rows of" for table in page().tables)
+
+
+WRITTEN = {
+    "task": "generate",
+    "metric": "chrf",
+    "answers": {
+        "winner": figures(
+            {"bleu": 30.0, "bleu_low": 28.0, "bleu_high": 32.0, "chrf": 50.0, "bytes": 1e6},
+            {
+                "batch1_tokens32_answer1": {"p50_ms": 1.0, "p95_ms": 1.1, "p99_ms": 1.2},
+                "batch1_tokens32_answer32": {"p50_ms": 32.0, "p95_ms": 33.0, "p99_ms": 40.0, "ms_per_token": 1.0},
+                "batch4_tokens32_answer32": {"p50_ms": 64.0, "tokens_per_second": 2000.0},
+            },
+        ),
+        "teacher": figures({"bleu": 40.0, "chrf": 60.0, "bytes": 8e6}),
+    },
+    "shapes": [[1, 32, 1], [1, 32, 32], [4, 32, 32]],
+    "first": [],
+    "examples": [
+        {
+            "prompt": "name: <b>Apollo</b>",
+            "reference": "the Apollo",
+            "teacher": "Apollo",
+            "winner": "a",
+            "score": 0.5,
+        },
+        {"prompt": "name: Hermes", "reference": "the Hermes", "teacher": "the Hermes", "winner": "the", "score": 31.25},
+    ],
+}
+
+
+def test_rows_of_what_writes_stand_side_by_side_and_there_are_no_classes_to_be_behind_in():
+    found = page(evaluation=WRITTEN)
+    table = next(table for table in found.tables if table[0][0] == "prompt")
+    assert table == [
+        ["prompt", "reference", "teacher", "winner", "chrF"],
+        ["name: <b>Apollo</b>", "the Apollo", "Apollo", "a", "0.5"],
+        ["name: Hermes", "the Hermes", "the Hermes", "the", "31.25"],
+    ]
+    assert "differs from its teacher" not in found.text
+    alone = {**WRITTEN, "answers": {"winner": WRITTEN["answers"]["winner"]}}
+    assert ["prompt", "reference", "winner", "chrF"] in [table[0] for table in page(evaluation=alone).tables]
+    assert "side by side" not in page(evaluation={**WRITTEN, "examples": []}).text
+
+
+def test_what_writes_is_compared_by_its_first_token_by_tokens_and_by_texts_side_by_side():
+    rows = {row[0]: row[1:] for row in page(evaluation=WRITTEN).tables[1][1:]}
+    assert rows["BLEU, 95 % interval"] == ["28.00 / 32.00", "-"] and rows["BLEU"][0] == "30.0075.0% kept"
+    assert rows["p50 / p95 / p99 ms, batch 1, prompts of 32 tokens, first token"][0] == "1.00 / 1.10 / 1.20"
+    assert rows["ms for each token, batch 1, prompts of 32 tokens, answers of 32"][0] == "1.00"
+    assert rows["tokens a second, batch 4, prompts of 32 tokens, answers of 32"][0] == "2,000"
+    assert "tokens a second, batch 1, prompts of 32 tokens, first token" not in rows
+
+
+def test_time_by_token_is_a_figure_of_what_writes_alone():
+    paced = [replace(each, metrics={**each.metrics, "ms_per_token": 0.25}) for each in TRIALS if not each.error]
+    found = page(paced, budget=BUDGET.model_copy(update={"max_ms_per_token": 0.5}))
+    assert "time by token 0.25 ms at most 0.50 ms, 50.0% to spare" in found.words()
+    assert "ms a token" in found.tables[-1][0]
+    assert "a token" not in page().words() and "time by token" not in page().words()
