@@ -42,22 +42,27 @@ class Ctranslate2Model:
 
     def write(self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling, step: Step) -> None:
         """See `WriterModel`."""
-        end = self._end  # the library may keep `told` for a while, which must not keep the model
+        # A thread of the library may hold `told` when this call is over. If the model went with it, the library would
+        # wait there for that very thread, and abort.
+        end, steps = self._end, [step]
 
         def told(result: GenerationStepResult) -> bool:
-            return step(result.batch_id, None if result.token_id == end else result.token_id)
+            return steps[0](result.batch_id, None if result.token_id == end else result.token_id)
 
         drawn = sampling.temperature > 0
-        self._held[0].generate_batch(
-            self._named(prompts),
-            beam_size=1,
-            max_length=most,
-            include_prompt_in_result=False,
-            sampling_topk=min(sampling.top_k, len(self._tokens)) if drawn else 1,
-            sampling_topp=sampling.top_p if drawn else 1,
-            sampling_temperature=sampling.temperature if drawn else 1,
-            callback=told,
-        )
+        try:
+            self._held[0].generate_batch(
+                self._named(prompts),
+                beam_size=1,
+                max_length=most,
+                include_prompt_in_result=False,
+                sampling_topk=min(sampling.top_k, len(self._tokens)) if drawn else 1,
+                sampling_topp=sampling.top_p if drawn else 1,
+                sampling_temperature=sampling.temperature if drawn else 1,
+                callback=told,
+            )
+        finally:
+            steps.clear()
 
     def _named(self, prompts: Sequence[Sequence[int]]) -> list[list[str]]:
         return [[self._tokens[token] for token in ids] for ids in prompts]
