@@ -49,22 +49,27 @@ class Ctranslate2Model:
 
     def write(self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling, step: Step) -> None:
         """See `WriterModel`."""
-        end = self._end  # the library may keep `told` for a while, which must not keep the model
+        # A thread of the library may hold `told` when this call is over. If the model went with it, the library would
+        # wait there for that very thread, and abort.
+        end, steps = self._end, [step]
 
         def told(result: GenerationStepResult) -> bool:
-            return step(result.batch_id, None if result.token_id == end else result.token_id)
+            return steps[0](result.batch_id, None if result.token_id == end else result.token_id)
 
-        self._held[0].generate_batch(
-            self._named(prompts),
-            beam_size=1,
-            max_length=most,
-            include_prompt_in_result=False,
-            callback=told,
-            **self._drawn(sampling),
-        )
+        try:
+            self._held[0].generate_batch(
+                self._named(prompts),
+                beam_size=1,
+                max_length=most,
+                include_prompt_in_result=False,
+                callback=told,
+                **self._drawn(sampling),
+            )
+        finally:
+            steps.clear()
 
     def candidates(self, prompt: Sequence[int], most: int, sampling: Sampling, count: int) -> list[Candidate]:
-        """See `WriterModel`."""
+        """See `CandidateModel`."""
         (result,) = self._held[0].generate_batch(
             self._named([prompt]),
             beam_size=1 if sampling.temperature > 0 else count,

@@ -252,6 +252,30 @@ print(ends.get(timeout=20))
 """
 
 
+LETS_GO = """
+import sys, threading
+from serving.generator import load_generator
+from serving.pieces import Text
+from serving.rounds import Rounds, Writing
+from serving.runtimes import Sampling
+
+for _ in range(50):
+    generator, ended = load_generator(sys.argv[1]), threading.Event()
+    rounds, text = Rounds(generator.writer, 1, 4, 4), Text(generator.tokenizer)
+    rounds.add([Writing([1, 2, 3], 3, Sampling(), text, lambda piece, reason: reason and ended.set())])
+    del generator, rounds
+    assert ended.wait(20)
+"""
+
+
+def test_a_model_that_is_let_go_while_its_last_text_ends_aborts_nothing(tmp_path: Path):
+    """As after a swap. A thread of the library must not be the last to hold the model, which waits for that thread."""
+    write_tiny_decoder(tmp_path / "bundle", seed=3)
+    command = [sys.executable, "-c", LETS_GO, str(tmp_path / "bundle")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_process_that_holds_a_model_to_its_end_ends_well(tmp_path: Path):
     """Without care it is aborted (exit code 134) in about every second run."""
     write_tiny_decoder(tmp_path / "bundle", seed=3)
