@@ -196,7 +196,7 @@ GENERATE = Task(
     verbs=BASIC,
     runtimes=("ctranslate2",),
     unexported=("torch",),
-    steps=("prune", "export", "quantize"),
+    steps=("prune", "shrink", "export", "quantize"),
     baselines={
         "nearest": Baseline(
             "nearest_row",
@@ -208,7 +208,7 @@ GENERATE = Task(
     unused={
         "data": ("slices",),
         "teacher": (*HEAD, "pooling", "dropout", "head"),
-        "student": ("hidden", "heads", "feed_forward", "share_layers", "kernel", "pooling"),
+        "student": ("share_layers", "kernel", "pooling"),
         "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
         "evaluation": ("steps",),
     },

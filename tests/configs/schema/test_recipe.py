@@ -44,7 +44,10 @@ def test_the_budgets_metric_is_one_that_the_task_is_judged_by():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"task": "generate", "student": {"hidden": 128}}, "student.hidden: 128: task 'generate' does not use it"),
+        (
+            {"task": "generate", "student": {"share_layers": True}},
+            "student.share_layers: True: task 'generate' ",
+        ),
         ({"task": "generate", "student": {"kind": "conv"}}, "student.kind: 'conv': an encoder; task 'generate' takes "),
         ({"task": "generate", "student": {"kind": "new"}}, "student.kind: 'new': an encoder; task 'generate' takes "),
     ],
