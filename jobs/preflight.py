@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from cluster.session import JobError
 from configs.given import reason
 from configs.loader import UsageError
+from configs.schema.compression import ShrinkSpec
 from configs.schema.data import EMBEDDED
 from configs.schema.models import NEW, StudentSpec
 from configs.schema.recipe import Recipe, SearchRecipe
@@ -30,13 +32,32 @@ def check_possible(recipe: Recipe) -> None:
     for student in _students(recipe):
         check_student(config, student)
     wanted_of(recipe, config)
+    _check_shrink(recipe, config)
     _check_export(recipe, config)
+
+
+def _check_shrink(recipe: Recipe, config: Any) -> None:
+    """Refuse a first step `shrink` that the students cannot take; what a second one finds follows from it."""
+    from jobs.compression.steps.shrink import check_shrink
+    from jobs.models.layers import has_own_sizes, keep_layers
+    from jobs.models.narrow import smaller
+    from jobs.models.student import choose_layers
+
+    spec = next((each for each in recipe.compression if isinstance(each, ShrinkSpec)), None)
+    if spec is None:
+        return
+    for student in _students(recipe):
+        if student.kind == "layers" and not has_own_sizes(config):
+            changed = smaller(config, student.sizes) if student.sizes else copy.deepcopy(config)
+            keep_layers(changed, choose_layers(student.layers, changed.num_hidden_layers))
+            check_shrink(spec, changed)
 
 
 def _check_export(recipe: Recipe, config: Any) -> None:
     """Refuse a student of which no runtime of the recipe could have a file; `config` is the teacher's."""
     from jobs.compression.checks.selection import installed
     from jobs.models.loading import config_of
+    from jobs.models.narrow import smaller
 
     try:
         targets = installed(export_targets(recipe.export, recipe.task, recipe.compression))
@@ -46,6 +67,8 @@ def _check_export(recipe: Recipe, config: Any) -> None:
     for spec in _students(recipe):
         if spec.model is not None:
             _try_export(f"student.model: {spec.model}", config_of(spec.model, "student.model"), runtimes)
+        elif spec.kind == "layers" and spec.sizes:
+            _try_export(recipe.teacher.origin, smaller(config, spec.sizes), runtimes)
         elif spec.kind != "conv" and not recipe.teacher.model.startswith(NEW):
             _try_export(recipe.teacher.origin, config, runtimes)
 

@@ -167,9 +167,9 @@ Part = Annotated[int | float, AfterValidator(_number_or_share)]
 
 
 class ShrinkSpec(StepSpec):
-    """Structured pruning: whole heads, feed-forward units, layers and dimensions leave an encoder. Before `export`.
+    """Structured pruning: whole heads, feed-forward units, layers and dimensions leave a model. Before `export`.
 
-    The least important ones leave; the fields give their numbers, or a limit on the model's time does.
+    The least important ones leave; the fields give their numbers, or a limit on an encoder's time does.
     """
 
     asks_for_quiet: ClassVar[bool] = True

@@ -129,7 +129,10 @@ class StudentSpec(Spec):
     )
     hidden: int | None = Field(default=None, ge=1, description="width of a token's vector; default: the teacher's")
     heads: int | None = Field(
-        default=None, ge=1, description="attention heads in a layer, each hidden / heads wide; default: the teacher's"
+        default=None,
+        ge=1,
+        description="attention heads in a layer, each hidden / heads wide, or of the teacher's width where heads have "
+        "their own (decoders like Llama); default: the teacher's",
     )
     feed_forward: int | None = Field(
         default=None, ge=1, description="feed-forward units in a layer; default: the teacher's"

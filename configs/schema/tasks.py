@@ -223,7 +223,7 @@ GENERATE = Task(
     verbs=(*BASIC, "tune", "optimize", "deploy"),
     runtimes=("ctranslate2",),
     unexported=("torch",),
-    steps=("prune", "export", "quantize"),
+    steps=("prune", "shrink", "export", "quantize"),
     baselines={
         "nearest": Baseline(
             "nearest_row",
@@ -242,7 +242,7 @@ GENERATE = Task(
     unused={
         "data": ("slices",),
         "teacher": (*HEAD, "pooling", "dropout", "head"),
-        "student": ("hidden", "heads", "feed_forward", "share_layers", "kernel", "pooling"),
+        "student": ("share_layers", "kernel", "pooling"),
         "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
         "evaluation": ("steps",),
         "export": ("lengths",),

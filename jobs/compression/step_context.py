@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,8 @@ from serving.classifier import pad_id
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from jobs.training.outputs import TokenOutputs
 
 
 @dataclass
@@ -112,15 +115,24 @@ class StepContext:
         """Stored teacher logits of the training rows, [N, C]. Raises `JobError`, which names what to do `instead`."""
         from jobs.training.outputs import read_logits
 
+        return self._taught(spec, instead, read_logits)
+
+    def teacher_tokens(self, spec: StepSpec, instead: str) -> TokenOutputs:
+        """What the teacher, a decoder, says of the training rows. Raises `JobError` as `teacher_logits`."""
+        from jobs.training.outputs import TokenOutputs
+
+        return self._taught(spec, instead, TokenOutputs.read)
+
+    def _taught(self, spec: StepSpec, instead: str, read: Callable[[Path, PreparedSplit], Any]) -> Any:
         try:
-            logits_NC = read_logits(self.output / "teacher_outputs", "train")
+            outputs = read(self.output / "teacher_outputs", "train")
         except FolderError as error:
             raise JobError(f"compression.{spec.title}: {error}; run jobs.teach, or {instead}") from None
-        if len(logits_NC) != len(self.prepared.examples("train")):
+        if len(outputs) != len(self.prepared.examples("train")):
             raise JobError(
                 f"compression.{spec.title}: the stored teacher outputs are of other rows; run jobs.teach again"
             )
-        return logits_NC
+        return outputs
 
     def max_loss(self, spec: StepSpec) -> float:
         """The share of the validation metric that a step may lose."""

@@ -1,4 +1,4 @@
-"""Layers of a model: their place in it, the names of an encoder's matrices, and layers with sizes of their own."""
+"""Layers of a model: their place in it, the names of their matrices, and layers with sizes of their own."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from configs.loader import UsageError
 
-LAYERS = {  # where encoders keep their layers, by the model type of a config alone; see `layers_name`
+LAYERS = {  # where the bodies of models keep their layers, by the model type of a config alone; see `layers_name`
     "bert": "encoder.layer",
     "roberta": "encoder.layer",
     "xlm-roberta": "encoder.layer",
     "electra": "encoder.layer",
     "distilbert": "transformer.layer",
     "modernbert": "layers",
+    "gpt2": "h",
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), "layers"),
 }
 OF_EACH_LAYER = ("layer_types", "_layers")  # entries of configs that are lists over the layers
 HEAD_SIZE = "head_size"  # our own entry of a config; without it heads are hidden / heads wide, as in transformers
 
 
 class Parts(NamedTuple):
-    """Names, in a kind of encoder, of the matrices of a layer and the entries of its config."""
+    """Names, in a kind of model, of the matrices of a layer and the entries of its config."""
 
     query: str
     key: str
@@ -34,6 +36,14 @@ class Parts(NamedTuple):
     widened: str
     narrowed: str
     entries: Mapping[str, str]
+    gate: str | None = None  # its units are multiplied with those of `widened`
+    head_norms: tuple[str, ...] = ()  # of queries and keys, one weight for each dimension of a head
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The matrices that read token vectors."""
+        gate = () if self.gate is None else (self.gate,)
+        return (self.query, self.key, self.value, self.widened, *gate)
 
 
 _BERT = Parts(
@@ -54,7 +64,30 @@ _DISTILBERT = Parts(
     narrowed="ffn.lin2",
     entries={"hidden": "dim", "heads": "n_heads", "feed_forward": "hidden_dim"},
 )
-KNOWN = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "electra": _BERT, "distilbert": _DISTILBERT}
+_LLAMA = Parts(
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    attended="self_attn.o_proj",
+    widened="mlp.up_proj",
+    narrowed="mlp.down_proj",
+    entries={"hidden": "hidden_size", "heads": "num_attention_heads", "feed_forward": "intermediate_size"},
+    gate="mlp.gate_proj",
+    head_norms=("self_attn.q_norm", "self_attn.k_norm"),
+)
+_GPT2 = Parts(  # by the names of `plain`
+    query="attn.query",
+    key="attn.key",
+    value="attn.value",
+    attended="attn.c_proj",
+    widened="mlp.c_fc",
+    narrowed="mlp.c_proj",
+    entries={"hidden": "n_embd", "heads": "n_head", "feed_forward": "n_inner"},
+)
+OWN_HEADS = {"llama": _LLAMA, "mistral": _LLAMA, "qwen2": _LLAMA, "qwen3": _LLAMA}  # as wide as `head_dim` says
+DECODERS = {"gpt2": _GPT2, **OWN_HEADS}
+ENCODERS = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "electra": _BERT, "distilbert": _DISTILBERT}
+KNOWN = {**ENCODERS, **DECODERS}
 
 
 class LayerSize(NamedTuple):
@@ -63,6 +96,11 @@ class LayerSize(NamedTuple):
     heads: int
     head_size: int  # dimensions of a head
     feed_forward: int  # units
+
+
+def body_of(model: nn.Module) -> tuple[str, PreTrainedModel]:
+    """The pretrained part of a classifier or a decoder, under the name that it has there."""
+    return next((name, each) for name, each in model.named_children() if isinstance(each, PreTrainedModel))
 
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
@@ -93,9 +131,46 @@ def has_own_sizes(config: PreTrainedConfig) -> bool:
     return HEAD_SIZE in vars(config)
 
 
+def spelt_out(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A copy that says what follows from its other sizes: the units of a GPT-2, the width of a decoder's heads."""
+    config = copy.deepcopy(config)
+    if config.model_type == "gpt2" and config.n_inner is None:
+        config.n_inner = 4 * config.n_embd
+    if config.model_type in OWN_HEADS and getattr(config, "head_dim", None) is None:
+        config.head_dim = config.hidden_size // config.num_attention_heads
+    return config
+
+
+def key_heads(config: PreTrainedConfig, heads: int) -> int:
+    """Number of the heads of keys and values, which `heads` of queries may share in groups."""
+    return config.num_key_value_heads if config.model_type in OWN_HEADS else heads
+
+
+def key_heads_for(config: PreTrainedConfig, heads: int, field: str) -> int:
+    """The heads of keys and values for fewer `heads` of queries: whole groups leave, or the same number of each group.
+
+    Raises `UsageError`, naming `field`, where neither is possible.
+    """
+    before, shared = config.num_attention_heads, config.num_key_value_heads
+    each = before // shared
+    if heads % each == 0:
+        return heads // each
+    if heads % shared == 0:
+        return shared
+    able = sorted({number for number in range(1, before + 1) if number % each == 0 or number % shared == 0})
+    raise UsageError(
+        f"{field}: {heads}: {before} heads share {shared} of keys and values, {each} each; give one of {able}"
+    )
+
+
 def sizes_of(config: PreTrainedConfig) -> list[LayerSize]:
-    """The size of every layer of an encoder of a kind in `KNOWN`."""
+    """The size of every layer of a model of a kind in `KNOWN`."""
     entries = KNOWN[config.model_type].entries
+    if config.model_type in DECODERS:
+        own = spelt_out(config)
+        heads, feed_forward = (getattr(own, entries[name]) for name in ("heads", "feed_forward"))
+        size = own.head_dim if config.model_type in OWN_HEADS else own.hidden_size // heads
+        return [LayerSize(heads, size, feed_forward)] * own.num_hidden_layers
     sizes = []
     for layer in config.per_layer_config:
         heads, feed_forward = (getattr(layer, entries[name]) for name in ("heads", "feed_forward"))
@@ -106,10 +181,19 @@ def sizes_of(config: PreTrainedConfig) -> list[LayerSize]:
 def set_sizes(config: PreTrainedConfig, sizes: Sequence[LayerSize]) -> None:
     """Write the `sizes` of layers into `config`: into the shared entries, and layer by layer where they differ.
 
-    The latter is transformers' own `per_layer_config`, which stops code that reads a shared entry.
+    The latter is transformers' own `per_layer_config`, which stops code that reads a shared entry. Layers of a decoder
+    are all alike, and those of a GPT-2 have heads that share its width.
     """
     entries = KNOWN[config.model_type].entries
     most = LayerSize(*map(max, zip(*sizes, strict=True)))
+    if config.model_type in DECODERS:
+        assert len(set(sizes)) == 1
+        if config.model_type in OWN_HEADS:
+            config.head_dim = most.head_size
+            config.num_key_value_heads = key_heads_for(config, most.heads, "heads")
+        setattr(config, entries["heads"], most.heads)
+        setattr(config, entries["feed_forward"], most.feed_forward)
+        return
     config.per_layer_config = None
     config.num_hidden_layers = len(sizes)
     vars(config).pop(HEAD_SIZE, None)

@@ -1,8 +1,7 @@
-"""Narrower encoders: the dimensions, heads and feed-forward units of a larger encoder that weigh most."""
+"""Narrower models: the dimensions, heads and feed-forward units of a larger encoder or decoder that weigh most."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,18 +10,30 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from configs.loader import UsageError
-from jobs.models.layers import KNOWN, Parts, has_own_sizes, set_hidden, sizes_of
+from jobs.models.layers import (
+    KNOWN,
+    OWN_HEADS,
+    Parts,
+    has_own_sizes,
+    key_heads,
+    key_heads_for,
+    set_hidden,
+    sizes_of,
+    spelt_out,
+)
+from jobs.models.plain import Weights, plain, stored
 
-Weights = dict[str, Tensor]
 NO_DIMENSION = ("head.bias", "head.grades", "head.score.bias")
 PROJECTION = "encoder.embeddings_project"  # of ELECTRA, from its token embeddings to the token vectors
 
 
 class Kept(NamedTuple):
-    """The parts that stay in a layer: rows of queries and keys, rows of values, feed-forward units."""
+    """The parts that stay in a layer: rows of its queries, keys and values, columns of what they write, its units."""
 
-    scores: Tensor
+    queries: Tensor
+    keys: Tensor
     values: Tensor
+    attended: Tensor
     units: Tensor
 
 
@@ -40,7 +51,7 @@ def resized(config: PreTrainedConfig, sizes: Mapping[str, int]) -> PreTrainedCon
     Raises `UsageError` for a kind of encoder whose sizes are not known by name, a width that heads cannot share, or
     layers that differ already.
     """
-    changed = copy.deepcopy(config)
+    changed = spelt_out(config)
     if has_own_sizes(changed):
         raise UsageError(
             "student: the teacher's layers have sizes of their own; give student.kind=layers, and neither hidden, "
@@ -52,6 +63,8 @@ def resized(config: PreTrainedConfig, sizes: Mapping[str, int]) -> PreTrainedCon
         name, size = next(iter(sizes.items()))
         raise UsageError(f"student.{name}: {size}: no sizes known for {changed.model_type!r}; for {', '.join(KNOWN)}")
     entries = KNOWN[changed.model_type].entries
+    if "heads" in sizes and changed.model_type in OWN_HEADS and sizes["heads"] <= getattr(changed, entries["heads"]):
+        changed.num_key_value_heads = key_heads_for(changed, sizes["heads"], "student.heads")
     for name, size in sizes.items():
         if name == "hidden":
             set_hidden(changed, size, "student.hidden")
@@ -65,7 +78,7 @@ def resized(config: PreTrainedConfig, sizes: Mapping[str, int]) -> PreTrainedCon
 
 def smaller(config: PreTrainedConfig, sizes: Mapping[str, int]) -> PreTrainedConfig:
     """As `resized`, but raises `UsageError` where a size is larger than in `config`: `narrow` cannot make it."""
-    narrowed = resized(config, sizes)
+    narrowed, config = resized(config, sizes), spelt_out(config)
     parts = KNOWN[narrowed.model_type]
     for name, entry in parts.entries.items():
         before, after = getattr(config, entry), getattr(narrowed, entry)
@@ -86,25 +99,52 @@ def smaller(config: PreTrainedConfig, sizes: Mapping[str, int]) -> PreTrainedCon
 def narrow(
     config: PreTrainedConfig, weights: Weights, layers: str, sizes: Mapping[str, int]
 ) -> tuple[PreTrainedConfig, Weights]:
-    """Config and weights of a classifier narrowed to `sizes`; `layers` is the path of its layers among `weights`.
+    """Config and weights of a model narrowed to `sizes`; `layers` is the path of its layers among `weights`.
 
     Magnitude decides, see `magnitudes` and `votes`. A dimension of the token vectors is kept in all layers or in none.
-    The queries of a smaller head are scaled so that a score is still divided by the same root.
+    The queries of a smaller head are scaled so that a score is still divided by the same root. Heads of a decoder that
+    turns queries and keys by their place stay whole.
     """
-    changed = smaller(config, sizes)
+    changed, config = smaller(config, sizes), spelt_out(config)
     parts = KNOWN[changed.model_type]
+    weights = plain(changed.model_type, weights)
     hidden, heads, feed_forward = (getattr(changed, entry) for entry in parts.entries.values())
     before, after = (_head_size(each, parts) for each in (config, changed))
     dims = largest(votes(weights, parts), hidden)
     kept, scaled = [], {}
     for number, strength in enumerate(magnitudes(config, weights, layers)):
-        chosen = largest(strength.values.sum(1), heads)
+        chosen, shared = kept_heads(
+            strength.values.sum(1), heads, key_heads(config, len(strength.values)), key_heads(changed, heads)
+        )
         scores, values = (_places(each, chosen, after) for each in (strength.scores, strength.values))
-        kept.append(Kept(scores, values, largest(strength.units, feed_forward)))
+        whole = config.model_type in OWN_HEADS
+        keys, read = [rows_of(shared, after)] * 2 if whole else (scores, values)
+        kept.append(Kept(scores, keys, read, values, largest(strength.units, feed_forward)))
         # A smaller head divides its scores by a smaller root.
         query = f"{layers}.{number}.{parts.query}"
-        scaled |= {name: weights[name] * (after / before) ** 0.5 for name in (f"{query}.weight", f"{query}.bias")}
-    return changed, cut(weights | scaled, parts, layers, kept, dims)
+        names = [name for name in (f"{query}.weight", f"{query}.bias") if name in weights and after != before]
+        scaled |= {name: weights[name] * (after / before) ** 0.5 for name in names}
+    return changed, stored(changed.model_type, cut(weights | scaled, parts, layers, kept, dims))
+
+
+def kept_heads(strength_A: Tensor, heads: int, shared: int, shared_after: int) -> tuple[Tensor, Tensor]:
+    """The strongest `heads` of queries, and the heads of keys and values that stay with them, in order.
+
+    `shared` heads of keys and values have a group of queries each; whole groups leave where `shared_after` is less,
+    else as many queries of each group.
+    """
+    strength_GA = strength_A.view(shared, -1)
+    if shared_after < shared:
+        groups, of_each = largest(strength_GA.sum(1), shared_after), strength_GA.shape[1]
+    else:
+        groups, of_each = torch.arange(shared), heads // shared
+    chosen = groups.unsqueeze(1) * strength_GA.shape[1] + largest(strength_GA[groups], of_each)
+    return chosen.flatten(), groups
+
+
+def rows_of(heads: Tensor, size: int) -> Tensor:
+    """All rows of heads of `size` dimensions."""
+    return (heads.unsqueeze(1) * size + torch.arange(size)).flatten()
 
 
 def magnitudes(config: PreTrainedConfig, weights: Weights, layers: str) -> list[Strength]:
@@ -117,35 +157,47 @@ def magnitudes(config: PreTrainedConfig, weights: Weights, layers: str) -> list[
     """
     parts, strengths = KNOWN[config.model_type], []
     for number, size in enumerate(sizes_of(config)):
-        query, key, value, attended, widened, narrowed = (
-            _norms(weights, f"{layers}.{number}.{name}", name in (parts.attended, parts.narrowed)) for name in parts[:6]
+        layer, shared = f"{layers}.{number}", key_heads(config, size.heads)
+        query, attended = (
+            _norms(weights, f"{layer}.{name}", name == parts.attended).view(size.heads, size.head_size)
+            for name in (parts.query, parts.attended)
         )
-        scores, values = (each.view(size.heads, size.head_size) for each in (query * key, value * attended))
-        strengths.append(Strength(scores, values, widened * narrowed))
+        key, value = (
+            _norms(weights, f"{layer}.{name}", False).view(shared, -1).repeat_interleave(size.heads // shared, 0)
+            for name in (parts.key, parts.value)
+        )
+        units = _norms(weights, f"{layer}.{parts.widened}", False) * _norms(weights, f"{layer}.{parts.narrowed}", True)
+        if parts.gate is not None:
+            units = units * _norms(weights, f"{layer}.{parts.gate}", False)
+        strengths.append(Strength(query * key, value * attended, units))
     return strengths
 
 
 def votes(weights: Weights, parts: Parts) -> Tensor:
     """Magnitude of each dimension of the token vectors, [H].
 
-    It is the sum, over all matrices, of the norm of its row or column, divided by the matrix's mean of such norms.
+    It is the sum, over all matrices, of the norm of its row or column, divided by the matrix's mean of such norms. A
+    matrix that stands in two places counts once.
     """
-    total_H = torch.zeros(())
+    total_H, seen = torch.zeros(()), set()
     for name, weight in weights.items():
         axis = dimension_axis(name, weights, parts)
-        if weight.ndim == 2 and axis is not None:
+        if weight.ndim == 2 and axis is not None and weight.data_ptr() not in seen:
+            seen.add(weight.data_ptr())
             norm_H = weight.norm(dim=1 - axis)
             total_H = total_H + norm_H / norm_H.mean().clamp(min=1e-12)
     return total_H
 
 
 def cut(weights: Weights, parts: Parts, layers: str, kept: Sequence[Kept], dims: Tensor) -> Weights:
-    """The kept weights of a classifier: `dims` of the token vectors, and the parts `kept` of each layer."""
+    """The kept ones of `plain` weights: `dims` of the token vectors, and the parts `kept` of each layer."""
     own: dict[str, tuple[int, Tensor]] = {}  # axis and places on it, by module
-    for number, (scores, values, units) in enumerate(kept):
+    for number, each in enumerate(kept):
         query, key, value, attended, widened, narrowed = (f"{layers}.{number}.{name}" for name in parts[:6])
-        own |= {query: (0, scores), key: (0, scores), value: (0, values), attended: (1, values)}
-        own |= {widened: (0, units), narrowed: (1, units)}
+        own |= {query: (0, each.queries), key: (0, each.keys), value: (0, each.values), attended: (1, each.attended)}
+        own |= {widened: (0, each.units), narrowed: (1, each.units)}
+        if parts.gate is not None:
+            own[f"{layers}.{number}.{parts.gate}"] = (0, each.units)
     narrower = {}
     for name, weight in weights.items():
         if (along := dimension_axis(name, weights, parts)) is not None:
@@ -156,14 +208,14 @@ def cut(weights: Weights, parts: Parts, layers: str, kept: Sequence[Kept], dims:
 
 
 def dimension_axis(name: str, weights: Weights, parts: Parts) -> int | None:
-    """The axis of a classifier's weight that runs over the dimensions of the token vectors; None where none does."""
+    """The axis of a `plain` weight that runs over the dimensions of the token vectors; None where none does."""
     module = name.rpartition(".")[0]
     before_projection = f"{PROJECTION}.weight" in weights and name.startswith("encoder.embeddings.")
-    if name in NO_DIMENSION or before_projection:
+    if name in NO_DIMENSION or before_projection or module.endswith(parts.head_norms):
         return None
     if module.endswith((parts.attended, parts.narrowed)) or module == PROJECTION:
         return 0
-    if module.endswith((parts.query, parts.key, parts.value, parts.widened)):
+    if module.endswith(parts.reads):
         return 1 if weights[name].ndim == 2 else None
     return weights[name].ndim - 1
 
@@ -174,14 +226,16 @@ def largest(strength: Tensor, count: int) -> Tensor:
 
 
 def _head_size(config: PreTrainedConfig, parts: Parts) -> int:
+    if config.model_type in OWN_HEADS:
+        return config.head_dim
     return getattr(config, parts.entries["hidden"]) // getattr(config, parts.entries["heads"])
 
 
 def _norms(weights: Weights, module: str, columns: bool) -> Tensor:
-    """L2 norm of each column of a matrix, or of each row with its bias."""
+    """L2 norm of each column of a matrix, or of each row with its bias, if there is one."""
     weight = weights[f"{module}.weight"]
-    if columns:
-        return weight.norm(dim=0)
+    if columns or f"{module}.bias" not in weights:
+        return weight.norm(dim=0 if columns else 1)
     return torch.cat([weight, weights[f"{module}.bias"].unsqueeze(1)], dim=1).norm(dim=1)
 
 

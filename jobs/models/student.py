@@ -142,8 +142,10 @@ def _drop(model: nn.Module, share: float) -> None:
 
 
 def decoder_student(teacher: Decoder, spec: StudentSpec) -> Decoder:
-    """Some layers of the teacher, with its embeddings, norm and scores."""
+    """Some layers of the teacher, with its embeddings, norm and scores; narrower where `spec` gives sizes."""
     config, weights = _chosen(teacher.lm, spec)
+    if spec.sizes:
+        config, weights = narrow(config, weights, layers_name(teacher.lm), spec.sizes)
     student = decoder.from_config(config)
     _fill(student.lm, weights, spec)
     return student

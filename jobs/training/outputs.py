@@ -90,6 +90,9 @@ class TokenOutputs:
     ids: Vectors  # int32
     log_probs: Vectors  # float16
 
+    def __len__(self) -> int:
+        return len(self.ids.offsets) - 1
+
     @classmethod
     def read(cls, folder: Path, split: PreparedSplit) -> TokenOutputs:
         """Outputs in the order of the prepared rows; the folder's digests are checked."""

@@ -13,7 +13,7 @@ import pytest
 from configs.folder import commit
 from configs.schema.recipe import Recipe
 from jobs.compression.step_context import StepContext
-from jobs.data.prepared import MANIFEST, ROWS
+from jobs.data.prepared import MANIFEST, ROWS, Examples
 from jobs.models import encoder
 from jobs.models.reference import read_reference, write_reference
 from tests.tiny.shop import CHOSEN, write_encoder, write_locally, write_rows
@@ -54,5 +54,25 @@ def write_logits(folder: Path, logits_NC: np.ndarray, **manifest: Any) -> None:
         rows = pa.table({"split": ["train"] * len(logits_NC), "row": range(len(logits_NC)), "logits": values})
         pq.write_table(rows, aside / ROWS / "0.parquet")
         return {"key": "logits"} | manifest
+
+    commit(folder, MANIFEST, fill)
+
+
+def write_tokens(folder: Path, rows: Examples, vocabulary: int, stored: int = 8) -> None:
+    """What a teacher, a decoder, says of the training `rows`: random tokens at each place, half of the probability."""
+    chance, places = np.random.default_rng(0), rows.targets
+    ids = np.stack([chance.permutation(vocabulary)[:stored] for _ in range(places.sum())]).astype(np.int32)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(places)]).astype(np.int32))
+    columns = {"ids": ids, "log_probs": np.full(ids.shape, np.log(0.5 / stored), np.float16)}
+
+    def fill(aside: Path) -> dict[str, Any]:
+        (aside / ROWS).mkdir()
+        lists = {
+            name: pa.ListArray.from_arrays(offsets, pa.FixedSizeListArray.from_arrays(pa.array(each.ravel()), stored))
+            for name, each in columns.items()
+        }
+        table = pa.table({"split": ["train"] * len(rows), "row": range(len(rows)), **lists})
+        pq.write_table(table, aside / ROWS / "0.parquet")
+        return {"key": "tokens"}
 
     commit(folder, MANIFEST, fill)

@@ -49,20 +49,25 @@ def try_export(config: PreTrainedConfig) -> None:
     A converter may leave out what it does not know, such as another scale of attention.
     """
     model = decoder.from_config(small(config)).eval()
-    rows = model.vocabulary
-    names = {f"<{number}>": number for number in range(rows)}
+    ids = [number % model.vocabulary for number in range(1, TOKENS + 1)]
     with tempfile.TemporaryDirectory() as folder:
-        source, made = Path(folder, SOURCE), Path(folder, "made")
-        source.mkdir()
-        decoder.save(model, source)
-        _Converter(source, Tokens(Tokenizer(WordLevel(names, "<0>")), rows, 0)).write(made, FLOATS["f32"])
-        ids = [number % rows for number in range(1, TOKENS + 1)]
+        made = export_numbered(model, Path(folder))
         scores_1LV = np.array(open_generator(made, "f32", 1).forward_batch([[f"<{each}>" for each in ids]]))
     with torch.inference_mode():
         expected_1LV = model(torch.tensor([ids]), torch.arange(TOKENS)[None]).numpy()
     difference = np.abs(scores_1LV - expected_1LV).max() / np.abs(expected_1LV).max()
     if not difference <= DIFFERENCE:  # NaN is a difference
         raise JobError(f"CTranslate2 scores otherwise than the model, by {difference:.1%} of the largest score")
+
+
+def export_numbered(model: Decoder, folder: Path) -> Path:
+    """Export `model` in float below `folder`, its tokens named by their numbers: <0>, which ends a text, <1>, ..."""
+    names = {f"<{number}>": number for number in range(model.vocabulary)}
+    source, made = folder / SOURCE, folder / "made"
+    source.mkdir()
+    decoder.save(model, source)
+    _Converter(source, Tokens(Tokenizer(WordLevel(names, "<0>")), model.vocabulary, 0)).write(made, FLOATS["f32"])
+    return made
 
 
 def quantize(file: Path, spec: QuantizeSpec, made: Path, context: StepContext) -> None:
@@ -129,6 +134,11 @@ class _Converter(TransformersConverter):
     @cached_property
     def _whole(self) -> Any:
         spec: Any = super()._load()
+        config = AutoConfig.from_pretrained(self._model_name_or_path, trust_remote_code=False)
+        size = getattr(config, "head_dim", None)
+        if size is not None and size * config.num_attention_heads != config.hidden_size:
+            for layer in spec.decoder.layer:  # Llama's loader leaves it out, and the specs take no new attribute
+                vars(layer.self_attention)["head_dim"] = np.dtype("int32").type(size)
         for kept in (spec.decoder.embeddings, spec.decoder.projection):
             delattr(kept, SCALE)
         return spec

@@ -66,7 +66,10 @@ def test_a_time_by_token_is_limited_where_the_stated_answer_has_room():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"task": "generate", "student": {"hidden": 128}}, "student.hidden: 128: task 'generate' does not use it"),
+        (
+            {"task": "generate", "student": {"share_layers": True}},
+            "student.share_layers: True: task 'generate' ",
+        ),
         ({"task": "generate", "student": {"kind": "conv"}}, "student.kind: 'conv': an encoder; task 'generate' takes "),
         ({"task": "generate", "student": {"kind": "new"}}, "student.kind: 'new': an encoder; task 'generate' takes "),
     ],
