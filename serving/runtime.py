@@ -2,10 +2,11 @@
 
     python -m serving.runtime <bundle> [--threads N] [--scores] [--details]
 
-reads one input a line from stdin and answers each with one line of JSON: a label, or the text that a decoder writes. A
-line is a text; for bundles of pairs a JSON object with `text` and `text_pair`; for bundles of attributes a JSON object
-of them, a JSON list of [name, value], or their text, `name: value; name: value`. Exit 2 with one line on stderr where
-the bundle or a line is refused.
+reads one input a line from stdin and answers each with one line of JSON: a label, the text that a decoder writes, or a
+reply. A line is a text; for bundles of pairs a JSON object with `text` and `text_pair`; for bundles of attributes a
+JSON object of them, a JSON list of [name, value], or their text, `name: value; name: value`; for bundles of replies
+also a JSON object with the message as `input` and the values of placeholders as `fields`. Exit 2 with one line on
+stderr where the bundle or a line is refused.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--threads {options.threads}: give 1 or more")
     try:
         bundle = read_description(options.bundle)
-        task = TASKS[bundle.task]
-        fields = {"all_scores": options.scores, "details": options.details} if task.labelled else {}
-        if not task.labelled and (options.scores or options.details):
+        labels = TASKS[bundle.task].labelled and bundle.kind is None
+        fields = {"all_scores": options.scores, "details": options.details} if labels else {}
+        if not labels and (options.scores or options.details):
             flag = "--scores" if options.scores else "--details"
             raise BundleError(f"{flag}: {options.bundle} writes texts and has no labels to score; leave it out")
-        predict = partial(named(task.open)(options.bundle, options.threads).predict, **fields)
+        predict = partial(named(bundle.record.open)(options.bundle, options.threads).predict, **fields)
         answer(predict, bundle, sys.stdin.buffer, sys.stdout)
     except (BundleError, ValueError) as error:
         print(one_line(error), file=sys.stderr)
@@ -78,12 +79,15 @@ def answer(predict: Predict, bundle: Bundle, lines: BinaryIO, out: TextIO) -> No
     for number, line in enumerate(lines, start=1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            structured = bundle.pairs or (bundle.attributes and text.lstrip().startswith(("{", "[")))
+            may_be = bundle.attributes or bundle.kind is not None
+            structured = bundle.pairs or (may_be and text.lstrip().startswith(("{", "[")))
             (prediction,) = predict([json.loads(text) if structured else text])
         except UnicodeDecodeError as error:
             raise ValueError(f"line {number}: byte {error.start} is not UTF-8") from None
         except (json.JSONDecodeError, RecursionError):
-            wanted = "text and text_pair" if bundle.pairs else "the attributes"
+            wanted = (
+                "text and text_pair" if bundle.pairs else "the attributes" if bundle.attributes else "input and fields"
+            )
             raise ValueError(f"line {number}: not JSON; write an object with {wanted}") from None
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None

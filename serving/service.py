@@ -1,7 +1,8 @@
 """A bundle in service: what HTTP asks of it, whatever its task.
 
-The record of a task names the function that puts its bundles in service, `(release, spec) -> InService`. A new task is
-one such function; `serving.labelling` and `serving.writing` are two.
+The record of a task, or of a kind of bundles, names the function that puts its bundles in service, `(release, spec) ->
+InService`. A new task or kind is one such function; `serving.labelling`, `serving.writing` and `serving.replying` are
+three.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from configs.loader import Spec
 from configs.schema.serving import ServingSpec
-from configs.schema.tasks import TASKS, named
+from configs.schema.tasks import named
 from serving.bundle import read_description
 
 
@@ -96,6 +97,5 @@ def to_json(value: Any) -> bytes:
 
 
 def put_in_service(release: Release, spec: ServingSpec) -> InService:
-    """Verify the bundle and load it as its task wants it. Raises `BundleError`."""
-    task = TASKS[read_description(Path(release.bundle)).task]
-    return named(task.service)(release, spec)
+    """Verify the bundle and load it as its kind or its task wants it. Raises `BundleError`."""
+    return named(read_description(Path(release.bundle)).record.service)(release, spec)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 DEFAULT = "classify"
 BASIC = ("prepare", "finetune", "teach", "distill", "compress", "evaluate")
-VERBS = (*BASIC, "tune", "deploy", "optimize", "cascade")
+VERBS = (*BASIC, "tune", "deploy", "optimize", "cascade", "reply")
 
 
 class Summed(NamedTuple):
@@ -219,6 +219,7 @@ GENERATE = Task(
         "student": ("hidden", "heads", "feed_forward", "share_layers", "kernel", "pooling"),
         "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
         "evaluation": ("steps",),
+        "reply": ("column",),
     },
     model_kinds=("decoder",),
     student_kinds=("layers", "pretrained"),
