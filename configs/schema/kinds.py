@@ -28,7 +28,7 @@ KINDS: dict[str, Kind] = {
         service="serving.replying:put_in_service",
         answering="jobs.tasks.classify.replies:Replying",
         smoke="jobs.tasks.classify.replies:smoke",
-        tested="jobs.tasks.classify.replies:tested",
+        tested="jobs.tasks.classify.replies:of_test_rows",
         card="A message whose class has a probability of {threshold:.4f} or more is answered with the reply of that "
         "class in `templates.json`, its placeholders filled; the others are handed over.",
     )

@@ -107,7 +107,7 @@ def judged(
     return figures | ({ANSWERED_RIGHT: right / answered} if answered else {})
 
 
-def tested(recipe: Recipe, folder: Path) -> Callable[[Sequence[Answer]], tuple[dict[str, float], str]]:
+def of_test_rows(recipe: Recipe, folder: Path) -> Callable[[Sequence[Answer]], tuple[dict[str, float], str]]:
     """Of the answers to the test rows: metrics of the replies, and what they say in words.
 
     Raises `UsageError` where the test rows lack a column of values that templates ask for.
