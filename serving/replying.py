@@ -3,7 +3,8 @@
     {"inputs": [...], "fields": [{"Order Number": "12"}, ...]}
     -> {"model": {"name", "version"}, "predictions": [{"text", "intent", "score", "handover", "reason"}, ...]}
 
-`fields` gives the values of placeholders: an object for each input, or one for all.
+`fields` gives the values of placeholders: an object for each input, or one for all. With "details": true also what was
+read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated
 from pydantic import Field
 
 from configs.schema.serving import ServingSpec
+from serving.classifier import DETAILS
 from serving.labelling import Labelling, Waiting
 from serving.questions import Question, read_question
 from serving.reply import Replier, load_reply, values_of
@@ -31,6 +33,7 @@ class ReplyQuestion(Question):
         description="an object of values, each a text or a number, for all inputs, or a list of one such object for "
         "each input",
     )
+    details: bool = Field(default=False, description="true or false")
 
 
 class Replying:
@@ -52,8 +55,12 @@ class Replying:
     async def _answer(self, body: bytes, _: Caller) -> Answer:
         question = read_question(body, ReplyQuestion, self._spec.max_inputs)
         values = _values(question)
-        found = await self._labelling.predict(Waiting(self.replier.classifier.rows(question.inputs)))
-        replies = [self.replier.replies.reply(each, told) for each, told in zip(found, values, strict=True)]
+        waiting = Waiting(self.replier.classifier.rows(question.inputs), details=question.details)
+        found = await self._labelling.predict(waiting)
+        replies = [
+            {**self.replier.replies.reply(each, told), **{name: each[name] for name in DETAILS & each.keys()}}
+            for each, told in zip(found, values, strict=True)
+        ]
         return {"model": self._release.model, "predictions": replies}
 
 

@@ -100,8 +100,9 @@ class Recipe(Spec):
         return output
 
     @model_validator(mode="after")
-    def labels_are_those_of_the_task(self) -> Self:
+    def columns_are_those_of_the_task(self) -> Self:
         self.data.of_task(TASKS[self.task].labelled)
+        self.reply.check_beside(self.data.text, self.data.text_pair, self.data.label)
         return self
 
     @model_validator(mode="after")
@@ -228,14 +229,6 @@ class Recipe(Spec):
                     "false and calibration=minmax rounds what learned to be rounded; add one after export, or leave it "
                     "out"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def replies_are_further_columns(self) -> Self:
-        inputs = (self.data.text, self.data.text_pair, self.data.label)
-        for name, columns in (("column", [self.reply.column]), ("fields", self.reply.fields)):
-            if wrong := next((each for each in columns if each is not None and each in inputs), None):
-                raise ValueError(f"reply.{name}: {wrong!r}: is an input or the label; name another column")
         return self
 
     @model_validator(mode="after")

@@ -67,3 +67,9 @@ class ReplySpec(Spec):
             if not column.strip() or set("{}") & set(column) or column != column.strip():
                 raise ValueError(f"fields: {column!r}: cannot be the name of a placeholder; rename the column")
         return self
+
+    def check_beside(self, *inputs: str | None) -> None:
+        """Raise `ValueError` where a column is one of the inputs or the label."""
+        for name, columns in (("column", [self.column]), ("fields", self.fields)):
+            if wrong := next((each for each in columns if each is not None and each in inputs), None):
+                raise ValueError(f"reply.{name}: {wrong!r}: is an input or the label; name another column")

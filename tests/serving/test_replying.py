@@ -62,6 +62,12 @@ def test_fields_in_one_object_are_those_of_all_inputs(url: str):
     assert all(each["handover"] for each in ask(url, inputs=TEXTS).json()["predictions"])
 
 
+def test_details_say_what_the_model_could_not_read(url: str):
+    found = ask(url, inputs=["refund zzz", "now " * 20], fields={}, details=True).json()["predictions"]
+    assert [(each["unknown"], each["cut"]) for each in found] == [(0.5, False), (0, True)]
+    assert not {"unknown", "cut", "ms"} & ask(url, inputs=["refund"]).json()["predictions"][0].keys()
+
+
 def test_a_value_with_braces_stays_as_it_is(url: str):
     (found,) = ask(url, inputs=TEXTS[:1], fields={"Order Number": "{{Site}}", "Site": "{{x}}"}).json()["predictions"]
     assert found["text"].endswith(": {{Site}} at {{x}}")
@@ -79,7 +85,7 @@ def test_a_value_with_braces_stays_as_it_is(url: str):
         ({"inputs": [], "fields": {}}, "inputs must be a list of at least one input"),
         ({"inputs": ["a"] * 9}, "9 inputs; send at most 8"),
         ({"inputs": [{"text": SECRET}]}, "input 0 is not a text"),
-        ({"inputs": ["a"], SECRET: 1}, "unknown key; known are inputs and fields"),
+        ({"inputs": ["a"], SECRET: 1}, "unknown key; known are inputs, fields and details"),
     ],
 )
 def test_a_body_that_is_wrong_gets_a_problem_that_does_not_repeat_it(url: str, body: dict[str, Any], detail: str):

@@ -124,8 +124,10 @@ def of_test_rows(recipe: Recipe, folder: Path) -> Callable[[Sequence[Answer]], t
         right = f"{figures[ANSWERED_RIGHT]:.1%} of the others" if ANSWERED_RIGHT in figures else "nothing"
         words = (
             f"Of {len(asked):,} test messages {figures[HANDED_OVER]:.1%} are handed over, and {right} is answered with "
-            f"the right class."
+            "the right class."
         )
+        if ANSWERED_RIGHT in figures and figures[ANSWERED_RIGHT] < recipe.reply.min_right:
+            words += f" That is less than reply.min_right={recipe.reply.min_right:g}."
         return figures, words
 
     return judge

@@ -145,5 +145,8 @@ def test_a_bundle_of_replies_is_measured_by_its_classes_and_tested_on_rows_with_
     measured, words = of_test_rows(recipe(folder), tmp_path / "reply")(answers)
     assert measured.keys() == {"handed_over", "answered_right", "open_placeholders"}
     assert abs(measured["handed_over"] - figures["handed_over"]) < 0.1
-    assert f"Of {len(TEXTS)} test messages" in words
+    assert f"Of {len(TEXTS)} test messages" in words and "less than" not in words
+    one_class = [each._replace(text=LABELS[0]) for each in answers]
+    words = of_test_rows(recipe(folder), tmp_path / "reply")(one_class)[1]
+    assert words.endswith("That is less than reply.min_right=0.95.")
     smoke("models:/x/1", tmp_path / "reply", read_bundle(tmp_path / "reply"))
