@@ -101,8 +101,9 @@ def _make(way: Way, folder: Path, key: str) -> None:
 
     recipe, (classifier, decoder) = way.recipe, _given(way)
     with quiet.at_work():
-        replies, figures = make(recipe, load_bundle(classifier), *_rows(way), decoder)
-    about = {"bundle": bundle_digest(classifier), "decoder": decoder and bundle_digest(decoder), **figures}
+        replies, source, figures = make(recipe, load_bundle(classifier), *_rows(way), decoder)
+    about = {"bundle": bundle_digest(classifier), "decoder": decoder and bundle_digest(decoder)}
+    about |= {"source": source, **figures}
     origin = {"run_id": way.run.id, "key": key, "reply": {**about, "code": version.code_version()[1]}}
     with_replies(classifier, folder, replies, origin)
     measured = measure_candidate(recipe, folder, snapshot=validation_rows(way))

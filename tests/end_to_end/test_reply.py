@@ -58,6 +58,7 @@ def test_the_bundle_that_replies_is_evaluated_registered_and_deployed(done: Done
     bundle = read_bundle(folder)
     assert bundle.kind == "reply" and bundle.metrics["retention"] > 0 and bundle.metrics["p95_ms"] > 0
     assert bundle.provenance["reply"]["bundle"] == bundle_digest(folder.parent / "bundle")
+    assert bundle.provenance["reply"]["source"] == "template"
     evaluation = json.loads((folder.parent / "evaluation" / "manifest.json").read_text())
     assert evaluation["bundle"] == bundle_digest(folder)
     metrics = found["metrics"]

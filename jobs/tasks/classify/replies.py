@@ -47,6 +47,14 @@ class Told(NamedTuple):
         return Message(joined(input_of(self.row)), self.row.label, self.reply, self.values)
 
 
+class Made(NamedTuple):
+    """Templates and threshold of a classifier, where the templates come from, and figures of validation rows."""
+
+    replies: Replies
+    source: str  # template or decoder
+    figures: dict[str, float]
+
+
 @dataclass(frozen=True)
 class Replying:
     """The predictor of a bundle of kind `reply`: what it says of a row is the class that it would answer."""
@@ -77,16 +85,17 @@ def told(recipe: Recipe, split: Split) -> list[Told]:
 
 def make(
     recipe: Recipe, classifier: Classifier, train: Sequence[Told], validation: Sequence[Told], decoder: Path | None
-) -> tuple[Replies, dict[str, float]]:
-    """(templates and threshold, metrics by name) of a classifier, chosen on validation rows.
+) -> Made:
+    """The replies of a classifier, chosen on validation rows.
 
     Raises `JobError` where there is no template, or no threshold is right often enough.
     """
-    templates, figures = _templates(recipe, train, validation, decoder)
+    templates, source, figures = _templates(recipe, train, validation, decoder)
     predictions = classifier.predict([input_of(each.row) for each in validation])
     replies = Replies(templates, _threshold(recipe, templates, predictions, validation))
     said = [Answer(each["label"], each["score"]) for each in predictions]
-    return replies, figures | judged(replies, said, [each.row.label for each in validation], validation)
+    figures |= judged(replies, said, [each.row.label for each in validation], validation)
+    return Made(replies, source, figures)
 
 
 def judged(
@@ -121,13 +130,11 @@ def of_test_rows(recipe: Recipe, folder: Path) -> Callable[[Sequence[Answer]], t
 
     def judge(answers: Sequence[Answer]) -> tuple[dict[str, float], str]:
         figures = judged(replies, answers, [each.row.label for each in asked], asked)
-        right = f"{figures[ANSWERED_RIGHT]:.1%} of the others" if ANSWERED_RIGHT in figures else "nothing"
-        words = (
-            f"Of {len(asked):,} test messages {figures[HANDED_OVER]:.1%} are handed over, and {right} is answered with "
-            "the right class."
-        )
-        if ANSWERED_RIGHT in figures and figures[ANSWERED_RIGHT] < recipe.reply.min_right:
-            words += f" That is less than reply.min_right={recipe.reply.min_right:g}."
+        words = f"Of {len(asked):,} test messages {figures[HANDED_OVER]:.1%} are handed over."
+        if (right := figures.get(ANSWERED_RIGHT)) is not None:
+            words += f" {right:.1%} of the answered ones have the right class"
+            wanted = recipe.reply.min_right
+            words += f", less than reply.min_right={wanted:g}." if right < wanted else "."
         return figures, words
 
     return judge
@@ -146,8 +153,8 @@ def smoke(uri: str, folder: Path, bundle: Bundle) -> None:
 
 def _templates(
     recipe: Recipe, train: Sequence[Told], validation: Sequence[Told], decoder: Path | None
-) -> tuple[Templates, dict[str, float]]:
-    """The templates of the recipe's source, in metrics the figures of each source that was asked."""
+) -> tuple[Templates, str, dict[str, float]]:
+    """(templates, their source, figures of each source that was asked)."""
     messages = [each.message for each in train if each.reply]
     sources: dict[str, Sequence[Message]] = {}
     if recipe.reply.source in ("template", "auto"):
@@ -169,7 +176,7 @@ def _templates(
     if without := {each.row.label for each in train} - found[best].templates.keys():
         log.warning("%d classes have no reply that can be a template: their messages are handed over", len(without))
     told_figures = {f"reply_{name}_{metric}": value for name, each in scores.items() for metric, value in each.items()}
-    return found[best], told_figures | {f"reply_{metric}": value for metric, value in scores[best].items()}
+    return found[best], best, told_figures | {f"reply_{metric}": value for metric, value in scores[best].items()}
 
 
 def _score(templates: Templates, validation: Sequence[Told]) -> dict[str, float]:

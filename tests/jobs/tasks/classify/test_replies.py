@@ -12,7 +12,7 @@ from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from jobs.measure.answers import Answer
 from jobs.tasks.classify import replies
-from jobs.tasks.classify.replies import Replying, Told, judged, make, of_test_rows, smoke, told
+from jobs.tasks.classify.replies import Made, Replying, Told, judged, make, of_test_rows, smoke, told
 from serving.bundle import read_bundle
 from serving.reply import Replies, Templates, load_reply, with_replies
 from serving.runtime import load_bundle
@@ -47,7 +47,7 @@ def recipe(folder: Path, **sections: Any) -> Recipe:
     return Recipe.model_validate({"name": "x", "output": str(folder / "out"), "data": data, "reply": reply, **sections})
 
 
-def made(folder: Path, decoder: Path | None = None, **sections: Any) -> tuple[Replies, dict[str, float]]:
+def made(folder: Path, decoder: Path | None = None, **sections: Any) -> Made:
     asked = recipe(folder, **sections)
     classifier = load_bundle(folder / "classifier")
     return make(asked, classifier, told(asked, "train"), told(asked, "validation"), decoder)
@@ -62,14 +62,14 @@ def test_rows_come_with_their_reply_and_the_values_of_their_message(folder: Path
 
 
 def test_the_threshold_is_the_lowest_that_is_right_often_enough_on_validation_rows(folder: Path):
-    found, figures = made(folder, budget={"margin": 0})
+    found, _, figures = made(folder, budget={"margin": 0})
     assert 0 < found.threshold < 1 and figures["open_placeholders"] == 0
     assert figures["answered_right"] >= 0.95 and 0 < figures["handed_over"] < 1
     lower = Replies(found.templates, found.threshold - 0.1)
     rows = told(recipe(folder), "validation")
     answers = [Answer(each["label"], each["score"]) for each in load_bundle(folder / "classifier").predict(TEXTS)]
     assert judged(lower, answers, [each.row.label for each in rows], rows)["answered_right"] < 0.95
-    assert made(folder, budget={"margin": 1})[0].threshold > found.threshold
+    assert made(folder, budget={"margin": 1}).replies.threshold > found.threshold
 
 
 def test_what_no_threshold_reaches_is_refused_in_one_line(folder: Path):
@@ -79,7 +79,7 @@ def test_what_no_threshold_reaches_is_refused_in_one_line(folder: Path):
 
 
 def test_templates_are_measured_on_validation_replies(folder: Path):
-    found, figures = made(folder)
+    found, _, figures = made(folder)
     assert found.templates.templates == {
         label: [
             f"{label.title()} {{{{order}}}} at {{{{Site}}}}, please.",
@@ -98,11 +98,13 @@ def test_of_two_sources_the_one_that_is_better_on_validation_rows_is_taken_and_b
     write_tiny_decoder(tmp_path / "decoder", script, max_length=80)
     caplog.set_level("INFO", "jobs.tasks.classify.replies")
     both = {"source": "auto", "decoder": str(tmp_path / "decoder")}
-    found, figures = made(folder, tmp_path / "decoder", reply=both)
-    assert found.templates == made(folder)[0].templates
+    found, source, figures = made(folder, tmp_path / "decoder", reply=both)
+    assert source == "template"
+    assert found.templates == made(folder).replies.templates
     assert figures["reply_decoder_rouge_l"] < figures["reply_template_rouge_l"] == figures["reply_rouge_l"]
     assert "source decoder: " in caplog.text and ": not chosen" in caplog.text
-    written, figures = made(folder, tmp_path / "decoder", reply=both | {"source": "decoder"})
+    written, source, figures = made(folder, tmp_path / "decoder", reply=both | {"source": "decoder"})
+    assert source == "decoder"
     for label in LABELS:
         (text,) = written.templates.templates[label]
         assert text in script.decode()
@@ -134,7 +136,7 @@ def told_row(label: str, **values: str) -> Told:
 def test_a_bundle_of_replies_is_measured_by_its_classes_and_tested_on_rows_with_their_values(
     folder: Path, tmp_path: Path
 ):
-    found, figures = made(folder)
+    found, _, figures = made(folder)
     with_replies(folder / "classifier", tmp_path / "reply", found, {})
     answering = Replying(load_reply(tmp_path / "reply"))
     answers = answering(TEXTS)
@@ -145,8 +147,8 @@ def test_a_bundle_of_replies_is_measured_by_its_classes_and_tested_on_rows_with_
     measured, words = of_test_rows(recipe(folder), tmp_path / "reply")(answers)
     assert measured.keys() == {"handed_over", "answered_right", "open_placeholders"}
     assert abs(measured["handed_over"] - figures["handed_over"]) < 0.1
-    assert f"Of {len(TEXTS)} test messages" in words and "less than" not in words
+    assert f"Of {len(TEXTS)} test messages" in words and "less" not in words
     one_class = [each._replace(text=LABELS[0]) for each in answers]
     words = of_test_rows(recipe(folder), tmp_path / "reply")(one_class)[1]
-    assert words.endswith("That is less than reply.min_right=0.95.")
+    assert words.endswith("have the right class, less than reply.min_right=0.95.")
     smoke("models:/x/1", tmp_path / "reply", read_bundle(tmp_path / "reply"))
