@@ -64,6 +64,15 @@ def register(name: str, run: Run, bundle: Path, tags: Mapping[str, str], alias: 
         ) from None
 
 
+def register_once(name: str, run: Run, bundle: Path, digest: str, alias: str) -> str:
+    """`register` a bundle, or set the alias on its version where the bundle of this digest has one; the URI of it."""
+    known = [version for each, version in versions_of(digest) if each == name]
+    if not known:
+        return register(name, run, bundle, {BUNDLE_TAG: digest}, alias)
+    set_alias(name, alias, known[-1])
+    return f"models:/{name}/{known[-1]}"
+
+
 def _ensure_model(name: str) -> None:
     from mlflow.exceptions import MlflowException
 

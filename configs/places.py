@@ -21,7 +21,14 @@ BEGINS = "env:"
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PREFIXED = re.compile(r"^[a-z][a-z0-9]*:")  # https://..., embedded:..., package:..., models:/...
 FIELDS = ("data.train", "data.validation", "data.test", "data.unlabelled", "teacher.model", "student.model")
-FOLDERS = ("output", "bundle", "teacher.bundle", "cascade.first", "cascade.second")  # results name these
+FOLDERS = (
+    "output",
+    "bundle",
+    "teacher.bundle",
+    "cascade.first",
+    "cascade.second",
+    "reply.decoder",
+)  # results name these
 
 _used: set[str] = set()  # names of the variables whose values this process has asked for
 

@@ -56,8 +56,9 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     check_given("teacher.bundle", recipe.teacher.bundle)
     with job("cascade", recipe, parent, cluster=False) as way:
         bundle = made(way, JOINED)
-        uri = _register(way, cascade_folder(recipe))
-        return way.result(bundle.metrics, bundle=str(cascade_folder(recipe)), model_uri=uri)
+        folder = cascade_folder(recipe)
+        uri = registry.register_once(recipe.name, way.run, folder, bundle_digest(folder), ALIAS)
+        return way.result(bundle.metrics, bundle=str(folder), model_uri=uri)
 
 
 def _parts(way: Way) -> tuple[Path, Path]:
@@ -108,16 +109,6 @@ def _tell(way: Way, bundle: Bundle) -> None:
 
 
 JOINED: Stage[Bundle] = Stage("cascade", cascade_folder, _key, _open, _make, tell=_tell)
-
-
-def _register(way: Way, folder: Path) -> str:
-    """Have the model registry know the cascade, once, as the one that the alias names."""
-    digest, name = bundle_digest(folder), way.recipe.name
-    known = [version for each, version in registry.versions_of(digest) if each == name]
-    if not known:
-        return registry.register(name, way.run, folder, {registry.BUNDLE_TAG: digest}, ALIAS)
-    registry.set_alias(name, ALIAS, known[-1])
-    return f"models:/{name}/{known[-1]}"
 
 
 if __name__ == "__main__":

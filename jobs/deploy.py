@@ -25,7 +25,7 @@ from cluster.registry import CHALLENGER, CHAMPION
 from cluster.session import JobError
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
-from configs.schema.tasks import TASKS, named
+from configs.schema.tasks import named
 from jobs.command import Result, main
 from jobs.job import job
 from jobs.measure import gate
@@ -76,7 +76,7 @@ def deploy(recipe: Recipe) -> Deployed:
     folder = registry.fetch(name, version, MANIFEST)
     bundle = read_bundle(folder)
     release = _registered(name, version, folder, bundle, recipe)
-    if (smoke := TASKS[bundle.task].smoke) is not None:
+    if (smoke := bundle.record.smoke) is not None:
         named(smoke)(uri, folder, bundle)
     dashboard_url, headers = session.dashboard()
     places = session.home() / "serving"

@@ -34,7 +34,7 @@ from jobs.evaluation import (
     take_test_rows,
 )
 from jobs.job import Way, job
-from jobs.layout import evaluation_folder, output, teacher_folder
+from jobs.layout import evaluation_folder, output, served_folder, teacher_folder
 from jobs.measure.gate import Evidence
 from jobs.preflight import check_given
 from jobs.stage import Stage, made
@@ -100,12 +100,13 @@ EVALUATION: Stage[dict[str, Any]] = Stage("evaluate", evaluation_folder, _key, _
 
 
 def locate(recipe: Recipe) -> Path:
-    """The folder of the bundle under evaluation: `bundle`, fetched where it is a model URI, else <output>/bundle.
+    """The folder of the bundle under evaluation: `bundle`, fetched where it is a model URI, else <output>/bundle, or
+    <output>/reply where the recipe asks for replies.
 
     Where the task has models evaluated that were not compressed, it may be <output>/student, or else the teacher.
     """
     if recipe.bundle is None:
-        bundle, student = Path(output(recipe), "bundle"), Path(output(recipe), "student")
+        bundle, student = served_folder(recipe), Path(output(recipe), "student")
         if not recipe.judged_by.uncompressed or (bundle / BUNDLE).exists():
             return bundle
         return student if (student / BUNDLE).exists() else teacher_folder(recipe)

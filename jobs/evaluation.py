@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 from cluster.session import JobError
 from configs.folder import FolderError, commit, digest_json
 from configs.loader import UsageError
+from configs.schema.kinds import KINDS
 from configs.schema.recipe import Recipe
+from configs.schema.tasks import named
 from configs.shown_urls import shown_urls
 from jobs.compression.after_each_step import after_each_step
 from jobs.data.leaks import Hashes
@@ -72,6 +74,7 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str, taken: TakenRows | None 
         contenders = _contenders(recipe, bundle, description)
         identity = evaluation_key(recipe, contenders, test.fingerprint)
         shapes = _shapes(recipe, contenders)
+        further = named(KINDS[description.kind].tested)(recipe, bundle) if description.kind else None
         if recipe.bundle is None and recipe.evaluation.steps and recipe.judged_by.uses("evaluation", "steps"):
             student = Path(output(recipe), "student")
             steps = after_each_step(recipe, description, student, Path(between)) if (student / BUNDLE).exists() else []
@@ -80,6 +83,8 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str, taken: TakenRows | None 
         contenders = [each for each in contenders if each.name in measured]
         machine = _compare_with_peak(recipe, contenders, measured, shapes)
         compared, files = compare(recipe, test, measured, shapes, machine)
+        if further:
+            _add_further(compared, files, *further(measured[WINNER].answers))
         audited, faults = audit_test_rows(recipe, bundle, description, snapshot.rows(), seen)
     compared["metrics"] |= faults
     found = {
@@ -101,11 +106,21 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str, taken: TakenRows | None 
     return commit(evaluation_folder(recipe), MANIFEST, fill)
 
 
+def _add_further(compared: dict[str, Any], files: dict[str, str], metrics: Mapping[str, float], words: str) -> None:
+    """Add figures of the winner's kind to the fields of the manifest, and to the table what they say."""
+    log.info("%s", words)
+    compared["metrics"] |= metrics
+    compared["first"].append(words)
+    compared["table"] = f"{words}\n\n{compared['table']}"
+    files["table.md"] = f"{words}\n\n{files['table.md']}"
+
+
 def check_there(bundle: Path) -> None:
     """Raise `FolderError` where there is no bundle."""
     if not (bundle / BUNDLE).exists():
         raise FolderError(
-            f"{bundle}: no bundle there; python -m jobs.tune or jobs.compress makes it, or give bundle=<folder>"
+            f"{bundle}: no bundle there; python -m jobs.tune, jobs.compress or jobs.reply makes it, or give "
+            "bundle=<folder>"
         )
 
 

@@ -48,6 +48,16 @@ def bundle_folder(recipe: Recipe) -> Path:
     return Path(output(recipe), "bundle")
 
 
+def reply_folder(recipe: Recipe) -> Path:
+    """Where the bundle that replies lies."""
+    return Path(output(recipe), "reply")
+
+
+def served_folder(recipe: Recipe) -> Path:
+    """Where the bundle lies that is evaluated and goes into service."""
+    return bundle_folder(recipe) if recipe.reply.column is None else reply_folder(recipe)
+
+
 def search_folder(recipe: Recipe) -> Path:
     """Where the record of a search lies."""
     return Path(output(recipe), "search")

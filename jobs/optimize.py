@@ -1,4 +1,5 @@
-"""The whole way: prepare, finetune, teach, tune, the final evaluation on the test file; with deploy=true also deploy.
+"""The whole way: prepare, finetune, teach, tune, replies where the recipe asks for them, the final evaluation on the
+test file; with deploy=true also deploy.
 
     ray job submit --working-dir . -- python -m jobs.optimize --config configs/intent.yaml deploy=true
 
@@ -14,13 +15,13 @@ from typing import Any
 from cluster import session
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe, SearchRecipe
-from jobs import deploy, evaluate
+from jobs import deploy, evaluate, reply
 from jobs.command import Result, main
 from jobs.data import audit
 from jobs.evaluate import EVALUATION
 from jobs.finetune import TEACHER
 from jobs.job import Way, job
-from jobs.layout import bundle_folder
+from jobs.layout import served_folder
 from jobs.measure.served import SERVED
 from jobs.preflight import check, check_possible
 from jobs.prepare import learned_rows
@@ -54,10 +55,11 @@ def optimize(way: Way) -> Result:
     else:
         made(way, TEACHER)
     search = made(way, SEARCH)
+    uri = str(search["model_uri"]) if recipe.reply.column is None else reply.registered(way)
     evaluation = _final_evaluation(way)
     page = write_report(recipe, search, prepared, evaluation)
     way.run.artifact(page)
-    uri, metrics = str(search["model_uri"]), evaluation.get("metrics", {})
+    metrics = evaluation.get("metrics", {})
     way.run.metrics.log(metrics)  # also where the gate is shut
     way.run.tag(slimcart__model=uri)
     endpoint = None
@@ -71,7 +73,7 @@ def optimize(way: Way) -> Result:
     way.run.tag(slimcart__endpoint=endpoint or "")
     return way.result(
         audit.faults(prepared) | metrics,
-        bundle=str(bundle_folder(recipe)),
+        bundle=str(served_folder(recipe)),
         model_uri=uri,
         endpoint=endpoint,
         report=str(page),

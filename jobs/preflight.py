@@ -16,7 +16,7 @@ from configs.schema.models import NEW, StudentSpec
 from configs.schema.recipe import Recipe, SearchRecipe
 from configs.schema.runtimes import RUNTIMES, export_targets
 from configs.schema.tasks import named
-from jobs.data.source import check_source, source_of
+from jobs.data.source import check_source, has_test, source_of
 from jobs.training.wanted import wanted_of
 from serving.bundle import MANIFEST
 
@@ -146,9 +146,20 @@ def check_given(field: str, folder: str | None, uri: bool = False) -> None:
     raise UsageError(f"{field}: {folder}: {'holds no bundle' if Path(folder).is_dir() else 'no such folder'}")
 
 
+def check_reply(recipe: Recipe) -> None:
+    """Refuse replies that local rows have no columns for, or a decoder that is not there."""
+    check_given("reply.decoder", recipe.reply.decoder, uri=True)
+    if (column := recipe.reply.column) is not None:
+        for split in ("train", "validation"):
+            check_source(recipe.data, split, (column, *recipe.reply.fields))
+        if has_test(recipe.data):
+            check_source(recipe.data, "test", recipe.reply.fields)
+
+
 def check(recipe: Recipe) -> None:
     """Refuse now what would come out after an hour of training; of a local test file only the columns are looked at."""
     check_models(recipe)
+    check_reply(recipe)
     test = recipe.data.test
     if test is None:
         if recipe.deploy and "untested" not in recipe.serving.accept:

@@ -36,6 +36,7 @@ STAGES = {
     "baselines": Behaviour(3, ("numpy", "onnxruntime", "regex", "scikit-learn", "tokenizers")),  # their bundles
     "evaluate": Behaviour(3, ("numpy", "scikit-learn", "torch", "transformers")),  # the comparison on test rows
     "cascade": Behaviour(2, ("numpy",)),  # temperatures and threshold
+    "reply": Behaviour(1, ("numpy", "regex", "rouge-score", "sacrebleu", "scikit-learn")),  # templates and threshold
 }
 
 

@@ -15,15 +15,17 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from configs import folder as folders
+from configs.schema.kinds import KINDS, Kind, KindName
 from configs.schema.runtimes import RUNTIMES, RuntimeName
-from configs.schema.tasks import TASKS, TaskName
+from configs.schema.tasks import TASKS, Task, TaskName
 from serving.pickles import pickle_reason
 
 MANIFEST = "bundle.json"
 CARD = "README.md"
 CHECKS = "checks.json"
 CHAT_TEMPLATE = "chat_template.jinja"
-FORMAT_VERSION = 1
+TEMPLATES = "templates.json"
+FORMAT_VERSIONS = (1, 2)  # 2: bundles of a kind
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -76,10 +78,18 @@ class First(ModelEntry):
     )
 
 
+class Reply(_Frozen):
+    """A bundle of kind `reply`: when a message is answered with the template of its class."""
+
+    threshold: float = Field(
+        ge=0, le=1, description="least probability of the class; below it a message is handed over"
+    )
+
+
 class Bundle(ModelEntry):
     """`bundle.json`: how to run the model, what was measured on it and where it comes from."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1, 2] = 1
     name: str = Field(min_length=1)
     task: TaskName
     labels: list[str] = Field(default_factory=list, description="classify: in the order of the model's outputs")
@@ -94,6 +104,10 @@ class Bundle(ModelEntry):
     chat_template: str | None = Field(
         default=None, description="generate: file of the Jinja template that makes a conversation one prompt"
     )
+    kind: KindName | None = Field(
+        default=None, description="format 2: what answers with the model; none = a model alone, or a cascade"
+    )
+    reply: Reply | None = Field(default=None, description=f"kind reply: its templates are in {TEMPLATES}")
     metrics: dict[str, float] = Field(default_factory=dict, description="evidence, measured on these very files")
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, FileEntry] = Field(default_factory=dict)
@@ -118,10 +132,25 @@ class Bundle(ModelEntry):
         _stay_inside(*self.files)
         return self
 
+    @model_validator(mode="after")
+    def kind_fits(self) -> Self:
+        if (self.kind is None) != (self.format_version == 1):
+            raise ValueError(f"format version {self.format_version} with kind {self.kind!r}; a kind makes it format 2")
+        if (self.reply is None) != (self.kind != "reply"):
+            raise ValueError(f"kind {self.kind!r} {'without' if self.reply is None else 'with'} the field reply")
+        if self.reply and (not TASKS[self.task].labelled or self.runtime == "torch"):
+            raise ValueError("an exported classifier says which reply a message gets")
+        return self
+
+    @property
+    def record(self) -> Task | Kind:
+        """What opens it, and answers with it: the record of its kind, where it has one, else that of its task."""
+        return TASKS[self.task] if self.kind is None else KINDS[self.kind]
+
     @property
     def all_needed(self) -> list[str]:
-        """Files without which one of its models cannot be opened, or asked."""
-        beside = [self.chat_template, CHECKS if self.checked else None]
+        """Files without which it cannot answer."""
+        beside = [self.chat_template, CHECKS if self.checked else None, TEMPLATES if self.reply else None]
         return [*(name for entry in self.models for name in entry.needed), *filter(None, beside)]
 
     @property
@@ -134,6 +163,10 @@ class Bundle(ModelEntry):
         fields = {name: getattr(entry, name) for name in ModelEntry.model_fields}
         return self.model_copy(update={**fields, "first": None})
 
+    def written(self) -> dict[str, Any]:
+        """The fields of `bundle.json` but its files; those of format 2 in bundles of format 2 alone."""
+        return self.model_dump(exclude={"files"} | ({"kind", "reply"} if self.kind is None else set()))
+
 
 def write_bundle(folder: Path, fields: Mapping[str, Any], fill: Callable[[Path], None]) -> Bundle:
     """Make `folder` a bundle from `fields` (those of `Bundle`) and the files that `fill(aside)` writes.
@@ -142,13 +175,13 @@ def write_bundle(folder: Path, fields: Mapping[str, Any], fill: Callable[[Path],
     """
 
     def fill_checked(aside: Path) -> dict[str, Any]:
-        bundle = _parse(folder / MANIFEST, {"format_version": FORMAT_VERSION, **fields})
+        bundle = _parse(folder / MANIFEST, fields)
         fill(aside)
         for name in bundle.all_needed:
             if not (aside / name).is_file():
                 raise BundleError(f"{folder / name}: not written, though the bundle names it")
         _refuse_pickles(aside)
-        return bundle.model_dump(exclude={"files"})
+        return bundle.written()
 
     return _parse(folder / MANIFEST, folders.commit(folder, MANIFEST, fill_checked))
 
@@ -181,8 +214,9 @@ def read_description(folder: Path) -> Bundle:
     except folders.FolderError as error:
         raise BundleError(str(error)) from None
     version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
-        raise BundleError(f"{folder / MANIFEST}: format version {version!r}; this program reads {FORMAT_VERSION}")
+    if version not in FORMAT_VERSIONS:
+        known = " and ".join(map(str, FORMAT_VERSIONS))
+        raise BundleError(f"{folder / MANIFEST}: format version {version!r}; this program reads {known}")
     return _parse(folder / MANIFEST, manifest)
 
 
@@ -202,11 +236,26 @@ def with_metrics(folder: Path, metrics: Mapping[str, float], card: Callable[[Bun
     return write_bundle(folder, fields, fill)
 
 
-def copy_bundle(source: Path, folder: Path, provenance: Mapping[str, Any]) -> Bundle:
-    """Make `folder` a copy of the bundle in `source`, with more `provenance`. Raises `BundleError`."""
+def copy_bundle(
+    source: Path,
+    folder: Path,
+    provenance: Mapping[str, Any],
+    fields: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Bundle:
+    """Make `folder` a copy of the bundle in `source`, with more `provenance`, other `fields` and further text `files`.
+
+    Raises `BundleError`.
+    """
     old = read_bundle(source)
-    fields = old.model_dump(exclude={"files"}) | {"provenance": {**old.provenance, **provenance}}
-    return write_bundle(folder, fields, lambda aside: _copy_files(old, source, aside))
+    changed = old.model_dump(exclude={"files"}) | {**(fields or {}), "provenance": {**old.provenance, **provenance}}
+
+    def fill(aside: Path) -> None:
+        _copy_files(old, source, aside)
+        for name, text in (files or {}).items():
+            (aside / name).write_text(text, encoding="utf-8")
+
+    return write_bundle(folder, changed, fill)
 
 
 def _copy_files(bundle: Bundle, folder: Path, target: Path) -> None:

@@ -60,8 +60,9 @@ class Cascade(Classifier):
 def check_pair(first: Bundle, second: Bundle) -> None:
     """Raise `BundleError` where two bundles do not make a cascade."""
     for bundle in (first, second):
-        if not TASKS[bundle.task].labelled or bundle.runtime == "torch" or bundle.first is not None:
-            kind = "cascade" if bundle.first else f"{bundle.runtime} bundle for task {bundle.task!r}"
+        joined = bundle.kind or ("cascade" if bundle.first else None)
+        if not TASKS[bundle.task].labelled or bundle.runtime == "torch" or joined:
+            kind = joined or f"{bundle.runtime} bundle for task {bundle.task!r}"
             raise BundleError(f"bundle {bundle.name!r}: a {kind}; a cascade joins two exported classifiers")
     if first.labels != second.labels:
         raise BundleError(

@@ -59,7 +59,11 @@ class Labelling:
     async def _answer(self, body: bytes, _: Caller) -> Answer:
         question = read_question(body, LabelQuestion, self._spec.max_inputs)
         waiting = Waiting(self.classifier.rows(question.inputs), question.scores, question.details)
-        return {"model": self._release.model, "predictions": await self._batches.answer(waiting)}
+        return {"model": self._release.model, "predictions": await self.predict(waiting)}
+
+    async def predict(self, waiting: Waiting) -> list[Prediction]:
+        """The predictions of one request, answered together with others."""
+        return await self._batches.answer(waiting)
 
     def predict_together(self, batch: list[Waiting]) -> list[list[Prediction]]:
         """The predictions of each request."""

@@ -2,10 +2,12 @@
 
     python -m serving.runtime <bundle> [--threads N] [--scores] [--details]
 
-reads one input a line from stdin and answers each with one line of JSON: a label, or the text that a decoder writes,
-piece by piece as it comes. A line is a text; for bundles of pairs a JSON object with `text` and `text_pair`; for
-bundles of attributes a JSON object of them, a JSON list of [name, value], or their text, `name: value; name: value`.
-Exit 2 with one line on stderr where the bundle or a line is refused.
+reads one input a line from stdin and answers each with one line of JSON: a label, a reply, or the text that a decoder
+writes, piece by piece as it comes. A line is a text; for bundles of pairs a JSON object with `text` and `text_pair`;
+for bundles of attributes a JSON object of them, a JSON list of [name, value], or their text, `name: value; name:
+value`; for bundles of replies also a JSON object with the message as `input` and the values of placeholders as
+`fields`, for those of conversations one with `messages`. Exit 2 with one line on stderr where the bundle or a line is
+refused.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any, BinaryIO, TextIO
 from configs.schema.tasks import TASKS, named
 from serving.bundle import Bundle, BundleError, read_description
 from serving.classifier import Classifier
-from serving.inputs import TOKENS_PER_BATCH, Input
+from serving.inputs import MESSAGES, TOKENS_PER_BATCH, Input
 from serving.runtimes import one_line, open_bundle, open_verified
 
 OPENS = "serving.runtime:load_bundle"  # its name in the records of tasks
@@ -59,15 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--threads {options.threads}: give 1 or more")
     try:
         bundle = read_description(options.bundle)
-        task = TASKS[bundle.task]
-        if not task.labelled and (options.scores or options.details):
+        writes = not TASKS[bundle.task].labelled
+        labels = not writes and bundle.kind is None
+        if not labels and (options.scores or options.details):
             flag = "--scores" if options.scores else "--details"
             raise BundleError(f"{flag}: {options.bundle} writes texts and has no labels to score; leave it out")
-        predictor = named(task.open)(options.bundle, options.threads)
-        if task.labelled:
-            say = partial(_label, partial(predictor.predict, all_scores=options.scores, details=options.details))
-        else:
+        predictor = named(bundle.record.open)(options.bundle, options.threads)
+        if writes:
             say = partial(_write, predictor.write)
+        else:
+            fields = {"all_scores": options.scores, "details": options.details} if labels else {}
+            say = partial(_label, partial(predictor.predict, **fields))
         answer(partial(say, sys.stdout), bundle, sys.stdin.buffer)
     except (BundleError, ValueError) as error:
         print(one_line(error), file=sys.stderr)
@@ -80,15 +84,24 @@ def answer(say: Callable[[Input], None], bundle: Bundle, lines: BinaryIO) -> Non
     for number, line in enumerate(lines, start=1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            structured = bundle.pairs or (bundle.attributes and text.lstrip().startswith(("{", "[")))
+            may_be = bundle.attributes or bundle.kind is not None or bundle.chat_template is not None
+            structured = bundle.pairs or (may_be and text.lstrip().startswith(("{", "[")))
             say(json.loads(text) if structured else text)
         except UnicodeDecodeError as error:
             raise ValueError(f"line {number}: byte {error.start} is not UTF-8") from None
         except (json.JSONDecodeError, RecursionError):
-            wanted = "text and text_pair" if bundle.pairs else "the attributes"
-            raise ValueError(f"line {number}: not JSON; write an object with {wanted}") from None
+            raise ValueError(f"line {number}: not JSON; write an object with {_wanted(bundle)}") from None
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
+
+
+def _wanted(bundle: Bundle) -> str:
+    """What an object of a line holds."""
+    if bundle.pairs:
+        return "text and text_pair"
+    if bundle.attributes:
+        return "the attributes"
+    return "input and fields" if bundle.kind else MESSAGES
 
 
 def _label(predict: Callable[[Sequence[Input]], Sequence[Mapping[str, Any]]], out: TextIO, given: Input) -> None:

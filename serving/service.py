@@ -1,7 +1,7 @@
 """A bundle in service: what HTTP asks of it, whatever its task.
 
-The record of a task names the function that puts its bundles in service, `(service, release, serving) -> InService`;
-`serving.labelling` and `serving.writing` have one each.
+The record of a task, or of a kind of bundles, names the function that puts its bundles in service, `(service, release,
+serving) -> InService`; `serving.labelling`, `serving.writing` and `serving.replying` have one each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from configs.loader import Spec
 from configs.schema.serving import ServingSpec
-from configs.schema.tasks import TASKS, named
+from configs.schema.tasks import named
 from serving.bundle import read_description
 
 
@@ -113,6 +113,5 @@ async def unless_left(work: Coroutine[Any, Any, Made], caller: Caller) -> Made:
 
 
 def put_in_service(service: str, release: Release, spec: ServingSpec) -> InService:
-    """Verify the bundle and load it as its task wants it. Raises `BundleError`."""
-    task = TASKS[read_description(Path(release.bundle)).task]
-    return named(task.service)(service, release, spec)
+    """Verify the bundle and load it as its kind or its task wants it. Raises `BundleError`."""
+    return named(read_description(Path(release.bundle)).record.service)(service, release, spec)

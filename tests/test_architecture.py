@@ -23,7 +23,19 @@ MAY_IMPORT = {
 }
 HEAVY = ("torch", "ray", "transformers", "mlflow", "deepspeed", "pandas", "numpy", "onnxruntime", "openvino", "sklearn")
 # Those of DESIGN that are built (`score` is not), and `cascade`.
-VERBS = {"prepare", "finetune", "teach", "distill", "compress", "evaluate", "tune", "deploy", "optimize", "cascade"}
+VERBS = {
+    "prepare",
+    "finetune",
+    "teach",
+    "distill",
+    "compress",
+    "evaluate",
+    "tune",
+    "deploy",
+    "optimize",
+    "cascade",
+    "reply",
+}
 
 MODULES = {path: path.relative_to(ROOT) for name in MAY_IMPORT for path in sorted((ROOT / name).rglob("*.py"))}
 

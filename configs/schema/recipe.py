@@ -22,6 +22,7 @@ from configs.schema.distillation import DistillationSpec
 from configs.schema.engine import EngineSpec, TrackingSpec
 from configs.schema.evaluation import EvaluationSpec
 from configs.schema.models import NEW, StudentSpec, TeacherSpec
+from configs.schema.reply import ReplySpec
 from configs.schema.runtimes import export_targets
 from configs.schema.search import BudgetSpec, SearchSpec
 from configs.schema.serving import ServingSpec, service_name
@@ -74,6 +75,7 @@ class Recipe(Spec):
     export: ExportSpec = Field(default_factory=ExportSpec, description="the exported file")
     checks: ChecksSpec = Field(default_factory=ChecksSpec, description="what is asked of a written text")
     cascade: CascadeSpec = Field(default_factory=CascadeSpec, description="two bundles as one")
+    reply: ReplySpec = Field(default_factory=ReplySpec, description="replies to messages by their class")
     search: SearchSpec = Field(default_factory=SearchSpec, description="trials")
     budget: BudgetSpec = Field(default_factory=BudgetSpec, description="hard limits")
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="the final evaluation")
@@ -83,7 +85,7 @@ class Recipe(Spec):
         default=None,
         min_length=1,
         description="compress: folder of a student, or baseline:tfidf, baseline:static; evaluate: folder of a bundle, "
-        "or models:/<name>@<alias>; deploy: models:/<name>@<alias>",
+        "or models:/<name>@<alias>; reply: a classifier's; deploy: models:/<name>@<alias>",
     )
     deploy: bool = Field(default=False, description="optimize: also deploy the winner")
     again: bool = Field(
@@ -100,8 +102,9 @@ class Recipe(Spec):
         return output
 
     @model_validator(mode="after")
-    def labels_are_those_of_the_task(self) -> Self:
+    def columns_are_those_of_the_task(self) -> Self:
         self.data.of_task(TASKS[self.task].labelled)
+        self.reply.check_beside(self.data.text, self.data.text_pair, self.data.label)
         return self
 
     @model_validator(mode="after")
@@ -331,6 +334,9 @@ class Recipe(Spec):
             update={
                 "output": str(home / output),
                 "cascade": self.cascade.model_copy(update=parts),
+                "reply": self.reply.model_copy(
+                    update={"decoder": absolute(self.reply.decoder, folder, may_be_id=False)}
+                ),
                 "distillation": self.distillation.model_copy(update={"further_teachers": further}),
                 "data": self.data.model_copy(update=data),
                 "teacher": self.teacher.model_copy(update=teacher),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 DEFAULT = "classify"
 BASIC = ("prepare", "finetune", "teach", "distill", "compress", "evaluate")
-VERBS = (*BASIC, "tune", "deploy", "optimize", "cascade")
+VERBS = (*BASIC, "tune", "deploy", "optimize", "cascade", "reply")
 BUDGET_SHAPE = (1, 32)  # rows and tokens of a call at which `budget.max_p95_ms` holds
 ANSWER_SHAPE = (*BUDGET_SHAPE, 32)  # the same of what writes: prompts of 32 tokens, answers of 32 tokens
 
@@ -246,6 +246,7 @@ GENERATE = Task(
         "distillation": (*HEAD, "hidden_layers", "relation_layer", "relation_heads", "further_teachers"),
         "evaluation": ("steps",),
         "export": ("lengths",),
+        "reply": ("column",),
     },
     model_kinds=("decoder",),
     student_kinds=("layers", "pretrained"),

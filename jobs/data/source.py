@@ -20,7 +20,7 @@ from configs.shown_urls import shown_urls
 from jobs.data import hub
 from jobs.data.formats import files
 from jobs.data.leaks import Hashes, same_text
-from jobs.data.values import answer_of, conversation_of, input_of, label_of, name_of, slice_of, spelled
+from jobs.data.values import answer_of, conversation_of, input_of, label_of, name_of, slice_of, spelled, text_of
 from jobs.data.words import no_column
 from serving import units
 from serving.inputs import MESSAGES, Input, Messages, Slots, transcript
@@ -28,6 +28,7 @@ from serving.inputs import MESSAGES, Input, Messages, Slots, transcript
 Split = Literal["train", "validation", "test", "unlabelled"]
 SPOT = re.compile(r"(?P<unit>line|row) (?P<number>\d+)")  # in a file; in a folder it begins with the name of a part
 LONGEST_LABEL, FEW_LABELS = 60, 10  # characters; number of different labels that need not repeat
+GENERATED = ("text", "label")  # columns of the embedded generator
 HELD_AGAINST: dict[Split, tuple[Split, ...]] = {  # splits with which a split may share no text
     "train": ("validation", "test"),
     "unlabelled": ("validation", "test"),
@@ -79,9 +80,16 @@ def rows(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None) 
 
     `seen` holds the hashes of splits that were read before, and receives those of this split.
     """
+    return (row for row, _ in rows_with(data, split, (), seen))
+
+
+def rows_with(
+    data: DataSpec, split: Split, further: Sequence[str], seen: dict[Split, Hashes] | None = None
+) -> Iterator[tuple[Row, tuple[str, ...]]]:
+    """The `rows` of one split, each with the texts of `further` columns; "" where a value is missing."""
     columns = data.slices if split == "test" else ()
     label_in = answer_of if data.label_is_text else label_of
-    wanted = (*(() if split == "unlabelled" else (data.label,)), *columns)
+    wanted = (*(() if split == "unlabelled" else (data.label,)), *columns, *further)
     spellings: dict[str, set[str]] = {}  # of classes, in the rows that make them
     mine = None if seen is None else seen.setdefault(split, Hashes())
     forbidden = _held_against(data, split, seen or {}) if data.on_leak == "drop" else set[int]()
@@ -100,7 +108,8 @@ def rows(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None) 
             mine.add(inputs.text, inputs.pair, label, *inputs.line)
             if split == "train":
                 spellings.setdefault(label, set()).add(label if inputs.answer else spelled(inputs.record, data.label))
-        yield Row(inputs.text, inputs.pair, label, inputs.slots, slices, inputs.messages)
+        texts = tuple(text_of(inputs.record, column, inputs.where) for column in further)
+        yield Row(inputs.text, inputs.pair, label, inputs.slots, slices, inputs.messages), texts
     if is_empty:
         others = " and ".join(f"data.{other}" for other in HELD_AGAINST[split])
         raise UsageError(f"{place(data, split)}: data.on_leak=drop leaves no row: all texts are those of {others}")
@@ -189,10 +198,11 @@ def check_unchanged(rows: Sequence[Row], expected: Sample, data: DataSpec, split
     )
 
 
-def check_source(data: DataSpec, split: Split) -> None:
+def check_source(data: DataSpec, split: Split, further: Sequence[str] = ()) -> None:
     """Refuse a source that cannot hold the rows of a split, by its name and, in a local file, by its columns' names.
 
-    No row is read, but for the keys of the first object in JSON Lines; no URL is opened.
+    `further`: columns that are needed, too. No row is read, but for the keys of the first object in JSON Lines; no URL
+    is opened.
     """
     source = source_of(data, split)
     assert source is not None
@@ -200,9 +210,10 @@ def check_source(data: DataSpec, split: Split) -> None:
     kind = _kind(source, split, at)
     if isinstance(kind, re.Match):
         hub.check(kind["id"], kind["revision"], at)
-    elif kind == "file" and "://" not in source:
-        there = files.column_names(source, at)
-        for column in (data.text, data.text_pair, data.label, *data.slices):
+    elif kind == "generator" or "://" not in source:
+        there = GENERATED if kind == "generator" else files.column_names(source, at)
+        slices = data.slices if split == "test" else ()
+        for column in (data.text, data.text_pair, data.label, *slices, *further):
             if column is not None and name_of(column, there) is None:
                 raise no_column(at, column, there)
 

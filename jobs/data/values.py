@@ -77,6 +77,16 @@ def answer_of(record: dict[str, Any], column: str, where: str) -> str:
     return _text(value, column, where).strip()
 
 
+def text_of(record: dict[str, Any], column: str, where: str) -> str:
+    """The text or number of a further column, as it is written; "" where it is missing."""
+    value = _optional(record, column, where)
+    if value is None or isinstance(value, str):
+        return _whole(value or "", column, where)
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+        raise UsageError(f"{where}: column {column!r} holds {_kind(value)}; text is expected")
+    return number_text(value)
+
+
 def slice_of(record: dict[str, Any], column: str, where: str) -> str:
     """The value of a slice of test rows; "" where it is missing."""
     value = _optional(record, column, where)

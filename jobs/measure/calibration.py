@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 COLDEST, HOTTEST = 0.05, 20.0  # where all rows or none are right, the best temperature is 0 or infinite
+ROUNDING = 1e-4  # by which a probability may differ between machines and batches
 STEPS = 50  # of bisection: the last bits of a float
 
 
@@ -72,3 +73,30 @@ def lowest_threshold(
         return None
     last = possible[-1]
     return 0.0 if last == len(sorted_N) - 1 else float((sorted_N[last] + next_N[last]) / 2)
+
+
+def lowest_safe_threshold(confidence_N: np.ndarray, right_N: np.ndarray, wanted: float, margin: float) -> float | None:
+    """The lowest threshold at which a share `wanted` of the rows that reach it is right; None where there is none.
+
+    With `margin` standard errors of that share to spare. One wrong row more is counted than there is, as few rows
+    without a wrong one prove little. It lies midway between two confidences, so that rounding moves no row across; just
+    below the lowest where all rows may be answered, as nothing is known of what is less sure than that.
+    """
+    import numpy as np
+
+    surest_first = np.argsort(-confidence_N, kind="stable")
+    sorted_N = confidence_N[surest_first]
+    count_N = np.arange(1, len(sorted_N) + 1)
+    wrong_N = (~right_N[surest_first]).cumsum()
+    feared_N = np.minimum(1.0, (wrong_N + 1) / count_N)
+    error_N = np.sqrt(feared_N * (1 - feared_N) / count_N)
+    next_N = np.append(sorted_N[1:], 0.0)
+    apart_N = sorted_N - next_N > np.finfo(np.float32).eps  # closer ones change places with the batch they are in
+    enough_N = 1 - wrong_N / count_N - margin * error_N >= wanted
+    possible = (enough_N & apart_N & (feared_N < 1)).nonzero()[0]
+    if not len(possible):
+        return None
+    last = possible[-1]
+    if last == len(sorted_N) - 1:
+        return max(0.0, float(sorted_N[last]) - ROUNDING)
+    return float((sorted_N[last] + next_N[last]) / 2)

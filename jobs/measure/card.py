@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.schema.data import HUB_ID
+from configs.schema.kinds import KINDS
 from configs.schema.recipe import Recipe
 from configs.schema.runtimes import package
 from configs.schema.tasks import BASELINES, TASKS, named
@@ -90,7 +91,7 @@ def card(bundle: Bundle, recipe: Recipe) -> str:
     return CARD.format(
         head=_head(bundle, parts, words.pipeline),
         name=bundle.name,
-        does=words.does.format(classes=len(bundle.labels), inputs=inputs),
+        does=words.does.format(classes=len(bundle.labels), inputs=inputs) + _of_kind(bundle),
         made=_made(bundle).format(teacher=_teacher(parts), threshold=threshold),
         runtime=" and ".join(dict.fromkeys(package(each.runtime) for each in bundle.models)),
         labels=_labels(bundle.labels),
@@ -100,6 +101,13 @@ def card(bundle: Bundle, recipe: Recipe) -> str:
         latency=_latency(bundle.metrics, TASKS[bundle.task].shape),
         limits=words.limits.format(max_length=bundle.max_length),
     )
+
+
+def _of_kind(bundle: Bundle) -> str:
+    """What is said besides of a bundle of a kind."""
+    if bundle.kind is None or bundle.reply is None:
+        return ""
+    return f" {KINDS[bundle.kind].card.format(threshold=bundle.reply.threshold)}"
 
 
 def _made(bundle: Bundle) -> str:

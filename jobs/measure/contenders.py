@@ -38,6 +38,6 @@ def load(contender: Contender, data: DataSpec, threads: int) -> LoadedContender:
         return named(contender.fit)(data)
     assert contender.folder is not None
     folder = Path(contender.folder)
-    task = TASKS[read_description(folder).task]
-    opens = task.open if contender.kind == "bundle" else task.open_reference
-    return named(task.answering)(named(opens)(folder, threads))
+    bundle = read_description(folder)
+    opens = bundle.record.open if contender.kind == "bundle" else TASKS[bundle.task].open_reference
+    return named(bundle.record.answering)(named(opens)(folder, threads))

@@ -28,6 +28,8 @@ def recipe(**places: str) -> Recipe:
         (tree.setdefault(section, {}) if section else tree)[field] = place
     if "student__model" in places:
         tree["student"]["kind"] = "pretrained"
+    if "reply__decoder" in places:
+        tree["reply"] |= {"column": "response", "source": "decoder"}
     return Recipe.model_validate(tree)
 
 

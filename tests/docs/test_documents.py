@@ -43,6 +43,7 @@ TAKERS = [
     ["jobs.tune", "--config", "configs/intent.yaml"],
     ["jobs.distill", "--config", "configs/description.yaml"],
     ["jobs.distill", "--config", "configs/review.yaml"],
+    ["jobs.reply", "--config", "configs/reply.yaml"],
 ]
 # Where README's commands are run; `make demo`, `make up` and `make down` are targets, and people run these.
 RUN_BY = {"jobs.optimize": "tests/end_to_end/test_main_way.py", "curl": "tests/end_to_end/test_main_way.py"}

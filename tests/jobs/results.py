@@ -299,6 +299,25 @@ def cascade(folder: Path) -> Figures:
     return {"temperatures": rounded(temperatures), "threshold": rounded(threshold)}
 
 
+def reply(folder: Path) -> Figures:
+    """Templates and the threshold."""
+    from jobs.measure.calibration import lowest_safe_threshold
+    from jobs.tasks.classify.templates import Message, learn
+
+    said = ["Order A1 is late.", "Your order B2 is late, please wait.", "It is late.", "Wait for order C3 today."]
+    rows = [
+        Message("where is it", intent, f"{text} {intent}", {"order": order})
+        for intent in ("track", "refund")
+        for text, order in zip(said, ("A1", "B2", "", "C3"), strict=True)
+    ]
+    chance = np.random.default_rng(0)
+    confidence_N = chance.uniform(0.3, 1, 200)
+    right_N = chance.random(200) < confidence_N**0.1
+    threshold = lowest_safe_threshold(confidence_N, right_N, 0.95, 1.0)
+    assert threshold is not None
+    return {"templates": learn(rows, ["order"]).model_dump_json(), "threshold": round(threshold, 5)}
+
+
 RESULTS: Mapping[str, Callable[[Path], Figures]] = {
     each.__name__: each
     for each in (
@@ -314,6 +333,7 @@ RESULTS: Mapping[str, Callable[[Path], Figures]] = {
         baselines,
         evaluate,
         cascade,
+        reply,
     )
 }
 

@@ -12,7 +12,7 @@ from cluster import session, tracking
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from jobs import distill, finetune, prepare, teach, tune
-from jobs.preflight import check_possible
+from jobs.preflight import check_possible, check_reply
 from tests.jobs.commands import command
 from tests.tiny.folders import change_json, decoder_folder, encoder_folder
 
@@ -102,3 +102,27 @@ def test_layers_that_a_teacher_lacks_are_refused_before_anything_runs(layers: An
     sections = {"teacher": {"model": str(folder)}, "student": {"layers": layers}}
     with pytest.raises(UsageError, match=r"^student\.layers: "):
         check_possible(Recipe.model_validate(fields(tmp_path, **sections)))
+
+
+def test_replies_that_rows_have_no_column_for_are_refused_before_the_job(tmp_path: Path):
+    for split, columns in (
+        ("train", "text,label,said,order"),
+        ("validation", "text,label,said"),
+        ("test", "text,label"),
+    ):
+        (tmp_path / f"{split}.csv").write_text(f"{columns}\n")
+
+    def refusal(**reply: Any) -> str:
+        data = {split: str(tmp_path / f"{split}.csv") for split in ("train", "validation", "test")}
+        with pytest.raises(UsageError) as refused:
+            check_reply(Recipe.model_validate({"name": "x", "data": data, "reply": reply}))
+        return str(refused.value)
+
+    assert "train.csv: no column 'reply'; columns here: text, label, said, order" in refusal(column="reply")
+    assert "validation.csv: no column 'order'" in refusal(column="said", fields=["order"])
+    (tmp_path / "validation.csv").write_text("text,label,said,order\n")
+    assert "test.csv: no column 'order'" in refusal(column="said", fields=["order"])
+    decoder = {"source": "decoder", "decoder": str(tmp_path)}
+    assert refusal(column="said", **decoder) == f"reply.decoder: {tmp_path}: holds no bundle"
+    with pytest.raises(UsageError, match=r"data\.train: embedded:shop: no column 'said'; columns here: text, label"):
+        check_reply(Recipe.model_validate({"name": "x", "reply": {"column": "said"}}))

@@ -111,7 +111,8 @@ def test_a_damaged_file_is_refused_by_name(folder: Path, name: str, damage):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"format_version": 2}, "format version 2; this program reads 1"),
+        ({"format_version": 3}, "format version 3; this program reads 1 and 2"),
+        ({"format_version": 2}, "format version 2 with kind None"),
         ({"labels": ["one"]}, "labels"),
         ({"labels": ["one", "one"]}, "labels repeat"),
         ({"inputs": ["pixels"]}, "pixels"),

@@ -16,8 +16,8 @@ from configs.loader import UsageError, load
 from configs.schema.data import DataSpec
 from configs.schema.recipe import Recipe
 from jobs.command import Result
-from jobs.data.source import Row, rows
-from jobs.data.values import class_name, name_of
+from jobs.data.source import Row, rows, rows_with
+from jobs.data.values import class_name, name_of, text_of
 from tests.jobs.commands import command
 from tests.jobs.data.sources import parquet, read, refusal
 from tests.tiny.shop import write_locally
@@ -214,3 +214,20 @@ def test_a_refused_source_is_one_line_and_a_usage_error(
     code, out, err = command(capsys, "--config", str(tmp_path / "recipe.yaml"), run=read_rows)
     assert (code, out) == (2, "")
     assert err.startswith(f"error: data.train: {source}: {said}") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("value", "text"), [("00 7", "00 7"), (7, "7"), (4.0, "4"), (None, ""), (float("nan"), "")])
+def test_a_further_column_is_a_text_as_it_is_written(value: Any, text: str):
+    assert text_of({"order": value}, "order", "here") == text
+
+
+@pytest.mark.parametrize("value", [True, [1], {"a": 1}, float("inf"), "\ud800"])
+def test_a_further_column_that_holds_no_text_is_refused_by_its_place(value: Any):
+    with pytest.raises(UsageError, match=r"^here: column 'order' holds "):
+        text_of({"order": value}, "order", "here")
+
+
+def test_rows_come_with_the_texts_of_further_columns(tmp_path: Path):
+    (tmp_path / "rows.csv").write_text("text,label,order\na,x,7\nb,y,\n")
+    found = list(rows_with(DataSpec(train=str(tmp_path / "rows.csv")), "train", ["order"]))
+    assert found == [(Row("a", None, "x"), ("7",)), (Row("b", None, "y"), ("",))]

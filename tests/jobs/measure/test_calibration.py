@@ -5,7 +5,14 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from jobs.measure.calibration import COLDEST, HOTTEST, confidence, fit_temperature, lowest_threshold
+from jobs.measure.calibration import (
+    COLDEST,
+    HOTTEST,
+    confidence,
+    fit_temperature,
+    lowest_safe_threshold,
+    lowest_threshold,
+)
 
 
 def logits_and_labels(heat: float, rows: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -97,3 +104,35 @@ def test_rows_that_chose_the_threshold_promise_no_more_than_fresh_rows_keep(marg
         answered_N = fresh_N[0] >= (2.0 if threshold is None else threshold)
         past.append((fresh_N[2] - np.where(answered_N, fresh_N[1], fresh_N[2]).astype(float)).mean() > limit)
     assert least <= np.mean(past) <= most
+
+
+def lowest_safe_by_trying(confidence_N: np.ndarray, right_N: np.ndarray, wanted: float, margin: float) -> set[int]:
+    """Numbers of rows that may be answered, the surest first, by the definition."""
+    order, enough = np.argsort(-confidence_N), set()
+    for count in range(2, len(order) + 1):
+        wrong = int((~right_N[order[:count]]).sum())
+        feared = min(1.0, (wrong + 1) / count)
+        if feared < 1 and 1 - wrong / count - margin * np.sqrt(feared * (1 - feared) / count) >= wanted:
+            enough.add(count)
+    return enough
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0])
+def test_the_threshold_of_answers_lets_through_as_many_rows_as_are_right_often_enough(margin: float):
+    seen = set()
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        confidence_N = random.uniform(0.2, 1, int(random.integers(1, 80)))
+        right_N = random.random(len(confidence_N)) < confidence_N**0.2
+        threshold = lowest_safe_threshold(confidence_N, right_N, 0.9, margin)
+        expected = lowest_safe_by_trying(confidence_N, right_N, 0.9, margin)
+        answered = 0 if threshold is None else int((confidence_N >= threshold).sum())
+        assert answered == max(expected, default=0)
+        seen.add(answered == len(confidence_N))
+    assert seen == {True, False}
+
+
+def test_what_is_less_sure_than_every_row_is_not_answered():
+    threshold = lowest_safe_threshold(np.array([0.9, 0.8, 0.7]), np.array([True] * 3), 0.9, 0.0)
+    assert threshold is not None and 0.699 < threshold < 0.7
+    assert lowest_safe_threshold(np.array([]), np.array([], bool), 0.9, 1.0) is None

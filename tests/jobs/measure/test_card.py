@@ -12,6 +12,7 @@ from jobs.measure.card import card
 from jobs.measure.measurement import key
 from serving.bundle import Bundle, read_bundle, with_metrics
 from serving.cascade import join
+from serving.reply import Replies, Templates, with_replies
 from tests.tiny.bundles import LABELS, decoder_description, write_tiny_bundle
 
 ORIGIN = {
@@ -178,3 +179,12 @@ def test_a_card_is_a_file_of_the_bundle(tmp_path: Path):
     text = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
     assert "README.md" in read_bundle(tmp_path / "bundle").files
     assert "| accuracy | 0.9410" in text
+
+
+def test_a_card_of_replies_says_from_which_probability_on_they_are_given(tmp_path: Path):
+    write_tiny_bundle(tmp_path / "bundle", provenance=ORIGIN)
+    replies = Replies(Templates(fields=[], templates={LABELS[0]: ["Yes."]}), 0.75)
+    with_replies(tmp_path / "bundle", tmp_path / "reply", replies, {})
+    text = card(with_metrics(tmp_path / "reply", METRICS), recipe())
+    assert "a probability of 0.7500 or more is answered with the reply of that class" in text
+    assert "A student of `someone/teacher@abc`" in text

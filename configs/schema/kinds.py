@@ -1,0 +1,40 @@
+"""Kinds of bundles that answer with more than their model, one record each.
+
+A new kind is a Predictor in `serving/` and a record here; a bundle of it says its `kind` in `bundle.json`. What a kind
+has no word for, its task's record says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is said of a bundle by its kind instead of its task; functions are named "module:name"."""
+
+    open: str  # (folder of a bundle, threads) -> its predictor
+    service: str  # (release, serving) -> serving.service.InService
+    answering: str  # (predictor) -> jobs.measure.answers.LoadedContender
+    smoke: str  # (uri, folder, bundle): one question before a deployment
+    tested: str  # (recipe, folder) -> a function of the answers to the test rows, which gives further metrics
+    card: str  # what a model card says of such a bundle, with {threshold}
+
+
+KINDS: dict[str, Kind] = {
+    "reply": Kind(
+        open="serving.reply:load_reply",
+        service="serving.replying:put_in_service",
+        answering="jobs.tasks.classify.replies:Replying",
+        smoke="jobs.tasks.classify.replies:smoke",
+        tested="jobs.tasks.classify.replies:of_test_rows",
+        card="A message whose class has a probability of {threshold:.4f} or more is answered with the reply of that "
+        "class in `templates.json`, its placeholders filled; the others are handed over.",
+    )
+}
+
+if TYPE_CHECKING:
+    KindName = str
+else:
+    KindName = Literal[*KINDS]
