@@ -236,7 +236,7 @@ def mean_log_probs(logits_TBC: torch.Tensor, weight_T: torch.Tensor) -> torch.Te
 
 
 def _tokens(teachers: Sequence[tuple[str, float]], stored: StoredOutputs, precision: Precision) -> tuple[Say, Decoder]:
-    """`ids`, `log_probs` for each place: the likeliest tokens, likeliest first, then the drawn ones; and the teacher."""
+    """`ids`, `log_probs` for each place: the likeliest tokens, likeliest first, then drawn ones; and the teacher."""
     import torch
     import torch.nn.functional as F
 
