@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow
     import torch
 
+    from jobs.models.decoder import Decoder
+
 ROWS_PER_PART = 2048
 TOKENS_PER_PASS = 4096  # padding included
 PART = "rows.parquet"
@@ -118,8 +120,9 @@ class Teach:
         if stored.completions:
             self.say = _completions(teachers, Prepared.open(Path(prepared)))
         elif stored.tokens is not None:
-            self.say, write = _tokens(teachers, stored, precision, Prepared.open(Path(prepared)))
-            self.write = write if stored.answers else None
+            self.say, model = _tokens(teachers, stored, precision)
+            if stored.answers:
+                self.write = _writer(model, Prepared.open(Path(prepared)))
         else:
             self.say = _classes(teachers, stored, precision)
 
@@ -232,23 +235,19 @@ def mean_log_probs(logits_TBC: torch.Tensor, weight_T: torch.Tensor) -> torch.Te
     return torch.logsumexp(log_probs_TBC + (weight_T / weight_T.sum()).log()[:, None, None], dim=0)
 
 
-def _tokens(
-    teachers: Sequence[tuple[str, float]], stored: StoredOutputs, precision: Precision, prepared: Prepared
-) -> tuple[Say, Write]:
-    """`ids` and `log_probs` for each place: the likeliest tokens, likeliest first, then the drawn ones; and what writes
-    the greedy completions of validation rows, by which a teacher is judged, and nothing for rows to learn from.
-    """
+def _tokens(teachers: Sequence[tuple[str, float]], stored: StoredOutputs, precision: Precision) -> tuple[Say, Decoder]:
+    """`ids`, `log_probs` for each place: the likeliest tokens, likeliest first, then drawn ones; and the teacher."""
     import torch
     import torch.nn.functional as F
 
-    from jobs.models.decoder import INPUTS, complete, load
+    from jobs.models.decoder import INPUTS, load
     from jobs.models.reference import read_tokenizer
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = Path(teachers[0][0])
     model = load(folder).to(device)
     assert stored.tokens is not None
-    most, end, longest = stored.tokens, prepared.manifest["end"], prepared.manifest["max_length"]
+    most = stored.tokens
     known = 1 + max(read_tokenizer(folder / TOKENIZER).get_vocab().values())  # a table may have rows for no token
 
     def say(rows: pyarrow.Table) -> dict[str, pyarrow.Array]:
@@ -264,12 +263,19 @@ def _tokens(
         log_probs = _listed(log_probs_PK, offsets, torch.float16)
         return {"ids": _listed(ids_PK, offsets, torch.int32), "log_probs": log_probs}
 
-    def write(rows: pyarrow.Table) -> list[list[int]]:
-        if _learned_from(rows):
-            return [[]] * len(rows)
-        return complete(model, _prompts(rows), longest, end)
+    return say, model
 
-    return say, write
+
+def _writer(model: Decoder, prepared: Prepared) -> Write:
+    """Greedy completions of validation rows, by which a teacher is judged; nothing for rows to learn from."""
+    from jobs.models.decoder import complete
+
+    end, longest = prepared.manifest["end"], prepared.manifest["max_length"]
+
+    def write(rows: pyarrow.Table) -> list[list[int]]:
+        return [[]] * len(rows) if _learned_from(rows) else complete(model, _prompts(rows), longest, end)
+
+    return write
 
 
 def _completions(teachers: Sequence[tuple[str, float]], prepared: Prepared) -> Say:
