@@ -70,6 +70,8 @@ def _key(way: Way) -> str:
     parts["compression"] = [step.keyed() for step in recipe.compression]
     sections = ("data", "distillation", "engine", "export", "budget")
     parts |= {name: getattr(recipe, name).keyed() for name in sections}
+    if recipe.checks.enabled:
+        parts["checks"] = recipe.checks.keyed()
     return digest_json(parts | {"name": recipe.name, "seed": recipe.seed} | behaviour("compress", "measure"))
 
 

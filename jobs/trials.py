@@ -180,6 +180,8 @@ def search_key(recipe: Recipe, prepared: Prepared) -> str:
     parts: dict[str, Any] = {"export": recipe.export.model_dump(), "metric": recipe.judged_by.metric}
     parts["search"] = recipe.search.model_dump(include={"algorithm", "scheduler", "seed", "space"})
     parts["name"] = recipe.name  # of the model it is registered as
+    if recipe.checks.enabled:
+        parts["checks"] = recipe.checks.keyed()
     parts["compression"] = [spec.model_dump() for spec in recipe.compression]
     parts |= {"student": student_key(recipe, prepared), "machine": machine_kind()}
     return digest_json(parts | behaviour("compress", "measure", "search"))

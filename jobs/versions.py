@@ -24,7 +24,7 @@ class Behaviour(NamedTuple):
 
 ENGINES = sorted(package(name) for name, runtime in RUNTIMES.items() if runtime.precisions)
 STAGES = {
-    "prepare": Behaviour(4, ("tokenizers",)),  # the prepared rows
+    "prepare": Behaviour(5, ("regex", "tokenizers")),  # the prepared rows
     "pool": Behaviour(3, ("numpy", "regex", "tokenizers")),  # rows without labels, made of others
     "finetune": Behaviour(2, ("deepspeed", "numpy", "torch", "transformers")),  # the teacher
     "teach": Behaviour(2, ("numpy", "torch", "transformers")),  # what teachers say of rows

@@ -21,6 +21,8 @@ from serving.pickles import pickle_reason
 
 MANIFEST = "bundle.json"
 CARD = "README.md"
+CHECKS = "checks.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 FORMAT_VERSION = 1
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -88,6 +90,7 @@ class Bundle(ModelEntry):
     attributes: bool = Field(
         default=False, description="texts are attributes, which may be given as an object or a list of [name, value]"
     )
+    checked: bool = Field(default=False, description=f"generate: texts go out after the checks in {CHECKS}")
     chat_template: str | None = Field(
         default=None, description="generate: file of the Jinja template that makes a conversation one prompt"
     )
@@ -118,7 +121,8 @@ class Bundle(ModelEntry):
     @property
     def all_needed(self) -> list[str]:
         """Files without which one of its models cannot be opened, or asked."""
-        return [*(name for entry in self.models for name in entry.needed), *filter(None, [self.chat_template])]
+        beside = [self.chat_template, CHECKS if self.checked else None]
+        return [*(name for entry in self.models for name in entry.needed), *filter(None, beside)]
 
     @property
     def models(self) -> tuple[ModelEntry, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving.bundle import Bundle, BundleError
+from serving.inputs import MESSAGES, Input, InputError, messages
 from serving.runtimes import one_line
 from serving.service import Refused
 
@@ -44,6 +45,26 @@ class Conversation:
             return self._template.render(messages=said, add_generation_prompt=True)
         except _NotTaken:
             raise Refused(422, "messages: this model does not take their roles in this order", "messages") from None
+
+    def whole(self, said: Sequence[Said]) -> str:
+        """A conversation with its last answer."""
+        return self._template.render(messages=said, add_generation_prompt=False)
+
+    def of_input(self, value: Input, index: int) -> str:
+        """The same for an input: a conversation, or a text, which its user says. Raises `InputError`."""
+        given = value[MESSAGES] if isinstance(value, Mapping) and value.keys() == {MESSAGES} else value
+        if isinstance(given, str):
+            given = [{"role": "user", "content": given}]
+        try:
+            said = messages(given) if isinstance(given, list) else ()
+        except ValueError as error:
+            raise InputError(f"input {index}: {error}") from None
+        if not said:
+            raise InputError(f"input {index} is neither a text nor an object with {MESSAGES}")
+        try:
+            return self.prompt([{"role": role, "content": content} for role, content in said])
+        except Refused as error:
+            raise InputError(f"input {index}: {error.detail}") from None
 
 
 class _NotTaken(Exception):

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from serving.bundle import Bundle, BundleError
-from serving.inputs import TOKENS_PER_BATCH, Input, InputError, Row, checked, cut, prompt
+from serving.checks import Checks, read_checks
+from serving.conversation import Conversation, read_conversation
+from serving.inputs import TOKENS_PER_BATCH, Input, InputError, Row, checked, cut
+from serving.inputs import prompt as in_words
 from serving.pieces import Text
 from serving.rounds import Writing
 from serving.runtimes import GeneratorModel, Sampling, WriterModel, one_line, open_bundle
@@ -23,17 +26,27 @@ class Completion(TypedDict):
     """The text that follows a prompt."""
 
     text: str
+    faults: NotRequired[list[str]]  # of a bundle with checks: keys of `serving.checks.FAULTS`
 
 
 class Generator:
     """A loaded bundle: inputs -> texts."""
 
     def __init__(
-        self, bundle: Bundle, model: GeneratorModel, tokenizer: Tokenizer, tokens_per_batch: int = TOKENS_PER_BATCH
+        self,
+        bundle: Bundle,
+        model: GeneratorModel,
+        tokenizer: Tokenizer,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+        checks: Checks | None = None,
+        conversation: Conversation | None = None,
     ) -> None:
+        """`conversation`: words all inputs, those of bundles with a chat template."""
+        self.conversation = conversation
         self.bundle = bundle
         self.model = model
         self.tokenizer = tokenizer
+        self.checks = checks
         self._tokens_per_batch = tokens_per_batch
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.longest)
@@ -54,14 +67,43 @@ class Generator:
         return checked(inputs, self.bundle.pairs, self.bundle.attributes)
 
     def predict(self, inputs: Sequence[Input]) -> list[Completion]:
-        """The likeliest text for each input, in order; a longer prompt is cut. Raises `InputError`."""
-        encoded = [each.ids for each in self._encoded(inputs)]
+        """The likeliest text for each input, in order; a longer prompt is cut. Raises `InputError`.
+
+        With checks the likeliest of those that have the fewest faults, and these faults.
+        """
+        prompts = self.worded(inputs)
+        encoded = [each.ids for each in self._encoded(prompts)]
         completed = completions(self.model, encoded, self.bundle.max_length, self._tokens_per_batch)
-        return [{"text": text} for text in self.tokenizer.decode_batch(completed)]
+        texts = self.tokenizer.decode_batch(completed)
+        if self.checks is None:
+            return [{"text": text} for text in texts]
+        return [self._checked(*each) for each in zip(texts, prompts, encoded, strict=True)]
+
+    def likeliest(self, given: Input) -> str:
+        """The likeliest text of one input, unchecked."""
+        (encoding,) = self._encoded(self.worded([given]))
+        (ids,) = completions(self.model, [encoding.ids], self.bundle.max_length)
+        return self.tokenizer.decode(ids)
+
+    def _checked(self, text: str, prompt: str, ids: Sequence[int]) -> Completion:
+        assert self.checks is not None
+        best, faults = text, self.checks.faults(text, prompt)
+        if faults:
+            most = self.bundle.max_length - len(ids)
+            best, faults = best_of((best, faults), self.written_again(ids, most, Sampling()), prompt, self.checks)
+        return {"text": best, "faults": faults}
+
+    def written_again(self, ids: Sequence[int], most: int, sampling: Sampling, stop: Sequence[str] = ()) -> list[str]:
+        """Further texts for a prompt, the best first; none where the recipe asks for one candidate."""
+        count = self.checks.asked.candidates if self.checks else 1
+        if count == 1 or not len(ids):
+            return []
+        found = sorted(self.writer.candidates(ids, most, sampling, count), key=lambda each: -each.score)
+        return [_text_of(self.tokenizer, each.tokens, stop) for each in found]
 
     def prompts(self, inputs: Sequence[Input]) -> list[list[int]]:
         """Token ids of each input, in order. Raises `InputError` also for one that is longer than the model reads."""
-        return [self._whole(f"input {index}", each) for index, each in enumerate(self._encoded(inputs))]
+        return [self._whole(f"input {index}", each) for index, each in enumerate(self._encoded(self.worded(inputs)))]
 
     def prompt_of(self, conversation: str) -> list[int]:
         """Token ids of a conversation as its template writes it. Raises `InputError` where it is too long."""
@@ -75,20 +117,49 @@ class Generator:
             raise InputError(f"{what} has {length} tokens; this model reads at most {self.longest}")
         return encoding.ids
 
+    def worded(self, inputs: Sequence[Input]) -> list[str]:
+        """The prompts in words, in order. Raises `InputError`."""
+        if self.conversation:
+            return [self.conversation.of_input(each, index) for index, each in enumerate(inputs)]
+        return list(map(_prompt, self.rows(inputs)))
+
     def write(self, given: Input, tell: Callable[[str], None]) -> None:
         """Tell the likeliest text of one input piece by piece, in another thread. Raises `InputError`.
 
-        A longer prompt is cut. The pieces are together what `predict` gives.
+        A longer prompt is cut. The pieces are together what `predict` gives; a text that is held back has none.
         """
-        (encoding,) = self._encoded([given])
+        (encoding,) = self._encoded(self.worded([given]))
+        if self.checks:  # no piece goes out before the whole text is checked
+            (completion,) = self.predict([given])
+            tell("" if completion.get("faults") else completion["text"])
+            return
         most = self.bundle.max_length - len(encoding)
         writing = Writing(encoding.ids, most, Sampling(), Text(self.tokenizer), lambda piece, _: tell(piece))
         if len(encoding):
             self.writer.write([encoding.ids], most, writing.sampling, lambda _, token: writing.take(token))
 
-    def _encoded(self, inputs: Sequence[Input]) -> list[Encoding]:
-        prompts = [prompt(row, None) if isinstance(row, str) else prompt(*row) for row in self.rows(inputs)]
-        return self.tokenizer.encode_batch(prompts, add_special_tokens=False)
+    def _encoded(self, prompts: Sequence[str]) -> list[Encoding]:
+        return self.tokenizer.encode_batch(list(prompts), add_special_tokens=False)
+
+
+def best_of(first: tuple[str, list[str]], others: Sequence[str], prompt: str, checks: Checks) -> tuple[str, list[str]]:
+    """(text, faults) of the text with the fewest faults, the earliest of these."""
+    found = [first, *((text, checks.faults(text, prompt)) for text in others)]
+    return min(found, key=lambda each: len(each[1]))
+
+
+def _text_of(tokenizer: Tokenizer, tokens: Sequence[int], stop: Sequence[str]) -> str:
+    text = Text(tokenizer, stop)
+    pieces = []
+    for token in tokens:
+        pieces.append(text.add(token))
+        if text.stopped:
+            break
+    return "".join([*pieces, text.end()])
+
+
+def _prompt(row: Row) -> str:
+    return in_words(row, None) if isinstance(row, str) else in_words(*row)
 
 
 def completions(
@@ -119,7 +190,9 @@ def completions(
 def load_generator(folder: Path | str, threads: int = 1, tokens_per_batch: int = TOKENS_PER_BATCH) -> Generator:
     """Verify a decoder's bundle and load it on the CPU; `threads` run one matrix product. Raises `BundleError`."""
     opened = open_bundle(Path(folder), OPENS, threads)
-    generator = Generator(opened.bundle, opened.model, opened.tokenizer, tokens_per_batch)
+    checks = read_checks(Path(folder)) if opened.bundle.checked else None
+    conversation = read_conversation(Path(folder), opened.bundle, opened.tokenizer)
+    generator = Generator(opened.bundle, opened.model, opened.tokenizer, tokens_per_batch, checks, conversation)
     try:  # a model that cannot answer is refused when it is loaded, not at its first customer
         generator.predict([("a", "b") if opened.bundle.pairs else "a"])
     except Exception as error:  # noqa: BLE001 - the runtimes' errors share no public base class

@@ -15,6 +15,10 @@ TOKENS_PER_BATCH = 2048
 Row = str | tuple[str, str]
 Input = str | tuple[str, str] | Mapping[str, Any] | Sequence[Any]  # a row as users give it, for `checked`
 Slots = tuple[tuple[str, str], ...]
+Messages = tuple[tuple[str, str], ...]  # of a conversation: role and content
+MESSAGES = "messages"
+ROLES = ("system", "user", "assistant")
+NO_MESSAGES = f"a conversation is a list of objects with role ({', '.join(ROLES)}) and content, a text"
 NO_ATTRIBUTE = "an attribute is a name with a text, a number or a list of them; write true as 'yes'"
 
 
@@ -76,6 +80,30 @@ def slots(attributes: Mapping[Any, Any] | Sequence[Any]) -> Slots:
     return tuple(named)
 
 
+def holds_messages(value: Any) -> bool:
+    """Whether a value is a conversation, and no list of attributes."""
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(each, Mapping) and "role" in each for each in value)
+    )
+
+
+def messages(value: Sequence[Any]) -> Messages:
+    """Roles and contents out of a list of objects, which may say more. Raises `ValueError` where it is none."""
+    said = []
+    for each in value:
+        match each:
+            case {"role": str() as role, "content": str() as content} if role in ROLES and content.strip():
+                said.append((role, content))
+            case _:
+                raise ValueError(NO_MESSAGES)
+    return tuple(said)
+
+
+def transcript(said: Messages) -> str:
+    """A conversation as one text, for readers and for models that know words only."""
+    return "\n".join(f"{role}: {content}" for role, content in said)
+
+
 def number_text(number: float | Decimal) -> str:
     """A finite number as people write it, the same for whatever type it has: 4.0 is 4, 0.50 is 0.5."""
     if isinstance(number, int):
@@ -105,7 +133,9 @@ def prompt(text: str, pair: str | None) -> str:
 
 
 def joined(row: Input) -> str:
-    """One text, or both texts of a pair joined, for a model that knows words only."""
+    """One text, both texts of a pair or all that was said, joined, for a model that knows words only."""
+    if isinstance(row, Mapping) and MESSAGES in row:
+        return transcript(messages(row[MESSAGES]))
     return row if isinstance(row, str) else " ".join(part for part in row if part)
 
 

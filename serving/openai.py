@@ -207,7 +207,7 @@ class Shaped:
 
     def whole(self, texts: Sequence[Written]) -> dict[str, Any]:
         """All texts at once."""
-        choices = [_choice(each.index, self._form.said(each.text), each.finish_reason) for each in texts]
+        choices = [_choice(each.index, self._form.said(each.text), each.said_reason) for each in texts]
         return {**self._object(self._form.whole, choices), "usage": _total(texts)}
 
     def opening(self, texts: int) -> list[dict[str, Any]]:
@@ -217,7 +217,7 @@ class Shaped:
 
     def chunk(self, each: Written) -> dict[str, Any]:
         """A piece of one text."""
-        return self._object(self._form.chunk, [_choice(each.index, self._form.piece(each.text), each.finish_reason)])
+        return self._object(self._form.chunk, [_choice(each.index, self._form.piece(each.text), each.said_reason)])
 
     def usage(self, ends: Sequence[Written]) -> dict[str, Any]:
         """The last chunk, where it is asked for."""

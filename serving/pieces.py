@@ -19,7 +19,7 @@ class Text:
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         """`stop`: strings that end the text and do not belong to it; none is empty."""
-        self._tokenizer, self._stop = tokenizer, stop
+        self._tokenizer, self.stop = tokenizer, stop
         self._ids: list[int] = []  # of the last piece, and those that came after it
         self._told = 0  # how many of these belong to the last piece
         self._held = ""  # what may begin a stop string
@@ -51,12 +51,12 @@ class Text:
     def _sent(self, piece: str, end: bool) -> str:
         text = self._held + piece
         self._held = ""
-        found = [place for place in map(text.find, self._stop) if place >= 0]
+        found = [place for place in map(text.find, self.stop) if place >= 0]
         if found:
             self.stopped = True
             return text[: min(found)]
         if not end:
-            kept = max((_overlap(text, each) for each in self._stop), default=0)
+            kept = max((_overlap(text, each) for each in self.stop), default=0)
             text, self._held = text[: len(text) - kept], text[len(text) - kept :]
         return text
 

@@ -11,14 +11,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from serving.inputs import TOKENS_PER_BATCH
 from serving.pieces import Text
 from serving.runtimes import Sampling, WriterModel
 
+Result = TypeVar("Result")
 FinishReason = Literal["stop", "length"]
 SPREAD = 16  # tokens by which prompts of a round may differ: a runtime reads the rest of longer ones token by token
 
@@ -78,6 +79,7 @@ class Rounds:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writing")
         self._lock = threading.Lock()
         self._waiting: deque[Writing] = deque()
+        self._asked: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._runs = False
         self._seen: float | None = None  # time of the last token, or of the beginning of the round
 
@@ -92,6 +94,16 @@ class Rounds:
         if starts:
             self._thread.submit(self._run)
 
+    def ask(self, task: Callable[[], Result]) -> Future[Result]:
+        """Have something else done with the model, before its next round."""
+        future: Future[Any] = Future()
+        with self._lock:
+            self._asked.append((task, future))
+            starts, self._runs = not self._runs, True
+        if starts:
+            self._thread.submit(self._run)
+        return future
+
     def running_s(self) -> float:
         """Seconds since the round at work wrote its last token; 0 while there is none."""
         seen = self._seen
@@ -99,10 +111,12 @@ class Rounds:
 
     def _run(self) -> None:
         """Write rounds until nobody waits."""
-        while writings := self._cut():
+        while (writings := self._cut()) is not None:
+            self._do_asked()
             self._seen = time.monotonic()
             try:
-                self._write(writings)
+                if writings:
+                    self._write(writings)
             except Exception as error:  # noqa: BLE001 - who waits for the texts raises it
                 for each in writings:
                     if not each.finished:
@@ -110,6 +124,21 @@ class Rounds:
             else:
                 with self._lock:
                     self._waiting.extend(each for each in writings if not each.finished and not each.left)
+            finally:
+                self._seen = None
+
+    def _do_asked(self) -> None:
+        """What was asked of the model beside the rounds."""
+        while True:
+            with self._lock:
+                if not self._asked:
+                    return
+                task, future = self._asked.popleft()
+            self._seen = time.monotonic()
+            try:
+                future.set_result(task())
+            except Exception as error:  # noqa: BLE001 - who waits for it raises it
+                future.set_exception(error)
             finally:
                 self._seen = None
 
@@ -125,8 +154,11 @@ class Rounds:
         most = max(each.most - len(each.written) for each in writings)
         self._model.write([each.ids for each in writings], most, writings[0].sampling, step)
 
-    def _cut(self) -> list[Writing]:
-        """The next round: the text that waits longest, and others of its sampling and about its length."""
+    def _cut(self) -> list[Writing] | None:
+        """The next round: the text that waits longest, and others of its sampling and about its length.
+
+        Empty where nothing but `ask` is to be done, None where nothing is.
+        """
         with self._lock:
             chosen: list[Writing] = []
             rest: deque[Writing] = deque()
@@ -144,5 +176,5 @@ class Rounds:
                 (chosen if fits else rest).append(each)
                 longest = max(longest, size) if fits else longest
             self._waiting = rest
-            self._runs = bool(chosen)
-            return chosen
+            self._runs = bool(chosen or self._asked)
+            return chosen if self._runs else None

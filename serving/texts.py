@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,6 +37,19 @@ class Written:
     text: str
     finish_reason: FinishReason | None
     usage: Usage | None
+    held: bool | None = None  # of the last piece of a text that was checked: whether it is held back, and then
+    reason: str | None = None  # why
+
+    @property
+    def said_reason(self) -> str | None:
+        """Why the text ends, in OpenAI's words."""
+        return "content_filter" if self.held else self.finish_reason
+
+    @property
+    def checked(self) -> dict[str, Any]:
+        """What the checks say, in an answer."""
+        said = {"held": self.held} | ({"reason": self.reason} if self.reason else {})
+        return {} if self.held is None else said
 
 
 class Manner(BaseModel):

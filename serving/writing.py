@@ -11,11 +11,11 @@ further routes.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
 
 from configs.schema.serving import ServingSpec
 from serving import openai
-from serving.conversation import Conversation, Said, read_conversation
+from serving.checked import CheckedTexts
+from serving.conversation import Said
 from serving.generator import Generator, load_generator
 from serving.inputs import Input
 from serving.questions import Question, read_question
@@ -31,15 +31,7 @@ class WriteQuestion(Manner, Question):
 class Writer:
     """See `serving.service.InService`."""
 
-    def __init__(
-        self,
-        generator: Generator,
-        service: str,
-        release: Release,
-        spec: ServingSpec,
-        conversation: Conversation | None = None,
-    ) -> None:
-        self._conversation = conversation
+    def __init__(self, generator: Generator, service: str, release: Release, spec: ServingSpec) -> None:
         self.generator, self.service, self.release, self.spec = generator, service, release, spec
         self._rounds = Rounds(generator.writer, spec.max_batch_size, spec.round_tokens, spec.max_waiting_texts)
         self._routes = {"": self._answer, **openai.routes(self, spec.max_inputs)}
@@ -55,26 +47,30 @@ class Writer:
 
     def begin_inputs(self, inputs: Sequence[Input], manner: Manner) -> Texts:
         """Have texts written; the caller ends with `leave`. Raises `InputError` and `Refused`."""
-        return self._begin(self.generator.prompts(inputs), manner)
+        return self._begin(self.generator.worded(inputs), self.generator.prompts(inputs), manner)
 
     def begin_chat(self, messages: Sequence[Said], manner: Manner) -> Texts:
         """The same for the text that answers a conversation."""
-        if self._conversation is None:
+        if (conversation := self.generator.conversation) is None:
             raise Refused(
                 422,
                 f"the bundle of {self.service} has no chat template (chat_template), so it takes no conversation; ask "
                 f"/v1/{self.service}/completions",
                 "messages",
             )
-        return self._begin([self.generator.prompt_of(self._conversation.prompt(messages))], manner)
+        prompt = conversation.prompt(messages)
+        return self._begin([prompt], [self.generator.prompt_of(prompt)], manner)
 
-    def _begin(self, prompts: Sequence[Sequence[int]], manner: Manner) -> Texts:
+    def _begin(self, words: Sequence[str], prompts: Sequence[Sequence[int]], manner: Manner) -> Texts:
         holds = self.generator.bundle.max_length
         limit = self.spec.max_tokens or holds
         if manner.max_tokens is not None and manner.max_tokens > limit:
             raise Refused(422, f"max_tokens must be at most {limit}, which this service writes", "max_tokens")
         most = [min(holds - len(ids), manner.max_tokens or limit) for ids in prompts]
-        texts = Texts(prompts, most, manner, self.generator.tokenizer)
+        if self.generator.checks:
+            texts = CheckedTexts(self.generator, self._rounds, words, prompts, most, manner)
+        else:
+            texts = Texts(prompts, most, manner, self.generator.tokenizer)
         try:
             self._rounds.add(texts.writings)
         except QueueFull:
@@ -86,7 +82,10 @@ class Writer:
         texts = self.begin_inputs(question.inputs, question)
         if question.stream:
             return Stream(self._events(texts, caller.until), texts.leave)
-        predictions = [{"text": each.text, "finish_reason": each.finish_reason} for each in await texts.whole(caller)]
+        predictions = [
+            {"text": each.text, "finish_reason": each.finish_reason} | each.checked
+            for each in await texts.whole(caller)
+        ]
         return {"model": self.release.model, "predictions": predictions}
 
     async def _events(self, texts: Texts, until: float) -> AsyncIterator[bytes]:
@@ -94,11 +93,10 @@ class Writer:
             piece = {"index": each.index, "text": each.text}
             if each.finish_reason:
                 piece |= {"finish_reason": each.finish_reason, "usage": each.usage, "model": self.release.model}
+                piece |= each.checked
             yield event(piece)
 
 
 def put_in_service(service: str, release: Release, spec: ServingSpec) -> Writer:
     """Load a decoder. Raises `BundleError`."""
-    generator = load_generator(release.bundle, spec.threads)
-    conversation = read_conversation(Path(release.bundle), generator.bundle, generator.tokenizer)
-    return Writer(generator, service, release, spec, conversation)
+    return Writer(load_generator(release.bundle, spec.threads), service, release, spec)

@@ -55,6 +55,11 @@ class DataSpec(Spec):
         default_factory=list,
         description="columns of the test rows; the evaluation compares winner and teacher at each of their values",
     )
+    chat: bool | None = Field(
+        default=None,
+        description="generate: whether the model's chat template words the rows, a text as what the user says; none = "
+        "where data.text holds conversations, lists of {role, content} whose last answer is learned, or data.label",
+    )
     max_length: int = Field(
         default=64, ge=4, le=8192, description="tokens kept of a text (prompt and completion), special tokens included"
     )

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from configs.loader import Overrides, Spec, UsageError, assign, says, validate
 from configs.places import absolute, check_places
+from configs.schema.checks import ChecksSpec
 from configs.schema.compression import APART, CascadeSpec, DistillStep, ExportSpec, ExportStep, QuantizeSpec, Step
 from configs.schema.data import DataSpec
 from configs.schema.distillation import DistillationSpec
@@ -69,6 +70,7 @@ class Recipe(Spec):
     distillation: DistillationSpec = Field(default_factory=DistillationSpec, description="how the student learns")
     compression: list[Step] = Field(default_factory=_default_steps, description="steps in order, one is export")
     export: ExportSpec = Field(default_factory=ExportSpec, description="the exported file")
+    checks: ChecksSpec = Field(default_factory=ChecksSpec, description="what is asked of a written text")
     cascade: CascadeSpec = Field(default_factory=CascadeSpec, description="two bundles as one")
     search: SearchSpec = Field(default_factory=SearchSpec, description="trials")
     budget: BudgetSpec = Field(default_factory=BudgetSpec, description="hard limits")

@@ -73,6 +73,7 @@ class Task:
     # Rows and models.
     plan: str  # (recipe, training rows, validation rows) -> jobs.data.plan.Plan
     plan_of_student: str  # (recipe, prepared) -> Plan; None where the teacher's rows serve
+    wording: str | None  # () -> a `see` of training rows and what they `teach` of a written text
     trainer: str  # the jobs.training.task.TrainingTask that workers make
     load: str  # (folder of a reference bundle) -> nn.Module
     save: str  # (nn.Module, folder)
@@ -147,7 +148,11 @@ CLASSIFY = Task(
             of_teacher=True,
         ),
     },
-    unused={"data": ("packing", "max_changed"), "distillation": ("stored_tokens", "stored_draws", "targets")},
+    unused={
+        "data": ("packing", "max_changed", "chat"),
+        "checks": ("enabled",),
+        "distillation": ("stored_tokens", "stored_draws", "targets"),
+    },
     model_kinds=("encoder", "decoder"),
     student_kinds=("layers", "new", "conv", "pretrained"),
     new_models=False,
@@ -171,6 +176,7 @@ CLASSIFY = Task(
     score="jobs.tasks.classify.metrics:score",
     plan="jobs.tasks.classify.rows:plan",
     plan_of_student="jobs.tasks.classify.rows:plan_of_student",
+    wording=None,
     trainer="jobs.tasks.classify.training:Classify",
     load="jobs.models.encoder:load",
     save="jobs.models.encoder:save",
@@ -232,6 +238,7 @@ GENERATE = Task(
     score="jobs.tasks.generate.metrics:score",
     plan="jobs.tasks.generate.rows:plan",
     plan_of_student="jobs.tasks.generate.rows:plan_of_student",
+    wording="jobs.tasks.generate.wording:Learner",
     trainer="jobs.tasks.generate.training:Generate",
     load="jobs.models.decoder:load",
     save="jobs.models.decoder:save",

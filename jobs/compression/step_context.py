@@ -15,10 +15,11 @@ from configs.schema.compression import QuantizeSpec, StepSpec
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import Task
 from jobs.data.feeds import Rows, take
-from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Examples, Prepared, PreparedSplit
+from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, WORDING, Examples, Prepared, PreparedSplit
 from jobs.data.snapshot import Snapshot
 from jobs.models.reference import check_fits, read_tokenizer
 from serving.bundle import Bundle
+from serving.checks import Rules, Wording
 from serving.classifier import pad_id
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ class StepContext:
         """The folder of the recipe's results."""
         assert self.recipe.output is not None
         return Path(self.recipe.output)
+
+    @cached_property
+    def checks(self) -> Rules | None:
+        """What a text is checked by before it goes out; None where it is not. Raises `JobError` without rows."""
+        if not self.recipe.checks.enabled:
+            return None
+        learned = (self.prepared.folder / WORDING).read_text(encoding="utf-8")
+        return Rules(asked=self.recipe.checks, wording=Wording.model_validate_json(learned))
 
     @cached_property
     def prepared(self) -> Prepared:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import pyarrow
     from tokenizers import Tokenizer
+
+    from jobs.data.source import Row
 
 
 class Made(NamedTuple):
@@ -16,6 +18,19 @@ class Made(NamedTuple):
     tokenizer: Tokenizer
     tokenise: Callable[..., pyarrow.Table]  # of a table and `at`, see `write_shards`
     facts: dict[str, Any]  # entries of the manifest about what the tokenizer makes of the rows
+    template: str | None = None  # the chat template that words them
+
+
+class Learner(Protocol):
+    """What training answers teach of a text that may go out."""
+
+    def see(self, row: Row) -> None:
+        """Take one training row in."""
+        ...
+
+    def learned(self) -> str:
+        """The file `WORDING`."""
+        ...
 
 
 class Plan(NamedTuple):

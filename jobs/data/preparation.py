@@ -14,11 +14,12 @@ from configs.schema.recipe import Recipe
 from configs.schema.tasks import named
 from jobs.data import audit, leaks
 from jobs.data.leaks import HASHES, Finding, Hashes
-from jobs.data.plan import Plan
-from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, Prepared, has_key, readings_in, readings_of
+from jobs.data.plan import Learner, Plan
+from jobs.data.prepared import MANIFEST, ROWS, TOKENIZER, WORDING, Prepared, has_key, readings_in, readings_of
 from jobs.data.source import Split, has_test, hashes
 from jobs.layout import pool_folder, prepared_folder, student_rows_folder
 from jobs.versions import behaviour
+from serving.bundle import CHAT_TEMPLATE
 
 if TYPE_CHECKING:
     import pyarrow
@@ -33,6 +34,7 @@ class _Tables(NamedTuple):
     validation: pyarrow.Table
     fingerprints: dict[str, str]
     seen: dict[Split, Hashes]  # of these, and of the test rows where some were left out for them
+    wording: str | None  # the file `WORDING`
 
 
 class Source(NamedTuple):
@@ -131,23 +133,29 @@ def _checked(recipe: Recipe) -> _Tables:
     if recipe.data.on_leak == "drop" and has_test(recipe.data):
         seen["test"] = hashes(recipe.data, "test")
     validation, validation_digest = checked(recipe.data, "validation", seen)
-    train, train_digest = checked(recipe.data, "train", seen)
-    return _Tables(train, validation, {"train": train_digest, "validation": validation_digest}, seen)
+    learner: Learner | None = named(wording)() if (wording := recipe.judged_by.wording) else None
+    train, train_digest = checked(recipe.data, "train", seen, learner.see if learner else None)
+    fingerprints = {"train": train_digest, "validation": validation_digest}
+    return _Tables(train, validation, fingerprints, seen, learner.learned() if learner else None)
 
 
 def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapping[str, Any], at: str) -> None:
     """Write a folder of prepared rows; its manifest also has what is `said` of the rows. `at`: as in `write_shards`."""
     from jobs.data.tokenise import write_shards
 
-    train, validation, fingerprints, seen = tables
+    train, validation, fingerprints, seen, wording = tables
 
     def fill(aside: Path) -> dict[str, Any]:
-        tokenizer, tokenise, facts = plan.make()
+        tokenizer, tokenise, facts, template = plan.make()
         tokenizer.save(str(aside / TOKENIZER))
         some: dict[Split, pyarrow.Table] = {"train": _some(train), "validation": _some(validation)}
         for split, table in some.items():
             audit.check_unknown(recipe.data, split, readings_in(tokenise(table))[split], at)
         write_shards([train, validation], aside / ROWS, tokenise, at)
+        if template is not None:
+            (aside / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
+        if wording is not None:
+            (aside / WORDING).write_text(wording, encoding="utf-8")
         leaks.write(aside / HASHES, {split: seen[split] for split in ("train", "validation")})
         return {
             "key": _key_of(tables, plan),
@@ -156,6 +164,7 @@ def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapp
             "labels": plan.labels,
             "max_length": recipe.data.max_length,
             "pairs": recipe.data.text_pair is not None,
+            "chat_template": template and CHAT_TEMPLATE,
             "attributes": any(train["attributes"].unique().to_pylist()),
             "rows": {"train": len(train), "validation": len(validation)},
             "readings": readings_of(aside / ROWS),

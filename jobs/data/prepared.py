@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # verbs import this module before they know that their recipe
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 ROWS = "rows"
+WORDING = "wording.json"  # what the training answers teach of a written text
 PreparedSplit = Literal["train", "validation"]
 COUNTED = ("text_tokens", "unknown", "cut")  # columns of tokenised rows
 

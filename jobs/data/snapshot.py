@@ -80,8 +80,11 @@ def _write(file: Path, found: Iterable[Row]) -> None:
         raise
 
 
-def _row(text: str, pair: str | None, label: str, slots: list[list[str]], slices: list[str]) -> Row:
-    return Row(text, pair, label, tuple((name, value) for name, value in slots), tuple(slices))
+def _row(
+    text: str, pair: str | None, label: str, slots: list[list[str]], slices: list[str], messages: list[list[str]]
+) -> Row:
+    named, said = (tuple((name, value) for name, value in each) for each in (slots, messages))
+    return Row(text, pair, label, named, tuple(slices), said)
 
 
 def _looks(data: DataSpec, split: Split) -> list[list[tuple[str, int, int]]]:

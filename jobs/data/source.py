@@ -20,10 +20,10 @@ from configs.shown_urls import shown_urls
 from jobs.data import hub
 from jobs.data.formats import files
 from jobs.data.leaks import Hashes, same_text
-from jobs.data.values import answer_of, input_of, label_of, name_of, slice_of, spelled
+from jobs.data.values import answer_of, conversation_of, input_of, label_of, name_of, slice_of, spelled
 from jobs.data.words import no_column
 from serving import units
-from serving.inputs import Slots
+from serving.inputs import MESSAGES, Input, Messages, Slots, transcript
 
 Split = Literal["train", "validation", "test", "unlabelled"]
 SPOT = re.compile(r"(?P<unit>line|row) (?P<number>\d+)")  # in a file; in a folder it begins with the name of a part
@@ -51,6 +51,14 @@ class Row(NamedTuple):
     label: str
     slots: Slots = ()
     slices: tuple[str, ...] = ()
+    messages: Messages = ()  # where `text` is a conversation: what is said before the label
+
+    @property
+    def input(self) -> Input:
+        """What a bundle is asked: the text, both texts, or the conversation."""
+        if self.messages:
+            return {MESSAGES: [{"role": role, "content": content} for role, content in self.messages]}
+        return self.text if self.pair is None else (self.text, self.pair)
 
 
 class _Inputs(NamedTuple):
@@ -62,6 +70,8 @@ class _Inputs(NamedTuple):
     text: str
     pair: str | None
     slots: Slots
+    messages: Messages
+    answer: str | None  # that ends the conversation, where the label is read from there
 
 
 def rows(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None) -> Iterator[Row]:
@@ -83,12 +93,14 @@ def rows(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None) 
             continue
         is_empty = False
         slices = tuple(slice_of(inputs.record, column, inputs.where) for column in columns)
-        label = "" if split == "unlabelled" else label_in(inputs.record, data.label, inputs.where)
+        label = inputs.answer
+        if label is None:
+            label = "" if split == "unlabelled" else label_in(inputs.record, data.label, inputs.where)
         if mine is not None:
             mine.add(inputs.text, inputs.pair, label, *inputs.line)
             if split == "train":
-                spellings.setdefault(label, set()).add(spelled(inputs.record, data.label))
-        yield Row(inputs.text, inputs.pair, label, inputs.slots, slices)
+                spellings.setdefault(label, set()).add(label if inputs.answer else spelled(inputs.record, data.label))
+        yield Row(inputs.text, inputs.pair, label, inputs.slots, slices, inputs.messages)
     if is_empty:
         others = " and ".join(f"data.{other}" for other in HELD_AGAINST[split])
         raise UsageError(f"{place(data, split)}: data.on_leak=drop leaves no row: all texts are those of {others}")
@@ -123,13 +135,28 @@ def _inputs(data: DataSpec, split: Split, wanted: Sequence[str] = ()) -> Iterato
     number, at = 0, place(data, split)
     wanted = (data.text, *(() if data.text_pair is None else (data.text_pair,)), *wanted)
     for number, (where, record) in enumerate(_records(source, split, at, wanted), 1):
-        text, named = input_of(record, data.text, where)
+        said, answer = _conversation(data, record, where)
+        text, named = (transcript(said), ()) if said else input_of(record, data.text, where)
         pair, more = (None, ()) if data.text_pair is None else input_of(record, data.text_pair, where)
         spot = SPOT.fullmatch(where.removeprefix(f"{at}: "))
         line = (f"{spot['unit']}s", int(spot["number"])) if spot else ("rows", number)
-        yield _Inputs(where, line, record, text, pair, named + more)
+        yield _Inputs(where, line, record, text, pair, named + more, said, answer)
     if not number:
         raise UsageError(f"{at}: holds no rows")
+
+
+def _conversation(data: DataSpec, record: dict[str, Any], where: str) -> tuple[Messages, str | None]:
+    """(what is said before the answer, the answer where it ends the conversation); nothing where there is none."""
+    said = conversation_of(record, data.text, where) if data.label_is_text else ()
+    if not said or data.label != data.text:
+        return said, None
+    *before, (role, answer) = said
+    if role != "assistant" or not before:
+        raise UsageError(
+            f"{where}: column {data.text!r}: its last message is by role {role!r} and {len(before)} stand before it; "
+            "an answer of the assistant to at least one is learned, or name its column in data.label"
+        )
+    return tuple(before), answer.strip()
 
 
 class Sample(NamedTuple):
@@ -141,7 +168,7 @@ class Sample(NamedTuple):
 
 def told(row: Row) -> bytes:
     """Texts, label and attributes of a row as bytes, for a fingerprint of many rows."""
-    return json.dumps([row.text, row.pair, row.label, row.slots]).encode()
+    return json.dumps([row.text, row.pair, row.label, row.slots, *([row.messages] if row.messages else [])]).encode()
 
 
 def sample(rows: Sequence[Row]) -> Sample:

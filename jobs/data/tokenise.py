@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from configs.loader import UsageError
 from configs.schema.data import DataSpec
 from jobs.data.batches import NO_TARGET
 from jobs.data.leaks import Hashes
-from jobs.data.source import Split, place, rows, shown, told
+from jobs.data.source import Row, Split, place, rows, shown, told
 from serving.classifier import pad_id
+from serving.conversation import Conversation
 from serving.inputs import Reading, prompt, reading, unknown_id
 
 if TYPE_CHECKING:
@@ -29,22 +31,30 @@ TOKENIZER = "tokenizer"  # in place of a field that names one
 END = "<|endoftext|>"  # ends a text, in tokenizers that are trained here
 
 
-def checked(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None) -> tuple[pyarrow.Table, str]:
+def checked(
+    data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = None, see: Callable[[Row], None] | None = None
+) -> tuple[pyarrow.Table, str]:
     """(table, fingerprint): every row of a split after its checks, and a digest of the rows. `seen`: as in `rows`.
 
-    The columns are split, text, pair, label (strings), row (int64) and attributes (bool: whether a text was given as
-    attributes). Raises `UsageError` at the first bad row.
+    Each row is shown to `see`.
+
+    The columns are split, text, pair, label (strings), row (int64), attributes (bool: whether a text was given as
+    attributes) and conversation (the input of a bundle as JSON, where a text is one). Raises `UsageError` at the first
+    bad row.
     """
     import pyarrow
 
     digest = hashlib.sha256()
-    texts, pairs, labels, attributes = [], [], [], []
+    texts, pairs, labels, attributes, conversations = [], [], [], [], []
     for row in rows(data, split, seen):
         digest.update(told(row))
+        if see:
+            see(row)
         texts.append(row.text)
         pairs.append(row.pair)
         labels.append(row.label)
         attributes.append(bool(row.slots))
+        conversations.append(json.dumps(row.input) if row.messages else None)
     columns = {
         "split": pyarrow.array([split] * len(texts), pyarrow.string()),
         "row": pyarrow.array(range(len(texts)), pyarrow.int64()),
@@ -52,6 +62,7 @@ def checked(data: DataSpec, split: Split, seen: dict[Split, Hashes] | None = Non
         "pair": pyarrow.array(pairs, pyarrow.large_string()),
         "label": pyarrow.array(labels, pyarrow.string()),
         "attributes": pyarrow.array(attributes, pyarrow.bool_()),
+        "conversation": pyarrow.array(conversations, pyarrow.large_string()),
     }
     return pyarrow.table(columns), digest.hexdigest()
 
@@ -125,13 +136,19 @@ def tokenise_classes(
 
 
 def tokenise_completions(
-    table: pyarrow.Table, tokenizer_json: str, end: int, max_length: int, at: str = TOKENIZER
+    table: pyarrow.Table,
+    tokenizer_json: str,
+    end: int,
+    max_length: int,
+    template: str | None = None,
+    at: str = TOKENIZER,
 ) -> pyarrow.Table:
-    """Prompt, completion and the token `end`, cut to `max_length`; type 1 marks the tokens to generate."""
+    """Prompt, completion and the token `end`, cut to `max_length`; type 1 marks the tokens to generate.
+
+    `template`: the chat template that words the prompts.
+    """
     tokenizer, unknown = _opened(tokenizer_json)
-    prompts = [
-        prompt(text, pair) for text, pair in zip(table["text"].to_pylist(), table["pair"].to_pylist(), strict=True)
-    ]
+    prompts = prompts_of(table, template)
     before, after = (
         [each.ids for each in _encoded(tokenizer, texts, at, add_special_tokens=False)]
         for texts in (prompts, table["label"].to_pylist())
@@ -151,6 +168,16 @@ def tokenise_completions(
             for some, whole in zip(kept, wholes, strict=True)
         ],
     )
+
+
+def prompts_of(table: pyarrow.Table, template: str | None) -> list[str]:
+    """What a decoder reads of each row, worded by a chat template where there is one."""
+    texts, pairs = table["text"].to_pylist(), table["pair"].to_pylist()
+    if template is None:
+        return list(map(prompt, texts, pairs))
+    conversation = Conversation(template, ())
+    said = zip(texts, table["conversation"].to_pylist(), strict=True)
+    return [conversation.of_input(text if each is None else json.loads(each), 0) for text, each in said]
 
 
 def _encoded(tokenizer: Tokenizer, texts: list[Any], at: str, **how: bool) -> list[Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from configs.loader import UsageError
 from jobs.data.words import no_column
-from serving.inputs import Slots, number_text, slots, worded
+from serving.inputs import Messages, Slots, holds_messages, messages, number_text, slots, worded
 
 NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:e[+-]\d+)?", re.ASCII)  # as programs write numbers; 007 is a name
 
@@ -39,6 +39,20 @@ def input_of(record: dict[str, Any], column: str, where: str) -> tuple[str, Slot
     for name, _ in named:
         _text(name, column, where)
     return _text(worded(named), column, where), named
+
+
+def conversation_of(record: dict[str, Any], column: str, where: str) -> Messages:
+    """The conversation of a record; nothing where its column holds something else."""
+    value = record.get(name_of(column, record) or column)
+    if not isinstance(value, list) or not holds_messages(value):
+        return ()
+    try:
+        said = messages(value)
+    except ValueError as error:
+        raise UsageError(f"{where}: column {column!r}: {error}") from None
+    for _, content in said:
+        _whole(content, column, where)
+    return said
 
 
 def label_of(record: dict[str, Any], column: str, where: str) -> str:

@@ -50,5 +50,5 @@ class Fitted:
 
 
 def input_of(row: Row) -> Input:
-    """What a bundle is asked about a row: its text, or both of its texts."""
-    return row.text if row.pair is None else (row.text, row.pair)
+    """What a bundle is asked about a row."""
+    return row.input

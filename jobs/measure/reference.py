@@ -11,6 +11,7 @@ import torch
 from jobs.models import decoder, encoder
 from jobs.models.reference import read_reference, read_tokenizer
 from serving.classifier import Classifier
+from serving.conversation import read_conversation
 from serving.generator import Generator
 
 
@@ -48,4 +49,6 @@ def load_decoder(folder: Path, threads: int = 1) -> Generator:
     """The same of a decoder."""
     torch.set_num_threads(threads)
     bundle = read_reference(folder, "python -m jobs.finetune")
-    return Generator(bundle, TorchGenerator(folder), read_tokenizer(folder / bundle.tokenizer))
+    tokenizer = read_tokenizer(folder / bundle.tokenizer)
+    conversation = read_conversation(folder, bundle, tokenizer)
+    return Generator(bundle, TorchGenerator(folder), tokenizer, conversation=conversation)

@@ -18,6 +18,7 @@ from jobs.data.tokenise import ROWS_PER_CALL
 from jobs.measure.answers import input_of
 from jobs.models.reference import read_tokenizer
 from serving.bundle import Bundle
+from serving.conversation import Conversation, read_conversation
 from serving.inputs import prompt, reading, unknown_id
 
 log = logging.getLogger(__name__)
@@ -66,10 +67,17 @@ def _read(bundle: Path, description: Bundle, test: Iterable[Row]) -> Readings:
     tokenizer = read_tokenizer(bundle / description.tokenizer)
     tokenizer.enable_truncation(description.max_length)
     unknown, writes = unknown_id(tokenizer), not description.labels
+    conversation = read_conversation(bundle, description, tokenizer)
     left, counts = iter(test), Readings(0, 0, 0, 0)
     while some := list(itertools.islice(left, ROWS_PER_CALL)):
-        texts: list[Any] = [prompt(row.text, row.pair) if writes else input_of(row) for row in some]
+        texts: list[Any] = [_asked(row, writes, conversation) for row in some]
         for each in tokenizer.encode_batch(texts, add_special_tokens=not writes):
             read = reading(each, unknown)
             counts = Readings(*map(sum, zip(counts, (1, *read, not read.tokens), strict=True)))
     return counts
+
+
+def _asked(row: Row, writes: bool, conversation: Conversation | None) -> Any:
+    if conversation:
+        return conversation.of_input(row.input, 0)
+    return prompt(row.text, row.pair) if writes else input_of(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -93,6 +94,24 @@ def tokenizer_of(files: ModelFiles) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def chat_template_of(model: str, field: str = TEACHER) -> str | None:
+    """The chat template of a model's tokenizer, with its special tokens written out; None where it has none.
+
+    Raises `UsageError`.
+    """
+    files = files_of(model, field)
+    if files.bundle is not None:
+        name = files.bundle.chat_template
+        return name and (files.folder / name).read_text(encoding="utf-8")
+    with given(f"{files.at}: its tokenizer", f"save it with the installed transformers, as {TOKENIZER}"):
+        made: Any = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
+        template = made.get_chat_template() if made.chat_template else None
+        named = {name: token for name, token in made.special_tokens_map.items() if isinstance(token, str)}
+    if template is None:
+        return None
+    return "".join(f"{{%- set {name} = {json.dumps(token)} -%}}" for name, token in sorted(named.items())) + template
 
 
 def _converted(files: ModelFiles) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,13 +44,15 @@ def write_reference(
         "tokenizer": TOKENIZER,
         "pairs": pairs,
         "attributes": bool(prepared.manifest.get("attributes")),  # folders that were prepared earlier do not say
+        "chat_template": prepared.manifest.get("chat_template"),
         "metrics": dict(metrics),
         "provenance": dict(provenance),
     }
 
     def fill(aside: Path) -> None:
         named(task.save)(model, aside)
-        (aside / TOKENIZER).write_bytes((prepared.folder / TOKENIZER).read_bytes())
+        for name in filter(None, (TOKENIZER, fields["chat_template"])):
+            shutil.copyfile(prepared.folder / name, aside / name)
 
     return write_bundle(folder, fields, fill)
 

@@ -66,6 +66,13 @@ Step = Callable[
 ]  # (row, token, or None where the model ends the text) -> whether to end the row
 
 
+class Candidate(NamedTuple):
+    """One of several texts for a prompt."""
+
+    tokens: list[int]  # without the one that ends a text
+    score: float  # mean log-probability of a token
+
+
 @runtime_checkable
 class WriterModel(GeneratorModel, Protocol):
     """Continues token ids, and tells each token as it comes: what is served."""
@@ -75,6 +82,10 @@ class WriterModel(GeneratorModel, Protocol):
 
         `step` is called in any one thread. An error of it ends the call, which raises it.
         """
+        ...
+
+    def candidates(self, prompt: Sequence[int], most: int, sampling: Sampling, count: int) -> list[Candidate]:
+        """`count` texts of `most` tokens at most: the likeliest that a beam finds, or drawn ones."""
         ...
 
 

@@ -6,11 +6,11 @@ import json
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configs.schema.runtimes import RUNTIMES, VOCABULARY
 from serving.bundle import Bundle, BundleError
-from serving.runtimes import Sampling, Step, int4
+from serving.runtimes import Candidate, Sampling, Step, int4
 
 if TYPE_CHECKING:
     from ctranslate2 import GenerationStepResult, Generator
@@ -49,20 +49,40 @@ class Ctranslate2Model:
         def told(result: GenerationStepResult) -> bool:
             return steps[0](result.batch_id, None if result.token_id == end else result.token_id)
 
-        drawn = sampling.temperature > 0
         try:
             self._held[0].generate_batch(
                 self._named(prompts),
                 beam_size=1,
                 max_length=most,
                 include_prompt_in_result=False,
-                sampling_topk=min(sampling.top_k, len(self._tokens)) if drawn else 1,
-                sampling_topp=sampling.top_p if drawn else 1,
-                sampling_temperature=sampling.temperature if drawn else 1,
                 callback=told,
+                **self._drawn(sampling),
             )
         finally:
             steps.clear()
+
+    def candidates(self, prompt: Sequence[int], most: int, sampling: Sampling, count: int) -> list[Candidate]:
+        """See `WriterModel`."""
+        (result,) = self._held[0].generate_batch(
+            self._named([prompt]),
+            beam_size=1 if sampling.temperature > 0 else count,
+            num_hypotheses=count,
+            return_scores=True,
+            max_length=most,
+            include_prompt_in_result=False,
+            **self._drawn(sampling),
+        )
+        found = zip(result.sequences_ids, result.scores, strict=True)
+        return [Candidate([each for each in ids if each != self._end], score) for ids, score in found]
+
+    def _drawn(self, sampling: Sampling) -> dict[str, Any]:
+        if not sampling.temperature > 0:
+            return {}
+        return {
+            "sampling_topk": min(sampling.top_k, len(self._tokens)),
+            "sampling_topp": sampling.top_p,
+            "sampling_temperature": sampling.temperature,
+        }
 
     def _named(self, prompts: Sequence[Sequence[int]]) -> list[list[str]]:
         return [[self._tokens[token] for token in ids] for ids in prompts]

@@ -23,16 +23,19 @@ def write_tiny_decoder(
     script: bytes | None = None,
     seed: int = 0,
     max_length: int = 64,
+    beside: Callable[[Path], None] = lambda _: None,
     template: str | None = None,
     **fields: Any,
 ) -> Bundle:
     """A CTranslate2 bundle with one token for each byte.
 
     With a `script` the token at place p of prompt and text together is its byte p, whatever was asked, and the text
-    ends behind it. Without, random weights (those of `seed`) choose, and texts rarely end by themselves.
+    ends behind it. Without, random weights (those of `seed`) choose, and texts rarely end by themselves. `beside`
+    writes further files.
     """
 
     def fill(aside: Path) -> None:
+        beside(aside)
         words = byte_tokenizer()
         words.save(str(aside / "tokenizer.json"))
         names = sorted(words.get_vocab(), key=lambda name: words.get_vocab()[name])

@@ -21,7 +21,7 @@ from jobs.compression.step_context import StepContext
 from jobs.data.snapshot import Snapshot
 from jobs.measure.contenders import Contender
 from jobs.measure.measurement import BUDGET_SHAPE, Measurement, key, measure
-from serving.bundle import Bundle, read_description, write_bundle
+from serving.bundle import CHECKS, Bundle, read_description, write_bundle
 from tuning.figures import at
 
 log = logging.getLogger(__name__)
@@ -91,9 +91,14 @@ def write(folder: Path, form: ExportTarget, file: Path, context: StepContext, fi
             shutil.copyfile(file, aside / model)
             for made, kept in zip(runtime.files_beside(file.name), runtime.files_beside(model), strict=True):
                 shutil.copyfile(file.with_name(made), aside / kept)
+        if context.reference.chat_template:
+            shutil.copyfile(context.student / context.reference.chat_template, aside / context.reference.chat_template)
+        if context.checks:
+            (aside / CHECKS).write_text(context.checks.model_dump_json(), encoding="utf-8")
         context.tokenizer.save(str(aside / context.reference.tokenizer))
 
-    return write_bundle(folder, {**fields, **form._asdict(), "model": model}, fill)
+    fields = {**fields, **form._asdict(), "model": model, "checked": context.checks is not None}
+    return write_bundle(folder, fields, fill)
 
 
 def _check(

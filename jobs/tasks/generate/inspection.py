@@ -14,7 +14,7 @@ from configs.schema.data import DataSpec
 from jobs.data import audit
 from jobs.data.round_trip import Losses, losses
 from jobs.data.source import Split, place
-from serving.inputs import prompt
+from jobs.data.tokenise import prompts_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -27,16 +27,22 @@ HELD = 99  # percent of the rows that the length in a message would hold
 log = logging.getLogger(__name__)
 
 
-def inspect(tables: Mapping[Split, pyarrow.Table], tokenizer: Tokenizer, data: DataSpec, model: str) -> dict[str, Any]:
+def inspect(
+    tables: Mapping[Split, pyarrow.Table],
+    tokenizer: Tokenizer,
+    data: DataSpec,
+    model: str,
+    template: str | None = None,
+) -> dict[str, Any]:
     """Refuse rows that a decoder could not learn to answer, and log what it will learn to answer otherwise.
 
-    `model` names the tokenizer, 'teacher.model: name'. Raises `UsageError` for a prompt that leaves no room for its
-    answer or of which no token is left, where most answers are cut before their end, and where the tokenizer gives back
-    fewer answers than `data.max_changed` allows. Returns entries of the manifest.
+    `model` names the tokenizer, 'teacher.model: name'; `template`: see `prompts_of`. Raises `UsageError` for a prompt
+    that leaves no room for its answer or of which no token is left, where most answers are cut before their end, and
+    where the tokenizer gives back fewer answers than `data.max_changed` allows. Returns entries of the manifest.
     """
     facts: dict[str, Any] = {}
     for split, table in tables.items():
-        lengths, lost = _read(split, table, tokenizer, data, model)
+        lengths, lost = _read(split, table, tokenizer, data, model, template)
         _tell_cut(lengths, split, data)
         if split == "train" and lost.changed:
             facts = {audit.CHANGED: {"share": lost.share, "words": str(lost)}}
@@ -47,7 +53,7 @@ def inspect(tables: Mapping[Split, pyarrow.Table], tokenizer: Tokenizer, data: D
 
 
 def _read(
-    split: Split, table: pyarrow.Table, tokenizer: Tokenizer, data: DataSpec, model: str
+    split: Split, table: pyarrow.Table, tokenizer: Tokenizer, data: DataSpec, model: str, template: str | None
 ) -> tuple[np.ndarray, Losses]:
     """(tokens of each row with its end, what is lost of the answers)."""
     lengths: list[int] = []
@@ -55,7 +61,7 @@ def _read(
     for start in range(0, len(table), ROWS_PER_CALL):
         part = table.slice(start, ROWS_PER_CALL)
         answers = part["label"].to_pylist()
-        prompts = list(map(prompt, part["text"].to_pylist(), part["pair"].to_pylist()))
+        prompts = prompts_of(part, template)
         before, after = (tokenizer.encode_batch(texts, add_special_tokens=False) for texts in (prompts, answers))
         for number, encoding in enumerate(before, start + 1):
             if not len(encoding):

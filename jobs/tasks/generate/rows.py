@@ -13,6 +13,7 @@ from configs.schema.recipe import Recipe
 from jobs.data.plan import Made, Plan
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.models.reference import read_reference, read_tokenizer
+from jobs.tasks.generate.chat import chat_template
 from jobs.tasks.generate.inspection import inspect
 
 if TYPE_CHECKING:
@@ -37,16 +38,24 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
         tokenizer, end = load_tokenizer(teacher.model), end_of(teacher.model)
         source = tokenizer.to_str()
 
+    template = chat_template(recipe, train, tokenizer)
+
     def make() -> Made:
         trained = tokenizer or train_tokenizer(_texts(train), teacher.new.vocabulary)
         assert tokenizer or trained.token_to_id(END) == end
         tokenise = functools.partial(
-            tokenise_completions, tokenizer_json=trained.to_str(), end=end, max_length=data.max_length
+            tokenise_completions,
+            tokenizer_json=trained.to_str(),
+            end=end,
+            max_length=data.max_length,
+            template=template,
         )
-        facts = inspect({"train": train, "validation": validation}, trained, data, teacher.origin)
-        return Made(trained, tokenise, facts)
+        facts = inspect({"train": train, "validation": validation}, trained, data, teacher.origin, template)
+        return Made(trained, tokenise, facts, template)
 
     key = {"tokenizer": source, "task": "generate", "max_length": data.max_length, "packing": data.packing}
+    if template is not None:
+        key["template"] = template
     return Plan(key, make, [], {"end": end, "packing": data.packing})
 
 
