@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -35,8 +35,10 @@ from jobs.models.narrow import cut, kept_heads, largest, rows_of
 from jobs.models.plain import plain, stored
 from jobs.models.student import of_layers
 
+M = TypeVar("M", bound=Model)
 
-def shrink(model: Model, spec: ShrinkSpec, context: StepContext) -> Model:
+
+def shrink(model: M, spec: ShrinkSpec, context: StepContext) -> M:
     """A copy of `model` without its least important heads, units, layers and dimensions.
 
     The facts are the sizes of each layer, the share of importance that is lost, and the times that sizes were chosen
@@ -86,7 +88,7 @@ def check_shrink(spec: ShrinkSpec, config: Any) -> None:
         _check_decoder(spec, config, sizes[0])
 
 
-def of_parts(model: Model, kept: Kept, found: Importance, dims_H: Tensor, field: str = "hidden") -> Model:
+def of_parts(model: M, kept: Kept, found: Importance, dims_H: Tensor, field: str = "hidden") -> M:
     """A model of the layers `kept` of `model`, each with its most important heads and units, and of `dims_H`."""
     at, body = body_of(model)
     before, weights = of_layers(body, list(kept))
@@ -108,7 +110,7 @@ def of_parts(model: Model, kept: Kept, found: Importance, dims_H: Tensor, field:
     return smaller.train(model.training)
 
 
-def _of_config(model: Model, config: Any) -> Model:
+def _of_config(model: Model, config: Any) -> Any:
     """A model like `model`, of another config."""
     if isinstance(model, Decoder):
         return decoder.from_config(config)

@@ -9,19 +9,23 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from configs.loader import UsageError
 from configs.schema.compression import ShrinkSpec
+from configs.schema.models import StudentSpec
 from jobs.compression.export import ctranslate2
 from jobs.compression.importance import Importance, importance, magnitude, taylor
 from jobs.compression.steps.shrink import of_parts, shrink
 from jobs.models.decoder import Decoder
+from jobs.models.encoder import EncoderClassifier
 from jobs.models.layers import LayerSize, body_of, layers_of, sizes_of
 from jobs.models.narrow import largest
 from jobs.models.plain import plain
+from jobs.models.student import encoder_student
 from jobs.training.loss import completion_loss
 from tests.jobs.models.test_narrow_decoder import WIDE, family
-from tests.tiny.models import VOCABULARY, decoder, packed
+from tests.tiny.models import CLASSES, VOCABULARY, batch, decoder, packed
 from tests.tiny.texts import write_tokens
 from tests.tiny.workplace import Alone, completed, workplace
 
@@ -85,6 +89,18 @@ def test_a_decoder_that_loses_nothing_is_the_same(kind: str, tmp_path: Path):
     spec = ShrinkSpec(step="shrink", importance="magnitude", heads=1.0, layers=3, feed_forward=1.0)
     made = shrink(model, spec, Alone(folder=tmp_path))
     torch.testing.assert_close(made.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_classifier_over_a_decoder_is_narrowed_and_shrunk_alike(kind: str, tmp_path: Path):
+    torch.manual_seed(0)
+    body = AutoModel.from_config(decoder(kind).lm.config, dtype=torch.float32)
+    model, given = EncoderClassifier(body, "mean", CLASSES).eval(), batch(3, 9)
+    same = encoder_student(model, StudentSpec(layers=2, hidden=32, heads=2)).eval()
+    torch.testing.assert_close(same.state_dict(), model.state_dict(), rtol=0, atol=0)
+    made = shrink(model, by_magnitude(heads=1, feed_forward=40, hidden=16, layers=1), Alone(folder=tmp_path))
+    assert sizes_of(body_of(made)[1].config) == [LayerSize(1, 16, 40)]
+    assert made(**given).shape == (3, CLASSES)
 
 
 @pytest.mark.parametrize("kind", KINDS)
