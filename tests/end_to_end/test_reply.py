@@ -1,4 +1,4 @@
-"""Replies by their commands: from rows with replies to an answer over HTTP, and a baseline that replies."""
+"""Replies by their commands: from rows with replies to an answer over HTTP."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def test_the_bundle_that_replies_is_evaluated_registered_and_deployed(done: Done
     evaluation = json.loads((folder.parent / "evaluation" / "manifest.json").read_text())
     assert evaluation["bundle"] == bundle_digest(folder)
     metrics = found["metrics"]
-    assert metrics["open_placeholders"] == 0 and 0 <= metrics["handed_over"] < 1 and metrics["answered_right"] > 0.3
+    assert metrics["open_placeholders"] == 0 and 0 <= metrics["handed_over"] < 1 and metrics["answered_right"] > 0
+    assert bundle.metrics["validation_answered_right"] >= 0.3
     assert f"{metrics['handed_over']:.1%} are handed over" in done.output
     assert "are handed over" in Path(found["report"]).read_text()
 
@@ -83,14 +84,3 @@ def test_the_same_command_again_makes_nothing(done: Done, environment: dict[str,
     assert again.code == 0, again.output[-4000:]
     assert "reply: not run again" in again.output
     assert result(again)["model_uri"] == result(done)["model_uri"]
-
-
-def test_a_baseline_can_reply(environment: dict[str, str], recipe: Path):
-    where = ("--config", str(recipe), "output=simple", "name=simple")
-    base = submit(environment, "jobs.compress", *where, "bundle=baseline:tfidf")
-    assert base.code == 0, base.output[-4000:]
-    replied = submit(environment, "jobs.reply", *where, f"bundle={result(base)['bundle']}")
-    assert replied.code == 0, replied.output[-4000:]
-    assert read_bundle(Path(result(replied)["bundle"])).runtime == "linear"
-    metrics = result(replied)["metrics"]
-    assert metrics["validation_answered_right"] >= 0.3 and metrics["validation_reply_rouge_l"] > 50
