@@ -78,6 +78,7 @@ class Task:
     save: str  # (nn.Module, folder)
     inputs: str  # (nn.Module, pairs) -> names of the exported graph's inputs
     wanted: str  # (recipe, config of a teacher that is not there yet, or None) -> StoredOutputs
+    own_texts: str | None  # (prepared, recipe, teacher's bundle, device) -> batches that a student writes itself
     stored_answers: str | None  # (prepared, teacher outputs) -> answers and rows of the validation split
 
     # What a compression is judged by.
@@ -146,7 +147,10 @@ CLASSIFY = Task(
             of_teacher=True,
         ),
     },
-    unused={"data": ("packing", "max_changed"), "distillation": ("stored_tokens", "stored_draws", "targets")},
+    unused={
+        "data": ("packing", "max_changed"),
+        "distillation": ("stored_tokens", "stored_draws", "targets", "on_policy"),
+    },
     model_kinds=("encoder", "decoder"),
     student_kinds=("layers", "new", "conv", "pretrained"),
     new_models=False,
@@ -175,6 +179,7 @@ CLASSIFY = Task(
     save="jobs.models.encoder:save",
     inputs="jobs.models.encoder:graph_inputs",
     wanted="jobs.tasks.classify.teaching:wanted",
+    own_texts=None,
     stored_answers="jobs.tasks.classify.teaching:stored_answers",
     step_metric="jobs.tasks.classify.judging:step_metric",
     agreement="jobs.tasks.classify.judging:agreement",
@@ -235,6 +240,7 @@ GENERATE = Task(
     save="jobs.models.decoder:save",
     inputs="jobs.models.decoder:graph_inputs",
     wanted="jobs.tasks.generate.teaching:wanted",
+    own_texts="jobs.tasks.generate.on_policy:OwnTexts",
     stored_answers=None,
     step_metric="jobs.tasks.generate.judging:step_metric",
     agreement="jobs.tasks.generate.judging:agreement",
