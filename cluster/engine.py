@@ -71,6 +71,7 @@ class Engine:
         deepspeed = _deepspeed()
         _check_precision(spec)
         self._names = {id(weight): name for name, weight in model.named_parameters()}
+        self._some_stay = not all(weight.requires_grad for weight in model.parameters())
         # `whole` fills a copy where this worker holds a part of the model, or holds it in 16 bits.
         halved = spec.precision in ("bf16", "fp16")
         split = spec.pipeline_stages > 1 or spec.tensor_parallel > 1 or self._splits_weights
@@ -143,7 +144,7 @@ class Engine:
             for buffer in self.module.buffers():  # the first worker's running statistics, as in DistributedDataParallel
                 torch.distributed.broadcast(buffer, src=0)
             return self.module
-        target = dict(self._whole.named_parameters())
+        target = {name: weight for name, weight in self._whole.named_parameters() if weight.requires_grad}
         with torch.no_grad():
             for name, weight in self._weights():
                 if name in target:  # not the second name of a weight that two layers share
@@ -165,11 +166,13 @@ class Engine:
     def save(self, folder: Path, progress: dict[str, Any]) -> None:
         """Everything a resumed run needs, from every worker into one folder. Holds pickles: private to the run."""
         state = {"progress": progress, "chance": gather(self._chance())}
-        self._engine.save_checkpoint(str(folder), tag=TAG, client_state=state, save_latest=False)
+        self._engine.save_checkpoint(
+            str(folder), tag=TAG, client_state=state, save_latest=False, exclude_frozen_parameters=self._some_stay
+        )
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Load what `save` wrote, with the state of this worker's random numbers; returns its `progress`."""
-        _, state = self._engine.load_checkpoint(str(folder), tag=TAG)
+        _, state = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=not self._some_stay)
         on_cpu, on_gpu = state["chance"][torch.distributed.get_rank()]
         torch.set_rng_state(on_cpu.cpu())
         if on_gpu is not None:
@@ -234,10 +237,12 @@ class Engine:
         return (self._loss(outputs, batch) * batch[WEIGHT]).sum() * scale
 
     def _named(self, model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-        return [(self._names[id(weight)], weight) for weight in model.parameters() if id(weight) in self._names]
+        """The weights that learn, under their names in the whole model."""
+        learning = (weight for weight in model.parameters() if weight.requires_grad and id(weight) in self._names)
+        return [(self._names[id(weight)], weight) for weight in learning]
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(name in the whole model, its current tensor) on every worker, one at a time. All call it."""
+        """(name in the whole model, its current tensor) of what learns, on every worker, one at a time. All call it."""
         if self._pipeline:
             yield from self._weights_of_stages()
             return
@@ -245,14 +250,15 @@ class Engine:
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
         for path, module in self.module.named_modules():
-            own = list(module.parameters(recurse=False))
+            own = [weight for weight in module.parameters(recurse=False) if weight.requires_grad]
             if not own:
                 continue
             with contextlib.ExitStack() as gathered:
                 gathered.enter_context(GatheredParameters(own, enabled=self._splits_weights))
                 gathered.enter_context(GatherReplacedLayerParams(own, module, enabled=self._spec.tensor_parallel > 1))
                 for name, weight in module.named_parameters(recurse=False):
-                    yield f"{path}.{name}".lstrip("."), weight.detach()
+                    if weight.requires_grad:
+                        yield f"{path}.{name}".lstrip("."), weight.detach()
 
     def _weights_of_stages(self) -> Iterator[tuple[str, Tensor]]:
         mine = {name: weight.detach() for name, weight in self._named(self.module)}

@@ -12,7 +12,7 @@ from configs.given import reason
 from configs.loader import UsageError
 from configs.schema.compression import ShrinkSpec
 from configs.schema.data import EMBEDDED
-from configs.schema.models import NEW, StudentSpec
+from configs.schema.models import NEW, AdapterSpec, StudentSpec
 from configs.schema.recipe import Recipe, SearchRecipe
 from configs.schema.runtimes import RUNTIMES, export_targets
 from configs.schema.tasks import named
@@ -133,10 +133,32 @@ def check_models(recipe: Recipe) -> None:
         inspect(spec.model, "teacher.model", recipe)
     if recipe.student.model is not None:
         inspect(recipe.student.model, "student.model", recipe)
+    _check_adapters(recipe)
     for index, each in enumerate(recipe.distillation.further_teachers):
         field = f"distillation.further_teachers[{index}].bundle"
         check_given(field, each.bundle)
         inspect(each.bundle, field, recipe)
+
+
+def _check_adapters(recipe: Recipe) -> None:
+    """Refuse an adapter on matrices that the model does not have."""
+    if (adapter := recipe.teacher.adapter) is not None and recipe.teacher.bundle is None:
+        _check_adapter("teacher.adapter", adapter, _config_to_be(recipe))
+    if (adapter := recipe.student.adapter) is not None:
+        _check_adapter("student.adapter", adapter, _config_of_student(recipe))
+
+
+def _check_adapter(field: str, spec: AdapterSpec, config: Any) -> None:
+    from jobs.models.adapter import check_adapter
+
+    check_adapter(field, spec, config)
+
+
+def _config_of_student(recipe: Recipe) -> Any:
+    from jobs.models.loading import config_of
+
+    model = recipe.student.model
+    return _config_to_be(recipe) if model is None else config_of(model, "student.model")
 
 
 def check_given(field: str, folder: str | None, uri: bool = False) -> None:

@@ -26,9 +26,9 @@ ENGINES = sorted(package(name) for name, runtime in RUNTIMES.items() if runtime.
 STAGES = {
     "prepare": Behaviour(5, ("regex", "tokenizers")),  # the prepared rows
     "pool": Behaviour(3, ("numpy", "regex", "tokenizers")),  # rows without labels, made of others
-    "finetune": Behaviour(2, ("deepspeed", "numpy", "torch", "transformers")),  # the teacher
+    "finetune": Behaviour(2, ("deepspeed", "numpy", "peft", "torch", "transformers")),  # the teacher
     "teach": Behaviour(3, ("numpy", "torch", "transformers")),  # what teachers say of rows
-    "distill": Behaviour(3, ("deepspeed", "numpy", "torch", "transformers")),  # the student
+    "distill": Behaviour(3, ("deepspeed", "numpy", "peft", "torch", "transformers")),  # the student
     "compress": Behaviour(1, (*ENGINES, "nncf", "numpy", "onnx", "onnxscript", "torch", "transformers")),  # the bundle
     "measure": Behaviour(4, (*ENGINES, "numpy", "regex", "sacrebleu", "scikit-learn")),  # metrics and latency of a file
     "search": Behaviour(1, ("hyperopt", "ray")),  # what is tried

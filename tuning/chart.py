@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from configs.schema.search import BudgetSpec
-from tuning.pareto import METRIC, PACE, broken
+from tuning.pareto import HELD, METRIC, PACE, SENT_ERRORS, broken
 
 FIGURES = {
     METRIC: "metric",
@@ -15,7 +15,10 @@ FIGURES = {
     "p95_ms": "p95, ms",
     PACE: "ms a token",
     "megabytes": "MB",
+    HELD: "held back",
+    SENT_ERRORS: "slot errors sent",
 }
+SOME = (PACE, HELD, SENT_ERRORS)  # that only what writes has, or only what is checked
 DASH = "-"  # where a figure is missing
 WIDTH, HEIGHT = 680, 440
 LEFT, RIGHT, TOP, BOTTOM = 72, 664, 48, 378  # edges of the plot inside the picture
@@ -29,7 +32,7 @@ def figure(value: float | None, name: str) -> str:
     """A measured figure with the digits that mean something; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return DASH
-    digits = {METRIC: ".4f", "retention": ".2%", "megabytes": ".1f"}
+    digits = {METRIC: ".4f", "retention": ".2%", "megabytes": ".1f", HELD: ".2%", SENT_ERRORS: ".2%"}
     return format(value, digits.get(name, ".2f"))
 
 
@@ -89,7 +92,7 @@ def _point(
 ) -> dict[str, Any]:
     """The circle of a trial and its words; `largest` is the size in MB of the largest circle."""
     metrics = trial["metrics"]
-    shown = [name for name in FIGURES if name != PACE or name in metrics]
+    shown = [name for name in FIGURES if name not in SOME or name in metrics]
     figures = ", ".join(f"{FIGURES[name]} {figure(metrics.get(name), name)}" for name in shown)
     radius = round(max(3.0, LARGEST * math.sqrt(metrics.get("megabytes", 0.0) / largest)), 1)
     place = x.at(metrics["p95_ms"])

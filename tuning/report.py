@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from configs.schema.search import BudgetSpec, Objective
 from configs.schema.tasks import BUDGET_SHAPE, TASKS, Task
-from tuning.chart import DASH, FIGURES, draw, figure, fits
+from tuning.chart import DASH, FIGURES, SOME, draw, figure, fits
 from tuning.comparison import svg, templates
 from tuning.figures import AS_THEY_COME, Figures, Shape, Timed, at, timed
 from tuning.pareto import (
@@ -96,8 +96,8 @@ def render(
 
 
 def _shown_figures(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Columns of the table of trials: time by token of what writes alone."""
-    return [name for name in FIGURES if name != PACE or any(name in trial["metrics"] for trial in trials)]
+    """Columns of the table of trials: figures of what writes, or is checked, where there is such a trial."""
+    return [name for name in FIGURES if name not in SOME or any(name in trial["metrics"] for trial in trials)]
 
 
 def _client(served: Metrics, evaluated: Metrics, searched: Metrics) -> str:
@@ -192,7 +192,7 @@ def _tiles(
     missed = broken(metrics, budget)
     for field, name, sign in LIMITS:
         limit = getattr(budget, field)
-        if limit is None and name == PACE and name not in metrics:
+        if limit is None and name in SOME and name not in metrics:
             continue
         told = "no limit"
         if limit is not None:

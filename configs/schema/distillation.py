@@ -104,6 +104,13 @@ class DistillationSpec(OptimizerSpec):
         description="generate: completions that a student learns to write: the rows' or the teacher's own "
         "(sequence-level distillation)",
     )
+    on_policy: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="generate: share of the batches whose completions the student writes itself, with the teacher at "
+        "work beside it (GKD, arXiv 2306.13649); the divergences alone count there",
+    )
     stored_tokens: int = Field(
         default=32, ge=1, description="generate: how many of the teacher's likeliest tokens are stored for each place"
     )
@@ -124,6 +131,16 @@ class DistillationSpec(OptimizerSpec):
                 f"stages: {first} epochs of {self.epochs}: none is left for distillation.weights; "
                 f"give epochs={first + 1} or more"
             )
+        return self
+
+    @model_validator(mode="after")
+    def own_texts_are_compared(self) -> Self:
+        for weights in (self.weights, *(phase.weights for phase in self.stages)) if self.on_policy else ():
+            if not (weights.kl or weights.reverse_kl or weights.jensen_shannon):
+                raise ValueError(
+                    f"on_policy={self.on_policy:g}: a student's own texts teach by the teacher's distribution; give "
+                    "weights.kl, reverse_kl or jensen_shannon, in each of stages too, or use 0"
+                )
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from configs.loader import UNKEYED, Spec
 
 NEW = "new:"  # a model without pretrained weights, for example new:llama
 NEW_KINDS = ("gpt2", "llama", "qwen2")
+ALL = "all"  # matrices that have an adapter
 PoolingName = Literal["auto", "mean", "cls"]
 
 
@@ -53,6 +54,21 @@ class NewModelSpec(Spec):
         return self
 
 
+class AdapterSpec(Spec):
+    """Low-rank matrices that learn beside a model's own ones, which stay (LoRA, Hu et al. 2021, arXiv 2106.09685).
+
+    They are added to those when training ends.
+    """
+
+    rank: int = Field(default=8, ge=1, description="columns of the first and rows of the second matrix of each pair")
+    alpha: float = Field(default=16.0, gt=0, description="the product of a pair is multiplied by alpha / rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before a pair")
+    modules: Literal["all"] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] = Field(
+        default=ALL,
+        description="ends of the names of the matrices that have a pair, as q_proj; all = every one of the layers",
+    )
+
+
 class TeacherSpec(OptimizerSpec):
     """The model that is fine-tuned and then imitated."""
 
@@ -77,6 +93,9 @@ class TeacherSpec(OptimizerSpec):
         "whose files say none",
     )
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout before the head")
+    adapter: AdapterSpec | None = Field(
+        default=None, description="fine-tune low-rank matrices beside the model's own (LoRA); none = all weights learn"
+    )
     head: Literal["classes", "grades"] = Field(
         default="classes",
         description="grades = labels are numbers in order: one score is learned by least squares, the nearest label "
@@ -97,12 +116,20 @@ class TeacherSpec(OptimizerSpec):
             raise ValueError(f"new: model={self.model!r} has sizes of its own; give model={NEW}llama, or leave out new")
         return self
 
+    @model_validator(mode="after")
+    def an_adapter_stands_beside_trained_weights(self) -> Self:
+        if self.adapter is not None and self.model.startswith(NEW):
+            raise ValueError(
+                f"adapter: model={self.model!r}: its new weights would stay as they are drawn; leave it out"
+            )
+        return self
+
 
 TAKES = {  # fields that a kind of student takes, beside dropout
-    "layers": ("layers", "hidden", "heads", "feed_forward", "share_layers"),
+    "layers": ("layers", "hidden", "heads", "feed_forward", "share_layers", "adapter"),
     "new": ("layers", "hidden", "heads", "feed_forward", "share_layers"),
     "conv": ("layers", "hidden", "kernel"),
-    "pretrained": ("model", "pooling"),
+    "pretrained": ("model", "pooling", "adapter"),
 }
 
 
@@ -143,6 +170,9 @@ class StudentSpec(Spec):
     )
     kernel: int = Field(default=3, ge=1, description="conv: tokens that a convolution sees at once, an odd number")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the head")
+    adapter: AdapterSpec | None = Field(
+        default=None, description="distil low-rank matrices beside the student's first weights (LoRA); none = all learn"
+    )
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -176,4 +206,6 @@ class StudentSpec(Spec):
             raise ValueError(f"hidden={self.hidden} / heads={self.heads}: a whole number is needed")
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel={self.kernel}: has no middle; give an odd number")
+        if self.adapter is not None and self.share_layers:
+            raise ValueError("adapter with share_layers=true: one pair would stand in all places; leave one out")
         return self

@@ -200,6 +200,29 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def a_student_that_writes_is_whole(self) -> Self:
+        if not (share := self.distillation.on_policy):
+            return self
+        for name, most in (("pipeline_stages", 1), ("tensor_parallel", 1), ("zero_stage", 2)):
+            if (value := getattr(self.engine, name)) > most:
+                raise ValueError(
+                    f"engine.{name}: {value}: distillation.on_policy={share:g} has every worker write with a whole "
+                    f"student; use {most}{' or less' if most > 1 else ''}, or on_policy=0"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def adapters_are_on_whole_layers(self) -> Self:
+        for name in ("pipeline_stages", "tensor_parallel"):
+            for section in ("teacher", "student") if (parts := getattr(self.engine, name)) > 1 else ():
+                if getattr(self, section).adapter is not None:
+                    raise ValueError(
+                        f"engine.{name}: {parts}: {section}.adapter stands beside whole layers of a whole model; use 1 "
+                        "(zero_stage splits what learns)"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def steps_are_in_an_order_that_works(self) -> Self:
         kinds = [each.step for each in self.compression]
         if kinds.count("export") != 1:

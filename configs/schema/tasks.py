@@ -84,6 +84,7 @@ class Task:
     save: str  # (nn.Module, folder)
     inputs: str  # (nn.Module, pairs) -> names of the exported graph's inputs
     wanted: str  # (recipe, config of a teacher that is not there yet, or None) -> StoredOutputs
+    own_texts: str | None  # (prepared, recipe, teacher's bundle, device) -> batches that a student writes itself
     stored_answers: str  # (prepared, teacher outputs) -> what the teacher says of each validation row
 
     # What a compression is judged by.
@@ -168,7 +169,7 @@ CLASSIFY = Task(
     unused={
         "data": ("packing", "max_changed", "chat"),
         "checks": ("enabled",),
-        "distillation": ("stored_tokens", "stored_draws", "targets"),
+        "distillation": ("stored_tokens", "stored_draws", "targets", "on_policy"),
         "budget": ("max_ms_per_token", "max_held", "max_slot_errors"),
         "evaluation": ("examples",),
     },
@@ -201,6 +202,7 @@ CLASSIFY = Task(
     save="jobs.models.encoder:save",
     inputs="jobs.models.encoder:graph_inputs",
     wanted="jobs.tasks.classify.teaching:wanted",
+    own_texts=None,
     stored_answers="jobs.tasks.classify.teaching:stored_answers",
     step_metric="jobs.tasks.classify.judging:step_metric",
     agreement="jobs.tasks.classify.judging:agreement",
@@ -300,6 +302,7 @@ GENERATE = Task(
     save="jobs.models.decoder:save",
     inputs="jobs.models.decoder:graph_inputs",
     wanted="jobs.tasks.generate.teaching:wanted",
+    own_texts="jobs.tasks.generate.on_policy:OwnTexts",
     stored_answers="jobs.tasks.generate.teaching:stored_answers",
     step_metric="jobs.tasks.generate.judging:step_metric",
     agreement="jobs.tasks.generate.judging:agreement",

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from configs.loader import UsageError
 from configs.schema.models import NEW, NewModelSpec, TeacherSpec
@@ -127,12 +135,33 @@ def from_config(config: PreTrainedConfig) -> Decoder:
     return Decoder(AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False))
 
 
-def complete(
-    model: Decoder, prompts: Sequence[list[int]], max_length: int, end: int, least: int = 0
-) -> list[list[int]]:
-    """Greedy completions of prompts (token ids), in order, without the `end`; a text has `max_length` tokens at most.
+class Draws(NamedTuple):
+    """What takes the place of the likeliest token: one that is drawn from the model's distribution."""
 
-    Before `least` tokens none is ended. Prompts of one length are completed together, so that none is padded.
+    numbers: Sequence[np.ndarray]  # for each prompt one for each token, even over [0, 1)
+    known: int  # tokens to draw from, the first of the table
+
+    def processor(self, chosen: Sequence[int], length: int, device: torch.device) -> LogitsProcessorList:
+        """Leaves one token of each of the prompts `chosen`, which are `length` long, by the inverse of the cumulative
+        distribution."""
+        number_BT = torch.tensor(np.stack([self.numbers[index] for index in chosen]), device=device)
+
+        def leave_one(ids_BL: Tensor, scores_BV: Tensor) -> Tensor:
+            upto_BV = scores_BV[:, : self.known].double().softmax(-1).cumsum(-1)
+            below_B1 = number_BT[:, ids_BL.shape[1] - length, None] * upto_BV[:, -1:]
+            token_B1 = (upto_BV <= below_B1).sum(-1, keepdim=True).clamp(max=self.known - 1)
+            return torch.full_like(scores_BV, -torch.inf).scatter(1, token_B1, 0.0)
+
+        return LogitsProcessorList([leave_one])  # pyright: ignore[reportArgumentType] - it calls what it is given
+
+
+def complete(
+    model: Decoder, prompts: Sequence[list[int]], max_length: int, end: int, least: int = 0, draws: Draws | None = None
+) -> list[list[int]]:
+    """Completions of prompts (token ids), in order, without the `end`; a text has `max_length` tokens at most.
+
+    They are greedy, or drawn by `draws`; before `least` tokens none is ended. Prompts of one length are completed
+    together, so that none is padded.
     """
     lm: Any = model.lm
     by_length: defaultdict[int, list[int]] = defaultdict(list)
@@ -142,7 +171,7 @@ def complete(
     for length, alike in by_length.items():
         for start in range(0, len(alike), rows := max(1, TOKENS_PER_BATCH // length)):
             chosen = alike[start : start + rows]
-            with torch.inference_mode():
+            with torch.no_grad():  # not in inference mode, as in `leak`
                 texts = lm.generate(
                     input_ids=torch.tensor([prompts[index] for index in chosen], device=lm.device),
                     attention_mask=torch.ones(len(chosen), length, dtype=torch.long, device=lm.device),
@@ -151,6 +180,7 @@ def complete(
                     do_sample=False,
                     eos_token_id=end,
                     pad_token_id=end,
+                    logits_processor=None if draws is None else draws.processor(chosen, length, lm.device),
                 )
             for index, ids in zip(chosen, texts[:, length:].tolist(), strict=True):
                 completed[index] = ids[: ids.index(end)] if end in ids else ids

@@ -16,7 +16,7 @@ import torch
 import torch.distributed
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from cluster import checkpoint, quiet
 from cluster.engine import Engine, Named, gather
@@ -26,17 +26,18 @@ from configs.folder import GOES_ON, no_room
 from configs.loader import Spec
 from configs.schema.compression import DistillStep
 from configs.schema.engine import EngineSpec
-from configs.schema.models import OptimizerSpec
+from configs.schema.models import AdapterSpec, OptimizerSpec
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS, named
 from jobs.data.prepared import Prepared
+from jobs.models.adapter import add_adapter, learning, merge_adapter
 from jobs.models.attention import choose_attention
 from jobs.models.reference import write_reference
 from jobs.training.masks import Masks, release
+from jobs.training.pace import Pace
 from jobs.training.quantize_aware import Calibration, learn_rounded
 from jobs.training.task import TrainingTask
 
-SECONDS_BETWEEN_LINES = 10
 FRESH = ("head.", "projections.", "last.")  # weights that no pretraining has seen
 
 
@@ -71,6 +72,7 @@ class Training:
     epochs: list[list[np.ndarray]]  # the global batches of each
     masks: Masks | None
     calibration: Calibration | None
+    own_texts: Any  # of a student that writes some batches itself, see `jobs.tasks.generate.on_policy`; else None
     pace: Pace
     saves: Saves
     progress: dict[str, Any]  # what is done, as checkpoints hold it: epochs, batches of the next with the sum of losses
@@ -138,7 +140,15 @@ def build(fit: Fit) -> Training:
     silent = torch.distributed.get_rank() != 0
     pace = Pace(fit.role, spec.epochs, task.lengths, steps[-1] - done, silent)
     saves = Saves(engine, Path(fit.work), recipe.engine)
-    return Training(fit, prepared, task, spec, model, engine, epochs, masks, calibration, pace, saves, progress)
+    own = _own_texts(fit, prepared, engine.device)
+    return Training(fit, prepared, task, spec, model, engine, epochs, masks, calibration, own, pace, saves, progress)
+
+
+def _own_texts(fit: Fit, prepared: Prepared, device: torch.device) -> Any:
+    maker = TASKS[fit.recipe.task].own_texts
+    if fit.role == "teacher" or not fit.recipe.distillation.on_policy or maker is None:
+        return None
+    return named(maker)(prepared, fit.recipe, Path(fit.teacher or ""), device)
 
 
 def _model(fit: Fit, task: TrainingTask) -> nn.Module:
@@ -149,9 +159,20 @@ def _model(fit: Fit, task: TrainingTask) -> nn.Module:
         model = task.student(Path(fit.teacher or ""), fit.recipe, _path(fit.start))
     if not _is_rounded(fit):  # the rows that fix its ranges name tokens as the tokenizer does
         task.shrink_token_table(model)
+    if (adapter := _adapter(fit)) is not None:
+        add_adapter(task.result(model), adapter)
+        if torch.distributed.get_rank() == 0:
+            print(f"{fit.role}: {learning(model)} learn, by adapters of rank {adapter.rank}", flush=True)
     choose_attention(model, fit.recipe.engine)
     task.look_at(model, fit.role)
     return model
+
+
+def _adapter(fit: Fit) -> AdapterSpec | None:
+    """The adapter of a teacher or a new student; a step of a compression trains all weights."""
+    if fit.step is not None:
+        return None
+    return fit.recipe.teacher.adapter if fit.role == "teacher" else fit.recipe.student.adapter
 
 
 def _is_rounded(fit: Fit) -> bool:
@@ -176,6 +197,8 @@ def train(training: Training) -> nn.Module:
                 metrics = evaluate(task, trained, engine.device)
             speed = training.pace.tokens_per_second
             metrics |= {"train_loss": loss, "tokens_per_second": speed, **engine.facts()}
+            if training.own_texts:
+                metrics |= training.own_texts.facts(epoch, len(training.epochs[epoch]))
             _keep_if_best(training, trained, metrics, epoch)
             progress |= {"epoch": epoch + 1, "batch": 0, "loss": 0.0}
             training.pace.epoch_done(epoch, metrics, task.ranked)
@@ -202,8 +225,12 @@ def run_epoch(training: Training, epoch: int) -> float:
     engine.module.train()
     total = progress["loss"] if training.is_first else 0.0
     for number, batch in enumerate(batches[progress["batch"] :], progress["batch"] + 1):
-        micro, size = task.parts(batch, engine.data_rank, engine.data_size, recipe.engine.accumulation)
+        split = engine.data_rank, engine.data_size, recipe.engine.accumulation
         with quiet.at_work() if training.is_first else quiet.aside():  # the others wait for the first worker anyway
+            if training.own_texts and training.own_texts.chooses(epoch, number):
+                micro, size = training.own_texts.parts(engine.module, batch, epoch, *split)
+            else:
+                micro, size = task.parts(batch, *split)
             total += engine.step(micro, size)
         if training.masks:
             training.masks.after_step()
@@ -217,10 +244,13 @@ def finish(training: Training, trained: nn.Module) -> None:
     """Write the best epoch as a reference bundle, from the first worker, and remove the checkpoints."""
     fit, recipe, best = training.fit, training.fit.recipe, training.progress["best"]
     if training.is_first:
-        trained.load_state_dict(load_file(_best(training.work, int(best["best_epoch"]))))
+        _take(trained, load_file(_best(training.work, int(best["best_epoch"]))))
         release(trained)
-        training.task.restore_token_table(trained)
         provenance: dict[str, Any] = {"key": fit.key, "role": fit.role, "data": training.prepared.key}
+        if (adapter := _adapter(fit)) is not None:
+            merge_adapter(trained)
+            provenance |= {"adapter": adapter.model_dump()}
+        training.task.restore_token_table(trained)
         if fit.role == "student":
             model_id = None if recipe.teacher.bundle else recipe.teacher.model
             provenance |= {"student_spec": recipe.student.taken(), "teacher_model": model_id}
@@ -280,12 +310,14 @@ def _keep_if_best(training: Training, trained: nn.Module, metrics: dict[str, flo
 def _keep(model: nn.Module, work: Path, epoch: int) -> None:
     """Keep the weights of an epoch: a run resumed from an earlier checkpoint needs the best epoch that it names.
 
-    Weights of later epochs are left from a run that was given up: this one began again, or from a checkpoint before
-    them. Every weight is copied, as safetensors takes none that shares its memory with another.
+    Weights that do not learn are left out. Those of later epochs are left from a run that was given up: this one began
+    again, or from a checkpoint before them. Every weight is copied, as safetensors takes none that shares its memory
+    with another.
     """
     work.mkdir(parents=True, exist_ok=True)
     aside = work / ".best.safetensors.partial"
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    stays = _staying(model)
+    weights = {name: each.detach().cpu().clone() for name, each in model.state_dict().items() if name not in stays}
     try:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, aside)
     except (OSError, SafetensorError) as error:
@@ -299,6 +331,17 @@ def _keep(model: nn.Module, work: Path, epoch: int) -> None:
     until = kept.index(_best(work, epoch)) + 1
     for other in kept[: max(0, until - checkpoint.KEPT - 1)] + kept[until:]:
         other.unlink()
+
+
+def _take(model: nn.Module, kept: dict[str, Tensor]) -> None:
+    """Give `model` the weights that `_keep` kept; those that do not learn are in it already."""
+    stays = _staying(model)
+    model.load_state_dict({name: each for name, each in model.state_dict().items() if name in stays} | kept)
+
+
+def _staying(model: nn.Module) -> set[str]:
+    """Names of the weights that do not learn."""
+    return {name for name, weight in model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
 
 
 def _best(work: Path, epoch: int) -> Path:
@@ -323,39 +366,3 @@ class Saves:
         if self._spec.max_failures:
             checkpoint.save(self._training, self._work, progress["epoch"], progress, progress["batch"])
             self._last = time.monotonic()
-
-
-class Pace:
-    """Progress of a run as log lines: loss by epoch, real tokens per second, time to go."""
-
-    def __init__(self, role: str, epochs: int, lengths: np.ndarray, steps: int, silent: bool) -> None:
-        """`steps`: the number that is left."""
-        self._role, self._epochs, self._lengths, self._silent = role, epochs, lengths, silent
-        self._total = steps
-        self._steps, self._tokens = 0, 0
-        self._started = self._spoke = time.monotonic()
-
-    def step(self, batch: np.ndarray) -> None:
-        """One global batch is done."""
-        self._steps += 1
-        self._tokens += int(self._lengths[batch].sum())
-        now = time.monotonic()
-        if not self._silent and now - self._spoke >= SECONDS_BETWEEN_LINES:
-            self._spoke = now
-            self._say(f"step {self._steps}/{self._total}")
-
-    def epoch_done(self, epoch: int, metrics: dict[str, float], ranked: str) -> None:
-        """One epoch is done and evaluated; `ranked` is the metric to log."""
-        if not self._silent:
-            value = metrics[f"validation_{ranked}"]
-            shown = f"loss {metrics['train_loss']:.4f}, validation {ranked.replace('_', ' ')} {value:.4f}"
-            self._say(f"epoch {epoch + 1}/{self._epochs}: {shown}")
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Real tokens, padding excluded, of all workers, since the start."""
-        return self._tokens / max(1e-9, time.monotonic() - self._started)
-
-    def _say(self, text: str) -> None:
-        left = (time.monotonic() - self._started) / max(1, self._steps) * (self._total - self._steps)
-        print(f"{self._role}: {text}, {self.tokens_per_second:,.0f} tokens/s, {left:.0f} s to go", flush=True)

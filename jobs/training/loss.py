@@ -176,6 +176,19 @@ def distill_completion_loss(
     return _by_row(loss_N + spec.weights.cross_entropy * label_loss_N, target_BL)
 
 
+def own_completion_loss(student_BLV: Tensor, target_BL: Tensor, teacher_NV: Tensor, spec: DistillationSpec) -> Tensor:
+    """Divergences at the tokens that the student wrote itself, added up over each row, [B]; no text is right there.
+
+    Agarwal et al. 2024 (GKD, arXiv 2306.13649, equation 4). `teacher_NV` are the logits of the tokens that there are.
+    """
+    student_NV, _ = at_targets(student_BLV, target_BL)
+    log_q_NV, log_p_NV = (
+        F.log_softmax(each.float() / spec.temperature, dim=-1)
+        for each in (student_NV[:, : teacher_NV.shape[1]], teacher_NV)
+    )
+    return _by_row(divergences(log_q_NV, log_p_NV, spec), target_BL)
+
+
 def sampled_kl(student_NV: Tensor, ids_NK: Tensor, log_probs_NK: Tensor) -> Tensor:
     """KL from the teacher over the tokens that `teaching.sampled` stored, up to a constant of its draws, [N].
 

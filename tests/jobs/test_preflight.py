@@ -126,3 +126,49 @@ def test_replies_that_rows_have_no_column_for_are_refused_before_the_job(tmp_pat
     assert refusal(column="said", **decoder) == f"reply.decoder: {tmp_path}: holds no bundle"
     with pytest.raises(UsageError, match=r"data\.train: embedded:shop: no column 'said'; columns here: text, label"):
         check_reply(Recipe.model_validate({"name": "x", "reply": {"column": "said"}}))
+
+
+@pytest.mark.parametrize("task", ["classify", "generate"])
+@pytest.mark.usefixtures("begun")
+def test_an_adapter_on_a_matrix_that_is_not_there_is_refused_before_workers(task: str, tmp_path: Path):
+    kind = {"classify": encoder_folder, "generate": decoder_folder}[task]
+    model, of = str(kind(tmp_path / "model")), {"classify": "qury", "generate": "c_atn"}[task]
+    near = {"classify": "query", "generate": "c_attn"}[task]
+    for section in (
+        {"teacher": {"model": model, "adapter": {"modules": [of]}}},
+        {"student": {"adapter": {"modules": [of]}}},
+    ):
+        recipe = Recipe.model_validate(fields(tmp_path, task=task, **{"teacher": {"model": model}} | section))
+        field = "student" if "student" in section else "teacher"
+        said = rf"^{field}\.adapter\.modules: '{of}': no matrix of a \w+ model; did you mean '{near}'\?$"
+        with pytest.raises(UsageError, match=said):
+            (distill if field == "student" else finetune).run(recipe)
+
+
+@pytest.mark.usefixtures("begun")
+def test_a_step_shrink_that_a_student_cannot_take_is_refused_before_it_is_trained(tmp_path: Path):
+    model = str(decoder_folder(tmp_path / "model", "llama"))
+    given = {"task": "generate", "teacher": {"model": model}, "student": {"layers": 2}}
+    for step, said in (
+        ({"layers": 3}, r"shrink\.layers: 3: the model has 2"),
+        ({"speedup": 2}, r"shrink\.speedup: the "),
+    ):
+        steps = [{"step": "shrink", **step}, {"step": "export"}]
+        with pytest.raises(UsageError, match=rf"^compression\.{said}"):
+            check_possible(Recipe.model_validate(fields(tmp_path, compression=steps, **given)))
+    unknown = given | {"teacher": {"model": str(decoder_folder(tmp_path / "other", "gemma"))}}
+    steps = [{"step": "shrink", "layers": 1}, {"step": "export"}]
+    with pytest.raises(
+        UsageError, match=r"^compression\.shrink: no heads and units known for 'gemma' models; for bert,"
+    ):
+        check_possible(Recipe.model_validate(fields(tmp_path, compression=steps, **unknown)))
+    check_possible(Recipe.model_validate(fields(tmp_path, compression=steps, **given)))
+
+
+@pytest.mark.usefixtures("begun")
+def test_a_narrower_student_is_tried_as_it_will_be_exported(tmp_path: Path):
+    model = str(decoder_folder(tmp_path / "model", "llama", num_attention_heads=4, num_key_value_heads=2))
+    given = {"task": "generate", "teacher": {"model": model}}
+    check_possible(Recipe.model_validate(fields(tmp_path, student={"layers": 2, "heads": 2}, **given)))
+    with pytest.raises(UsageError, match=r"^student\.heads: 3: 4 heads share 2 of keys and values"):
+        check_possible(Recipe.model_validate(fields(tmp_path, student={"layers": 2, "heads": 3}, **given)))

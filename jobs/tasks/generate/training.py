@@ -24,7 +24,7 @@ from jobs.models import decoder
 from jobs.models.decoder import INPUTS, LEAKS, Decoder
 from jobs.models.stages import decoder_layers
 from jobs.models.student import decoder_student, pretrained_decoder
-from jobs.training.loss import at_targets, completion_loss, distill_completion_loss
+from jobs.training.loss import at_targets, completion_loss, distill_completion_loss, own_completion_loss
 from jobs.training.outputs import TokenOutputs
 from jobs.training.task import EVALUATION_TOKENS, my_rows
 from serving.inputs import cut
@@ -91,9 +91,7 @@ class Generate:
     def loss(self, model: nn.Module, spec: OptimizerSpec) -> Loss:
         """Cross-entropy of the tokens to generate; a student's loss adds divergences from the teacher."""
         if isinstance(spec, DistillationSpec):
-            return lambda logits_BLV, batch: distill_completion_loss(
-                logits_BLV, batch["target"], batch["teacher_ids"], batch["teacher_log_probs"], spec
-            )
+            return lambda logits_BLV, batch: _distillation_loss(logits_BLV, batch, spec)
         return lambda logits_BLV, batch: completion_loss(logits_BLV, batch["target"], spec.label_smoothing)
 
     def epoch(self, seed: int, epoch: int, engine: EngineSpec) -> list[np.ndarray]:
@@ -133,3 +131,10 @@ class Generate:
         )
         mean = likelihood / tokens
         return {"log_likelihood": mean, "perplexity": math.exp(min(-mean, 700.0)), "token_accuracy": right / tokens}
+
+
+def _distillation_loss(logits_BLV: torch.Tensor, batch: Batch, spec: DistillationSpec) -> torch.Tensor:
+    """Of rows with the teacher's stored outputs, or of the student's own texts with the logits of a teacher at work."""
+    if (teacher_NV := batch.get("teacher_logits")) is not None:
+        return own_completion_loss(logits_BLV, batch["target"], teacher_NV, spec)
+    return distill_completion_loss(logits_BLV, batch["target"], batch["teacher_ids"], batch["teacher_log_probs"], spec)

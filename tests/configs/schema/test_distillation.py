@@ -64,3 +64,17 @@ def test_a_share_in_a_mixture_leaves_something_to_both():
 def test_a_schedule_that_teaches_nothing_is_refused(fields: dict[str, Any], said: str):
     with pytest.raises(ValidationError, match=said):
         spec(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"weights": {"kl": 0, "cross_entropy": 1}},
+        {"epochs": 3, "stages": [{"epochs": 1, "weights": {"cross_entropy": 1}}]},
+    ],
+    ids=str,
+)
+def test_own_texts_that_nothing_is_compared_on_are_refused(fields: dict[str, Any]):
+    with pytest.raises(ValidationError, match=r"on_policy=0.5: a student's own texts teach by the teacher's"):
+        spec(on_policy=0.5, **fields)
+    assert spec(on_policy=0.5, weights={"kl": 0, "jensen_shannon": 1}).on_policy == 0.5

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from configs.schema.models import TAKES, StudentSpec
+from configs.schema.models import TAKES, StudentSpec, TeacherSpec
 
 GIVEN: dict[str, Any] = {"hidden": 64, "heads": 4, "feed_forward": 100, "kernel": 5, "model": "a", "pooling": "cls"}
 
@@ -33,6 +33,8 @@ def test_a_kind_of_student_refuses_what_it_does_not_use(kind: str, name: str):
         ({"kind": "conv", "kernel": 4}, "kernel=4: has no middle; give an odd number"),
         ({"hidden": 100, "heads": 3}, "hidden=100 / heads=3: a whole number is needed"),
         ({"kind": "pretrained"}, "kind='pretrained': which model? give student.model"),
+        ({"adapter": {"rank": 4}, "share_layers": True}, "adapter with share_layers=true: one pair would stand in all"),
+        ({"kind": "new", "adapter": {"rank": 4}}, "for kind layers or pretrained, this one is 'new'; leave it out"),
         ({"kind": "pretrained", "model": "a", "layers": 2}, "layers=2: for kind layers or new or conv, this one is"),
     ],
     ids=str,
@@ -61,3 +63,16 @@ def test_a_student_survives_its_own_dump():
 )
 def test_what_a_student_took_is_told_without_what_its_kind_does_not_use(fields: dict[str, Any], taken: dict[str, Any]):
     assert StudentSpec.model_validate(fields).taken() == taken
+
+
+def test_new_weights_have_no_adapter():
+    with pytest.raises(ValidationError, match=r"adapter: model='new:llama': its new weights would stay as they are"):
+        TeacherSpec.model_validate({"model": "new:llama", "adapter": {"rank": 4}})
+
+
+@pytest.mark.parametrize(
+    "adapter", [{"rank": 0}, {"alpha": 0}, {"modules": []}, {"modules": [""]}, {"modules": "some"}]
+)
+def test_an_adapter_that_cannot_be_is_refused(adapter: dict[str, Any]):
+    with pytest.raises(ValidationError, match=r"teacher|adapter"):
+        TeacherSpec.model_validate({"model": "a", "adapter": adapter})

@@ -201,3 +201,26 @@ def test_texts_are_held_back_by_checks_alone():
     assert refusal(**told) == ("budget.max_held: 0.1: no text is held back; set checks.enabled=true, or leave it out")
     assert recipe(**told, checks={"enabled": True}).budget.max_held == 0.1
     assert refusal(budget={"max_slot_errors": 0.1}).startswith("budget.max_slot_errors: 0.1: task 'classify' does not")
+
+
+@pytest.mark.parametrize("section", ["teacher", "student"])
+@pytest.mark.parametrize("layout", ["pipeline_stages", "tensor_parallel"])
+def test_adapters_are_refused_where_layers_or_models_are_cut(section: str, layout: str):
+    engine = {"workers": 2, layout: 2}
+    said = refusal(engine=engine, **{section: {"adapter": {"rank": 4}}})
+    assert said.startswith(f"engine.{layout}: 2: {section}.adapter stands beside whole layers of a whole model; use 1")
+    assert recipe(engine={"workers": 2, "zero_stage": 3}, **{section: {"adapter": {"rank": 4}}})
+
+
+@pytest.mark.parametrize(("name", "value"), [("pipeline_stages", 2), ("tensor_parallel", 2), ("zero_stage", 3)])
+def test_a_student_that_writes_is_refused_where_workers_hold_parts_of_it(name: str, value: int):
+    given = {"task": "generate", "teacher": {"model": "new:llama"}, "distillation": {"on_policy": 0.5}}
+    said = refusal(engine={"workers": 2, name: value}, **given)
+    assert said.startswith(f"engine.{name}: {value}: distillation.on_policy=0.5 has every worker write with a whole")
+    assert recipe(engine={"workers": 2, "zero_stage": 2}, **given)
+
+
+def test_a_classifier_writes_no_texts():
+    assert refusal(distillation={"on_policy": 0.5}) == (
+        "distillation.on_policy: 0.5: task 'classify' does not use it; leave it out"
+    )

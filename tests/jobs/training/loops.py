@@ -105,7 +105,9 @@ def observe_one(name: str, config: dict[str, Any]) -> Facts:
 
 
 def head(model: torch.nn.Module) -> list[float]:
-    """The weights of the last layer, of a decoder a part of them."""
+    """The weights of the last layer, of a decoder a part of them; with adapters those of the last one."""
+    if adapters := [weight for name, weight in model.named_parameters() if "lora_B" in name]:
+        return adapters[-1].detach().flatten().tolist()
     if isinstance(model, Decoder):
         return model.lm.get_output_embeddings().weight.detach()[:, 0].tolist()  # pyright: ignore[reportOptionalMemberAccess]
     weight: torch.Tensor = model.get_submodule("head").weight  # pyright: ignore[reportAssignmentType]
@@ -137,6 +139,10 @@ class Shop:
         ]
         if "teacher.dropout=0" in overrides:
             given += [f"teacher.model={self.calm}", "teacher.learning_rate=4e-3"]
+        if " adapted" in name:
+            given.append(f"{'student' if 'student' in name else 'teacher'}.adapter={{rank: 4, alpha: 16}}")
+        if name.startswith("decoder adapted"):
+            given += [f"teacher.model={self.folder / 'decoder-base'}", "teacher.new={}"]
         file = "completions.yaml" if name.startswith("decoder") else "recipe.yaml"
         return load(Recipe, self.rows / file, given).on_driver(self.folder, self.rows)
 
@@ -177,6 +183,10 @@ class Shop:
         recipe = self.recipe("decoder", [])
         generator = decoder.pretrained(recipe.teacher, 400, recipe.data.max_length, self.completions.manifest["end"])
         write_reference(self.folder / "decoder-given", generator, self.completions, "given", {}, {})
+        with torch.no_grad():  # weights through which an adapter's gradients are more than noise
+            for weight in generator.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+        write_reference(self.folder / "decoder-base", generator, self.completions, "given", {}, {})
 
         def logits(split: PreparedSplit) -> dict[str, Any]:
             rows = len(self.prepared.examples(split))

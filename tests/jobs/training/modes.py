@@ -6,6 +6,7 @@ from typing import Any
 
 CALM = ["teacher.dropout=0", "engine.precision=fp32"]
 FP32 = ["engine.precision=fp32"]
+OWN = [*FP32, "distillation.on_policy=0.1"]
 FP16 = ["engine.precision=fp16", "engine.loss_scale.initial_power=8"]  # a higher one leaves out some of the few steps
 INSIDE = [  # relations first, then all that can be compared
     "distillation.stages=[{epochs: 1, weights: {relations: 1}}]",
@@ -23,7 +24,7 @@ FURTHER: dict[str, dict[str, Any]] = {  # students of which half the weights are
     "pruned student, rising, interrupted": {"sparsity": 0.8, "rising": 0.6},
     "pruned student, rounded": {"quantize_aware": True},
 }
-# A name starts with what is trained: "encoder" and "decoder" are teachers.
+# A name starts with what is trained: "encoder" and "decoder" are teachers; what is "adapted" learns by adapters.
 ONE_WORKER = {
     "encoder": CALM,
     "encoder, accumulated": [*CALM, "engine.accumulation=2"],
@@ -44,6 +45,14 @@ ONE_WORKER = {
     "foreign student": FP32,
     "decoder": FP32,
     "decoder student": FP32,
+    "decoder student writes": OWN,
+    "decoder student writes, interrupted": [*OWN, *OFTEN],
+    "decoder adapted": FP32,
+    "decoder adapted, activations computed twice": [*FP32, "engine.activation_checkpointing=true"],
+    "decoder adapted, bf16 weights": ["engine.precision=bf16"],
+    "decoder adapted, interrupted": [*FP32, *OFTEN],
+    "decoder student adapted": FP32,
+    "encoder adapted": CALM,
     "encoder, bf16 weights": ["teacher.dropout=0", "engine.precision=bf16"],
     "encoder, fp16 weights": ["teacher.dropout=0", *FP16],
     "encoder, activations computed twice": [*CALM, "engine.activation_checkpointing=true"],
@@ -72,6 +81,9 @@ PAIR = ["engine.workers=2"]
 TWO_WORKERS = {  # one for each mechanism; the two-worker modes of test_engine beside it
     **{f"encoder, zero {stage}": [*CALM, *PAIR, f"engine.zero_stage={stage}"] for stage in (2, 3)},
     "pruned student, rising": [*CALM, *PAIR, "engine.zero_stage=2"],
+    "decoder student writes, zero 2": [*OWN, *PAIR, "engine.zero_stage=2"],
+    "decoder adapted, zero 2": [*FP32, *PAIR, "engine.zero_stage=2"],
+    "encoder adapted, zero 3": [*CALM, *PAIR, "engine.zero_stage=3"],
     "conv student": [*FP32, *PAIR],
     "student, pipeline": [*CALM, *PAIR, *PIPELINE],
     "decoder, pipeline": [*FP32, *PAIR, *PIPELINE],
@@ -81,6 +93,9 @@ TWO_WORKERS_MORE = {  # in the order of `FOUR_WORKERS`
     **{f"encoder, zero {stage}": [*CALM, *PAIR, f"engine.zero_stage={stage}"] for stage in (0, 1)},
     "decoder, zero 3": [*FP32, *PAIR, "engine.zero_stage=3"],
     "encoder, zero 2 interrupted": [*CALM, *PAIR, *OFTEN, "engine.zero_stage=2"],
+    "decoder adapted, zero 3": [*FP32, *PAIR, "engine.zero_stage=3"],
+    "decoder adapted, zero 2 interrupted": [*FP32, *PAIR, *OFTEN, "engine.zero_stage=2"],
+    "decoder adapted, zero 3 interrupted": [*FP32, *PAIR, *OFTEN, "engine.zero_stage=3"],
     "student inside, zero 3": [*CALM, *INSIDE, *PAIR, "engine.zero_stage=3", "engine.accumulation=2"],
     "encoder, pipeline": [*CALM, *PAIR, "engine.pipeline_stages=2", "engine.accumulation=4"],
     "encoder, pipeline interrupted": [*CALM, *PAIR, *OFTEN, *PIPELINE],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from cluster.session import JobError
 from jobs.data.prepared import TOKENIZER
-from jobs.models import encoder
+from jobs.models import decoder, encoder
 from jobs.models.loading import load_tokenizer
 from jobs.models.reference import read_tokenizer
 from jobs.models.sparsity import multiplied, sparsity_facts
@@ -24,6 +25,28 @@ from tests.jobs.training.loops import Facts, Shop, folder_of, head
 def test_a_decoder_learns(one: dict[str, Facts], name: str, most: float):
     first, *_, last = one[name]["curve"]
     assert last < most * first
+
+
+@pytest.mark.parametrize("name", ["decoder adapted", "decoder student adapted", "encoder adapted"])
+def test_adapters_learn_and_are_merged_into_the_bundle(shop: Shop, one: dict[str, Facts], name: str):
+    first, *rest = one[name]["curve"]
+    assert min(rest) < first  # though they stand beside weights that nobody trained
+    role = "student" if "student" in name else "teacher"
+    folder, of = shop.folder / folder_of(name) / role, "decoder" if name.startswith("decoder") else "encoder"
+    family: Any = decoder if of == "decoder" else encoder
+    given = shop.folder / ("decoder-base" if of == "decoder" else "encoder-given")
+    made, before = family.load(folder).state_dict(), family.load(given).state_dict()
+    assert not any("lora_" in name or "base_layer" in name for name in made)
+    moved = {name for name, weight in made.items() if role == "teacher" and not torch.equal(weight, before[name])}
+    assert not any("norm" in name.lower() or "embed" in name for name in moved)
+    assert read_bundle(folder).provenance["adapter"] == {"rank": 4, "alpha": 16.0, "dropout": 0.0, "modules": "all"}
+
+
+def test_a_student_that_writes_learns_otherwise_and_says_what_it_took(one: dict[str, Facts]):
+    seen, curve = one["decoder student writes"]["best"], one["decoder student writes"]["curve"]
+    assert 0 < seen["on_policy_share"] < 0.3 and seen["on_policy_seconds"] > 0
+    assert curve != one["decoder student"]["curve"]  # of another loss, so neither is lower
+    assert "on_policy_share" not in one["decoder student"]["best"]
 
 
 @pytest.mark.parametrize("name", ["conv student", "foreign student"])

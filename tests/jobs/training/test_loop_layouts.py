@@ -21,6 +21,12 @@ def test_how_a_step_is_computed_changes_nothing(one: dict[str, Facts], mode: str
     assert one[f"encoder, {mode}"]["curve"] == pytest.approx(one["encoder"]["curve"], rel=1e-4)
 
 
+def test_activations_computed_twice_change_nothing_under_adapters(one: dict[str, Facts]):
+    expected = one["decoder adapted"]["curve"]
+    assert one["decoder adapted, activations computed twice"]["curve"] == pytest.approx(expected, rel=1e-4)
+    assert one["decoder adapted, bf16 weights"]["curve"] == pytest.approx(expected, rel=0.05)
+
+
 @pytest.mark.parametrize("mode", TWO_WORKERS)
 def test_two_workers_learn_what_one_does(one: dict[str, Facts], two: dict[str, Facts], mode: str):
     assert_alike(two[mode], one[reference_of(mode)])

@@ -93,6 +93,8 @@ INTERRUPTED = {
     "encoder, interrupted": "encoder",
     "encoder, interrupted, drops out": "encoder, never killed",
     "pruned student, rising, interrupted": "pruned student, rising",
+    "decoder adapted, interrupted": "decoder adapted",
+    "decoder student writes, interrupted": "decoder student writes",
 }
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jobs.training import loop
-from jobs.training.loop import Pace
+from jobs.training import pace
+from jobs.training.pace import Pace
 
 
 class Clock:
@@ -20,7 +20,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(loop, "time", made)
+    monkeypatch.setattr(pace, "time", made)
     return made
 
 
