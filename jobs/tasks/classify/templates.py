@@ -11,6 +11,7 @@ from jobs.measure.grams import WORDS, fit_grams
 from serving import checks
 from serving.reply import PLACEHOLDER, Part, Templates, names, parts
 
+WORD = re.compile(r"\w+")
 UNFILLED = re.compile(r"[{}]|\[[^\]]*\](?!\()")  # braces and brackets that look like a placeholder; [a](link) is none
 CUSTOMERS_DIGITS = 3  # from which on a number that messages say is a customer's: an amount, an order
 SAID_BY_OTHERS = 0.02  # share of the replies to other messages of a class from which on a value is a word like others
@@ -47,7 +48,9 @@ def template_of(message: Message, words: Set[str] = frozenset(), peculiar: Set[s
     given = [(name, value) for name, value in message.values.items() if value.strip()]
     pieces: list[Part] = list(parts(message.reply))
     for name, value in sorted(given, key=lambda each: -len(each[1])):
-        if value.lower() in words and any(_standing(value).search(each.text) for each in pieces if not each.is_name):
+        if value.strip().lower() in words and any(
+            _standing(value).search(each.text) for each in pieces if not each.is_name
+        ):
             return None
         pieces = [part for each in pieces for part in _split(each, name, value)]
     said = " ".join(each.text for each in pieces if not each.is_name)
@@ -81,14 +84,18 @@ def central(texts: Sequence[str], usable: Sequence[bool]) -> int | None:
 def words_like_others(messages: Iterable[Message]) -> set[str]:
     """Values, in lower case, that are said to messages which do not give them, such as the "free" of "feel free"."""
     messages = list(messages)
-    giving = Counter(value for each in messages for value in {given.lower() for given in each.values.values()})
+    given = [{value.strip().lower() for value in each.values.values() if value.strip()} for each in messages]
     replies = [each.reply.lower() for each in messages]
+    saying: defaultdict[str, list[int]] = defaultdict(list)  # places of the replies with a word
+    for place, reply in enumerate(replies):
+        for word in set(WORD.findall(reply)):
+            saying[word].append(place)
     found = set()
-    for value in giving:
-        standing = _standing(value)
-        saying = [place for place, reply in enumerate(replies) if value in reply and standing.search(reply)]
-        strange = sum(value not in map(str.lower, messages[place].values.values()) for place in saying)
-        if strange > SAID_BY_OTHERS * max(1, len(messages) - giving[value]):
+    for value, count in Counter(value for each in given for value in each).items():
+        standing, first = _standing(value), WORD.search(value)
+        places = saying[first[0]] if first else range(len(replies))
+        strange = sum(value not in given[place] and bool(standing.search(replies[place])) for place in places)
+        if strange > SAID_BY_OTHERS * max(1, len(messages) - count):
             found.add(value)
     return found
 
