@@ -16,7 +16,7 @@ BOMB = "name: a\nx0: &x0 [a]\n" + "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}
 RECIPES: dict[str, tuple[str | bytes, list[str]]] = {
     "misspelt section": ("name: a\nengin: {workers: 1}", ["engin: unknown key (value {'workers': 1})", "'engine'?"]),
     "misspelt field": ("name: a\nengine: {worker: 1}", ["engine.worker: unknown key", "did you mean 'workers'?"]),
-    "field that is like no other": ("name: a\ndata: {zzz: 1}", ["data.zzz: unknown key", "known here: label, "]),
+    "field that is like no other": ("name: a\ndata: {zzz: 1}", ["data.zzz: unknown key", "known here: chat, label, "]),
     "text for a number": ("name: a\nengine: {workers: many}", ["engine.workers: got 'many'", "valid integer"]),
     "part of a number": ("name: a\nengine: {workers: 1.5}", ["engine.workers: got 1.5", "valid integer"]),
     "bool for a number": ("name: a\nengine: {workers: true}", ["engine.workers: got True", "a number is expected"]),

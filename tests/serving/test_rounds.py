@@ -16,7 +16,7 @@ import pytest
 from serving.generator import Generator, load_generator
 from serving.pieces import Text
 from serving.rounds import FinishReason, QueueFull, Rounds, Writing
-from serving.runtimes import Candidate, Sampling, Step, WriterModel
+from serving.runtimes import Sampling, Step, WriterModel
 from tests.processes import ROOT
 from tests.tiny.decoders import write_tiny_decoder
 
@@ -40,9 +40,6 @@ class Watched:
 
     def complete(self, prompts: Sequence[Sequence[int]], max_length: int) -> list[list[int]]:
         return self._model.complete(prompts, max_length)
-
-    def candidates(self, prompt: Sequence[int], most: int, sampling: Sampling, count: int) -> list[Candidate]:
-        return self._model.candidates(prompt, most, sampling, count)
 
     def write(self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling, step: Step) -> None:
         self.rounds.append(list(prompts))

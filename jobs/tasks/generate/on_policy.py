@@ -82,7 +82,7 @@ class OwnTexts:
         end, longest = self._manifest["end"], self._manifest["max_length"]
         prompts = [self._prompt(row) for row in rows]
         draws = [np.random.default_rng((self._seed, epoch, int(row), TEXT)).random(longest) for row in rows]
-        written = decoder.complete(model, prompts, longest, end, decoder.Draws(draws, self._known))
+        written = decoder.complete(model, prompts, longest, end, draws=decoder.Draws(draws, self._known))
         texts = [
             [*before, *after, *([end] if len(before) + len(after) < longest else [])]
             for before, after in zip(prompts, written, strict=True)

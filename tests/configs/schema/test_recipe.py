@@ -206,10 +206,10 @@ def test_texts_are_held_back_by_checks_alone():
 @pytest.mark.parametrize("section", ["teacher", "student"])
 @pytest.mark.parametrize("layout", ["pipeline_stages", "tensor_parallel"])
 def test_adapters_are_refused_where_layers_or_models_are_cut(section: str, layout: str):
-    engine = {"workers": 2, layout: 2}
-    said = refusal(engine=engine, **{section: {"adapter": {"rank": 4}}})
+    asked: dict[str, Any] = {section: {"adapter": {"rank": 4}}}
+    said = refusal(engine={"workers": 2, layout: 2}, **asked)
     assert said.startswith(f"engine.{layout}: 2: {section}.adapter stands beside whole layers of a whole model; use 1")
-    assert recipe(engine={"workers": 2, "zero_stage": 3}, **{section: {"adapter": {"rank": 4}}})
+    assert recipe(engine={"workers": 2, "zero_stage": 3}, **asked)
 
 
 @pytest.mark.parametrize(("name", "value"), [("pipeline_stages", 2), ("tensor_parallel", 2), ("zero_stage", 3)])

@@ -77,7 +77,8 @@ def test_tokens_are_drawn_by_the_inverse_of_the_cumulative_distribution():
         probabilities = STUDENT(torch.tensor([[5, 6]]), torch.arange(2)[None])[0, -1, :KNOWN].double().softmax(-1)
     numbers = (np.arange(1000) + 0.5) / 1000
     prompts = [[5, 6]] * len(numbers)
-    first = decoders.complete(STUDENT, prompts, 3, VOCABULARY, Draws([np.array([each]) for each in numbers], KNOWN))
+    draws = Draws([np.array([each]) for each in numbers], KNOWN)
+    first = decoders.complete(STUDENT, prompts, 3, VOCABULARY, draws=draws)
     counts = np.bincount([text[0] for text in first], minlength=KNOWN)
     assert np.abs(counts / 1000 - probabilities.numpy()).max() <= 1e-3  # by even numbers, not by chance
     assert [text[0] for text in first] == sorted(text[0] for text in first)
