@@ -170,9 +170,15 @@ def test_two_jobs_at_once_ask_the_teacher_once(tmp_path: Path, locked: bool, mon
     monkeypatch.setattr("jobs.training.teaching.write_outputs", write)
     if not locked:
         monkeypatch.setattr("jobs.stage.only_maker", lambda folder: contextlib.nullcontext())
+
+    def ask(_: int) -> Path | None:
+        may_miss = contextlib.nullcontext() if locked else contextlib.suppress(FileNotFoundError)
+        with may_miss:  # one may replace what the other reads
+            return teach(recipe(tmp_path), ROWS)
+
     with ThreadPoolExecutor(2) as pool:
-        folders = list(pool.map(lambda _: teach(recipe(tmp_path), ROWS), range(2)))
-    assert folders == [tmp_path / "teacher_outputs"] * 2
+        folders = list(pool.map(ask, range(2)))
+    assert folders == [tmp_path / "teacher_outputs"] * 2 or not locked
     assert len(asked) == (1 if locked else 2)
 
 
