@@ -14,7 +14,7 @@ from jobs.measure.measurement import CHANGED, SECONDS_OF_A_SHAPE
 from jobs.measure.timing import BLOCKS, LEAST_CALLS, PERCENTILES
 from tuning.figures import AS_THEY_COME, MIX, Figures, Shape, at, figures, timed
 from tuning.figures import flat as flat_names
-from tuning.pareto import METRIC, PACE, SENT, broken, missed
+from tuning.pareto import HELD, METRIC, PACE, SENT, broken, missed
 
 PACES = {"ms_per_token": ("ms for each token", ".2f"), "tokens_per_second": ("tokens a second", ",.0f")}
 Answers = Mapping[str, Figures]  # by contender
@@ -91,7 +91,8 @@ def budgeted(found: Figures, whole: float, task: Task) -> dict[str, float]:
     taken, metric = found["latency"][at(task.shape)], found["metrics"][task.metric]
     held = {METRIC: metric, "retention": metric / whole, "p95_ms": taken["p95_ms"]}
     held |= {name: taken[name] for name in (PACE,) if name in taken}
-    held |= {name: found["metrics"][name] for name in SENT if name in found["metrics"]}
+    if task.sent:  # what is not checked holds nothing back
+        held |= {HELD: 0.0} | {name: found["metrics"][name] for name in SENT if name in found["metrics"]}
     return held | {"megabytes": found["metrics"]["bytes"] / 1e6}
 
 

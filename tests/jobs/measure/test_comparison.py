@@ -174,6 +174,7 @@ def test_decoders_are_compared_by_their_metrics_and_by_answers_of_a_stated_lengt
     assert metrics["speedup_mix"] == metrics["speedup_batch1_tokens32_answer32"] == 10
     assert "ms_per_token 0.25 misses max_ms_per_token=0.2 by 25.0%" in fields["first"][0]
     assert fields["tested"]["ms_per_token"] == 0.25 and fields["budgeted"]["winner"]["ms_per_token"] == 0.25
+    assert {each["held"] for each in fields["budgeted"].values()} == {0.0}  # what is not checked holds nothing back
     assert (
         "No baseline is inside the budget; the best, nearest_row, keeps 12.5% of the teacher's bleu"
         in fields["verdict"]
