@@ -26,6 +26,7 @@ CHECKS = "checks.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 TEMPLATES = "templates.json"
 FORMAT_VERSIONS = (1, 2)  # 2: bundles of a kind
+LATER = ("checked", "chat_template", "kind", "reply")  # fields that earlier programs refuse wherever they stand
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -164,8 +165,8 @@ class Bundle(ModelEntry):
         return self.model_copy(update={**fields, "first": None})
 
     def written(self) -> dict[str, Any]:
-        """The fields of `bundle.json` but its files; those of format 2 in bundles of format 2 alone."""
-        return self.model_dump(exclude={"files"} | ({"kind", "reply"} if self.kind is None else set()))
+        """The fields of `bundle.json` but its files, and but those of `LATER` that say nothing here."""
+        return self.model_dump(exclude={"files"} | {name for name in LATER if not getattr(self, name)})
 
 
 def write_bundle(folder: Path, fields: Mapping[str, Any], fill: Callable[[Path], None]) -> Bundle:

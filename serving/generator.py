@@ -102,9 +102,9 @@ class Generator:
         found = sorted(self.model.candidates(ids, most, sampling, count), key=lambda each: -each.score)
         return [_text_of(self.tokenizer, each.tokens, stop) for each in found]
 
-    def prompts(self, inputs: Sequence[Input]) -> list[list[int]]:
-        """Token ids of each input, in order. Raises `InputError` also for one that is longer than the model reads."""
-        return [self._whole(f"input {index}", each) for index, each in enumerate(self._encoded(self.worded(inputs)))]
+    def read(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of the prompts that inputs were `worded` as. Raises `InputError` for one that is too long."""
+        return [self._whole(f"input {index}", each) for index, each in enumerate(self._encoded(prompts))]
 
     def prompt_of(self, conversation: str) -> list[int]:
         """Token ids of a conversation as its template writes it. Raises `InputError` where it is too long."""
@@ -129,11 +129,11 @@ class Generator:
 
         A longer prompt is cut. The pieces are together what `predict` gives; a text that is held back has none.
         """
-        (encoding,) = self._encoded(self.worded([given]))
         if self.checks:  # no piece goes out before the whole text is checked
             (completion,) = self.predict([given])
             tell("" if completion.get("faults") else completion["text"])
             return
+        (encoding,) = self._encoded(self.worded([given]))
         most = self.bundle.max_length - len(encoding)
         writing = Writing(encoding.ids, most, Sampling(), Text(self.tokenizer), lambda piece, _: tell(piece))
         if len(encoding):

@@ -47,7 +47,8 @@ class Writer:
 
     def begin_inputs(self, inputs: Sequence[Input], manner: Manner) -> Texts:
         """Have texts written; the caller ends with `leave`. Raises `InputError` and `Refused`."""
-        return self._begin(self.generator.worded(inputs), self.generator.prompts(inputs), manner)
+        words = self.generator.worded(inputs)
+        return self._begin(words, self.generator.read(words), manner)
 
     def begin_chat(self, messages: Sequence[Said], manner: Manner) -> Texts:
         """The same for the text that answers a conversation."""

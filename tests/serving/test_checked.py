@@ -81,7 +81,7 @@ def test_a_held_text_is_a_filtered_one_in_openais_words(served: Any):
 def test_a_text_that_fails_is_written_again(tmp_path: Path):
     plain = load_generator(write_checked(tmp_path / "any", given=False))
     prompt, first = PROMPTS[3], plain.likeliest(PROMPTS[3])
-    (ids,) = plain.prompts([prompt])
+    (ids,) = plain.read(plain.worded([prompt]))
     others = plain.written_again(ids, 80 - len(ids), Sampling())
     size = next(count for each in others if (count := len(letters(each))) != len(letters(first)))
     wanted = {"given": False, "min_words": size, "max_words": size}

@@ -56,7 +56,7 @@ class Client:
     """One text and what was told of it."""
 
     def __init__(self, generator: Generator, prompt: str, most: int = 1000, **fields: Any) -> None:
-        (ids,) = generator.prompts([prompt])
+        (ids,) = generator.read(generator.worded([prompt]))
         self.ended: queue.Queue[FinishReason | Exception] = queue.Queue()
         self.pieces: list[str] = []
         room = generator.bundle.max_length - len(ids)
@@ -78,7 +78,7 @@ def ids_of(clients: Sequence[Client]) -> list[list[int]]:
 
 
 def alone(generator: Generator, prompt: str) -> list[int]:
-    (ids,) = generator.prompts([prompt])
+    (ids,) = generator.read(generator.worded([prompt]))
     return generator.writer.complete([ids], generator.bundle.max_length)[0]
 
 

@@ -9,12 +9,11 @@ from jobs.data.source import Row, Slots
 from jobs.tasks.generate import likeness
 from jobs.tasks.generate.references import references_of, streams
 from serving import units
+from serving.checks import UNSAYABLE
 
 if TYPE_CHECKING:
     import numpy as np
     from sacrebleu.metrics.bleu import BLEU
-
-UNSAYABLE = frozenset({"true", "false", "yes", "no", "none", "dontcare", "dont_care", "?", ""})
 
 
 def score(predicted: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
