@@ -149,23 +149,38 @@ def apart(record: Record, rows: Iterable[str]) -> None:
                 )
 
 
-def summarise(record: Record, row: str, unit: str, bar: float | None) -> None:
-    """Print a row over all seeds: means of `ours` and `peer`; the mean, the least and the most of their ratio."""
+def summarise(
+    record: Record, row: str, unit: str, bar: float | None, peer: str = "", facts: Iterable[str] = ()
+) -> None:
+    """Print a row over all seeds: means of `ours` and `peer`; the mean, the least and the most of their ratio.
+
+    A point that was measured several times holds `least` and `most` itself. `peer`: its name and version; `facts`:
+    further figures of the points, of which the means are printed.
+    """
     points = {seed: found for seed in SEEDS if (found := record.find(row, seed))}
     ratios = [each["ours"] / each["peer"] for each in points.values()]
+    ends = [each[end] for each in points.values() for end in ("least", "most") if end in each] or ratios
     measured = [seed for seed in points if (row, seed) in record.measured]
     print_row(
         name=row,
         ours=round(statistics.fmean(each["ours"] for each in points.values()), 4) if points else None,
-        peer=round(statistics.fmean(each["peer"] for each in points.values()), 4) if points else "nothing recorded",
+        peer=_of_peer([each["peer"] for each in points.values()], peer),
         unit=unit,
         ratio=statistics.fmean(ratios) if points else None,
-        spread=[round(min(ratios), 4), round(max(ratios), 4)] if points else None,
+        spread=[round(min(ends), 4), round(max(ends), 4)] if points else None,
         runs=len(points),
         bar=bar,
         seeds_measured=measured,
         seeds_recorded=[seed for seed in points if seed not in measured],
+        **{fact: round(statistics.fmean(each[fact] for each in points.values()), 4) for fact in facts if points},
     )
+
+
+def _of_peer(figures: Sequence[float], name: str) -> float | str:
+    if not figures:
+        return "nothing recorded"
+    mean = round(statistics.fmean(figures), 4)
+    return f"{mean}, {name}" if name else mean
 
 
 def _read(file: Path) -> dict[tuple[str, int], dict[str, Any]]:

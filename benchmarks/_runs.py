@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Study(NamedTuple):
     recipe: str
     metric: str
     overrides: tuple[str, ...] = ()
-    rows: tuple[str, tuple[str, ...]] | None = None  # a column, and the values of it that the study is about; None: all
+    rows: Mapping[str, tuple[str, ...]] | None = None  # {column: values of it that the study is about}; None: all
 
     def with_overrides(self, also: Sequence[str]) -> Study:
         """The study with further overrides of its recipe."""
@@ -43,7 +43,7 @@ class Runs:
         self.folder, self._log = scratch / f"{name}-{seed}", scratch / f"{name}-{seed}.log"
         files = {split: data / name / f"{split}.jsonl.gz" for split in ("train", "validation", "test")}
         if study.rows:
-            files = {split: _those(file, scratch / name, *study.rows) for split, file in files.items()}
+            files = {split: _those(file, scratch / name, study.rows) for split, file in files.items()}
         sources = [f"data.{split}={file}" for split, file in files.items()]
         self.study, self._told = study, [*sources, *study.overrides, f"seed={seed}"]
         self._given = [each.replace(str(data), "$SLIMCART_DATA").replace(f"{scratch}/", "") for each in self._told]
@@ -87,7 +87,7 @@ class Runs:
         """Figures of the teacher, and of the baselines where it classifies; trains it where it is not there yet."""
         file = self.folder / f"known-{self.made_by('prepare', 'finetune', 'measure', 'baselines')}.json"
         if not file.exists():
-            self._finetune()
+            self.train()
             found = {TEACHER: self.measured(TEACHER, "reference", self.teacher)}
             if self.recipe.task == "classify":
                 made_of = made(self.recipe, TASKS["classify"].bundled_baselines, self.teacher)
@@ -96,21 +96,25 @@ class Runs:
             file.write_text(json.dumps(found), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))
 
-    def _finetune(self) -> None:
-        """Train the teacher where it is not there yet, as its stages are now."""
+    def train(self) -> None:
+        """Train the teacher, unless it is there as its stages are now."""
         finished = self.folder / f"finetuned-{self.made_by('prepare', 'finetune')}"
         if not finished.exists() or not self.teacher.exists():
             self.verb("finetune")
             finished.touch()
 
 
-def _those(file: Path, folder: Path, column: str, values: Sequence[str]) -> Path:
-    """A file in `folder` of the rows with one of the values."""
+def _those(file: Path, folder: Path, values: Mapping[str, tuple[str, ...]]) -> Path:
+    """A file in `folder` of the rows with one of the values in each column."""
     made = folder / file.name.removesuffix(".gz")
     if not made.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with gzip.open(file, "rt", encoding="utf-8") as lines:
-            chosen = [line for line in lines if json.loads(line)[column] in values]
+            chosen = [line for line in lines if _has(json.loads(line), values)]
         made.with_suffix(".partial").write_text("".join(chosen), encoding="utf-8")
         made.with_suffix(".partial").replace(made)
     return made
+
+
+def _has(row: Mapping[str, str], values: Mapping[str, tuple[str, ...]]) -> bool:
+    return all(row[column] in chosen for column, chosen in values.items())

@@ -69,7 +69,7 @@ STUDIES = {
             "configs/description.yaml",
             "bleu",
             ("teacher.new.layers=6", ONE_CORE),
-            rows=("act", ("inform", "recommend")),
+            rows={"act": ("inform", "recommend")},
         ),
         {"a decoder of 38 % of the parameters": Student(["student.layers=2"], None)},
     ),

@@ -23,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import unittest.mock
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -33,21 +32,18 @@ from tokenizers import Tokenizer
 
 from benchmarks._bare import SERVICE
 from benchmarks._compare import compare, exit_code, missing
+from benchmarks._servers import service
 from benchmarks.runtimes import prepared_of
-from cluster import local
 from cluster.ports import choose_port, is_free
 from configs.schema.data import EMBEDDED
 from configs.schema.models import StudentSpec, TeacherSpec
 from configs.schema.recipe import Recipe
-from configs.schema.serving import ServingSpec
 from jobs.compression.bundle import compress
 from jobs.measure.timing import texts_of_length
 from jobs.models import encoder
 from jobs.models.reference import write_reference
 from jobs.models.student import encoder_student
-from serving import deployment
 from serving.bundle import read_bundle
-from serving.dashboard import Dashboard
 
 OF_ONE, OF_MANY = 1 / 1.6, 0.9  # of bare uvicorn's: p50 of one client at most 1.6 times, answers to 16 at least 90 %
 MANY = 16
@@ -98,9 +94,9 @@ def measure(place: Path, bundle: Path) -> None:
     ray = f"Serve's defaults, ray {importlib.metadata.version('ray')}"
     with contextlib.ExitStack() as running:
         with contextlib.redirect_stdout(sys.stderr):  # which ports are taken is no row
-            ours = running.enter_context(_service(place / "ours", bundle))
+            ours = running.enter_context(service(place / "ours", bundle))
             bare = running.enter_context(_bare(bundle))
-            defaults = running.enter_context(_service(place / "defaults", bundle, defaults=True))
+            defaults = running.enter_context(service(place / "defaults", bundle, defaults=True))
         for row in ROWS:
             sides = [_asked(script, url, row.clients) for url in (ours, bare, defaults)]
             compare(f"{row.name}: our service / bare uvicorn", row.unit, sides[0], sides[1], uvicorn, row.bar)
@@ -186,23 +182,6 @@ def _bare(bundle: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
-
-
-@contextlib.contextmanager
-def _service(state: Path, bundle: Path, defaults: bool = False) -> Iterator[str]:
-    """The URL of a service on a cluster of its own; with `defaults` Serve was started before, by nobody's settings."""
-    cluster = local.up(state)
-    try:
-        headers = {"Authorization": f"Bearer {cluster.token_path.read_text()}"}
-        spec = ServingSpec.model_validate({"port": choose_port(f"the service of {state.name}", 9810)})
-        made = deployment.application(spec, SERVICE, bundle, SERVICE, "1", deployment.package_code(state / "code"))
-        with unittest.mock.patch.dict(os.environ, cluster.environment()):
-            if defaults:
-                serve = Dashboard(cluster.dashboard_url, headers, spec)
-                serve.write(serve.read())
-            yield deployment.deploy(cluster.dashboard_url, headers, spec, made, state / "serving")
-    finally:
-        local.down(state)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from cluster.memory import peak_mb
 from cluster.session import JobError
 from configs.loader import UsageError
 from configs.schema.engine import EngineSpec
@@ -135,8 +136,17 @@ class Engine:
         return total / size * self.data_size / self._world  # workers that split a layer see the same loss
 
     def facts(self) -> dict[str, float]:
-        """Metrics of the steps so far: with fp16 the number of steps that an overflow left out."""
-        return {"overflows": self._engine.skipped_steps} if self._spec.precision == "fp16" else {}
+        """Metrics of the steps so far; all call it.
+
+        The most memory (10^6 bytes) that a worker has had, on a GPU that of its tensors too; with fp16 the number of
+        steps that an overflow left out.
+        """
+        taken = {"worker_peak_mb": peak_mb()}
+        if self.device.type == "cuda":
+            taken["gpu_peak_mb"] = torch.cuda.max_memory_allocated(self.device) / 1e6
+        every = gather(taken)
+        facts = {name: max(each[name] for each in every) for name in taken}
+        return facts | ({"overflows": self._engine.skipped_steps} if self._spec.precision == "fp16" else {})
 
     def whole(self) -> nn.Module:
         """The model with its current weights, in float32 where it was built so, on every worker. All call it."""

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from cluster import quiet
+from cluster.memory import peak_mb
 from cluster.session import JobError
 from configs.loader import Spec, UsageError
 from configs.schema.data import DataSpec
@@ -28,7 +29,7 @@ from jobs.measure.answers import UNSCORED, Answer, Fitted, LoadedContender, Pred
 from jobs.measure.bootstrap import interval, resampled
 from jobs.measure.contenders import Contender, load
 from jobs.measure.fresh import SECONDS, end_with_parent, pin, run_fresh
-from jobs.measure.resources import meter, peak_mb
+from jobs.measure.resources import meter
 from jobs.measure.retention import Teacher, kept
 from jobs.measure.timing import BLOCKS, busy_words, interleaved, texts_of_length
 from serving.bundle import read_description

@@ -1,26 +1,14 @@
-"""What a process takes of the machine: memory, and joules by the CPU's own counters or by an estimate that says so."""
+"""The joules that a process takes, by the CPU's own counters or by an estimate that says so."""
 
 from __future__ import annotations
 
 import re
-import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 POWERCAP = Path("/sys/class/powercap")
 PACKAGE = re.compile(r"intel-rapl:\d+")  # the name on AMD too; `intel-rapl-mmio` counts the same joules again
-
-
-def peak_mb() -> float:
-    """The most memory (10^6 bytes) that this process has had so far."""
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    # On Linux this one begins with the peak of the process that started us.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def method(watts_per_core: float, powercap: Path = POWERCAP) -> str:

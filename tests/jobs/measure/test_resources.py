@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from jobs.measure.resources import meter, method, peak_mb
+from jobs.measure.resources import meter, method
 
 
 def zone(folder: Path, name: str, title: str, microjoules: int) -> Path:
@@ -46,11 +44,3 @@ def test_without_counters_it_is_an_estimate_that_says_so(tmp_path: Path):
 def test_counters_that_only_root_may_read_are_none(tmp_path: Path):
     zone(tmp_path, "intel-rapl:0", "package-0", 5).unlink()
     assert method(3.5, tmp_path).startswith("estimate")
-
-
-def test_memory_is_that_of_a_process_alone():
-    """Not that of the process that started it, which a child's `getrusage` begins with."""
-    ballast = b"x" * 300_000_000
-    code = "from jobs.measure.resources import peak_mb; kept = b'x' * 50_000_000; print(peak_mb())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 50 < float(done.stdout) < len(ballast) / 1e6 < peak_mb()

@@ -134,7 +134,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_model(
     assert_the_second_epoch_was_begun_twice(recipe)
     whole = one["encoder, never killed"]["best"]
     assert metrics.keys() == whole.keys()
-    for name in metrics.keys() - {"tokens_per_second"}:
+    for name in metrics.keys() - {"tokens_per_second", "worker_peak_mb"}:
         assert metrics[name] == pytest.approx(whole[name], rel=1e-5), name
     made, reference = (
         encoder.load(folder) for folder in (teacher_folder(recipe), shop.teacher("encoder, never killed"))
