@@ -7,9 +7,10 @@ import itertools
 import shutil
 from pathlib import Path
 
-from benchmarks._decoders import SET, STUDY, Decoders, named
+from benchmarks._decoders import SET, STUDY, UNCHECKED, Decoders, named
 from benchmarks._recorded import SEEDS
 from benchmarks._runs import Runs, Study
+from benchmarks._students import ONE_CORE
 from configs.schema.models import NewModelSpec
 from jobs.measure.comparison import TEACHER
 
@@ -20,7 +21,7 @@ EPOCHS = "teacher.epochs=5"
 RATES = ("1e-3", "4e-3")  # peaks, of which each side takes the one that is better on the validation rows
 SIDES = {"an adapter": (ADAPTER,), "all weights": ("teacher.adapter=null",)}
 LARGER = NewModelSpec(layers=12, hidden=512, heads=8)
-LORA = Study("configs/description_lora.yaml", STUDY.metric, STUDY.overrides[:2], STUDY.rows)
+LORA = Study("configs/description_lora.yaml", STUDY.metric, (ONE_CORE, *UNCHECKED), STUDY.rows)
 ROWS = 64  # that the larger one reads, in batches of so many tokens
 TOKENS = "engine.tokens_per_batch=512"
 

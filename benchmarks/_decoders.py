@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from benchmarks._recorded import SEEDS
 from benchmarks._runs import Runs, Study
+from benchmarks._students import ONE_CORE
 from configs.schema.models import NewModelSpec
 from configs.schema.tasks import ANSWER_SHAPE
 from jobs.measure.comparison import TEACHER
@@ -26,11 +27,12 @@ KEEPS = 0.98  # of the teacher's BLEU
 ENOUGH = 0.5  # BLEU of the validation rows that the smallest teacher may lack of the best
 RUNS = 3
 FLOAT = "the teacher in CTranslate2, float"
+# what is written is measured as it is, and goes on to a stream as it comes: checks would write some of it again
+UNCHECKED = ("checks.enabled=false", "budget.max_held=null", "budget.max_slot_errors=null")
 STUDY = Study(
     "configs/description.yaml",
     "bleu",
-    # what is written is measured as it is, and goes on to a stream as it comes: checks would write some of it again
-    ("engine.cpus_per_worker=1", "checks.enabled=false", "teacher.epochs=8"),
+    (ONE_CORE, *UNCHECKED, "teacher.epochs=8"),
     rows={"act": ("inform", "recommend")},
 )
 TEACHERS = {  # from the smallest; new weights, one vocabulary
