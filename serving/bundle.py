@@ -18,6 +18,7 @@ from configs import folder as folders
 from configs.schema.kinds import KINDS, Kind, KindName
 from configs.schema.runtimes import RUNTIMES, RuntimeName
 from configs.schema.tasks import TASKS, Task, TaskName
+from serving.manner import FIELDS
 from serving.pickles import pickle_reason
 
 MANIFEST = "bundle.json"
@@ -26,7 +27,8 @@ CHECKS = "checks.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 TEMPLATES = "templates.json"
 FORMAT_VERSIONS = (1, 2)  # 2: bundles of a kind
-LATER = ("checked", "chat_template", "kind", "reply")  # fields that earlier programs refuse wherever they stand
+# fields that earlier programs refuse wherever they stand
+LATER = ("checked", "chat_template", "manner", "kind", "reply")
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -105,6 +107,9 @@ class Bundle(ModelEntry):
     chat_template: str | None = Field(
         default=None, description="generate: file of the Jinja template that makes a conversation one prompt"
     )
+    manner: dict[str, list[str]] = Field(
+        default_factory=dict, description="generate: fields by which a request asks how to write, with their values"
+    )
     kind: KindName | None = Field(
         default=None, description="format 2: what answers with the model; none = a model alone, or a cascade"
     )
@@ -126,6 +131,8 @@ class Bundle(ModelEntry):
             raise ValueError("labels repeat; each output needs its own label")
         if self.first and (not task.labelled or "torch" in (self.runtime, self.first.runtime)):
             raise ValueError("a cascade has two exported classifiers")
+        if self.manner and (task.labelled or not set(self.manner) <= set(FIELDS)):
+            raise ValueError(f"manner: a decoder is asked for {' and '.join(FIELDS)}, not for {sorted(self.manner)}")
         if self.chat_template is not None:
             if task.labelled:
                 raise ValueError("chat_template: a classifier holds no conversation")

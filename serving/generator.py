@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 from serving.bundle import Bundle, BundleError
 from serving.checks import Checks, read_checks
 from serving.conversation import Conversation, read_conversation
-from serving.inputs import TOKENS_PER_BATCH, Input, InputError, Row, checked, cut
+from serving.inputs import TOKENS_PER_BATCH, Input, InputError, Row, Slots, checked, cut
 from serving.inputs import prompt as in_words
+from serving.manner import in_manner
 from serving.pieces import Text
 from serving.rounds import Writing
 from serving.runtimes import CandidateModel, GeneratorModel, LengthModel, Sampling, WriterModel, one_line, open_bundle
@@ -118,11 +119,11 @@ class Generator:
             raise InputError(f"{what} has {length} tokens; this model reads at most {self.longest}")
         return encoding.ids
 
-    def worded(self, inputs: Sequence[Input]) -> list[str]:
-        """The prompts in words, in order. Raises `InputError`."""
+    def worded(self, inputs: Sequence[Input], manner: Slots = ()) -> list[str]:
+        """The prompts in words, in order, for texts in a `manner`. Raises `InputError`."""
         if self.conversation:
             return [self.conversation.of_input(each, index) for index, each in enumerate(inputs)]
-        return list(map(_prompt, self.rows(inputs)))
+        return [in_manner(_prompt(row), manner) for row in self.rows(inputs)]
 
     def write(self, given: Input, tell: Callable[[str], None]) -> None:
         """Tell the likeliest text of one input piece by piece, in another thread. Raises `InputError`.

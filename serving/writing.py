@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+from pydantic import Field
+
 from configs.schema.serving import ServingSpec
 from serving import openai
 from serving.checked import CheckedTexts
 from serving.conversation import Said
 from serving.generator import Generator, load_generator
-from serving.inputs import Input
+from serving.inputs import Input, Slots
+from serving.manner import FIELDS, asked_manner
 from serving.questions import Question, read_question
 from serving.rounds import QueueFull, Rounds
 from serving.service import Answer, Caller, Refused, Release, Route, Stream, event
@@ -26,6 +29,9 @@ from serving.texts import Manner, Texts
 
 class WriteQuestion(Manner, Question):
     """The body of a request."""
+
+    style: str | None = Field(default=None, description="a text")
+    length: str | None = Field(default=None, description="a text")
 
 
 class Writer:
@@ -45,9 +51,12 @@ class Writer:
         """Seconds since the last token of the round at work."""
         return self._rounds.running_s()
 
-    def begin_inputs(self, inputs: Sequence[Input], manner: Manner) -> Texts:
-        """Have texts written; the caller ends with `leave`. Raises `InputError` and `Refused`."""
-        words = self.generator.worded(inputs)
+    def begin_inputs(self, inputs: Sequence[Input], manner: Manner, asked: Slots = ()) -> Texts:
+        """Have texts written, in the style and length that are `asked` for; the caller ends with `leave`.
+
+        Raises `InputError` and `Refused`.
+        """
+        words = self.generator.worded(inputs, asked)
         return self._begin(words, self.generator.read(words), manner)
 
     def begin_chat(self, messages: Sequence[Said], manner: Manner) -> Texts:
@@ -80,7 +89,12 @@ class Writer:
 
     async def _answer(self, body: bytes, caller: Caller) -> Answer:
         question = read_question(body, WriteQuestion, self.spec.max_inputs)
-        texts = self.begin_inputs(question.inputs, question)
+        try:
+            asked = asked_manner(question.model_dump(include={*FIELDS}), self.generator.bundle.manner)
+        except ValueError as error:
+            field, wanted = error.args
+            raise Refused(422, f"{field} must be {wanted}", field) from None
+        texts = self.begin_inputs(question.inputs, question, asked)
         if question.stream:
             return Stream(self._events(texts, caller.until), texts.leave)
         predictions = [

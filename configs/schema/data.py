@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from configs.loader import Spec
 
@@ -60,6 +60,17 @@ class DataSpec(Spec):
         description="generate: whether the model's chat template words the rows, a text as what the user says; none = "
         "where data.text holds conversations, lists of {role, content} whose last answer is learned, or data.label",
     )
+    style: str | None = Field(
+        default=None,
+        min_length=1,
+        description="generate: column that says how the text of a row is written, such as 'formal'; a request may ask "
+        "for one of its values",
+    )
+    lengths: list[Annotated[int, Field(ge=1)]] = Field(
+        default_factory=list,
+        description="generate: two numbers of words; a text of at most the first is short, of at most the second "
+        "medium, else long, and a request may ask for one of these",
+    )
     max_length: int = Field(
         default=64, ge=4, le=8192, description="tokens kept of a text (prompt and completion), special tokens included"
     )
@@ -99,6 +110,13 @@ class DataSpec(Spec):
     def of_task(self, labelled: bool) -> None:
         """Note whether an answer of the recipe's task is a label: a recipe does so when it is read."""
         self._label_is_text = not labelled
+
+    @field_validator("lengths")
+    @classmethod
+    def lengths_rise(cls, lengths: list[int]) -> list[int]:
+        if lengths and (len(lengths) != 2 or lengths[0] >= lengths[1]):
+            raise ValueError(f"{lengths}: two numbers of words are needed, the smaller one first, such as [15, 30]")
+        return lengths
 
     @model_validator(mode="after")
     def slices_are_further_columns_of_test_rows(self) -> Self:

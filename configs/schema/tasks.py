@@ -167,7 +167,7 @@ CLASSIFY = Task(
         ),
     },
     unused={
-        "data": ("packing", "max_changed", "chat"),
+        "data": ("packing", "max_changed", "chat", "style", "lengths"),
         "checks": ("enabled",),
         "distillation": ("stored_tokens", "stored_draws", "targets", "on_policy"),
         "budget": ("max_ms_per_token", "max_held", "max_slot_errors"),

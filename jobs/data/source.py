@@ -20,10 +20,12 @@ from configs.shown_urls import shown_urls
 from jobs.data import hub
 from jobs.data.formats import files
 from jobs.data.leaks import Hashes, same_text
+from jobs.data.manner import manner_of, thinned
 from jobs.data.values import answer_of, conversation_of, input_of, label_of, name_of, slice_of, spelled, text_of
 from jobs.data.words import no_column
 from serving import units
 from serving.inputs import MESSAGES, Input, Messages, Slots, transcript
+from serving.manner import in_manner
 
 Split = Literal["train", "validation", "test", "unlabelled"]
 SPOT = re.compile(r"(?P<unit>line|row) (?P<number>\d+)")  # in a file; in a folder it begins with the name of a part
@@ -53,6 +55,7 @@ class Row(NamedTuple):
     slots: Slots = ()
     slices: tuple[str, ...] = ()
     messages: Messages = ()  # where `text` is a conversation: what is said before the label
+    manner: Slots = ()  # style and length of the label that `text` begins with
 
     @property
     def input(self) -> Input:
@@ -89,7 +92,8 @@ def rows_with(
     """The `rows` of one split, each with the texts of `further` columns; "" where a value is missing."""
     columns = data.slices if split == "test" else ()
     label_in = answer_of if data.label_is_text else label_of
-    wanted = (*(() if split == "unlabelled" else (data.label,)), *columns, *further)
+    style = () if data.style is None else (data.style,)
+    wanted = (*(() if split == "unlabelled" else (data.label,)), *style, *columns, *further)
     spellings: dict[str, set[str]] = {}  # of classes, in the rows that make them
     mine = None if seen is None else seen.setdefault(split, Hashes())
     forbidden = _held_against(data, split, seen or {}) if data.on_leak == "drop" else set[int]()
@@ -109,7 +113,11 @@ def rows_with(
             if split == "train":
                 spellings.setdefault(label, set()).add(label if inputs.answer else spelled(inputs.record, data.label))
         texts = tuple(text_of(inputs.record, column, inputs.where) for column in further)
-        yield Row(inputs.text, inputs.pair, label, inputs.slots, slices, inputs.messages), texts
+        manner = manner_of(data, inputs.record, label, inputs.where)
+        if split == "train":
+            manner = thinned(manner, inputs.line[1])
+        text = in_manner(inputs.text, manner)
+        yield Row(text, inputs.pair, label, inputs.slots, slices, inputs.messages, manner), texts
     if is_empty:
         others = " and ".join(f"data.{other}" for other in HELD_AGAINST[split])
         raise UsageError(f"{place(data, split)}: data.on_leak=drop leaves no row: all texts are those of {others}")
@@ -213,7 +221,7 @@ def check_source(data: DataSpec, split: Split, further: Sequence[str] = ()) -> N
     elif kind == "generator" or "://" not in source:
         there = GENERATED if kind == "generator" else files.column_names(source, at)
         slices = data.slices if split == "test" else ()
-        for column in (data.text, data.text_pair, data.label, *slices, *further):
+        for column in (data.text, data.text_pair, data.label, data.style, *slices, *further):
             if column is not None and name_of(column, there) is None:
                 raise no_column(at, column, there)
 

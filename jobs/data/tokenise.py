@@ -39,13 +39,13 @@ def checked(
     Each row is shown to `see`.
 
     The columns are split, text, pair, label (strings), row (int64), attributes (bool: whether a text was given as
-    attributes) and conversation (the input of a bundle as JSON, where a text is one). Raises `UsageError` at the first
-    bad row.
+    attributes), conversation (the input of a bundle as JSON, where a text is one) and manner (style and length, as
+    JSON). Raises `UsageError` at the first bad row.
     """
     import pyarrow
 
     digest = hashlib.sha256()
-    texts, pairs, labels, attributes, conversations = [], [], [], [], []
+    texts, pairs, labels, attributes, conversations, manners = [], [], [], [], [], []
     for row in rows(data, split, seen):
         digest.update(told(row))
         if see:
@@ -55,6 +55,7 @@ def checked(
         labels.append(row.label)
         attributes.append(bool(row.slots))
         conversations.append(json.dumps(row.input) if row.messages else None)
+        manners.append(json.dumps(row.manner))
     columns = {
         "split": pyarrow.array([split] * len(texts), pyarrow.string()),
         "row": pyarrow.array(range(len(texts)), pyarrow.int64()),
@@ -63,6 +64,7 @@ def checked(
         "label": pyarrow.array(labels, pyarrow.string()),
         "attributes": pyarrow.array(attributes, pyarrow.bool_()),
         "conversation": pyarrow.array(conversations, pyarrow.large_string()),
+        "manner": pyarrow.array(manners, pyarrow.large_string()),
     }
     return pyarrow.table(columns), digest.hexdigest()
 

@@ -42,6 +42,9 @@ def chat_template(recipe: Recipe, train: pyarrow.Table, tokenizer: Tokenizer | N
         return None
     if data.text_pair is not None or train["attributes"].unique().to_pylist() == [True]:
         raise UsageError("data.chat: True: attributes and pairs of texts are no conversation; use texts or messages")
+    if data.style is not None or data.lengths:
+        field = "style" if data.style is not None else "lengths"
+        raise UsageError(f"data.{field}: a conversation says itself how an answer is to be written; leave it out")
     if recipe.teacher.model.startswith(NEW) and not recipe.teacher.bundle:
         return OURS
     template = _given(recipe)

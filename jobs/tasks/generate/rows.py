@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configs.loader import UsageError
 from configs.schema.models import NEW
 from configs.schema.recipe import Recipe
+from jobs.data.manner import taught
 from jobs.data.plan import Made, Plan
 from jobs.data.prepared import TOKENIZER, Prepared
 from jobs.data.source import place
@@ -62,7 +64,10 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
     key = {"tokenizer": source, "task": "generate", "max_length": data.max_length, "packing": data.packing}
     if template is not None:
         key["template"] = template
-    return Plan(key, make, [], {"end": end, "packing": data.packing})
+    facts: dict[str, Any] = {"end": end, "packing": data.packing}
+    if manner := taught(map(json.loads, train["manner"].unique().to_pylist()), data, place(data, "train")):
+        facts["manner"] = manner
+    return Plan(key, make, [], facts)
 
 
 def _texts(table: pyarrow.Table) -> Iterator[str]:

@@ -187,3 +187,9 @@ def test_special_tokens_are_written_out(tmp_path: Path, model: Path):
     assert chat_template_of(str(model)) is None
     change_json(model / "tokenizer_config.json", chat_template="{{ messages[0].content }}")
     assert chat_template_of(str(model)).endswith("{{ messages[0].content }}")  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_a_conversation_has_no_style_or_length_beside_it(tmp_path: Path, model: Path):
+    for field, told in (("style", {"style": "id"}), ("lengths", {"lengths": [3, 5]})):
+        with pytest.raises(UsageError, match=f"^data.{field}: a conversation says itself how"):
+            prepare(recipe(tmp_path, model, [{"messages": TALK}] * 2, **told))
