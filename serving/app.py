@@ -23,10 +23,9 @@ from configs.loader import Spec
 from configs.schema.serving import ServingSpec
 from serving.endpoint import create_app, create_catalogue
 from serving.relay import through
-from serving.service import InService, Refused, Release, put_in_service
+from serving.service import InService, Refused, Release, check_progress, put_in_service
 
 START_ATTEMPTS = 2  # a replica that fails to start twice fails the deployment
-STUCK_AFTER_S = 30.0  # a batch, or a token, takes milliseconds; what has not got on for so long will not
 
 
 class ServiceArgs(Spec):
@@ -64,8 +63,7 @@ class Service:
 
     def check_health(self) -> None:
         """Raise where no model is loaded or its work does not get on, so that Serve replaces the replica."""
-        if self.model().running_s() > STUCK_AFTER_S:
-            raise RuntimeError(f"the model has not got on for more than {STUCK_AFTER_S:g} s")
+        check_progress(self.model())
 
     def model(self) -> InService:
         """What answers now."""

@@ -23,12 +23,11 @@ from typing import Any
 
 from configs.folder import digest_json
 from configs.schema.serving import ServingSpec, service_name
-from configs.schema.tasks import TASKS
 from configs.waiting import waiting
 from serving import ingress
-from serving.bundle import read_description
 from serving.dashboard import POLL_S, Application, Dashboard, DeployError
 from serving.runtimes import read_servable
+from serving.service import Release, catalogue_entry
 
 CATALOGUE = "catalogue"
 CODE = ("configs", "serving")
@@ -110,7 +109,7 @@ def deploy(
         try:
             dashboard.write({**before, CATALOGUE: before.get(CATALOGUE, catalogue), service: application})
             dashboard.wait(service, deadline)
-            entry = _describe(application)
+            entry = catalogue_entry(application["name"], Release.model_validate(release_of(application)))
             others = [each for each in _services(catalogue) if each["service"] != service]
             _set_services(catalogue, [*others, entry])
             dashboard.write({**before, CATALOGUE: catalogue, service: application})
@@ -198,21 +197,6 @@ def _services(catalogue: Application) -> list[dict[str, Any]]:
 def _set_services(catalogue: Application, services: list[dict[str, Any]]) -> None:
     ordered = sorted(services, key=lambda each: each["service"])
     catalogue["deployments"][0]["user_config"] = {"services": ordered}
-
-
-def _describe(application: Application) -> dict[str, Any]:
-    """The entry of one service in GET /v1/models."""
-    release = release_of(application)
-    bundle = read_description(Path(release["bundle"]))
-    known = {"labels": bundle.labels} if TASKS[bundle.task].labelled else {"max_length": bundle.max_length}
-    return {
-        "service": application["name"],
-        "name": release["name"],
-        "version": release["version"],
-        "task": bundle.task,
-        "created": int(time.time()),
-        **known,
-    }
 
 
 def _headline(application: Application) -> str:

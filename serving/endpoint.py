@@ -12,7 +12,7 @@ import re
 import time
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -25,7 +25,7 @@ from serving.failures import OPENAI, UNFORESEEN, failure, failure_event
 from serving.inputs import InputError
 from serving.openai import model_entry
 from serving.relay import Parts, relayed, service_named
-from serving.service import Answer, Caller, ClientLeft, InService, Refused, Stream, to_json
+from serving.service import Answer, Caller, ClientLeft, InService, Refused, Route, Stream, to_json
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 LEFT = 499  # nginx's status for a client that did not wait; nobody reads it
@@ -35,7 +35,7 @@ logger = logging.getLogger("ray.serve")
 
 def create_app(service: str, spec: ServingSpec, model: Callable[[], InService]) -> FastAPI:
     """The HTTP of one service; `model` gives what answers now."""
-    app = _bare_app(spec.max_body_bytes)
+    app = bare_app(spec.max_body_bytes)
     listing = {"object": "list", "data": [model_entry(service, int(time.time()))]}
 
     @app.get(f"/v1/{service}/models")
@@ -43,17 +43,17 @@ def create_app(service: str, spec: ServingSpec, model: Callable[[], InService]) 
         return listing
 
     @app.post(f"/v1/{service}")
-    async def ask(request: Request) -> Response:
-        return await _answered(request, model(), "", spec.request_timeout_s)
+    async def ask_service(request: Request) -> Response:
+        return await answered(request, model(), "", spec.request_timeout_s)
 
     @app.api_route(f"/v1/{service}/{{path:path}}", methods=METHODS)
     async def ask_below(request: Request, path: str) -> Response:
-        return await _answered(request, model(), path, spec.request_timeout_s)
+        return await answered(request, model(), path, spec.request_timeout_s)
 
     return app
 
 
-async def _answered(request: Request, model: InService, path: str, seconds: float) -> Response:
+async def answered(request: Request, model: InService, path: str, seconds: float) -> Response:
     """The model's answer to a request below the service."""
     if (route := model.routes.get(path)) is None:
         if OPENAI.fullmatch(request.scope["path"]):
@@ -61,20 +61,22 @@ async def _answered(request: Request, model: InService, path: str, seconds: floa
         raise HTTPException(404)
     if request.method != "POST":
         raise HTTPException(405, headers={"Allow": "POST"})
-    body, caller = await _read(request, seconds)
+    answer = await ask(route, *await read(request, seconds), seconds)
+    return _response(answer, request, seconds)
+
+
+async def ask(route: Route, body: bytes, caller: Caller, seconds: float) -> Answer:
+    """The answer of a model in service. Raises `Refused` and `ClientLeft`."""
     try:
         async with asyncio.timeout_at(caller.until):
-            answer = await route(body, caller)
+            return await route(body, caller)
     except InputError as error:  # no other: their messages may quote the customer
         raise Refused(422, str(error)) from None
     except TimeoutError:
         raise Refused(503, f"no answer within {seconds:g} s", retry=True) from None
-    except ClientLeft:
-        return Response(status_code=LEFT)
-    return _response(answer, request, seconds)
 
 
-async def _read(request: Request, seconds: float) -> tuple[bytes, Caller]:
+async def read(request: Request, seconds: float) -> tuple[bytes, Caller]:
     """The body, and who sent it and waits for so many seconds in all. Raises `Refused`."""
     caller = Caller(lambda: _left(request), asyncio.get_running_loop().time() + seconds)
     try:
@@ -92,6 +94,11 @@ async def _left(request: Request) -> None:
 def _response(answer: Answer, request: Request, seconds: float) -> Response:
     if isinstance(answer, Stream):
         return _Events(answer, _to_the_end(answer, request.scope["path"], request.state.request_id, seconds))
+    return as_json(answer)
+
+
+def as_json(answer: Mapping[str, Any]) -> Response:
+    """An answer at once."""
     return Response(to_json(answer), media_type="application/json")
 
 
@@ -122,17 +129,21 @@ async def _to_the_end(stream: Stream, path: str, request_id: str, seconds: float
 
 
 def create_catalogue(
-    models: Callable[[], list[dict[str, Any]]], spec: ServingSpec, relay: Callable[[str, str, bytes, str], Parts]
+    models: Callable[[], list[dict[str, Any]]],
+    spec: ServingSpec,
+    relay: Callable[[str, str, bytes, str], Parts],
+    check: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The HTTP of the catalogue.
 
     `models` gives service, name, version, task and more of each service. `relay(service, path, body, request id)` asks
-    a service what came to one of OpenAI's routes.
+    a service what came to one of OpenAI's routes. `check` and `models` raise `Refused` where nothing can be asked yet.
     """
-    app = _bare_app(spec.max_body_bytes)
+    app = bare_app(spec.max_body_bytes)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
+        check()
         return {"status": "ok"}
 
     @app.get("/v1/models")
@@ -143,14 +154,11 @@ def create_catalogue(
 
     @app.post("/v1/completions")
     @app.post("/v1/chat/completions")
-    async def ask(request: Request) -> Response:
-        body, caller = await _read(request, spec.request_timeout_s)
+    async def hand_on(request: Request) -> Response:
+        body, caller = await read(request, spec.request_timeout_s)
         service = service_named(body, [each["service"] for each in models()])
         path = request.scope["path"].removeprefix("/v1/")
-        try:
-            return await relayed(relay(service, path, body, request.state.request_id), caller)
-        except ClientLeft:
-            return Response(status_code=LEFT)
+        return await relayed(relay(service, path, body, request.state.request_id), caller)
 
     @app.api_route("/{path:path}", methods=METHODS)
     async def unknown() -> Response:
@@ -210,7 +218,8 @@ class _BodyTooLarge(Exception):
     pass
 
 
-def _bare_app(max_body_bytes: int) -> FastAPI:
+def bare_app(max_body_bytes: int) -> FastAPI:
+    """An application without routes, whose errors are those of `serving.failures`."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(Guard, max_body_bytes=max_body_bytes)
 
@@ -220,6 +229,10 @@ def _bare_app(max_body_bytes: int) -> FastAPI:
         made = (error.status_code, error.detail, error.headers, request.state.request_id, field)
         return failure(request.scope["path"], *made)
 
+    async def left(_: Request, __: Exception) -> Response:
+        return Response(status_code=LEFT)
+
+    app.add_exception_handler(ClientLeft, left)
     app.add_exception_handler(HTTPException, http_problem)  # Starlette's, so that its own 404 and 405 are meant too
     return app
 

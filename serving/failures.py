@@ -1,4 +1,4 @@
-"""How HTTP says that a request was not answered: as RFC 9457 wants it, and on OpenAI's routes as OpenAI does."""
+"""How HTTP says that a request was not answered: as RFC 9457 wants it, on OpenAI's routes and KServe's as these do."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from serving.service import event, to_json
 PROBLEM = "application/problem+json"
 UNFORESEEN = "something failed here; quote the request id"
 OPENAI = re.compile(r"/v1/(?:[^/]+/)?(?:chat/)?(?:completions|embeddings)")  # no service has one of these names
+KSERVE = re.compile(r"/v2(?:/.*)?")
 
 
 def problem_of(status: int, detail: str, request_id: str = "") -> dict[str, Any]:
@@ -38,11 +39,13 @@ def failure(
     field: str | None = None,
 ) -> Response:
     """The answer to a request of `path` that fails."""
-    if not OPENAI.fullmatch(path):
+    is_openai = OPENAI.fullmatch(path)
+    if not is_openai and not KSERVE.fullmatch(path):
         return Response(to_json(problem_of(status, detail, request_id)), status, dict(headers or {}), PROBLEM)
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        status = HTTPStatus.BAD_REQUEST  # OpenAI tells no wrong value from a wrong body
-    return Response(to_json(openai_error(status, detail, field)), status, dict(headers or {}), "application/json")
+        status = HTTPStatus.BAD_REQUEST  # these two tell no wrong value from a wrong body
+    said = openai_error(status, detail, field) if is_openai else {"error": detail}
+    return Response(to_json(said), status, dict(headers or {}), "application/json")
 
 
 def failure_event(path: str, status: int, detail: str, request_id: str) -> bytes:

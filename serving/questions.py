@@ -58,7 +58,7 @@ def _explained(error: ValidationError, kind: type[BaseModel], wanted: str) -> Re
     field, index = [*first["loc"], "", ""][:2]
     if first["type"] == "extra_forbidden":
         return Refused(422, f"the body holds an unknown key; known are {listed(list(kind.model_fields))}")
-    if field == "inputs" and isinstance(index, int):
+    if field == "inputs" and isinstance(index, int) and issubclass(kind, Question):
         return Refused(422, f"input {index} is neither a text nor an object, as for pairs and attributes", "inputs")
     if field in kind.model_fields:
         return Refused(422, f"{field} must be {kind.model_fields[str(field)].description}", str(field))

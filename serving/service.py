@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ from starlette.exceptions import HTTPException
 
 from configs.loader import Spec
 from configs.schema.serving import ServingSpec
-from configs.schema.tasks import named
+from configs.schema.tasks import TASKS, named
 from serving.bundle import read_description
+
+STUCK_AFTER_S = 30.0  # a batch, or a token, takes milliseconds; what has not got on for so long will not
 
 
 class Release(Spec):
@@ -83,6 +86,20 @@ class InService(Protocol):
     def running_s(self) -> float:
         """Seconds for which the work at hand has not got on; 0 where there is none."""
         ...
+
+
+def check_progress(model: InService) -> None:
+    """Raise `RuntimeError` where the work at hand does not get on."""
+    if model.running_s() > STUCK_AFTER_S:
+        raise RuntimeError(f"the model has not got on for more than {STUCK_AFTER_S:g} s")
+
+
+def catalogue_entry(service: str, release: Release) -> dict[str, Any]:
+    """What GET /v1/models says of a service that is ready now. Raises `BundleError`."""
+    bundle = read_description(Path(release.bundle))
+    known = {"labels": bundle.labels} if TASKS[bundle.task].labelled else {"max_length": bundle.max_length}
+    created = int(time.time())
+    return {"service": service, **release.model, "task": bundle.task, "created": created, **known}
 
 
 def event(data: Any, kind: str = "") -> bytes:

@@ -73,7 +73,7 @@ class ServingSpec(Spec):
     @field_validator("host")
     @classmethod
     def host_is_loopback(cls, host: str) -> str:
-        if not _is_loopback(host):
+        if not is_loopback(host):
             raise ValueError(
                 f"{host!r} is not a loopback address; Serve has no authentication, TLS or header limits, "
                 "so keep 127.0.0.1 and put a reverse proxy in front of it"
@@ -99,7 +99,8 @@ def service_name(name: str) -> str:
     return name
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine can ask at `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,0 +1,54 @@
+"""All that one process without Ray answers: services, their catalogue and the forms of platforms, by path."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from functools import partial
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from configs.schema.serving import ServingSpec
+from serving.endpoint import create_app, create_catalogue
+from serving.kserve import create_kserve, is_route
+from serving.platforms import Vertex, create_platforms, routes_of
+from serving.relay import Parts, through
+from serving.service import InService
+from serving.services import Services
+
+
+class Site:
+    """An ASGI application that hands each request on to the application of its path."""
+
+    def __init__(self, services: Services, spec: ServingSpec, vertex: Vertex) -> None:
+        def model(service: str) -> InService:
+            return services.loaded(service).model
+
+        self._services = {name: create_app(name, spec, partial(model, name)) for name in services.names}
+        self._catalogue = create_catalogue(services.listed, spec, self._relay, services.check)
+        self._platforms = create_platforms(services, spec, vertex)
+        self._of_platforms = routes_of(vertex)
+        self._kserve = create_kserve(services, spec, _version())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._application(scope["path"])(scope, receive, send)
+
+    def _application(self, path: str) -> ASGIApp:
+        if path in self._of_platforms:
+            return self._platforms
+        if is_route(path):
+            return self._kserve
+        match path.split("/", 3):
+            case ["", "v1", service, *_]:
+                return self._services.get(service, self._catalogue)
+        return self._catalogue
+
+    def _relay(self, service: str, path: str, body: bytes, request_id: str) -> Parts:
+        return through(self._services[service], f"/v1/{service}/{path}", body, request_id)
+
+
+def _version() -> str:
+    """Of this program; a copy of the repository that is not installed has none."""
+    try:
+        return importlib.metadata.version("slimcart")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
