@@ -20,7 +20,15 @@ from configs.shown_urls import hide
 BEGINS = "env:"
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PREFIXED = re.compile(r"^[a-z][a-z0-9]*:")  # https://..., embedded:..., package:..., models:/...
-FIELDS = ("data.train", "data.validation", "data.test", "data.unlabelled", "teacher.model", "student.model")
+FIELDS = (
+    "data.train",
+    "data.validation",
+    "data.test",
+    "data.unlabelled",
+    "score.input",
+    "teacher.model",
+    "student.model",
+)
 FOLDERS = (
     "output",
     "bundle",
@@ -28,6 +36,7 @@ FOLDERS = (
     "cascade.first",
     "cascade.second",
     "reply.decoder",
+    "score.output",
 )  # results name these
 
 _used: set[str] = set()  # names of the variables whose values this process has asked for

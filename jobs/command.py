@@ -40,6 +40,7 @@ class Result:
     model_uri: str | None = None
     endpoint: str | None = None
     report: str | None = None
+    scores: str | None = None
 
     def line(self) -> str:
         """`RESULT ` and one JSON object, without what the job did not make."""

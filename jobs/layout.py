@@ -58,6 +58,11 @@ def served_folder(recipe: Recipe) -> Path:
     return bundle_folder(recipe) if recipe.reply.column is None else reply_folder(recipe)
 
 
+def scores_folder(recipe: Recipe) -> Path:
+    """Where the answers to the rows of a file lie: `score.output`, else <output>/scores."""
+    return Path(recipe.score.output or Path(output(recipe), "scores"))
+
+
 def search_folder(recipe: Recipe) -> Path:
     """Where the record of a search lies."""
     return Path(output(recipe), "search")

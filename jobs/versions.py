@@ -37,6 +37,7 @@ STAGES = {
     "evaluate": Behaviour(3, ("numpy", "scikit-learn", "torch", "transformers")),  # the comparison on test rows
     "cascade": Behaviour(2, ("numpy",)),  # temperatures and threshold
     "reply": Behaviour(1, ("numpy", "regex", "rouge-score", "sacrebleu", "scikit-learn")),  # templates and threshold
+    "score": Behaviour(1, (*ENGINES, "numpy", "regex", "tokenizers")),  # answers to the rows of a file
 }
 
 

@@ -151,6 +151,11 @@ def read_replies(folder: Path, bundle: Bundle) -> Replies:
     return Replies(templates, bundle.reply.threshold)
 
 
+def fields_of(folder: Path) -> list[str]:
+    """The columns of values that a bundle of kind `reply` may say of a message. Raises `BundleError`."""
+    return read_replies(folder, read_description(folder)).templates.fields
+
+
 def with_replies(source: Path, folder: Path, replies: Replies, provenance: Mapping[str, Any]) -> Bundle:
     """Make `folder` the bundle of kind `reply` of the classifier in `source`. Raises `BundleError`."""
     fields = {"format_version": 2, "kind": "reply", "reply": {"threshold": replies.threshold}, "metrics": {}}

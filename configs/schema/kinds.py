@@ -6,8 +6,12 @@ has no word for, its task's record says.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+BY_LABEL = "a double for each label"  # a type of answers; the others are named as Arrow names them
+READ = {"unknown": "double", "cut": "bool"}  # of an input, as far as it does not depend on what is asked beside it
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,10 @@ class Kind:
     """What is said of a bundle by its kind instead of its task; functions are named "module:name"."""
 
     open: str  # (folder of a bundle, threads) -> its predictor
-    service: str  # (release, serving) -> serving.service.InService
+    service: str  # (its name, release, serving) -> serving.service.InService
+    answers: Mapping[str, str]  # what that says of an input, by name: the type of such a column
+    further_answers: Mapping[str, Mapping[str, str]]  # what it says besides, by the field of a request that asks for it
+    fields: str | None  # (folder of a bundle) -> columns of values that a request gives in `fields`
     answering: str  # (predictor) -> jobs.measure.answers.LoadedContender
     smoke: str  # (uri, folder, bundle): one question before a deployment
     tested: str  # (recipe, folder) -> a function of the answers to the test rows, which gives further metrics
@@ -26,6 +33,15 @@ KINDS: dict[str, Kind] = {
     "reply": Kind(
         open="serving.reply:load_reply",
         service="serving.replying:put_in_service",
+        answers={
+            "text": "string",
+            "intent": "string",
+            "score": "double",
+            "handover": "bool",
+            "reason": "string",
+        },
+        further_answers={"details": READ},
+        fields="serving.reply:fields_of",
         answering="jobs.tasks.classify.replies:Replying",
         smoke="jobs.tasks.classify.replies:smoke",
         tested="jobs.tasks.classify.replies:of_test_rows",

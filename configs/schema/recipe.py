@@ -24,6 +24,7 @@ from configs.schema.evaluation import EvaluationSpec
 from configs.schema.models import NEW, StudentSpec, TeacherSpec
 from configs.schema.reply import ReplySpec
 from configs.schema.runtimes import export_targets
+from configs.schema.score import ScoreSpec
 from configs.schema.search import BudgetSpec, SearchSpec
 from configs.schema.serving import ServingSpec, service_name
 from configs.schema.tasks import DEFAULT, TASKS, Task, TaskName
@@ -79,13 +80,14 @@ class Recipe(Spec):
     search: SearchSpec = Field(default_factory=SearchSpec, description="trials")
     budget: BudgetSpec = Field(default_factory=BudgetSpec, description="hard limits")
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, description="the final evaluation")
+    score: ScoreSpec = Field(default_factory=ScoreSpec, description="rows of a file that a bundle answers")
     serving: ServingSpec = Field(default_factory=ServingSpec, description="the endpoint")
     tracking: TrackingSpec = Field(default_factory=TrackingSpec, description="the record")
     bundle: str | None = Field(
         default=None,
         min_length=1,
         description="compress: folder of a student, or baseline:tfidf, baseline:static; evaluate: folder of a bundle, "
-        "or models:/<name>@<alias>; reply: a classifier's; deploy: models:/<name>@<alias>",
+        "or models:/<name>@<alias>; reply: a classifier's; score: as evaluate; deploy: models:/<name>@<alias>",
     )
     deploy: bool = Field(default=False, description="optimize: also deploy the winner")
     again: bool = Field(
@@ -353,9 +355,12 @@ class Recipe(Spec):
             for each in self.distillation.further_teachers
         ]
         parts = {name: absolute(getattr(self.cascade, name), folder, may_be_id=False) for name in ("first", "second")}
+        scored = {"input": absolute(self.score.input, folder, may_be_id=False)}
+        scored["output"] = self.score.output and str(home / self.score.output)
         return self.model_copy(
             update={
                 "output": str(home / output),
+                "score": self.score.model_copy(update=scored),
                 "cascade": self.cascade.model_copy(update=parts),
                 "reply": self.reply.model_copy(
                     update={"decoder": absolute(self.reply.decoder, folder, may_be_id=False)}

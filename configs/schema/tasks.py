@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from configs.schema.kinds import BY_LABEL, READ
+
 DEFAULT = "classify"
-BASIC = ("prepare", "finetune", "teach", "distill", "compress", "evaluate")
+BASIC = ("prepare", "finetune", "teach", "distill", "compress", "evaluate", "score")
 VERBS = (*BASIC, "tune", "deploy", "optimize", "cascade", "reply")
 BUDGET_SHAPE = (1, 32)  # rows and tokens of a call at which `budget.max_p95_ms` holds
 ANSWER_SHAPE = (*BUDGET_SHAPE, 32)  # the same of what writes: prompts of 32 tokens, answers of 32 tokens
@@ -97,6 +99,8 @@ class Task:
     open: str  # (folder of a bundle, threads) -> its predictor, without torch
     open_reference: str  # (folder of a reference bundle, ...) -> its predictor
     service: str  # (its name, release, serving) -> serving.service.InService: what answers over HTTP
+    answers: Mapping[str, str]  # what that says of an input, by name: the type of such a column
+    further_answers: Mapping[str, Mapping[str, str]]  # what it says besides, by the field of a request that asks for it
     answering: str  # (predictor) -> jobs.measure.answers.LoadedContender
     smoke: str | None  # (uri, folder, bundle): one question before a deployment
     compare: str | None  # (recipe, rows, measured, figures) -> jobs.measure.comparison.Special
@@ -104,6 +108,7 @@ class Task:
     shape: tuple[int, ...]  # `BUDGET_SHAPE`, or `ANSWER_SHAPE` of what writes
     calls: int  # over which its latency, and that of rows as they come, is measured
     asked_twice: int  # most rows that are answered both alone and in a batch
+    fields: str | None = None  # (folder of a bundle) -> columns of values that a request gives in `fields`
     uncompressed: bool = False  # whether a model that was not compressed is evaluated
 
     @property
@@ -211,6 +216,8 @@ CLASSIFY = Task(
     open="serving.runtime:load_bundle",
     open_reference="jobs.measure.reference:load_reference",
     service="serving.labelling:put_in_service",
+    answers={"label": "string", "score": "double"},
+    further_answers={"scores": {"scores": BY_LABEL}, "details": READ},
     answering="jobs.tasks.classify.evaluation:Labelling",
     smoke="jobs.tasks.classify.evaluation:smoke",
     compare="jobs.tasks.classify.evaluation:compare",
@@ -311,6 +318,8 @@ GENERATE = Task(
     open="serving.generator:load_generator",
     open_reference="jobs.measure.reference:load_decoder",
     service="serving.writing:put_in_service",
+    answers={"text": "string", "finish_reason": "string", "held": "bool", "reason": "string"},
+    further_answers={},
     answering="jobs.tasks.generate.evaluation:Writing",
     smoke="jobs.tasks.generate.evaluation:smoke",
     compare="jobs.tasks.generate.evaluation:compare",

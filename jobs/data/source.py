@@ -176,6 +176,24 @@ def _conversation(data: DataSpec, record: dict[str, Any], where: str) -> tuple[M
     return tuple(before), answer.strip()
 
 
+def asked_of(data: DataSpec, record: dict[str, Any], where: str, has_turns: bool) -> Any:
+    """What a request asks about a record: a text, both texts, or the conversation before its last answer.
+
+    `has_turns`: whether the bundle takes conversations; to others they are texts. Raises `UsageError`.
+    """
+    said = conversation_of(record, data.text, where) if data.label_is_text else ()
+    if said and said[-1][0] == "assistant":
+        said = said[:-1]
+        if not said:
+            raise UsageError(f"{where}: column {data.text!r}: nothing is said before the answer of the assistant")
+    if said and has_turns:
+        return {MESSAGES: [{"role": role, "content": content} for role, content in said]}
+    text = transcript(said) if said else input_of(record, data.text, where)[0]
+    if data.text_pair is None:
+        return text
+    return {"text": text, "text_pair": input_of(record, data.text_pair, where)[0]}
+
+
 class Sample(NamedTuple):
     """The rows that a figure is measured on."""
 

@@ -318,6 +318,27 @@ def reply(folder: Path) -> Figures:
     return {"templates": learn(rows, ["order"]).model_dump_json(), "threshold": round(threshold, 5)}
 
 
+def score(folder: Path) -> Figures:
+    """Answers to rows, by a classifier and by a decoder."""
+    from jobs.scoring import Answer
+    from tests.tiny.bundles import write_tiny_bundle
+    from tests.tiny.decoders import write_tiny_decoder
+    from tests.tiny.scores import asking_of, parts_of
+
+    write_tiny_bundle(folder / "classifier")
+    write_tiny_decoder(folder / "decoder", b"where is my order\nIt is on its way.")
+    rows = [{"text": text} for text in ("where is my order", "cancel it", "refund please now", "a text")]
+    said = {}
+    for name in ("classifier", "decoder"):
+        ask = asking_of(folder / name, prefix="said_")
+        with parts_of(folder, rows, ask) as parts:
+            answers, _ = Answer(str(folder / "parts"), ask.model_dump(), parts).answers(parts.read(0))
+        said[name] = [
+            [rounded(value) if isinstance(value, float) else value for value in each.values()] for each in answers
+        ]
+    return said
+
+
 RESULTS: Mapping[str, Callable[[Path], Figures]] = {
     each.__name__: each
     for each in (
@@ -334,6 +355,7 @@ RESULTS: Mapping[str, Callable[[Path], Figures]] = {
         evaluate,
         cascade,
         reply,
+        score,
     )
 }
 

@@ -37,6 +37,7 @@ WHO_DEPENDS = {  # keys, beside those of the stages after them, by what they are
     "baselines": {"baseline"},  # an evaluation depends on the digests of their bundles
     "evaluate": {"evaluation"},
     "cascade": set[str](),  # which is always made anew
+    "score": set[str](),  # the last thing that is made
     "reply": set[str](),  # nothing stands on it but an evaluation, which depends on its digest
 }
 

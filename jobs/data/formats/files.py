@@ -32,10 +32,10 @@ def is_folder(source: str) -> bool:
     return Path(source).is_dir()
 
 
-def records(source: str, at: str, wanted: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def records(source: str, at: str, wanted: Collection[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, record) with `where` = 'data.train: file: line 7', for messages; in a folder also the name of the part.
 
-    `wanted` are the columns that the recipe names; a record may hold more. Raises `UsageError`.
+    `wanted` are the columns that are needed, None: all that there are; a record may hold more. Raises `UsageError`.
     """
     for part, place in _parts(source, at):
         with _opened(part, place) as (file, kind):
@@ -85,10 +85,10 @@ def _parts(source: str, at: str) -> list[tuple[str, str]]:
         raise UsageError(f"{at}: {listed(strange[:1])!r} in it is not {KINDS}; take it away")
     if len(set(kinds.values())) > 1:
         raise UsageError(f"{at}: holds files of several forms ({', '.join(sorted(set(map(str, kinds.values()))))})")
-    return [(system.unstrip_protocol(shown[name]["name"]), f"{at}: {name}") for name in sorted(shown, key=_by_number)]
+    return [(system.unstrip_protocol(shown[name]["name"]), f"{at}: {name}") for name in sorted(shown, key=by_number)]
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
+def by_number(name: str) -> list[tuple[int, str]]:
     """Sorts part-2 before part-10, as programs write them."""
     return [(int(each), "") if each.isdecimal() else (-1, each) for each in re.split(r"(\d+)", name)]
 

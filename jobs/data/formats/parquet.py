@@ -1,4 +1,4 @@
-"""Parquet with plain columns, of which those are read that the recipe names."""
+"""Parquet with plain columns, of which those are read that are wanted."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 
-def records(file: Any, at: str, wanted: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, record) of each row with the columns `wanted`. Raises `UsageError`."""
+def records(file: Any, at: str, wanted: Collection[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, record) of each row with the columns `wanted`, None: all. Raises `UsageError`."""
     table = opened(file, at)
     if not table.metadata.num_rows:
         return
     names = table.schema_arrow.names
-    chosen = {column: name_of(column, names) for column in wanted}
+    chosen = {column: name_of(column, names) for column in (names if wanted is None else wanted)}
     if absent := next((column for column, name in chosen.items() if name is None), None):
         raise no_column(f"{at}: row 1", absent, names)
     columns = [name for name in names if name in chosen.values()]
