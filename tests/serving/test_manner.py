@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -54,7 +55,7 @@ def test_what_is_asked_for_stands_before_the_prompt_as_in_training(services: dic
     ],
 )
 def test_what_no_row_taught_is_refused_by_name(
-    services: dict[bool, str], taught: bool, fields: dict[str, object], detail: str
+    services: dict[bool, str], taught: bool, fields: dict[str, Any], detail: str
 ):
     answer = requests.post(services[taught], json={"inputs": ["where"], **fields}, timeout=20)
     assert (answer.status_code, answer.json()["detail"]) == (422, detail)
