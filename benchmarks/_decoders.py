@@ -133,10 +133,13 @@ class Decoders:
     def student(self, name: str, overrides: Sequence[str] = (), seed: int = SEEDS[0]) -> Path:
         """The folder of a student of the chosen teacher, trained where it is not there yet."""
         runs, told = self.runs(self.teacher), [*STUDENTS[name], *overrides]
-        place = runs.folder / named(f"{name} {' '.join(overrides)} {seed} {runs.made_by(*runs.student_stages(told))}")
-        if not (place / "student").exists():
-            runs.verb("distill", *told, f"teacher.bundle={runs.teacher}", f"seed={seed}", f"output={place}")
-        return place / "student"
+        output = runs.folder / f"seed-{seed}"  # its students share what the teacher says of the rows
+        place = output / named(f"{name} {' '.join(overrides)} {runs.made_by(*runs.student_stages(told))}") / "student"
+        if not place.exists():
+            runs.verb("distill", *told, f"teacher.bundle={runs.teacher}", f"seed={seed}", f"output={output}")
+            place.parent.mkdir(exist_ok=True)
+            (output / "student").rename(place)
+        return place
 
     def file(self, name: str) -> Path:
         """The bundle of a student, in int8, made where it is not there yet."""
