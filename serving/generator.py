@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from serving.bundle import Bundle, BundleError
 from serving.checks import Checks, read_checks
 from serving.conversation import Conversation, read_conversation
-from serving.inputs import TOKENS_PER_BATCH, Input, InputError, Row, Slots, checked, cut
+from serving.inputs import TOKENS_PER_BATCH, Input, InputError, Row, Slots, checked, cut, unknown_id
 from serving.inputs import prompt as in_words
 from serving.manner import in_manner
 from serving.pieces import Text
@@ -110,6 +111,14 @@ class Generator:
     def prompt_of(self, conversation: str) -> list[int]:
         """Token ids of a conversation as its template writes it. Raises `InputError` where it is too long."""
         return self._whole("the conversation", self.tokenizer.encode(conversation, add_special_tokens=False))
+
+    def unknown_share(self, ids: Sequence[int]) -> float:
+        """Share of the tokens that stand for something that the tokenizer does not know."""
+        return 0.0 if self._unknown is None or not ids else ids.count(self._unknown) / len(ids)
+
+    @cached_property
+    def _unknown(self) -> int | None:
+        return unknown_id(self.tokenizer)
 
     def _whole(self, what: str, encoding: Encoding) -> list[int]:
         if not len(encoding):

@@ -4,13 +4,16 @@
     -> {"model": {"name", "version"}, "predictions": [{"text", "finish_reason"}, ...]}
 
 With "stream": true server-sent events, {"index", "text"} for each piece, the last of each input with "finish_reason",
-"usage" and "model". Without "temperature" the likeliest token is written, as in an evaluation. `serving.openai` has
-further routes.
+"usage" and "model". With "details": true also "unknown", the share of the prompt's tokens that the tokenizer does not
+know, "cut", which is false as a longer prompt is refused, and "ms" until the text was whole. Without "temperature" the
+likeliest token is written, as in an evaluation. `serving.openai` has further routes.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
 
 from pydantic import Field
 
@@ -26,10 +29,13 @@ from serving.rounds import QueueFull, Rounds
 from serving.service import Answer, Caller, Refused, Release, Route, Stream, event
 from serving.texts import Manner, Texts
 
+Details = Callable[[int], dict[str, Any]]  # of the text of an input that is written, by its index
+
 
 class WriteQuestion(Manner, Question):
     """The body of a request."""
 
+    details: bool = Field(default=False, description="true or false")
     style: str | None = Field(default=None, description="a text")
     length: str | None = Field(default=None, description="a text")
 
@@ -95,21 +101,35 @@ class Writer:
             field, wanted = error.args
             raise Refused(422, f"{field} must be {wanted}", field) from None
         texts = self.begin_inputs(question.inputs, question, asked)
+        details = self._details(texts) if question.details else _no_details
         if question.stream:
-            return Stream(self._events(texts, caller.until), texts.leave)
+            return Stream(self._events(texts, caller.until, details), texts.leave)
         predictions = [
-            {"text": each.text, "finish_reason": each.finish_reason} | each.checked
+            {"text": each.text, "finish_reason": each.finish_reason} | each.checked | details(each.index)
             for each in await texts.whole(caller)
         ]
         return {"model": self.release.model, "predictions": predictions}
 
-    async def _events(self, texts: Texts, until: float) -> AsyncIterator[bytes]:
+    async def _events(self, texts: Texts, until: float, details: Details) -> AsyncIterator[bytes]:
         async for each in texts.pieces(until):
             piece = {"index": each.index, "text": each.text}
             if each.finish_reason:
                 piece |= {"finish_reason": each.finish_reason, "usage": each.usage, "model": self.release.model}
-                piece |= each.checked
+                piece |= each.checked | details(each.index)
             yield event(piece)
+
+    def _details(self, texts: Texts) -> Details:
+        began = time.perf_counter()
+
+        def details(index: int) -> dict[str, Any]:
+            unknown = self.generator.unknown_share(texts.writings[index].prompt)
+            return {"unknown": unknown, "cut": False, "ms": 1e3 * (time.perf_counter() - began)}
+
+        return details
+
+
+def _no_details(_: int) -> dict[str, Any]:
+    return {}
 
 
 def put_in_service(service: str, release: Release, spec: ServingSpec) -> Writer:

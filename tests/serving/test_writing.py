@@ -72,6 +72,19 @@ def streamed(url: str, **body: Any) -> list[dict[str, Any]]:
     return [{"text": text, "finish_reason": ends[index]["finish_reason"]} for index, text in enumerate(texts)]
 
 
+def test_details_say_what_the_model_could_not_read_whether_streamed_or_not(random: str):
+    whole = ask(random, inputs=PROMPTS, details=True)
+    for each in whole:
+        assert each["unknown"] == 0 and each["cut"] is False and each["ms"] > 0  # every byte has a token of its own
+    ends = [
+        each
+        for each in events(requests.post(random, json={"inputs": PROMPTS, "details": True, "stream": True}, timeout=20))
+        if "finish_reason" in each
+    ]
+    assert len(ends) == len(PROMPTS) and all({"unknown", "cut", "ms"} <= each.keys() for each in ends)
+    assert {"unknown", "cut", "ms"}.isdisjoint(ask(random, inputs=PROMPTS)[0])
+
+
 def test_texts_come_in_order_and_equal_the_runtimes(random: str, folder: Path):
     expected = [each["text"].rstrip("\ufffd") for each in load_generator(folder / "random").predict(PROMPTS)]
     assert len(set(expected)) == len(PROMPTS)
