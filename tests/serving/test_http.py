@@ -30,6 +30,7 @@ from tests.tiny.decoders import write_tiny_decoder
 from tests.tiny.http import Process, ended, ready, started
 from tests.tiny.services import events
 
+pytestmark = pytest.mark.slow
 SECRET = "my-card-is-4111"
 SCRIPT = b"a\n says hello."  # what follows the input "a"
 LIMITS = {"max_inputs": 4, "max_body_bytes": 4096}

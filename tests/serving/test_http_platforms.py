@@ -13,6 +13,7 @@ from serving.runtime import load_bundle
 from tests.tiny.bundles import write_tiny_bundle
 from tests.tiny.http import Process, ended, ready, started
 
+pytestmark = pytest.mark.slow
 SECRET = "my-card-is-4111"
 VERTEX = {"AIP_HEALTH_ROUTE": "/v1/endpoints/7/deployedModels/9", "AIP_PREDICT_ROUTE": "/v1/endpoints/7:predict"}
 # What `python -m` runs, and then which libraries it has imported.
