@@ -16,7 +16,7 @@ from configs.schema.recipe import Recipe
 from configs.schema.reply import ReplySpec
 from configs.schema.tasks import GENERATE, named
 from jobs.data.source import Row, Split, rows_with
-from jobs.measure.answers import Answer, input_of
+from jobs.measure.answers import Answer, Predictor, input_of
 from jobs.measure.calibration import lowest_safe_threshold
 from jobs.measure.served import SMOKE
 from jobs.tasks.classify.evaluation import Labelling
@@ -68,6 +68,10 @@ class Replying:
     def figures(self, inputs: Sequence[Input]) -> dict[str, float]:
         """Those of its classifier."""
         return Labelling(self.replier.classifier).figures(inputs)
+
+    def of_length(self, prompt: int, answer: int) -> Predictor:
+        """Itself: it writes no tokens."""
+        return self
 
 
 def told(recipe: Recipe, split: Split) -> list[Told]:
