@@ -35,7 +35,7 @@ from jobs.evaluation import (
 )
 from jobs.job import Way, job
 from jobs.layout import evaluation_folder, output, served_folder, teacher_folder
-from jobs.measure.gate import Evidence
+from jobs.measure.gate import Evidence, Tested
 from jobs.preflight import check_given
 from jobs.stage import Stage, made
 from serving.bundle import MANIFEST as BUNDLE
@@ -51,7 +51,13 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     with job("evaluate", recipe, parent, cluster=False) as way:
         evaluation = made(way, EVALUATION)
         say(evaluation)
-        return way.result(evaluation["metrics"], bundle=str(_bundle(way)))
+        return way.result(figures(evaluation), tested=True, bundle=str(_bundle(way)))
+
+
+def figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """All metrics of an evaluation, and by their plain names those of the winner that a budget goes by."""
+    tested = Tested.model_validate(evaluation["tested"]) if evaluation["tested"] else None
+    return evaluation["metrics"] | (tested.plain if tested else {})
 
 
 def say(evaluation: Mapping[str, Any]) -> None:
