@@ -31,6 +31,7 @@ from jobs.evaluation import (
     check_there,
     evaluate,
     evaluation_key,
+    kinds_test,
     take_test_rows,
 )
 from jobs.job import Way, job
@@ -81,7 +82,8 @@ def _key(way: Way) -> str:
     description = read_bundle(bundle)
     check_inputs(way.recipe, description)
     test = check_test_rows(way.recipe, description, _taken(way).snapshot)
-    return evaluation_key(way.recipe, _contenders(way.recipe, bundle, description), test.fingerprint)
+    further = kinds_test(way.recipe, bundle, description)
+    return evaluation_key(way.recipe, _contenders(way.recipe, bundle, description), test.fingerprint, further)
 
 
 def _make(way: Way, folder: Path, key: str) -> None:

@@ -210,6 +210,7 @@ def _describe(application: Application) -> dict[str, Any]:
         "name": release["name"],
         "version": release["version"],
         "task": bundle.task,
+        "kind": bundle.kind or ("single" if bundle.first is None else "cascade"),
         "created": int(time.time()),
         **known,
     }
