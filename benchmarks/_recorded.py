@@ -20,6 +20,7 @@ import torch
 
 from benchmarks._compare import print_row
 from cluster import local, version
+from jobs.command import RESULT
 from jobs.measure.machine import machine_kind
 from jobs.versions import STAGES, libraries
 
@@ -199,7 +200,7 @@ def _write(file: Path, points: Mapping[tuple[str, int], Mapping[str, Any]]) -> N
 
 
 def verb(name: str, recipe: str, overrides: Sequence[str], log: Path) -> dict[str, float]:
-    """Metrics of the RESULT line of `python -m jobs.<name>`; all that it says goes to the end of `log`."""
+    """All metrics of `python -m jobs.<name>`, out of its result.json; all that it says goes to the end of `log`."""
     with log.open("a", encoding="utf-8") as said:
         done = subprocess.run(
             [sys.executable, "-m", f"jobs.{name}", "--config", recipe, *overrides],
@@ -211,4 +212,5 @@ def verb(name: str, recipe: str, overrides: Sequence[str], log: Path) -> dict[st
         said.write(done.stdout)
     if done.returncode:
         raise RuntimeError(f"jobs.{name} left with {done.returncode}; see {log}")
-    return json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))["metrics"]
+    told = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    return json.loads(Path(told["output"], RESULT).read_text(encoding="utf-8"))["metrics"]

@@ -3,3 +3,7 @@
 
 class KnownError(Exception):
     """An error whose message is the one line that the user reads."""
+
+
+class UsageError(KnownError):
+    """The user's input cannot work; the message is the one line that they read (exit code 2)."""

@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, LiteralString, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, PydanticUndefined
 
@@ -30,13 +29,11 @@ from configs.annotations import (
     type_name,
     without_none,
 )
-from configs.errors import KnownError
+from configs.errors import UsageError
+from configs.strict_yaml import StrictLoader, TextLoader, one_line, parse_yaml
 
 LARGEST_RECIPE_BYTES = 1 << 20
-MOST_YAML_ALIASES = 32  # nine aliases of nine aliases of ... is how a small file becomes a large one
 COMMAND_LINE = "command line"
-STANDS_FOR_HASH = "\ue000"  # of a private area: no text has it
-MERGE_TAG = "tag:yaml.org,2002:merge"
 # The fields in our messages, `a.b[0].c: ` or `field=value`.
 NAMED = re.compile(r"(?<![\w.\]])([a-z_]+(?:\.\w+|\[\d+\])*)(?==|: )")
 IN_PLAIN_WORDS = {  # where pydantic speaks of Python
@@ -50,10 +47,6 @@ IN_PLAIN_WORDS = {  # where pydantic speaks of Python
 
 # Of a field that is no part of a stage's key: it changes no result, or the key holds a digest of what it names.
 UNKEYED: dict[str, JsonValue] = {"keyed": False}
-
-
-class UsageError(KnownError):
-    """The user's input cannot work; the message is the one line that they read (exit code 2)."""
 
 
 class Spec(BaseModel):
@@ -136,18 +129,6 @@ def read(path: Path, origins: Origins, free: Collection[Place] = (), chain: tupl
     return merge(merged, tree, free)
 
 
-def parse_yaml(text: str, where: str, loader: type[_StrictLoader] | None = None) -> Any:
-    """The value in `text`; a key given twice, an alias bomb or bad YAML is a `UsageError` naming `where`."""
-    try:
-        return yaml.load(text, Loader=loader or _StrictLoader)  # noqa: S506 - a SafeLoader that refuses more
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
-        problem = ": ".join(filter(None, [error.context, error.problem])) or "not YAML"
-        raise UsageError(f"{where}:{line} {_one_line(problem)}; write it as YAML") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: not YAML: {_one_line(str(error))}") from None
-
-
 def merge(base: dict[str, Any], over: dict[str, Any], free: Collection[Place] = (), at: Place = ()) -> dict[str, Any]:
     """Lay `over` on `base`: mappings are merged key by key, anything else (lists too) is replaced whole.
 
@@ -220,7 +201,7 @@ def _written(text: str, annotations: Sequence[Any], where: str) -> Any:
     plain = [each for each in annotations if each not in holders]
     if holders and text.lstrip()[:1] in ("[", "{"):
         values = [each for holder in holders for each in members(get_args(holder)[-1])]
-        return parse_yaml(text, where, _TextLoader if takes_text(values) else _StrictLoader)
+        return parse_yaml(text, where, TextLoader if takes_text(values) else StrictLoader)
     if types.NoneType in plain and text.strip() in ("", "null"):
         return None
     if takes_text(plain):
@@ -286,51 +267,6 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
 def _wrong(model: type[BaseModel], field: str, value: Any, message: LiteralString) -> ValidationError:
     detail = InitErrorDetails(type=PydanticCustomError("wrong_kind", message), loc=(field,), input=value)
     return ValidationError.from_exception_data(model.__name__, [detail])
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key given twice (plain YAML keeps the last) and more aliases than a recipe needs."""
-
-    aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            self.aliases += 1
-            if self.aliases > MOST_YAML_ALIASES:
-                raise yaml.MarkedYAMLError(problem=f"more than {MOST_YAML_ALIASES} aliases")
-        return super().compose_node(parent, index)
-
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
-        return super().construct_object(node, deep=True)  # depth first, which refuses a value that holds itself
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            problem = None
-            key = "<<" if key_node.tag == MERGE_TAG else self.construct_object(key_node)
-            if key_node.tag == MERGE_TAG:
-                problem = "the key '<<' is not understood, use extends"
-            elif not isinstance(key, str):
-                problem = f"the key {key!r} is no text, put it in quotes"
-            elif key in seen:
-                problem = f"the key {key!r} is given twice, keep one"
-            if problem:
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-class _TextLoader(_StrictLoader):
-    """Reads texts alone: `1`, `yes` and `null` are texts, too, and ` #` begins no comment."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text.replace("#", STANDS_FOR_HASH))
-
-    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        return super().resolve(kind, value, (False, True) if kind is yaml.ScalarNode else implicit)
-
-    def construct_scalar(self, node: Any) -> Any:
-        return super().construct_scalar(node).replace(STANDS_FOR_HASH, "#")
 
 
 def _text(path: Path, chain: tuple[Path, ...]) -> str:
@@ -406,7 +342,7 @@ def _explain(
 def _message(errors: Sequence[ErrorDetails]) -> str:
     """The faults of a value, one for every kind of value that its field takes."""
     plain = (IN_PLAIN_WORDS.get(each["type"]) or each["msg"].removeprefix("Value error, ") for each in errors)
-    first, *others = dict.fromkeys(map(_one_line, plain))
+    first, *others = dict.fromkeys(map(one_line, plain))
     return ", or ".join([first, *(each.removeprefix("Input should be ") for each in others)])
 
 
@@ -457,9 +393,5 @@ def _kind(value: Any) -> str:
 def _show(value: Any) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump(exclude_defaults=True)
-    text = _one_line(repr(value))
+    text = one_line(repr(value))
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -9,16 +9,16 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 
 from cluster import session
 from configs.errors import KnownError
-from configs.folder import GOES_ON, NO_ROOM
+from configs.folder import GOES_ON, NO_ROOM, write_synced
 from configs.given import root_of
 from configs.loader import UsageError, describe, load
 from configs.schema.recipe import Recipe
@@ -26,11 +26,13 @@ from configs.schema.tasks import TASKS, VERBS
 from configs.shown_urls import shown_urls
 
 DONE, FAILED, USAGE = 0, 1, 2
+RESULT = "result.json"  # in the output: what the last verb made there
+MOST_HEADLINES = 12  # metrics on the last line
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a job made; its JSON is the last line on stdout."""
+    """What a job made; its JSON is <output>/result.json, and with the headline metrics the last line on stdout."""
 
     job: str
     run_id: str
@@ -42,9 +44,27 @@ class Result:
     report: str | None = None
     scores: str | None = None
 
-    def line(self) -> str:
-        """`RESULT ` and one JSON object, without what the job did not make."""
-        return "RESULT " + json.dumps({key: value for key, value in asdict(self).items() if value is not None})
+    @property
+    def told(self) -> dict[str, Any]:
+        """All of it, without what the job did not make."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def line(self, headline: Sequence[str]) -> str:
+        """`RESULT ` and one JSON object; of many metrics it holds the first of those that `headline` names."""
+        return "RESULT " + json.dumps(self.told | {"metrics": headlines(self.metrics, headline)})
+
+    def write(self) -> None:
+        """Write <output>/result.json, whole."""
+        folder = Path(self.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_synced(folder / RESULT, json.dumps(self.told, indent=2) + "\n")
+
+
+def headlines(metrics: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """At most `MOST_HEADLINES` of the metrics: all where there are no more, else the first of `names`."""
+    if len(metrics) <= MOST_HEADLINES:
+        return dict(metrics)
+    return {name: metrics[name] for name in [each for each in names if each in metrics][:MOST_HEADLINES]}
 
 
 def main(
@@ -72,9 +92,10 @@ def main(
             sys.exit(DONE)
         _refuse_what_is_ignored(recipe, run.__module__, takes)
         result = run(recipe.on_driver(session.home(), Path.cwd()))
+        result.write()
     except Exception as error:  # noqa: BLE001 - what is not known is a fault of ours
         _leave_with(error)
-    print(result.line(), flush=True)
+    print(result.line(recipe.judged_by.headline), flush=True)
     sys.exit(DONE)
 
 

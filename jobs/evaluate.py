@@ -31,11 +31,12 @@ from jobs.evaluation import (
     check_there,
     evaluate,
     evaluation_key,
+    kinds_test,
     take_test_rows,
 )
 from jobs.job import Way, job
 from jobs.layout import evaluation_folder, output, served_folder, teacher_folder
-from jobs.measure.gate import Evidence
+from jobs.measure.gate import Evidence, Tested
 from jobs.preflight import check_given
 from jobs.stage import Stage, made
 from serving.bundle import MANIFEST as BUNDLE
@@ -51,7 +52,13 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
     with job("evaluate", recipe, parent, cluster=False) as way:
         evaluation = made(way, EVALUATION)
         say(evaluation)
-        return way.result(evaluation["metrics"], bundle=str(_bundle(way)))
+        return way.result(figures(evaluation), tested=True, bundle=str(_bundle(way)))
+
+
+def figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """All metrics of an evaluation, and by their plain names those of the winner that a budget goes by."""
+    tested = Tested.model_validate(evaluation["tested"]) if evaluation["tested"] else None
+    return evaluation["metrics"] | (tested.plain if tested else {})
 
 
 def say(evaluation: Mapping[str, Any]) -> None:
@@ -75,7 +82,8 @@ def _key(way: Way) -> str:
     description = read_bundle(bundle)
     check_inputs(way.recipe, description)
     test = check_test_rows(way.recipe, description, _taken(way).snapshot)
-    return evaluation_key(way.recipe, _contenders(way.recipe, bundle, description), test.fingerprint)
+    further = kinds_test(way.recipe, bundle, description)
+    return evaluation_key(way.recipe, _contenders(way.recipe, bundle, description), test.fingerprint, further)
 
 
 def _make(way: Way, folder: Path, key: str) -> None:

@@ -23,7 +23,7 @@ from jobs.data.prepared import MANIFEST
 from jobs.data.snapshot import Snapshot, take_snapshot
 from jobs.data.source import Split, place, rows, shown
 from jobs.layout import evaluation_folder, output, teacher_folder
-from jobs.measure.answers import input_of
+from jobs.measure.answers import KindTest, input_of
 from jobs.measure.comparison import TEACHER, WINNER, UnseenRows, compare
 from jobs.measure.contenders import Contender
 from jobs.measure.differences import grouped
@@ -72,9 +72,9 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str, taken: TakenRows | None 
         test = check_test_rows(recipe, description, snapshot)
         log.info("%s: metrics and baselines count %s", place(recipe.data, "test"), test.counted)
         contenders = _contenders(recipe, bundle, description)
-        identity = evaluation_key(recipe, contenders, test.fingerprint)
+        further = kinds_test(recipe, bundle, description)
+        identity = evaluation_key(recipe, contenders, test.fingerprint, further)
         shapes = _shapes(recipe, contenders)
-        further = named(KINDS[description.kind].tested)(recipe, bundle) if description.kind else None
         if recipe.bundle is None and recipe.evaluation.steps and recipe.judged_by.uses("evaluation", "steps"):
             student = Path(output(recipe), "student")
             steps = after_each_step(recipe, description, student, Path(between)) if (student / BUNDLE).exists() else []
@@ -84,7 +84,7 @@ def evaluate(recipe: Recipe, bundle: Path, run_id: str, taken: TakenRows | None 
         machine = _compare_with_peak(recipe, contenders, measured, shapes)
         compared, files = compare(recipe, test, measured, shapes, machine)
         if further:
-            _add_further(compared, files, *further(measured[WINNER].answers))
+            _add_further(compared, files, *further.judge(measured[WINNER].answers))
         audited, faults = audit_test_rows(recipe, bundle, description, snapshot.rows(), seen)
     compared["metrics"] |= faults
     found = {
@@ -165,13 +165,22 @@ def check_test_rows(recipe: Recipe, bundle: Bundle, snapshot: Snapshot | None = 
     return UnseenRows(digest_json(found), asked, labels, slices, units.said(compared), found)
 
 
-def evaluation_key(recipe: Recipe, contenders: list[Contender], fingerprint: str) -> str:
-    """Digest of what an evaluation depends on."""
+def evaluation_key(
+    recipe: Recipe, contenders: list[Contender], fingerprint: str, further: KindTest | None = None
+) -> str:
+    """Digest of what an evaluation depends on; `further`: see `kinds_test`."""
     parts: dict[str, Any] = {name: getattr(recipe, name).model_dump() for name in ("export", "evaluation")}
     parts["budget"] = recipe.budget.limits
     parts["bundles"] = {each.name: bundle_digest(Path(each.folder)) for each in contenders if each.folder}
     parts |= {"test": fingerprint, "slices": recipe.data.slices, "machine": machine_kind()}
+    if further:
+        parts["further"] = further.key
     return digest_json(parts | behaviour("compress", "measure", "evaluate"))
+
+
+def kinds_test(recipe: Recipe, folder: Path, bundle: Bundle) -> KindTest | None:
+    """What a kind of bundle is asked of the test rows beside its model's task; None of a bundle without a kind."""
+    return named(KINDS[bundle.kind].tested)(recipe, folder) if bundle.kind else None
 
 
 def _measure(

@@ -56,7 +56,8 @@ def _tell(way: Way, metrics: dict[str, float]) -> None:
     way.run.tag(slimcart__data=learned_rows(way).key)
     way.run.artifact(folder, "teacher")
     way.run.metrics.log({f"best_{name}": value for name, value in metrics.items()})
-    early.compare(way.recipe, folder, metrics.get(f"validation_{way.recipe.judged_by.metric}"), way.run)
+    whole = metrics.get(f"validation_{way.recipe.judged_by.metric}")
+    early.compare(way.recipe, learned_rows(way), folder, whole, way.run)
 
 
 TEACHER = Stage("finetune", teacher_folder, _key, _open, _make, (PREPARED,), _tell)

@@ -13,6 +13,7 @@ from configs.schema.recipe import Recipe
 from jobs.command import Result
 from jobs.data.snapshot import Snapshot, remove_left, take_snapshot
 from jobs.layout import output
+from tuning.pareto import RETENTION
 
 T = TypeVar("T")
 
@@ -39,9 +40,13 @@ class Way:
             self.values[name] = make()
         return self.values[name]
 
-    def result(self, metrics: Mapping[str, float], **places: str | None) -> Result:
-        """What the last line of the job says; `places` are fields of `Result`."""
-        return Result(self.verb, self.run.id, str(self.output), dict(metrics), **places)
+    def result(self, metrics: Mapping[str, float], tested: bool = False, **places: str | None) -> Result:
+        """What the job tells of itself; `places` are fields of `Result`.
+
+        `tested`: whether the metrics are of test rows. Else what is kept of the teacher is named as of validation rows.
+        """
+        named = dict(metrics) if tested else of_validation(metrics)
+        return Result(self.verb, self.run.id, str(self.output), named, **places)
 
     @contextmanager
     def below(self, verb: str) -> Iterator[Way]:
@@ -68,6 +73,12 @@ def job(
             session.connect()
         with ExitStack() as held:
             yield Way(recipe, run, verb, tracked, held)
+
+
+def of_validation(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of validation rows named so, and plainly those that are said to be of test rows."""
+    found = {f"validation_{RETENTION}" if name == RETENTION else name: value for name, value in metrics.items()}
+    return {name.removeprefix("test_"): value for name, value in found.items()}
 
 
 def validation_rows(way: Way) -> Snapshot:

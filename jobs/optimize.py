@@ -14,13 +14,14 @@ from typing import Any
 
 from cluster import session
 from configs.loader import UsageError
-from configs.schema.recipe import Recipe, SearchRecipe
+from configs.schema.recipe import Recipe
+from configs.schema.search_recipe import SearchRecipe
 from jobs import deploy, evaluate, reply
 from jobs.command import Result, main
 from jobs.data import audit
 from jobs.evaluate import EVALUATION
 from jobs.finetune import TEACHER
-from jobs.job import Way, job
+from jobs.job import Way, job, of_validation
 from jobs.layout import served_folder
 from jobs.measure.served import SERVED
 from jobs.preflight import check, check_possible
@@ -59,8 +60,8 @@ def optimize(way: Way) -> Result:
     evaluation = _final_evaluation(way)
     page = write_report(recipe, search, prepared, evaluation)
     way.run.artifact(page)
-    metrics = evaluation.get("metrics", {})
-    way.run.metrics.log(metrics)  # also where the gate is shut
+    metrics = evaluate.figures(evaluation) if evaluation else of_validation(search["winner"]["metrics"])
+    way.run.metrics.log(evaluation.get("metrics", {}))  # also where the gate is shut
     way.run.tag(slimcart__model=uri)
     endpoint = None
     if recipe.deploy:
@@ -73,6 +74,7 @@ def optimize(way: Way) -> Result:
     way.run.tag(slimcart__endpoint=endpoint or "")
     return way.result(
         audit.faults(prepared) | metrics,
+        tested=True,  # or named so
         bundle=str(served_folder(recipe)),
         model_uri=uri,
         endpoint=endpoint,

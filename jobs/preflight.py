@@ -13,8 +13,9 @@ from configs.loader import UsageError
 from configs.schema.compression import ShrinkSpec
 from configs.schema.data import EMBEDDED
 from configs.schema.models import NEW, AdapterSpec, StudentSpec
-from configs.schema.recipe import Recipe, SearchRecipe
+from configs.schema.recipe import Recipe
 from configs.schema.runtimes import RUNTIMES, export_targets
+from configs.schema.search_recipe import SearchRecipe
 from configs.schema.tasks import named
 from jobs.data.source import check_source, has_test, source_of
 from jobs.training.wanted import wanted_of

@@ -21,16 +21,17 @@ from cluster import registry, session, tracking
 from cluster.registry import CHALLENGER
 from cluster.session import JobError
 from configs.folder import commit, write_synced
-from configs.schema.recipe import Recipe, SearchRecipe
+from configs.schema.recipe import Recipe
+from configs.schema.search_recipe import SearchRecipe
 from jobs.command import Result, main
 from jobs.data import audit
 from jobs.data.preparation import prepare_student
 from jobs.data.prepared import MANIFEST, Prepared
-from jobs.data.snapshot import take_snapshot
+from jobs.data.snapshot import Snapshot, take_snapshot
 from jobs.job import Way, job
 from jobs.layout import bundle_folder, output, report_file, search_folder, teacher_folder
 from jobs.measure import early
-from jobs.measure.retention import taught
+from jobs.measure.retention import Teacher, taught
 from jobs.preflight import check_models, check_possible
 from jobs.prepare import PREPARED, learned_rows
 from jobs.stage import Stage, made
@@ -104,16 +105,11 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
         return _register(recipe, before, run, prepared)  # of this search MLflow did not take the winner
     session.check_capacity(recipe.engine)
     trials_folder = trials_of(recipe, prepared)
-    for other in trials_folder.parent.glob("trials-*"):
-        if other != trials_folder:  # of a search that nobody goes on with
-            shutil.rmtree(other, ignore_errors=True)
+    _remove_others(trials_folder)
     choosing = functools.partial(choose, budget=recipe.budget, objective=recipe.search.objective)
     with take_snapshot(recipe.data, "validation", Path(output(recipe))) as snapshot:
-        teacher = taught(recipe, prepared, teacher_outputs, snapshot.rows())
-        if teacher.metric <= 0:  # as 1 less an error rate may be
-            raise JobError(
-                "the teacher is right on none of the validation rows: its students would have nothing to keep"
-            )
+        teacher = _teacher(recipe, prepared, teacher_outputs, snapshot)
+        known = early.compare(recipe, prepared, teacher_folder(recipe), teacher.metric, run, snapshot)
         objective = functools.partial(
             trial,
             recipe=recipe.model_dump(),
@@ -124,7 +120,6 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
             teacher=teacher,
             snapshot=snapshot,
         )
-        known = early.compare(recipe, teacher_folder(recipe), teacher.metric, run, snapshot)
         trials = tried(recipe, objective, trials_folder, run.id)
         if any(each.error for each in trials):
             check_rows(recipe, teacher)  # where they changed, trials failed that are no worse than others
@@ -150,6 +145,21 @@ def tune(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, run: trackin
     found |= {"winner": asdict(winner), "model_uri": None, "bundle": bundle_digest(bundle_folder(recipe))}
     commit(search_folder(recipe), MANIFEST, lambda _: found)
     return _register(recipe, found, run, prepared)
+
+
+def _teacher(recipe: Recipe, prepared: Prepared, teacher_outputs: Path, validation: Snapshot) -> Teacher:
+    """What students are held against. Raises `JobError` where there is nothing to keep."""
+    teacher = taught(recipe, prepared, teacher_outputs, validation.rows())
+    if teacher.metric <= 0:  # as 1 less an error rate may be
+        raise JobError("the teacher is right on none of the validation rows: its students would have nothing to keep")
+    return teacher
+
+
+def _remove_others(trials_folder: Path) -> None:
+    """Remove the trials of searches that nobody goes on with."""
+    for other in trials_folder.parent.glob("trials-*"):
+        if other != trials_folder:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _register(recipe: Recipe, found: dict[str, Any], run: tracking.Run, prepared: Prepared) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from serving.checks import FAULTS
-from serving.generator import Generator, best_of
+from serving.checks import reason_of
+from serving.generator import Again, Generator, best_of
 from serving.rounds import Rounds
 from serving.texts import Manner, Texts, Written
 
@@ -45,11 +45,14 @@ class CheckedTexts(Texts):
         assert checks is not None
         text, faults = written.text, checks.faults(written.text, prompt)
         if faults:
-            text, faults = best_of((text, faults), await self._again(written.index, until), prompt, checks)
-        reason = "; ".join(FAULTS[each] for each in faults)
-        return replace(written, text="" if faults else text, held=bool(faults), reason=reason or None)
+            again = await self._again(written.index, until)
+            text, faults = best_of((text, faults), again.texts, prompt, checks)
+            if written.usage:  # as OpenAI counts what `best_of` writes: all of it
+                more = written.usage["completion_tokens"] + again.tokens
+                written = replace(written, usage={**written.usage, "completion_tokens": more})
+        return replace(written, text="" if faults else text, held=bool(faults), reason=reason_of(faults))
 
-    async def _again(self, index: int, until: float) -> list[str]:
+    async def _again(self, index: int, until: float) -> Again:
         writing = self.writings[index]
         task = partial(self._generator.written_again, writing.prompt, writing.most, writing.sampling, writing.text.stop)
         async with asyncio.timeout_at(until):

@@ -37,6 +37,11 @@ _SENTENCE_END = re.compile(r"[.!?:\n][\"')\]]*\s*$")
 _NAME = re.compile(r"\w*(?:[^\W\d_]\w*\d|\d\w*[^\W\d_]|[^\W\d_])[\w-]*")
 
 
+def reason_of(faults: Sequence[str]) -> str | None:
+    """Why a text is held back, in words; None of a text without faults."""
+    return "; ".join(FAULTS[each] for each in faults) or None
+
+
 class Wording(BaseModel):
     """What the training answers of a task taught; texts are folded, see `serving.units`."""
 

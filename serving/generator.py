@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 from serving.bundle import Bundle, BundleError
-from serving.checks import Checks, read_checks
+from serving.checks import Checks, read_checks, reason_of
 from serving.conversation import Conversation, read_conversation
 from serving.inputs import TOKENS_PER_BATCH, Input, InputError, Row, Slots, checked, cut, unknown_id
 from serving.inputs import prompt as in_words
@@ -29,6 +29,13 @@ class Completion(TypedDict):
 
     text: str
     faults: NotRequired[list[str]]  # of a bundle with checks: keys of `serving.checks.FAULTS`
+
+
+class Again(NamedTuple):
+    """Further texts for a prompt, the likeliest first, and the number of tokens that all of them took."""
+
+    texts: list[str]
+    tokens: int
 
 
 class Generator:
@@ -81,6 +88,16 @@ class Generator:
             return [{"text": text} for text in texts]
         return [self._checked(*each) for each in zip(texts, prompts, encoded, strict=True)]
 
+    def checked(self, inputs: Sequence[Input]) -> list[dict[str, Any]]:
+        """What `predict` gives of a bundle with checks, as a service answers it: `text`, `held` and its `reason`."""
+        said: list[dict[str, Any]] = []
+        for each in self.predict(inputs):
+            reason = reason_of(each.get("faults", []))
+            said.append(
+                {"text": "", "held": True, "reason": reason} if reason else {"text": each["text"], "held": False}
+            )
+        return said
+
     def likeliest(self, given: Input) -> str:
         """The likeliest text of one input, unchecked."""
         (encoding,) = self._encoded(self.worded([given]))
@@ -92,17 +109,18 @@ class Generator:
         best, faults = text, self.checks.faults(text, prompt)
         if faults:
             most = self.bundle.max_length - len(ids)
-            best, faults = best_of((best, faults), self.written_again(ids, most, Sampling()), prompt, self.checks)
+            best, faults = best_of((best, faults), self.written_again(ids, most, Sampling()).texts, prompt, self.checks)
         return {"text": best, "faults": faults}
 
-    def written_again(self, ids: Sequence[int], most: int, sampling: Sampling, stop: Sequence[str] = ()) -> list[str]:
-        """Further texts for a prompt, the likeliest first; none where the recipe asks for one candidate."""
+    def written_again(self, ids: Sequence[int], most: int, sampling: Sampling, stop: Sequence[str] = ()) -> Again:
+        """Further texts for a prompt; none where the recipe asks for one candidate."""
         count = self.checks.asked.candidates if self.checks else 1
         if count == 1 or not len(ids):
-            return []
+            return Again([], 0)
         assert isinstance(self.model, CandidateModel)
         found = sorted(self.model.candidates(ids, most, sampling, count), key=lambda each: -each.score)
-        return [_text_of(self.tokenizer, each.tokens, stop) for each in found]
+        texts = [_text_of(self.tokenizer, each.tokens, stop) for each in found]
+        return Again(texts, sum(len(each.tokens) for each in found))
 
     def read(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of the prompts that inputs were `worded` as. Raises `InputError` for one that is too long."""

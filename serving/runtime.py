@@ -3,11 +3,11 @@
     python -m serving.runtime <bundle> [--threads N] [--scores] [--details]
 
 reads one input a line from stdin and answers each with one line of JSON: a label, a reply, or the text that a decoder
-writes, piece by piece as it comes. A line is a text; for bundles of pairs a JSON object with `text` and `text_pair`;
-for bundles of attributes a JSON object of them, a JSON list of [name, value], or their text, `name: value; name:
-value`; for bundles of replies also a JSON object with the message as `input` and the values of placeholders as
-`fields`, for those of conversations one with `messages`. Exit 2 with one line on stderr where the bundle or a line is
-refused.
+writes, piece by piece as it comes; one that is checked comes whole, with whether it is `held` back and the `reason`. A
+line is a text; for bundles of pairs a JSON object with `text` and `text_pair`; for bundles of attributes a JSON object
+of them, a JSON list of [name, value], or their text, `name: value; name: value`; for bundles of replies also a JSON
+object with the message as `input` and the values of placeholders as `fields`, for those of conversations one with
+`messages`. Exit 2 with one line on stderr where the bundle or a line is refused.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flag = "--scores" if options.scores else "--details"
             raise BundleError(f"{flag}: {options.bundle} writes texts and has no labels to score; leave it out")
         predictor = named(bundle.record.open)(options.bundle, options.threads)
-        if writes:
+        if writes and bundle.checked:
+            say = partial(_label, predictor.checked)
+        elif writes:
             say = partial(_write, predictor.write)
         else:
             fields = {"all_scores": options.scores, "details": options.details} if labels else {}

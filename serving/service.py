@@ -99,7 +99,8 @@ def catalogue_entry(service: str, release: Release) -> dict[str, Any]:
     bundle = read_description(Path(release.bundle))
     known = {"labels": bundle.labels} if TASKS[bundle.task].labelled else {"max_length": bundle.max_length}
     created = int(time.time())
-    return {"service": service, **release.model, "task": bundle.task, "created": created, **known}
+    kind = bundle.kind or ("single" if bundle.first is None else "cascade")
+    return {"service": service, **release.model, "task": bundle.task, "kind": kind, "created": created, **known}
 
 
 def event(data: Any, kind: str = "") -> bytes:

@@ -21,7 +21,7 @@ FOREIGN = (*FOREIGN_RAY, "RAY_AUTH_TOKEN_PATH", "SLIMCART_HOME", "SLIMCART_STATE
 
 
 class Done(NamedTuple):
-    """How a command ended; `result` is the JSON of its RESULT line."""
+    """How a command ended; `result` is what its result.json held then, of which the RESULT line says the headlines."""
 
     code: int
     output: str
@@ -54,7 +54,16 @@ def run(command: list[str], environment: Mapping[str, str], folder: Path = ROOT,
         check=False,
     )
     results = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    return Done(done.returncode, done.stdout, json.loads(results[-1]) if results else None)
+    return Done(done.returncode, done.stdout, _whole(json.loads(results[-1])) if results else None)
+
+
+def _whole(line: dict[str, Any]) -> dict[str, Any]:
+    """The result that a RESULT line is the short form of."""
+    found = json.loads(Path(line["output"], "result.json").read_text(encoding="utf-8"))
+    assert {**line, "metrics": 0} == {**found, "metrics": 0}
+    assert 0 < len(line["metrics"]) <= 12 or not found["metrics"]
+    assert line["metrics"].items() <= found["metrics"].items()
+    return found
 
 
 def named(name: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:

@@ -104,9 +104,12 @@ def _client(served: Metrics, evaluated: Metrics, searched: Metrics) -> str:
     """What a client sees beside what the model takes, which the evaluation says better than the search."""
     alone = evaluated.get(f"winner_{at(BUDGET_SHAPE)}_p50_ms", searched.get("p50_ms"))
     beside = f"; the model alone takes {alone:.2f} ms (p50)" if alone is not None else ""
+    if PACE in searched:  # in service a text ends where the model ends it, so that the times are of different texts
+        beside = ""
     return (
         f"A client of the service gets an answer in {served['served_p50_ms']:.2f} ms (p50) and "
-        f"{served['served_p95_ms']:.2f} ms (p95), of 32 tokens each over HTTP, when it was deployed{beside}"
+        f"{served['served_p95_ms']:.2f} ms (p95), inputs of {BUDGET_SHAPE[1]} tokens each over HTTP, when it was "
+        f"deployed{beside}"
     )
 
 

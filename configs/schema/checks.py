@@ -51,13 +51,9 @@ class ChecksSpec(Spec):
 
     @model_validator(mode="after")
     def nothing_is_asked_in_vain(self) -> Self:
-        changed = [
-            name
-            for name, field in type(self).model_fields.items()
-            if getattr(self, name) != field.get_default(call_default_factory=True)
-        ]
-        if changed and not self.enabled:
-            raise ValueError(f"{changed[0]}: enabled=false: nothing is checked; set enabled=true, or leave it out")
+        if not self.enabled and (changed := self.model_dump(exclude_defaults=True)):
+            name = next(iter(changed))
+            raise ValueError(f"{name}: enabled=false: nothing is checked; set enabled=true, or leave it out")
         return self
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ class Kind:
     fields: str | None  # (folder of a bundle) -> columns of values that a request gives in `fields`
     answering: str  # (predictor) -> jobs.measure.answers.LoadedContender
     smoke: str  # (uri, folder, bundle): one question before a deployment
-    tested: str  # (recipe, folder) -> a function of the answers to the test rows, which gives further metrics
+    tested: str  # (recipe, folder) -> jobs.measure.answers.KindTest: further metrics of the test rows
     card: str  # what a model card says of such a bundle, with {threshold}
 
 

@@ -17,6 +17,7 @@ DEFAULT = "classify"
 BASIC = ("prepare", "finetune", "teach", "distill", "compress", "evaluate", "score")
 VERBS = (*BASIC, "tune", "deploy", "optimize", "cascade", "reply")
 BUDGET_SHAPE = (1, 32)  # rows and tokens of a call at which `budget.max_p95_ms` holds
+OF_THE_ROWS = ("train_rows", "validation_rows", "pool_rows", "classes", "unknown_share", "cut_share")  # headlines
 ANSWER_SHAPE = (*BUDGET_SHAPE, 32)  # the same of what writes: prompts of 32 tokens, answers of 32 tokens
 
 
@@ -73,6 +74,7 @@ class Task:
     further: Mapping[str, Summed]  # of which an evaluation also gives the intervals
     titles: Mapping[str, str]  # of metrics, as table heads
     shown: tuple[str, ...]  # further metrics of the comparison
+    headlines: tuple[str, ...]  # further metrics of a RESULT line, see `headline`
     lines: tuple[Shown, ...]  # of the report
     score: str  # (predictions, rows) -> metrics by name
     sent: str | None  # (texts that go out, their rows) -> metrics that a budget limits
@@ -120,6 +122,12 @@ class Task:
     def writes(self) -> bool:
         """Whether latency depends on how much a model writes, too."""
         return len(self.shape) > len(BUDGET_SHAPE)
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics of a RESULT line, those first that matter most: of test rows, or named after validation rows."""
+        of_rows = (self.metric, f"validation_{self.metric}", "retention", "validation_retention", "inside")
+        return (*of_rows, *self.headlines, "p95_ms", "megabytes", "served_p50_ms", *OF_THE_ROWS)
 
     @property
     def summed(self) -> Summed:
@@ -177,6 +185,7 @@ CLASSIFY = Task(
         "distillation": ("stored_tokens", "stored_draws", "targets", "on_policy"),
         "budget": ("max_ms_per_token", "max_held", "max_slot_errors"),
         "evaluation": ("examples",),
+        "serving": ("max_tokens", "round_tokens", "max_waiting_texts"),
     },
     model_kinds=("encoder", "decoder"),
     student_kinds=("layers", "new", "conv", "pretrained"),
@@ -191,6 +200,10 @@ CLASSIFY = Task(
     further={},
     titles={"macro_f1": "macro-F1", "agreement": "as the teacher", "ece": "ECE"},
     shown=("macro_f1", "agreement", "ece"),
+    headlines=(
+        "speedup_batch1_tokens32",
+        *("first_share", "handed_over", "answered_right", "validation_handed_over", "validation_answered_right"),
+    ),
     lines=(
         *_with_interval("accuracy", "accuracy", ".4f", "kept"),
         *_with_interval("macro-F1", "macro_f1", ".4f", "kept"),
@@ -256,6 +269,7 @@ GENERATE = Task(
         "evaluation": ("steps",),
         "export": ("lengths",),
         "reply": ("column",),
+        "serving": ("batch_wait_ms",),
     },
     model_kinds=("decoder",),
     student_kinds=("layers", "pretrained"),
@@ -287,6 +301,10 @@ GENERATE = Task(
         "repetition_rate": "repeated",
         "length_ratio": "length",
     },
+    headlines=(
+        *("speedup_batch1_tokens32_answer32", "ms_per_token", "held", "sent_slot_error_rate"),
+        *("validation_perplexity", "winner_slot_error_rate", "validation_slot_error_rate"),
+    ),
     shown=("rouge_l", "chrf", "slot_error_rate", "exact_match", "repetition_rate", "length_ratio"),
     lines=(
         *_with_interval("BLEU", "bleu", ".2f", "kept"),

@@ -68,11 +68,15 @@ class StepContext:
 
     @cached_property
     def checks(self) -> Rules | None:
-        """What a text is checked by before it goes out; None where it is not. Raises `JobError` without rows."""
+        """What a text is checked by before it goes out; None where it is not.
+
+        Raises `JobError` without rows, or where an earlier version prepared them and learned nothing of the kind.
+        """
         if not self.recipe.checks.enabled:
             return None
-        learned = (self.prepared.folder / WORDING).read_text(encoding="utf-8")
-        return Rules(asked=self.recipe.checks, wording=Wording.model_validate_json(learned))
+        if not (learned := self.prepared.folder / WORDING).exists():
+            raise JobError(f"checks.enabled: true: {learned}: no such file; run jobs.prepare again")
+        return Rules(asked=self.recipe.checks, wording=Wording.model_validate_json(learned.read_text(encoding="utf-8")))
 
     @cached_property
     def prepared(self) -> Prepared:

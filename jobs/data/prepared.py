@@ -120,6 +120,12 @@ class Prepared:
         """Class names, in the order of the label numbers; empty where texts are generated."""
         return self.manifest["labels"]
 
+    @property
+    def tokenizer_files(self) -> list[str]:
+        """Names of the files in the folder that words become tokens by, of the chat template too where there is one."""
+        template = self.manifest.get("chat_template")
+        return [TOKENIZER, *([template] if template else [])]
+
     def sample(self, split: PreparedSplit) -> Sample:
         """Number and fingerprint of the rows of a split in its source."""
         return Sample(self.manifest["rows"][split], self.manifest["fingerprints"][split])

@@ -21,6 +21,13 @@ class Answer(NamedTuple):
     held: bool | None = None  # whether the text is held back; None where it was not checked
 
 
+class KindTest(NamedTuple):
+    """What a bundle of a kind is asked of the test rows beside the metrics of its task."""
+
+    key: str  # digest of all that the figures depend on beside the answers
+    judge: Callable[[Sequence[Answer]], tuple[dict[str, float], str]]  # metrics of the answers, and what they say
+
+
 class Predictor(Protocol):
     """Inputs in, answers out, in order."""
 

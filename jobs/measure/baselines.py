@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from configs.schema.tasks import BASELINES, Task, named
 from jobs.data.snapshot import Snapshot
 from jobs.data.source import Row, rows
 from jobs.layout import output
-from jobs.measure.answers import input_of
+from jobs.measure.answers import Fitted, input_of
 from jobs.measure.bootstrap import interval, resampled
 from jobs.measure.calibration import fit_temperature
 from jobs.models.reference import made_from
@@ -38,6 +38,7 @@ from serving.runtime import load_bundle
 LONGEST = 8192  # words or tokens of a text; more is cut
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Made(NamedTuple):
@@ -93,13 +94,45 @@ def made(
     `teacher`: a reference bundle, where there is one. One that cannot be made is left out with a warning; the others
     stand.
     """
-    source, found = Source(recipe.data, recipe.judged_by, teacher, validation), {}
+    source = Source(recipe.data, recipe.judged_by, teacher, validation)
+    return _each(names, lambda name: find_or_make(recipe, name, source))
+
+
+def measured(
+    recipe: Recipe, names: Sequence[str], teacher: Path | None, validation: Snapshot | None = None
+) -> dict[str, dict[str, float]]:
+    """Metrics of the validation rows by the baselines `names`, with the 95 % interval of the task's; as `made`.
+
+    Of those that are bundles their manifest tells; others are fitted.
+    """
+    source = Source(recipe.data, recipe.judged_by, teacher, validation)
+    return _each(names, lambda name: _measured(recipe, name, source))
+
+
+def _each(names: Sequence[str], make: Callable[[str], T]) -> dict[str, T]:
+    found: dict[str, T] = {}
     for name in names:
         try:
-            found[name] = find_or_make(recipe, name, source)
+            found[name] = make(name)
         except Exception as error:  # noqa: BLE001 - whatever a library says of odd rows; no other contender waits for it
             log.warning("the baseline %s is left out: %s", name, " ".join(str(error).split()) or type(error).__name__)
     return found
+
+
+def _measured(recipe: Recipe, name: str, source: Source) -> dict[str, float]:
+    if BASELINES[name].is_bundle:
+        figures = read_description(find_or_make(recipe, name, source)).metrics
+        return {each.removeprefix("validation_"): value for each, value in figures.items()}
+    with quiet.at_work():
+        predict: Fitted = named(BASELINES[name].make)(source.data)
+        said = [each.text for each in predict([input_of(row) for row in source.validation])]
+        return _scored(said, source.validation, source.task)
+
+
+def _scored(said: Sequence[str], rows: Sequence[Row], task: Task) -> dict[str, float]:
+    """The metrics of these answers, and the interval of the task's."""
+    low, high = interval(resampled(named(task.summed.statistics)(said, rows), named(task.summed.value)))
+    return named(task.score)(said, rows) | {f"{task.metric}_low": low, f"{task.metric}_high": high}
 
 
 def possible(recipe: Recipe, teacher: Path | None, attributes: bool) -> list[str]:
@@ -177,8 +210,7 @@ def _calibrated(bundle: Path, validation: Sequence[Row], task: Task) -> dict[str
     known = [index for index, row in enumerate(validation) if row.label in number]
     label_N = np.array([number[validation[index].label] for index in known], dtype=np.int64)
     said = [classifier.bundle.labels[best] for best in logits_NC.argmax(axis=1)]
-    low, high = interval(resampled(named(task.summed.statistics)(said, validation), named(task.summed.value)))
-    metrics = named(task.score)(said, validation) | {f"{task.metric}_low": low, f"{task.metric}_high": high}
+    metrics = _scored(said, validation, task)
     return {
         "temperature": fit_temperature(logits_NC[known], label_N) if known else 1.0,
         "metrics": {f"validation_{each}": float(value) for each, value in metrics.items()}

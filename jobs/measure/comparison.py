@@ -80,15 +80,8 @@ def compare(
         first.insert(1 if beaten else 0, f"The winner is {held.judgement.words}.")
     whole = TEACHER in answers
     gap = difference_of(measured[WINNER], measured[TEACHER], task.metric) if whole else None
-    busy = busy_words(answers)
-    words = [
-        *([table.difference_words(gap, task.metric)] if gap else []),
-        *said.words,
-        *([f"{busy}\n"] if busy else []),
-        *([f"{UNITS}: {test.counted}.\n"] if test.counted != units.WORDS else []),
-    ]
-    shown = shown_shapes(shapes, task)
-    head = [f"{each}\n" for each in first]
+    shown = table.markdown(answers, TEACHER if whole else None, shown_shapes(shapes, task), task)
+    metrics = _metrics(answers, measured, shapes, task, gap)
     fields = {
         "task": task.name,
         "answers": answers,
@@ -98,26 +91,48 @@ def compare(
         **said.fields,
         "first": first,
         "verdict": " ".join(verdicts) or None,
-        "metrics": _metrics(answers, measured, shapes, task, gap),
-        "table": "\n".join([*head, table.markdown(answers, TEACHER if whole else None, shown, task), *words]),
+        "metrics": metrics | ({"inside": float(held.judgement.inside)} if held.judgement else {}),
+        "table": "\n".join([*(f"{each}\n" for each in first), shown, *_words(gap, said, answers, test, task)]),
     }
-    if held.judgement:
-        fields["metrics"]["inside"] = float(held.judgement.inside)
     files = said.files | {
-        "metrics.json": json.dumps({name: flat(each) for name, each in answers.items()}, indent=2) + "\n"
+        "metrics.json": json.dumps({name: flat(each) for name, each in answers.items()}, indent=2) + "\n",
+        "table.md": fields["table"],
     }
-    further = []
     if machine:
-        fields["metrics"] |= {f"{kind}_peak": best for kind, best in machine.peaks.items()}
-        fields["notes"] = [f"{UNITS}: {test.counted}.", *table.notes(machine, task), *filter(None, [busy])]
-        further = [
-            table.latencies_markdown(answers, shapes, task),
-            table.resources_markdown(answers, shown, machine, task),
-        ]
-        title = task.titles.get(task.metric, "")
-        files["comparison.svg"] = comparison.svg(answers, task.metric, timed(task.shape), title=title)
-    files["table.md"] = "\n".join([fields["table"], *further])
+        _add_machine(fields, files, machine, shapes, test, task)
     return fields, files
+
+
+def _words(
+    gap: table.Gap | None, said: Special, answers: Mapping[str, Figures], test: UnseenRows, task: Task
+) -> list[str]:
+    """What stands below the table."""
+    busy = busy_words(answers)
+    return [
+        *([table.difference_words(gap, task.metric)] if gap else []),
+        *said.words,
+        *([f"{busy}\n"] if busy else []),
+        *([f"{UNITS}: {test.counted}.\n"] if test.counted != units.WORDS else []),
+    ]
+
+
+def _add_machine(
+    fields: dict[str, Any],
+    files: dict[str, str],
+    machine: table.Machine,
+    shapes: Sequence[Shape],
+    test: UnseenRows,
+    task: Task,
+) -> None:
+    """Add to the fields and files of a comparison what its `machine` was asked, and the picture."""
+    answers, busy = fields["answers"], busy_words(fields["answers"])
+    fields["metrics"] |= {f"{kind}_peak": best for kind, best in machine.peaks.items()}
+    fields["notes"] = [f"{UNITS}: {test.counted}.", *table.notes(machine, task), *([busy] if busy else [])]
+    latencies = table.latencies_markdown(answers, shapes, task)
+    resources = table.resources_markdown(answers, shown_shapes(shapes, task), machine, task)
+    files["table.md"] = "\n".join([fields["table"], latencies, resources])
+    title = task.titles.get(task.metric, "")
+    files["comparison.svg"] = comparison.svg(answers, task.metric, timed(task.shape), title=title)
 
 
 def _held(

@@ -8,31 +8,35 @@ from pathlib import Path
 from cluster import tracking
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import BASELINES
+from jobs.data.prepared import Prepared
 from jobs.data.snapshot import Snapshot
-from serving.bundle import MANIFEST, read_description
+from serving.bundle import MANIFEST
 
 log = logging.getLogger(__name__)
 
 
 def compare(
-    recipe: Recipe, teacher: Path, whole: float | None, run: tracking.Run, validation: Snapshot | None = None
+    recipe: Recipe,
+    prepared: Prepared,
+    teacher: Path,
+    whole: float | None,
+    run: tracking.Run,
+    validation: Snapshot | None = None,
 ) -> dict[str, dict[str, float]]:
     """{contender: its metric on the validation rows, with the ends of its interval} of the baselines that the recipe
     asks for; logged, and told to `run` as `baseline_*`.
 
-    `whole`: the teacher's metric there, where it is known. What was made before is found; of a task without bundles of
-    baselines it is empty.
+    `whole`: the teacher's metric there, where it is known. A bundle that was made before is found.
     """
     from jobs.measure import baselines
 
     metric, found = recipe.judged_by.metric, {}
     there = teacher if (teacher / MANIFEST).exists() else None
-    names = [name for name in baselines.possible(recipe, there, False) if BASELINES[name].is_bundle]
-    for name, folder in baselines.made(recipe, names, there, validation).items():
-        measured, contender = read_description(folder).metrics, BASELINES[name].contender
-        names = (metric, f"{metric}_low", f"{metric}_high")
-        found[contender] = {each: measured[f"validation_{each}"] for each in names}
-        run.metrics.log({f"baseline_{name}_{each}": value for each, value in found[contender].items()})
+    names = baselines.possible(recipe, there, bool(prepared.manifest.get("attributes")))
+    for name, measured in baselines.measured(recipe, names, there, validation).items():
+        figures = {each: measured[each] for each in (metric, f"{metric}_low", f"{metric}_high")}
+        found[BASELINES[name].contender] = figures
+        run.metrics.log({f"baseline_{name}_{each}": value for each, value in figures.items()})
     if found:
         words, ahead = said(found, whole, metric)
         log.log(logging.WARNING if ahead else logging.INFO, words)

@@ -40,6 +40,15 @@ class Tested(Spec):
     held: float | None = Field(default=None, description="share of the texts that checks hold back")
     sent_slot_error_rate: float | None = Field(default=None, description="of the texts that go out")
 
+    @property
+    def plain(self) -> dict[str, float]:
+        """The metric by its own name, and what a budget limits."""
+        return {self.metric: self.value} | {
+            name: value
+            for name, value in self.limited(self.retention).items()
+            if name != METRIC and not math.isnan(value)
+        }
+
     def limited(self, retention: float | None) -> dict[str, float]:
         """What a budget limits, with this `retention`."""
         kept = math.nan if retention is None else retention

@@ -52,7 +52,7 @@ def write_reference(
 
     def fill(aside: Path) -> None:
         named(task.save)(model, aside)
-        for name in filter(None, (TOKENIZER, fields["chat_template"])):
+        for name in prepared.tokenizer_files:
             shutil.copyfile(prepared.folder / name, aside / name)
 
     return write_bundle(folder, fields, fill)

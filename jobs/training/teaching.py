@@ -53,7 +53,7 @@ def write_outputs(
     from cluster.task_errors import Carried
 
     parts = folder.parent / ".work" / f"{folder.name}-{key[:16]}"
-    count = -(-sum(prepared.manifest["rows"].values()) // ROWS_PER_PART)
+    count = _parts_of(prepared)
     arguments = [str(prepared.folder), str(parts), [tuple(each) for each in teachers], wanted.model_dump()]
     taught = ray.data.range(count, override_num_blocks=count).map_batches(
         Carried,
@@ -69,18 +69,29 @@ def write_outputs(
     if trouble := next((each["trouble"] for each in said if each["trouble"]), None):
         raise FolderError(trouble)
 
+    collect(parts, folder, prepared, key, wanted)
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def collect(parts: Path, folder: Path, prepared: Prepared, key: str, wanted: StoredOutputs) -> None:
+    """Commit `folder` of the whole `parts`; one of completions is a folder of prepared rows, too."""
+
     def fill(aside: Path) -> dict[str, Any]:
         (aside / ROWS).mkdir()
         facts: dict[str, Any] = {"wanted": wanted.model_dump()}
-        if wanted.completions:  # the folder is a prepared one, too
+        if wanted.completions:
             facts = prepared.manifest
-            (aside / TOKENIZER).write_bytes((prepared.folder / TOKENIZER).read_bytes())
-        for number in range(count):
+            for name in prepared.tokenizer_files:
+                shutil.copyfile(prepared.folder / name, aside / name)
+        for number in range(_parts_of(prepared)):
             _put(parts / part_name(number) / PART, aside / ROWS / f"{part_name(number)}.parquet")
         return {**facts, "key": key, "rows": prepared.manifest["rows"]}
 
     commit(folder, MANIFEST, fill)
-    shutil.rmtree(parts, ignore_errors=True)
+
+
+def _parts_of(prepared: Prepared) -> int:
+    return -(-sum(prepared.manifest["rows"].values()) // ROWS_PER_PART)
 
 
 def _put(part: Path, place: Path) -> None:

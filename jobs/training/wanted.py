@@ -38,6 +38,8 @@ def outputs_key(recipe: Recipe, prepared: Prepared, wanted: StoredOutputs) -> st
     """Digest of the inputs of the stored outputs."""
     precision = None if wanted.completions else recipe.engine.precision  # completions are always in float32
     inputs = {"teachers": taught_by(recipe), "prepared": prepared.key, "wanted": wanted.model_dump()}
+    if wanted.completions and len(prepared.tokenizer_files) > 1:
+        inputs["files"] = prepared.tokenizer_files  # that stand beside the rows; earlier versions left out the template
     return digest_json(inputs | {"precision": precision} | behaviour("teach"))
 
 

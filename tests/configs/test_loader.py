@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal, Self
 import pytest
 from pydantic import Field, model_validator
 
-from configs.loader import Spec, UsageError, assign, describe, load, merge, parse_yaml
+from configs.loader import Spec, UsageError, assign, describe, load, merge
+from configs.strict_yaml import parse_yaml
 
 
 class Engine(Spec):

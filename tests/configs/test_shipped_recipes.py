@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from configs.loader import describe, load
-from configs.schema.recipe import Recipe, SearchRecipe
+from configs.schema.recipe import Recipe
+from configs.schema.search_recipe import SearchRecipe
 from tuning.pareto import LIMITS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -9,7 +9,7 @@ import pytest
 
 from cluster import registry
 from cluster.record import Cluster
-from configs.schema.recipe import SearchRecipe
+from configs.schema.search_recipe import SearchRecipe
 from jobs import optimize
 from jobs.command import Result
 from jobs.tasks.generate.metrics import score

@@ -17,7 +17,9 @@ from cluster.task_errors import TaskError
 from configs.folder import FolderError
 from configs.loader import UsageError, describe, load
 from configs.schema.recipe import Recipe
-from jobs.command import Result
+from configs.schema.tasks import CLASSIFY, GENERATE, Task
+from jobs.command import Result, headlines
+from jobs.job import of_validation
 from tests.jobs.commands import command
 from tests.processes import ROOT, run
 
@@ -85,6 +87,28 @@ def test_the_last_line_is_the_result_as_one_json_object(tmp_path: Path, home: Pa
     assert last.startswith("RESULT ")
     result = json.loads(last.removeprefix("RESULT "))
     assert result == {"job": "prepare", "run_id": "run-1", "output": str(home / "a"), "metrics": {"rows": 1.0}}
+    assert json.loads((home / "a" / "result.json").read_text()) == result
+
+
+def test_the_line_of_a_result_with_many_metrics_holds_the_headlines_and_its_file_all(tmp_path: Path):
+    metrics = {f"winner_batch{number}_p50_ms": 1.0 for number in range(40)}
+    metrics |= {"accuracy": 0.9, "retention": 0.99, "p95_ms": 2.0, "megabytes": 3.0, "speedup_batch1_tokens32": 20.0}
+    result = Result("evaluate", "run-1", str(tmp_path / "out"), metrics)
+    told = json.loads(result.line(CLASSIFY.headline).removeprefix("RESULT "))["metrics"]
+    assert list(told) == ["accuracy", "retention", "speedup_batch1_tokens32", "p95_ms", "megabytes"]
+    result.write()
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["metrics"] == metrics
+
+
+@pytest.mark.parametrize("task", [CLASSIFY, GENERATE])
+def test_no_more_than_a_dozen_metrics_stand_on_the_line(task: Task):
+    many = dict.fromkeys(task.headline, 1.0) | {str(number): 0.0 for number in range(40)}
+    assert list(headlines(many, task.headline)) == list(task.headline[:12])
+
+
+def test_what_is_kept_on_validation_rows_is_named_so():
+    found = of_validation({"retention": 0.9, "test_retention": 0.8, "test_accuracy": 0.7, "p95_ms": 1.0})
+    assert found == {"validation_retention": 0.9, "retention": 0.8, "accuracy": 0.7, "p95_ms": 1.0}
 
 
 def test_overrides_may_stand_before_and_after_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

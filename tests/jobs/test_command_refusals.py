@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from configs.schema.recipe import SearchRecipe
+from configs.schema.search_recipe import SearchRecipe
 from tests.jobs.commands import Refusal, command
 
 pytestmark = pytest.mark.usefixtures("home")

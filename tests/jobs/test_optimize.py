@@ -17,7 +17,8 @@ import pytest
 from cluster import session, tracking
 from cluster.session import JobError
 from configs.loader import UsageError
-from configs.schema.recipe import Recipe, SearchRecipe
+from configs.schema.recipe import Recipe
+from configs.schema.search_recipe import SearchRecipe
 from configs.schema.serving import ServingSpec
 from jobs import deploy, evaluate, optimize
 from jobs.data import audit

@@ -13,6 +13,7 @@ from cluster.record import Cluster
 from cluster.registry import CHALLENGER
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
+from jobs.job import of_validation
 from jobs.reply import run
 from jobs.versions import STAGES
 from serving.bundle import MANIFEST, BundleError, bundle_digest, read_bundle
@@ -51,8 +52,8 @@ def test_a_classifier_gets_replies_and_is_registered_as_challenger_once(
     result = run(recipe(folder))
     assert (result.job, result.bundle, result.model_uri) == ("reply", str(folder / "reply"), "models:/tiny-replies/1")
     bundle = read_bundle(folder / "reply")
-    assert bundle.metrics == result.metrics
-    assert result.metrics["retention"] == 0.99  # of its classifier, whose model it is
+    assert of_validation(bundle.metrics) == result.metrics
+    assert result.metrics["validation_retention"] == 0.99  # of its classifier, whose model it is
     assert result.metrics["validation_accuracy"] == result.metrics["validation_answered_right"] == 1
     assert result.metrics["validation_handed_over"] == 0 and result.metrics["p95_ms"] > 0
     assert bundle.provenance["reply"]["bundle"] == bundle_digest(folder / "bundle")

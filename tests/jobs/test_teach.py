@@ -16,7 +16,8 @@ from cluster.session import JobError
 from configs.folder import commit
 from configs.loader import UsageError
 from configs.schema.distillation import StoredOutputs
-from configs.schema.recipe import Recipe, SearchRecipe
+from configs.schema.recipe import Recipe
+from configs.schema.search_recipe import SearchRecipe
 from jobs import teach as module
 from jobs.data.prepared import MANIFEST, Prepared
 from jobs.preflight import check_possible

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from serving.bundle import CHECKS, BundleError
 from serving.checks import Rules, Wording
 from serving.endpoint import create_app
 from serving.generator import load_generator
+from serving.runtime import main
 from serving.runtimes import Sampling
 from serving.units import letters
 from tests.serving.test_writing import PROMPTS, SCRIPT, ask
@@ -82,7 +84,7 @@ def test_a_text_that_fails_is_written_again(tmp_path: Path):
     plain = load_generator(write_checked(tmp_path / "any", given=False))
     prompt, first = PROMPTS[3], plain.likeliest(PROMPTS[3])
     (ids,) = plain.read(plain.worded([prompt]))
-    others = plain.written_again(ids, 80 - len(ids), Sampling())
+    others = plain.written_again(ids, 80 - len(ids), Sampling()).texts
     size = next(count for each in others if (count := len(letters(each))) != len(letters(first)))
     wanted = {"given": False, "min_words": size, "max_words": size}
     again = load_generator(write_checked(tmp_path / "again", **wanted))
@@ -99,3 +101,28 @@ def test_a_bundle_without_its_checks_is_refused(tmp_path: Path):
     (tmp_path / "part" / CHECKS).unlink()
     with pytest.raises(BundleError, match=r"checks\.json"):
         load_generator(tmp_path / "part")
+
+
+def test_the_command_says_that_a_text_is_held_back_and_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    folder = write_checked(tmp_path / "bundle", SCRIPT.encode(), given=True)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"where is my order\n")))
+    assert main([str(folder)]) == 0
+    reason = "a number is said that was not given; a name is said that was not given"
+    assert json.loads(capsys.readouterr().out) == {"text": "", "held": True, "reason": reason}
+
+
+def test_tokens_of_all_candidates_are_counted_as_openai_counts_those_of_best_of(tmp_path: Path):
+    body = {"model": SERVICE, "prompt": "where is my order", "max_tokens": 50}
+    counts = []
+    for candidates in (1, 3):
+        model = writer(write_checked(tmp_path / str(candidates), SCRIPT.encode(), candidates=candidates))
+        with answering(create_app(SERVICE, SPEC, lambda model=model: model)) as address:
+            usage = requests.post(f"{address}/v1/{SERVICE}/completions", json=body, timeout=20).json()["usage"]
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+        counts.append(usage["completion_tokens"])
+    generator = load_generator(tmp_path / "3")
+    (ids,) = generator.read(generator.worded(["where is my order"]))
+    again = generator.written_again(ids, 50, Sampling())
+    assert (len(again.texts), counts[1]) == (3, counts[0] + again.tokens)

@@ -16,6 +16,12 @@ def test_what_a_client_sees_stands_beside_what_the_model_takes():
     assert "A client" not in page().words()
 
 
+def test_the_time_of_a_text_in_service_is_not_held_against_that_of_a_text_of_a_stated_length():
+    writes = [replace(each, metrics={**each.metrics, "ms_per_token": 0.5}) for each in TRIALS]
+    words = page(writes, served={"served_p50_ms": 2.04, "served_p95_ms": 3.1}).words()
+    assert "3.10 ms (p95), inputs of 32 tokens each over HTTP, when it was deployed." in words
+
+
 def test_what_test_rows_say_of_the_budget_is_said_first():
     first = ["The winner is outside the budget on 1,000 test rows: retention 0.8433 misses it.", VERDICT]
     words = page(evaluation={**EVALUATION, "first": first}).words()

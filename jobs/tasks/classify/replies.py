@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.session import JobError
+from configs.folder import digest_json
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
 from configs.schema.reply import ReplySpec
 from configs.schema.tasks import GENERATE, named
 from jobs.data.source import Row, Split, rows_with
-from jobs.measure.answers import Answer, input_of
+from jobs.measure.answers import Answer, KindTest, Predictor, input_of
 from jobs.measure.calibration import lowest_safe_threshold
 from jobs.measure.served import SMOKE
 from jobs.tasks.classify.evaluation import Labelling
@@ -69,6 +70,10 @@ class Replying:
         """Those of its classifier."""
         return Labelling(self.replier.classifier).figures(inputs)
 
+    def of_length(self, prompt: int, answer: int) -> Predictor:
+        """Itself: it writes no tokens."""
+        return self
+
 
 def told(recipe: Recipe, split: Split) -> list[Told]:
     """The training or validation rows that have a reply. Raises `UsageError` where none has."""
@@ -116,8 +121,8 @@ def judged(
     return figures | ({ANSWERED_RIGHT: right / answered} if answered else {})
 
 
-def of_test_rows(recipe: Recipe, folder: Path) -> Callable[[Sequence[Answer]], tuple[dict[str, float], str]]:
-    """Of the answers to the test rows: metrics of the replies, and what they say in words.
+def of_test_rows(recipe: Recipe, folder: Path) -> KindTest:
+    """What the replies to the test rows come to, by their placeholders and the values of their columns.
 
     Raises `UsageError` where the test rows lack a column of values that templates ask for.
     """
@@ -137,7 +142,7 @@ def of_test_rows(recipe: Recipe, folder: Path) -> Callable[[Sequence[Answer]], t
             words += f", less than reply.min_right={wanted:g}." if right < wanted else "."
         return figures, words
 
-    return judge
+    return KindTest(digest_json([[each.values for each in asked], recipe.reply.min_right]), judge)
 
 
 def smoke(uri: str, folder: Path, bundle: Bundle) -> None:

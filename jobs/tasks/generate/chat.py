@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.loader import UsageError
+from configs.schema.data import DataSpec
 from configs.schema.models import NEW
 from configs.schema.recipe import Recipe
-from jobs.data.source import place
+from jobs.data.source import Split, place
 
 if TYPE_CHECKING:
     import pyarrow
@@ -23,25 +25,27 @@ OURS = (  # of models with new weights
 TRIED = ({"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"})
 
 
-def chat_template(recipe: Recipe, train: pyarrow.Table, tokenizer: Tokenizer | None) -> str | None:
+def chat_template(
+    recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table, tokenizer: Tokenizer | None
+) -> str | None:
     """The template of the teacher, its special tokens written out; None where rows are prompts as they are.
 
     `tokenizer`: the teacher's; None where it is learned from the rows. Raises `UsageError` where the teacher has no
     template, or words an answer otherwise than this program trains it: prompt, answer, the token that ends a text.
     """
-    data, at = recipe.data, place(recipe.data, "train")
-    conversations = len(train) - train["conversation"].null_count
-    if 0 < conversations < len(train):
-        raise UsageError(
-            f"{at}: column {data.text!r} holds {conversations} conversations among {len(train)} rows; give all rows "
-            "one form"
-        )
-    if data.chat is False or (data.chat is None and not conversations):
-        if conversations:
-            raise UsageError(f"data.chat: False: column {data.text!r} of {at} holds conversations; leave it out")
+    data = recipe.data
+    tables: dict[Split, pyarrow.Table] = {"train": train, "validation": validation}
+    if _conversations(data, tables):
+        if data.chat is False:
+            raise UsageError(
+                f"data.chat: False: column {data.text!r} of {place(data, 'train')} holds conversations; leave it out"
+            )
+    elif not data.chat:
         return None
-    if data.text_pair is not None or train["attributes"].unique().to_pylist() == [True]:
-        raise UsageError("data.chat: True: attributes and pairs of texts are no conversation; use texts or messages")
+    if data.text_pair is not None or any(any(each["attributes"].unique().to_pylist()) for each in tables.values()):
+        raise UsageError(
+            f"data.chat: {data.chat}: attributes and pairs of texts are no conversation; use texts or messages"
+        )
     if data.style is not None or data.lengths:
         field = "style" if data.style is not None else "lengths"
         raise UsageError(f"data.{field}: a conversation says itself how an answer is to be written; leave it out")
@@ -56,6 +60,23 @@ def chat_template(recipe: Recipe, train: pyarrow.Table, tokenizer: Tokenizer | N
     assert tokenizer is not None
     _check(recipe, template, tokenizer)
     return template
+
+
+def _conversations(data: DataSpec, tables: Mapping[Split, pyarrow.Table]) -> bool:
+    """Whether the rows are conversations. Raises `UsageError` where only some are."""
+    if not any(_count(each) for each in tables.values()):
+        return False
+    for split, table in tables.items():
+        if _count(table) < len(table):
+            raise UsageError(
+                f"{place(data, split)}: column {data.text!r} holds {_count(table)} conversations among {len(table)} "
+                "rows; give all training and validation rows one form"
+            )
+    return True
+
+
+def _count(table: pyarrow.Table) -> int:
+    return len(table) - table["conversation"].null_count
 
 
 def _given(recipe: Recipe) -> str | None:

@@ -33,8 +33,8 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
     from jobs.models.loading import load_tokenizer
 
     data, teacher = recipe.data, recipe.teacher
-    if recipe.budget.metric == OF_ATTRIBUTES and not any(validation["attributes"].to_pylist()):
-        raise UsageError(f"budget.metric: {OF_ATTRIBUTES!r}: {place(data, 'validation')}: {UNSCORED}")
+    if not any(validation["attributes"].to_pylist()):
+        _check_budget(recipe)
     if teacher.bundle:
         reference = read_reference(Path(teacher.bundle), "python -m jobs.finetune")
         tokenizer, end = read_tokenizer(Path(teacher.bundle) / reference.tokenizer), end_of(teacher.bundle)
@@ -46,7 +46,7 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
         tokenizer, end = load_tokenizer(teacher.model), end_of(teacher.model)
         source = tokenizer.to_str()
 
-    template = chat_template(recipe, train, tokenizer)
+    template = chat_template(recipe, train, validation, tokenizer)
 
     def make() -> Made:
         trained = tokenizer or train_tokenizer(_texts(train), teacher.new.vocabulary)
@@ -68,6 +68,17 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
     if manner := taught(map(json.loads, train["manner"].unique().to_pylist()), data, place(data, "train")):
         facts["manner"] = manner
     return Plan(key, make, [], facts)
+
+
+def _check_budget(recipe: Recipe) -> None:
+    """Refuse a budget of what only rows with attributes have."""
+    budget, at = recipe.budget, place(recipe.data, "validation")
+    if budget.metric == OF_ATTRIBUTES:
+        raise UsageError(f"budget.metric: {OF_ATTRIBUTES!r}: {at}: {UNSCORED}")
+    if (limit := budget.max_slot_errors) is not None:
+        raise UsageError(
+            f"budget.max_slot_errors: {limit:g}: {at}: no row has attributes, whose errors it limits; leave it out"
+        )
 
 
 def _texts(table: pyarrow.Table) -> Iterator[str]:

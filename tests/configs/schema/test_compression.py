@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from configs.loader import parse_yaml
 from configs.schema.compression import DistillStep, PruneSpec
 from configs.schema.engine import EngineSpec
+from configs.strict_yaml import parse_yaml
 
 
 def prune(**fields: Any) -> PruneSpec:

@@ -224,3 +224,9 @@ def test_a_classifier_writes_no_texts():
     assert refusal(distillation={"on_policy": 0.5}) == (
         "distillation.on_policy: 0.5: task 'classify' does not use it; leave it out"
     )
+
+
+def test_what_only_services_of_one_task_do_is_refused_for_the_other():
+    assert "serving.round_tokens: 8: task 'classify' does not use it" in refusal(serving={"round_tokens": 8})
+    told = {"task": "generate", "student": {"layers": 1}, "serving": {"batch_wait_ms": 3}}
+    assert "serving.batch_wait_ms: 3.0: task 'generate' does not use it" in refusal(**told)

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from configs.loader import UsageError, load
-from configs.schema.recipe import Recipe, SearchRecipe
+from configs.schema.recipe import Recipe
+from configs.schema.search_recipe import SearchRecipe
 from tests.configs.schema.recipes import EXPORT, PRUNE, QUANTIZE, STEPS, recipe, refusal
 
 

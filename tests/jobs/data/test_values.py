@@ -102,6 +102,9 @@ def test_attributes_that_only_some_rows_have_are_the_same_in_all_forms(tmp_path:
 def test_attributes_without_any_value_are_an_empty_text(tmp_path: Path):
     parquet(tmp_path, text=[{"name": "mug"}, {"name": None}], label=["a", "a"])
     assert refusal(tmp_path / "rows.parquet") == "row 2: column 'text' is empty; remove the row or fill it"
+    for nothing in ([], {}, [["name", None]], ""):
+        (tmp_path / "rows.jsonl").write_text(json.dumps({"text": nothing, "label": "a"}))
+        assert refusal(tmp_path / "rows.jsonl") == "line 1: column 'text' is empty; remove the row or fill it"
 
 
 def answers(file: Path) -> list[str]:

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from configs.schema.recipe import Recipe
+from jobs.data.prepared import Prepared
 from jobs.measure.early import compare, said
 from jobs.tasks.classify import baselines
+
+PREPARED = Prepared(Path("prepared"), {"attributes": True})
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +42,7 @@ def test_a_baseline_that_is_better_than_the_teacher_is_said_before_the_search(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     run: Any = Told()
-    found = compare(recipe(tmp_path), tmp_path / "no teacher", 0.5, run)
+    found = compare(recipe(tmp_path), PREPARED, tmp_path / "no teacher", 0.5, run)
     assert found == {"tfidf_svm": {"accuracy": 1.0, "accuracy_low": 1.0, "accuracy_high": 1.0}}
     assert run.logged == {f"baseline_tfidf_{name}": 1.0 for name in found["tfidf_svm"]}
     (warned,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
@@ -48,7 +51,7 @@ def test_a_baseline_that_is_better_than_the_teacher_is_said_before_the_search(
         "accuracy with its 95 % interval: tfidf_svm 1.0000 (1.0000 to 1.0000); the teacher 0.5000."
     )
     monkeypatch.setattr(baselines, "make_tfidf", lambda _: pytest.fail("made again"))
-    assert compare(recipe(tmp_path), tmp_path / "no teacher", 0.5, run) == found
+    assert compare(recipe(tmp_path), PREPARED, tmp_path / "no teacher", 0.5, run) == found
 
 
 def test_one_whose_interval_reaches_down_to_the_teacher_is_only_named():
@@ -58,5 +61,28 @@ def test_one_whose_interval_reaches_down_to_the_teacher_is_only_named():
 
 def test_nothing_is_made_where_no_baseline_is_asked_for(tmp_path: Path):
     run: Any = Told()
-    assert compare(recipe(tmp_path, evaluation={"baselines": []}), tmp_path / "no teacher", 0.5, run) == {}
+    assert compare(recipe(tmp_path, evaluation={"baselines": []}), PREPARED, tmp_path / "no teacher", 0.5, run) == {}
     assert not run.logged and not (tmp_path / "out").exists()
+
+
+def test_baselines_that_are_no_bundles_are_fitted_and_held_against_the_teacher_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    lines = [
+        {"text": {"name": name, "size": n}, "label": f"{name} is {n} wide, as all are"} for n in "12" for name in "ab"
+    ]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    data = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation")}
+    told = Recipe.model_validate(
+        {"name": "tiny", "task": "generate", "output": str(tmp_path / "out"), "data": data, "student": {"layers": 1}}
+    )
+    run: Any = Told()
+    found = compare(told, PREPARED, tmp_path / "no teacher", 50.0, run)
+    assert list(found) == ["nearest_row", "template"]
+    assert set(found["template"]) == {"bleu", "bleu_low", "bleu_high"}
+    assert found["template"]["bleu_low"] == pytest.approx(100)
+    assert run.logged["baseline_template_bleu_low"] == found["template"]["bleu_low"]
+    assert "is better than the teacher" in caplog.text
+    without = Prepared(Path("prepared"), {"attributes": False})
+    assert set(compare(told, without, tmp_path / "no teacher", None, run)) == {"nearest_row"}

@@ -23,10 +23,12 @@ from jobs.models import decoder as decoders
 from jobs.models import encoder
 from jobs.models.encoder import INPUTS, EncoderClassifier
 from jobs.models.hidden_states import look_inside
+from jobs.models.reference import write_reference
 from jobs.training import teaching
 from jobs.training.loss import kl, sampled_kl
 from jobs.training.outputs import Vectors, hidden_column, read_logits, relations_column
-from jobs.training.teaching import PART, Teach, mean_log_probs, part_name, sampled
+from jobs.training.teaching import PART, Teach, collect, mean_log_probs, part_name, sampled
+from serving.bundle import CHAT_TEMPLATE
 from tests.faults.full_disk import files_of_at_most
 from tests.faults.marks import fault
 from tests.tiny.models import POSITIONS, VOCABULARY, decoder, encoder_classifier
@@ -300,7 +302,7 @@ def test_where_all_tokens_are_stored_none_is_drawn():
 COMPLETED = [[5, 6, 9, 9, 3], [7, 8, 9, 3], [5, 9, 3]]
 
 
-def completions(tmp_path: Path) -> Prepared:
+def completions(tmp_path: Path, **facts: Any) -> Prepared:
     """Two rows to learn from and one to validate, of prompts and their completions."""
     ids, types = COMPLETED, [[0, 0, 1, 1, 1], [0, 0, 1, 1], [0, 1, 1]]
     table = pa.table(
@@ -317,7 +319,10 @@ def completions(tmp_path: Path) -> Prepared:
     def fill(aside: Path) -> dict[str, Any]:
         (aside / ROWS).mkdir()
         pq.write_table(table, aside / ROWS / "0.parquet")
-        return {"key": "rows", "rows": {"train": 2, "validation": 1}, "end": 3, "max_length": 12}
+        for name in (TOKENIZER, *facts.values()):
+            (aside / name).write_text(name)
+        told = {"task": "generate", "labels": [], "pairs": False, "end": 3, "max_length": 12}
+        return {"key": "rows", "rows": {"train": 2, "validation": 1}, **told, **facts}
 
     commit(tmp_path / "prepared", MANIFEST, fill)
     return Prepared.open(tmp_path / "prepared")
@@ -336,6 +341,20 @@ def test_rows_to_learn_from_are_completed_by_the_teacher_and_validation_rows_sta
         assert made.ids[places].tolist() == expected
         assert made.types[places].tolist() == [0, 0] + [1] * (len(expected) - 2)
     assert rows_of(tmp_path / "parts" / part_name(0) / PART, "validation")["input_ids"].to_pylist() == [ids[2]]
+
+
+def test_completions_are_prepared_rows_with_the_chat_template_that_worded_them(tmp_path: Path):
+    teacher = decoder("llama", seed=3)
+    decoders.save(teacher, tmp_path / "teacher")
+    prepared = completions(tmp_path, chat_template=CHAT_TEMPLATE)
+    wanted = StoredOutputs(completions=True)
+    ask(prepared, tmp_path / "parts", {"teacher": 1.0}, wanted, [0])
+    collect(tmp_path / "parts", tmp_path / "completions", prepared, "made", wanted)
+    again = Prepared.open(tmp_path / "completions")
+    assert again.key == "made"
+    assert (again.folder / CHAT_TEMPLATE).read_text() == CHAT_TEMPLATE
+    write_reference(tmp_path / "student", teacher, again, "student", {}, {})
+    assert (tmp_path / "student" / CHAT_TEMPLATE).read_text() == CHAT_TEMPLATE
 
 
 @pytest.mark.parametrize("known", [VOCABULARY, 40, 12])

@@ -10,6 +10,7 @@ import pytest
 from cluster.session import JobError
 from configs.loader import UsageError
 from configs.schema.recipe import Recipe
+from jobs.evaluation import evaluation_key, kinds_test
 from jobs.measure.answers import Answer
 from jobs.tasks.classify import replies
 from jobs.tasks.classify.replies import Made, Replying, Told, judged, make, of_test_rows, smoke, told
@@ -144,11 +145,28 @@ def test_a_bundle_of_replies_is_measured_by_its_classes_and_tested_on_rows_with_
         each["label"] for each in load_bundle(folder / "classifier").predict(TEXTS)
     ]
     assert answering.figures(TEXTS) == {}
-    measured, words = of_test_rows(recipe(folder), tmp_path / "reply")(answers)
+    measured, words = of_test_rows(recipe(folder), tmp_path / "reply").judge(answers)
     assert measured.keys() == {"handed_over", "answered_right", "open_placeholders"}
     assert abs(measured["handed_over"] - figures["handed_over"]) < 0.1
     assert f"Of {len(TEXTS)} test messages" in words and "less" not in words
     one_class = [each._replace(text=LABELS[0]) for each in answers]
-    words = of_test_rows(recipe(folder), tmp_path / "reply")(one_class)[1]
+    words = of_test_rows(recipe(folder), tmp_path / "reply").judge(one_class)[1]
     assert words.endswith("have the right class, less than reply.min_right=0.95.")
     smoke("models:/x/1", tmp_path / "reply", read_bundle(tmp_path / "reply"))
+
+
+def test_an_evaluation_depends_on_the_values_that_replies_are_filled_with(folder: Path, tmp_path: Path):
+    with_replies(folder / "classifier", tmp_path / "reply", made(folder)[0], {})
+    bundle, lines = read_bundle(tmp_path / "reply"), (folder / "test.jsonl").read_text()
+    (tmp_path / "test.jsonl").write_text(lines.replace("A-7", "A-8"))
+    other = recipe(folder).data.model_copy(update={"test": str(tmp_path / "test.jsonl")})
+    asked = [
+        recipe(folder),
+        recipe(folder).model_copy(update={"data": other}),
+        recipe(folder, reply={"min_right": 0.5}),
+    ]
+    keys = [evaluation_key(each, [], "rows", kinds_test(each, tmp_path / "reply", bundle)) for each in asked]
+    assert len(set(keys)) == 3
+    again = kinds_test(asked[0], tmp_path / "reply", bundle)
+    assert evaluation_key(asked[0], [], "rows", again) == keys[0]
+    assert kinds_test(asked[0], folder / "classifier", read_bundle(folder / "classifier")) is None

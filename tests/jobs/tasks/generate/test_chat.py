@@ -159,6 +159,17 @@ def test_rows_that_are_no_conversations_are_refused_in_one_line(
     assert "订单" not in str(error.value)
 
 
+def test_all_splits_have_one_form(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch):
+    told = recipe(tmp_path, model, [{"messages": TALK, "a": "x"}], label="a")
+    (tmp_path / "validation.jsonl").write_text('{"messages": "hi", "a": "x"}\n')
+    with pytest.raises(UsageError, match=r"^data\.validation: .* holds 0 conversations among 1 rows; give all"):
+        prepared(told, monkeypatch)
+    (tmp_path / "validation.jsonl").write_text('{"messages": "hi", "a": "x"}\n')
+    (tmp_path / "train.jsonl").write_text('{"messages": "hello", "a": "x"}\n{"messages": [["a", "b"]], "a": "x"}\n')
+    with pytest.raises(UsageError, match=r"^data\.chat: True: attributes and"):
+        prepared(told.model_copy(update={"data": told.data.model_copy(update={"chat": True})}), monkeypatch)
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [

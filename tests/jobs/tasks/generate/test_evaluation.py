@@ -103,3 +103,6 @@ def test_slots_are_no_metric_of_rows_without_attributes(tmp_path: Path):
     told = Recipe.model_validate({"name": "x", "task": "generate", "budget": {"metric": "slot_accuracy"}})
     with pytest.raises(UsageError, match=r"^budget\.metric: 'slot_accuracy': .*; choose another metric$"):
         plan(told, pyarrow.table(columns), pyarrow.table(columns))
+    limited = Recipe.model_validate({"name": "x", "task": "generate", "budget": {"max_slot_errors": 0.1}})
+    with pytest.raises(UsageError, match=r"^budget\.max_slot_errors: 0\.1: .*: no row has attributes"):
+        plan(limited, pyarrow.table(columns), pyarrow.table(columns))
