@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from configs import folder as folders
 from configs.schema.kinds import KINDS, Kind, KindName
+from configs.schema.redaction import Redaction
 from configs.schema.runtimes import RUNTIMES, RuntimeName
 from configs.schema.tasks import TASKS, Task, TaskName
 from serving.pickles import pickle_reason
@@ -26,7 +27,13 @@ CHECKS = "checks.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 TEMPLATES = "templates.json"
 FORMAT_VERSIONS = (1, 2)  # 2: bundles of a kind
-LATER = ("checked", "chat_template", "kind", "reply")  # fields that earlier programs refuse wherever they stand
+LATER = (
+    "checked",
+    "chat_template",
+    "kind",
+    "reply",
+    "redact",
+)  # fields that earlier programs refuse wherever they stand
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -104,6 +111,9 @@ class Bundle(ModelEntry):
     checked: bool = Field(default=False, description=f"generate: texts go out after the checks in {CHECKS}")
     chat_template: str | None = Field(
         default=None, description="generate: file of the Jinja template that makes a conversation one prompt"
+    )
+    redact: Redaction | None = Field(
+        default=None, description="personal data that is replaced in inputs, as it was in the training rows"
     )
     kind: KindName | None = Field(
         default=None, description="format 2: what answers with the model; none = a model alone, or a cascade"

@@ -45,6 +45,7 @@ def write_reference(
         "pairs": pairs,
         "attributes": bool(prepared.manifest.get("attributes")),  # folders that were prepared earlier do not say
         "chat_template": prepared.manifest.get("chat_template"),
+        "redact": prepared.manifest.get("redact"),
         "metrics": dict(metrics),
         "provenance": dict(provenance),
     }
