@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from configs import folder as folders
 from configs.schema.kinds import KINDS, Kind, KindName
+from configs.schema.redaction import Redaction
 from configs.schema.runtimes import RUNTIMES, RuntimeName
 from configs.schema.tasks import TASKS, Task, TaskName
 from serving.manner import FIELDS
@@ -28,7 +29,7 @@ CHAT_TEMPLATE = "chat_template.jinja"
 TEMPLATES = "templates.json"
 FORMAT_VERSIONS = (1, 2)  # 2: bundles of a kind
 # fields that earlier programs refuse wherever they stand
-LATER = ("checked", "chat_template", "manner", "kind", "reply")
+LATER = ("checked", "chat_template", "manner", "kind", "reply", "redact")
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -109,6 +110,8 @@ class Bundle(ModelEntry):
     )
     manner: dict[str, list[str]] = Field(
         default_factory=dict, description="generate: fields by which a request asks how to write, with their values"
+    redact: Redaction | None = Field(
+        default=None, description="personal data that is replaced in inputs, as it was in the training rows"
     )
     kind: KindName | None = Field(
         default=None, description="format 2: what answers with the model; none = a model alone, or a cascade"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from serving.bundle import Bundle
 from serving.inputs import TOKENS_PER_BATCH, Input, Reading, Row, checked, cut, reading, unknown_id
+from serving.redaction import redactor
 from serving.runtimes import ClassifierModel, TextModel
 
 if TYPE_CHECKING:
@@ -49,12 +50,13 @@ class Classifier:
         self._tokenizer = tokenizer
         self._tokens_per_batch = tokens_per_batch
         self._pad_id = pad_id(tokenizer)
+        self._redact = redactor(bundle.redact)
         tokenizer.no_padding()
         tokenizer.enable_truncation(bundle.max_length)
 
     def rows(self, inputs: Sequence[Input]) -> list[Row]:
         """`inputs` in the tokenizer's form. A wrong input raises `InputError` naming the index."""
-        return checked(inputs, self.bundle.pairs, self.bundle.attributes)
+        return checked(inputs, self.bundle.pairs, self.bundle.attributes, self._redact)
 
     def scores(self, inputs: Sequence[Input]) -> np.ndarray:
         """Probabilities, float32 [N, C], in the order of `inputs`. Raises `InputError`."""

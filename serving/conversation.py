@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving.bundle import Bundle, BundleError
 from serving.inputs import MESSAGES, Input, InputError, messages
+from serving.redaction import redactor
 from serving.runtimes import one_line
 from serving.service import Refused
 
@@ -21,8 +22,11 @@ TRIED = [{"role": "user", "content": "where is my order"}]
 class Conversation:
     """Makes conversations prompts."""
 
-    def __init__(self, template: str, special: Sequence[str]) -> None:
-        """`template`: Jinja as transformers has it, its special tokens written out; `special`: the tokenizer's."""
+    def __init__(self, template: str, special: Sequence[str], redact: Callable[[str], str] = str) -> None:
+        """`template`: Jinja as transformers has it, its special tokens written out; `special`: the tokenizer's.
+
+        `redact` makes each content what a model may read.
+        """
         import jinja2
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -35,12 +39,17 @@ class Conversation:
         environment.globals["raise_exception"] = _refuse
         self._template = environment.from_string(template)
         self._special = special
+        self._redact = redact
 
     def prompt(self, said: Sequence[Said]) -> str:
         """What the model reads before it answers. Raises `Refused`."""
         for index, each in enumerate(said):
             if any(token in each["content"] for token in self._special):
                 raise Refused(422, f"message {index} holds the text of a special token of this model", "messages")
+        try:
+            said = [{**each, "content": self._redact(each["content"])} for each in said]
+        except ValueError as error:
+            raise Refused(422, str(error), "messages") from None
         try:
             return self._template.render(messages=said, add_generation_prompt=True)
         except _NotTaken:
@@ -81,7 +90,8 @@ def read_conversation(folder: Path, bundle: Bundle, tokenizer: Tokenizer) -> Con
         return None
     special = [each.content for each in tokenizer.get_added_tokens_decoder().values() if each.special]
     try:
-        made = Conversation((folder / bundle.chat_template).read_text(encoding="utf-8"), special)
+        template = (folder / bundle.chat_template).read_text(encoding="utf-8")
+        made = Conversation(template, special, redactor(bundle.redact))
         made.prompt(TRIED)
     except Exception as error:  # noqa: BLE001 - Jinja and Python raise what they like
         raise BundleError(f"{folder / bundle.chat_template}: {one_line(error) or type(error).__name__}") from None

@@ -15,6 +15,7 @@ from serving.inputs import TOKENS_PER_BATCH, Input, InputError, Row, Slots, chec
 from serving.inputs import prompt as in_words
 from serving.manner import in_manner
 from serving.pieces import Text
+from serving.redaction import redactor
 from serving.rounds import Writing
 from serving.runtimes import CandidateModel, GeneratorModel, LengthModel, Sampling, WriterModel, one_line, open_bundle
 
@@ -57,6 +58,7 @@ class Generator:
         self.tokenizer = tokenizer
         self.checks = checks
         self._tokens_per_batch = tokens_per_batch
+        self._redact = redactor(bundle.redact)
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.longest)
 
@@ -73,7 +75,7 @@ class Generator:
 
     def rows(self, inputs: Sequence[Input]) -> list[Row]:
         """`inputs` in the tokenizer's form. A wrong input raises `InputError` naming the index."""
-        return checked(inputs, self.bundle.pairs, self.bundle.attributes)
+        return checked(inputs, self.bundle.pairs, self.bundle.attributes, self._redact)
 
     def predict(self, inputs: Sequence[Input]) -> list[Completion]:
         """The likeliest text for each input, in order; a longer prompt is cut. Raises `InputError`.

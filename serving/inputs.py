@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,12 +53,15 @@ def reading(encoding: Encoding, unknown: int | None) -> Reading:
     return Reading(tokens, 0 if unknown is None else encoding.ids.count(unknown), bool(encoding.overflowing))
 
 
-def checked(inputs: Sequence[Input], pairs: bool, attributes: bool = False) -> list[Row]:
+def checked(
+    inputs: Sequence[Input], pairs: bool, attributes: bool = False, redact: Callable[[str], str] = str
+) -> list[Row]:
     """`inputs` in the tokenizer's form: texts, or `pairs` of texts; `attributes` allows attributes in place of a text.
 
-    A wrong input raises `InputError` naming the index.
+    `redact` makes each text what a model may read. A wrong input raises `InputError` naming the index.
     """
-    return [_row(index, each, pairs, attributes) for index, each in enumerate(inputs)]
+    rows = [_row(index, each, pairs, attributes) for index, each in enumerate(inputs)]
+    return rows if redact is str else [_redacted(index, each, redact) for index, each in enumerate(rows)]
 
 
 def slots(attributes: Mapping[Any, Any] | Sequence[Any]) -> Slots:
@@ -149,6 +152,13 @@ def cut(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
         batch.append(index)
     if batch:
         yield batch
+
+
+def _redacted(index: int, row: Row, redact: Callable[[str], str]) -> Row:
+    try:
+        return redact(row) if isinstance(row, str) else (redact(row[0]), redact(row[1]))
+    except ValueError as error:
+        raise InputError(f"input {index}: {error}") from None
 
 
 def _row(index: int, value: Any, pairs: bool, attributes: bool) -> Row:

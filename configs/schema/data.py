@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from configs.loader import Spec
+from configs.schema.redaction import Redaction, RedactKind
 
 EMBEDDED = "embedded:shop"
 DATA_FILE = re.compile(r"\.(?P<kind>jsonl|ndjson|json|csv|parquet)(?:\.(?P<packed>gz|bz2|xz))?$", re.IGNORECASE)
@@ -71,6 +72,16 @@ class DataSpec(Spec):
         description="generate: two numbers of words; a text of at most the first is short, of at most the second "
         "medium, else long, and a request may ask for one of these",
     )
+    redact: list[RedactKind] = Field(
+        default_factory=list,
+        description="personal data that is replaced by its kind, such as [EMAIL], in all rows and, as the bundle says "
+        "it, in what its service is asked: email, phone, card, iban, id_cn (China's identity cards), order",
+    )
+    order_pattern: str | None = Field(
+        default=None,
+        min_length=1,
+        description="redact=[order]: a regular expression that finds your order numbers, such as '\\bA-\\d{8}\\b'",
+    )
     max_length: int = Field(
         default=64, ge=4, le=8192, description="tokens kept of a text (prompt and completion), special tokens included"
     )
@@ -103,6 +114,11 @@ class DataSpec(Spec):
     )
 
     @property
+    def redaction(self) -> Redaction | None:
+        """What is replaced, as bundles say it."""
+        return Redaction(kinds=sorted(self.redact), order_pattern=self.order_pattern) if self.redact else None
+
+    @property
     def label_is_text(self) -> bool:
         """Whether the label is a text to generate, and no class."""
         return self._label_is_text
@@ -117,6 +133,26 @@ class DataSpec(Spec):
         if lengths and (len(lengths) != 2 or lengths[0] >= lengths[1]):
             raise ValueError(f"{lengths}: two numbers of words are needed, the smaller one first, such as [15, 30]")
         return lengths
+
+    @model_validator(mode="after")
+    def orders_have_a_pattern(self) -> Self:
+        if twice := next((kind for kind in self.redact if self.redact.count(kind) > 1), None):
+            raise ValueError(f"redact: {twice!r} is given twice")
+        if "order" in self.redact and self.order_pattern is None:
+            raise ValueError("redact: 'order': only you know your order numbers; give data.order_pattern")
+        if self.order_pattern is None:
+            return self
+        if "order" not in self.redact:
+            raise ValueError(
+                f"order_pattern: {self.order_pattern!r}: data.redact has no order; add it, or leave it out"
+            )
+        try:
+            found = re.compile(self.order_pattern)
+        except re.error as error:
+            raise ValueError(f"order_pattern: {self.order_pattern!r}: no regular expression: {error}") from None
+        if found.match(""):
+            raise ValueError(f"order_pattern: {self.order_pattern!r}: also finds nothing at all; let it need a digit")
+        return self
 
     @model_validator(mode="after")
     def slices_are_further_columns_of_test_rows(self) -> Self:

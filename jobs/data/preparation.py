@@ -35,6 +35,7 @@ class _Tables(NamedTuple):
     fingerprints: dict[str, str]
     seen: dict[Split, Hashes]  # of these, and of the test rows where some were left out for them
     wording: str | None  # the file `WORDING`
+    redact: dict[str, Any] | None  # what was replaced in them, as bundles say it
 
 
 class Source(NamedTuple):
@@ -123,7 +124,8 @@ def _said(source: Source) -> dict[str, Any]:
 
 
 def _key_of(tables: _Tables, plan: Plan) -> str:
-    return digest_json({"fingerprints": tables.fingerprints, **plan.key, **behaviour("prepare")})
+    redacted = {"redact": tables.redact} if tables.redact else {}
+    return digest_json({"fingerprints": tables.fingerprints, **redacted, **plan.key, **behaviour("prepare")})
 
 
 def _checked(recipe: Recipe) -> _Tables:
@@ -136,14 +138,16 @@ def _checked(recipe: Recipe) -> _Tables:
     learner: Learner | None = named(wording)() if (wording := recipe.judged_by.wording) else None
     train, train_digest = checked(recipe.data, "train", seen, learner.see if learner else None)
     fingerprints = {"train": train_digest, "validation": validation_digest}
-    return _Tables(train, validation, fingerprints, seen, learner.learned() if learner else None)
+    redaction = recipe.data.redaction
+    redact = redaction.model_dump() if redaction else None
+    return _Tables(train, validation, fingerprints, seen, learner.learned() if learner else None, redact)
 
 
 def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapping[str, Any], at: str) -> None:
     """Write a folder of prepared rows; its manifest also has what is `said` of the rows. `at`: as in `write_shards`."""
     from jobs.data.tokenise import write_shards
 
-    train, validation, fingerprints, seen, wording = tables
+    train, validation, fingerprints, seen, wording, redact = tables
 
     def fill(aside: Path) -> dict[str, Any]:
         tokenizer, tokenise, facts, template = plan.make()
@@ -166,6 +170,7 @@ def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapp
             "pairs": recipe.data.text_pair is not None,
             "chat_template": template and CHAT_TEMPLATE,
             "attributes": any(train["attributes"].unique().to_pylist()),
+            **({"redact": redact} if redact else {}),
             "rows": {"train": len(train), "validation": len(validation)},
             "readings": readings_of(aside / ROWS),
             **said,

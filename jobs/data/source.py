@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from cluster.session import JobError
@@ -26,6 +26,7 @@ from jobs.data.words import no_column
 from serving import units
 from serving.inputs import MESSAGES, Input, Messages, Slots, transcript
 from serving.manner import in_manner
+from serving.redaction import redactor
 
 Split = Literal["train", "validation", "test", "unlabelled"]
 SPOT = re.compile(r"(?P<unit>line|row) (?P<number>\d+)")  # in a file; in a folder it begins with the name of a part
@@ -92,6 +93,7 @@ def rows_with(
     """The `rows` of one split, each with the texts of `further` columns; "" where a value is missing."""
     columns = data.slices if split == "test" else ()
     label_in = answer_of if data.label_is_text else label_of
+    redact = redactor(data.redaction)
     style = () if data.style is None else (data.style,)
     wanted = (*(() if split == "unlabelled" else (data.label,)), *style, *columns, *further)
     spellings: dict[str, set[str]] = {}  # of classes, in the rows that make them
@@ -108,6 +110,7 @@ def rows_with(
         label = inputs.answer
         if label is None:
             label = "" if split == "unlabelled" else label_in(inputs.record, data.label, inputs.where)
+            label = _redacted(label, inputs.where, redact) if data.label_is_text else label
         if mine is not None:
             mine.add(inputs.text, inputs.pair, label, *inputs.line)
             if split == "train":
@@ -149,17 +152,28 @@ def _inputs(data: DataSpec, split: Split, wanted: Sequence[str] = ()) -> Iterato
     source = source_of(data, split)
     if source is None:
         raise UsageError(f"data.{split}: missing; give a file, URL or Hub id")
-    number, at = 0, place(data, split)
+    number, at, redact = 0, place(data, split), redactor(data.redaction)
     wanted = (data.text, *(() if data.text_pair is None else (data.text_pair,)), *wanted)
     for number, (where, record) in enumerate(_records(source, split, at, wanted), 1):
         said, answer = _conversation(data, record, where)
+        said = tuple((role, _redacted(content, where, redact)) for role, content in said)
+        answer = answer and _redacted(answer, where, redact)
         text, named = (transcript(said), ()) if said else input_of(record, data.text, where)
         pair, more = (None, ()) if data.text_pair is None else input_of(record, data.text_pair, where)
         spot = SPOT.fullmatch(where.removeprefix(f"{at}: "))
         line = (f"{spot['unit']}s", int(spot["number"])) if spot else ("rows", number)
-        yield _Inputs(where, line, record, text, pair, named + more, said, answer)
+        text, pair = _redacted(text, where, redact), pair and _redacted(pair, where, redact)
+        slots = tuple((name, _redacted(value, where, redact)) for name, value in named + more)
+        yield _Inputs(where, line, record, text, pair, slots, said, answer)
     if not number:
         raise UsageError(f"{at}: holds no rows")
+
+
+def _redacted(text: str, where: str, redact: Callable[[str], str]) -> str:
+    try:
+        return redact(text)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}; let it need less") from None
 
 
 def _conversation(data: DataSpec, record: dict[str, Any], where: str) -> tuple[Messages, str | None]:

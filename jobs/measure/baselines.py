@@ -176,6 +176,7 @@ def find_or_make(recipe: Recipe, name: str, source: Source) -> Path:
             "max_length": LONGEST,
             "pairs": source.pairs,
             "attributes": any(row.slots for row in source.train),
+            "redact": source.data.redaction,
             **fitted.fields,
             "provenance": {
                 "baseline": name,
@@ -193,7 +194,10 @@ def find_or_make(recipe: Recipe, name: str, source: Source) -> Path:
 
 def baseline_key(recipe: Recipe, name: str, source: Source) -> str:
     """Digest of what a classifier's baseline depends on."""
-    parts = {"baseline": name, "name": recipe.name, "metric": recipe.judged_by.metric, "rows": source.digest}
+    parts: dict[str, Any] = {"baseline": name, "name": recipe.name, "metric": recipe.judged_by.metric}
+    parts["rows"] = source.digest
+    if source.data.redaction:
+        parts["redact"] = source.data.redaction.model_dump()
     return digest_json(parts | {"teacher": _teacher(name, source)} | behaviour("baselines"))
 
 

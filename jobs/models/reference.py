@@ -46,6 +46,7 @@ def write_reference(
         "attributes": bool(prepared.manifest.get("attributes")),  # folders that were prepared earlier do not say
         "chat_template": prepared.manifest.get("chat_template"),
         "manner": prepared.manifest.get("manner", {}),
+        "redact": prepared.manifest.get("redact"),
         "metrics": dict(metrics),
         "provenance": dict(provenance),
     }

@@ -262,3 +262,30 @@ def test_attributes_are_an_object_or_a_list_and_become_a_text(tmp_path: Path, va
     file.write_text(json.dumps({"text": value, "label": "a"}) + "\n")
     (row,) = rows(DataSpec(train=str(file)), "train")
     assert (row.text, row.slots) == (text, slots)
+
+
+def test_personal_data_is_replaced_wherever_a_model_would_read_it(tmp_path: Path):
+    mail, redacted = "a@example.com", {"redact": ["email"]}
+    said = [{"role": "user", "content": f"write to {mail}"}, {"role": "assistant", "content": f"to {mail}?"}]
+    write = {"text": f"from {mail}", "second": mail, "about": {"mail": mail}, "label": mail, "said": said}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(write) + "\n")
+    (row,) = read(file, **redacted, text_pair="second")
+    assert row == Row("from [EMAIL]", "[EMAIL]", mail), "a class stays as it is"
+
+    def texts(**fields: Any) -> Row:
+        data = DataSpec.model_validate({"train": str(file), **redacted, **fields})
+        data.of_task(labelled=False)
+        (found,) = rows(data, "train")
+        return found
+
+    assert texts(text="about")[:4] == ("mail: [EMAIL]", None, "[EMAIL]", (("mail", "[EMAIL]"),))
+    found = texts(text="said", label="said")
+    assert (found.messages, found.label) == ((("user", "write to [EMAIL]"),), "to [EMAIL]?")
+    assert found.text == "user: write to [EMAIL]"
+
+
+def test_an_own_pattern_that_takes_too_long_names_the_row_and_no_text(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "a" * 50_000, "label": "b"}) + "\n")
+    said = refusal(tmp_path / "rows.jsonl", redact=["order"], order_pattern="(a|aa)+(?<=b)c")
+    assert said == "line 1: data.order_pattern takes more than a second for one text; let it need less"
