@@ -282,6 +282,21 @@ def test_what_a_client_of_the_service_sees_is_said_and_stands_in_the_versions_ta
     assert [tags[f"slimcart.{name}"] for name in CLIENT] == ["2", "3"]
 
 
+@pytest.mark.often
+def test_a_decoder_passes_the_same_gate_by_its_own_metric(shop: Shop):
+    bundle = shop.folder / "decoder"
+    write_tiny_decoder(bundle, seed=3, metrics={"metric": 30.0, "retention": 1.0, "p95_ms": 1.0})
+    with tracking.run("compress", experiment="tests of deploy", recipe={"output": str(shop.folder)}) as run:
+        uri = registry.register(shop.name, run, bundle, {registry.BUNDLE_TAG: bundle_digest(bundle)}, CHALLENGER)
+    assert shop.refused(task="generate").startswith("no test rows were asked what it keeps")
+    said = said_of(bundle, 30.0, 0.85)
+    evaluate.record({**said, "tested": {**said["tested"], "metric": "bleu"}})
+    assert shop.refused(task="generate").startswith("outside the budget on 1,000 test rows: retention 0.85")
+    deployed = shop.deploy(task="generate", accept=["outside"])
+    assert (deployed.uri, deployed.metrics["test_bleu"]) == (uri, 30.0)
+    assert aliases_of(shop.name) == ("1", None)
+
+
 def test_evidence_is_of_the_bundle_and_not_of_its_number(shop: Shop):
     uri = shop.register(1)
     write_tiny_bundle(shop.folder / "other", seed=9)
