@@ -110,6 +110,7 @@ class Bundle(ModelEntry):
     )
     manner: dict[str, list[str]] = Field(
         default_factory=dict, description="generate: fields by which a request asks how to write, with their values"
+    )
     redact: Redaction | None = Field(
         default=None, description="personal data that is replaced in inputs, as it was in the training rows"
     )
