@@ -81,10 +81,16 @@ def _write(file: Path, found: Iterable[Row]) -> None:
 
 
 def _row(
-    text: str, pair: str | None, label: str, slots: list[list[str]], slices: list[str], messages: list[list[str]]
+    text: str,
+    pair: str | None,
+    label: str,
+    slots: list[list[str]],
+    slices: list[str],
+    messages: list[list[str]],
+    manner: list[list[str]],
 ) -> Row:
-    named, said = (tuple((name, value) for name, value in each) for each in (slots, messages))
-    return Row(text, pair, label, named, tuple(slices), said)
+    named, said, asked = (tuple((name, value) for name, value in each) for each in (slots, messages, manner))
+    return Row(text, pair, label, named, tuple(slices), said, asked)
 
 
 def _looks(data: DataSpec, split: Split) -> list[list[tuple[str, int, int]]]:

@@ -9,6 +9,7 @@ import pytest
 from configs.loader import UsageError
 from configs.schema.data import DataSpec
 from jobs.data.manner import WITHOUT, taught, thinned
+from jobs.data.snapshot import take_snapshot
 from jobs.data.source import rows
 
 LONG = "a very very long one of eight words"
@@ -70,3 +71,9 @@ def test_what_cannot_be_taught_is_refused(tmp_path: Path, fields: dict[str, Any]
 def test_lengths_are_two_rising_numbers_of_words(lengths: list[int]):
     with pytest.raises(ValueError, match="lengths"):
         DataSpec.model_validate({"lengths": lengths})
+
+
+def test_a_snapshot_gives_style_and_length_back(tmp_path: Path):
+    spec = data(tmp_path)
+    with take_snapshot(spec, "validation", tmp_path) as snapshot:
+        assert snapshot.rows() == list(rows(spec, "validation"))
