@@ -284,12 +284,18 @@ class ExportStep(StepSpec):
 
 class QuantizeSpec(StepSpec):
     """Store weights and embedding tables in 8 bits; a decoder has the weights of its layers alone stored so, in 8 or 4
-    bits. Products of two activations stay in float. After `export`."""
+    bits, and with `tokens` its token table and output layer, too. Products of two activations stay in float. After
+    `export`."""
 
     after_export: ClassVar[bool] = True
     step: Literal["quantize"]
     bits: Literal[8, 4] = Field(
         default=8, description="bits of a weight; ctranslate2: 4 makes the file smaller, but no faster than float"
+    )
+    tokens: bool = Field(
+        default=False,
+        description="ctranslate2: token table and output layer in 8 bits as well: smaller, and tokens that are nearly "
+        "as likely may change places",
     )
     group: int = Field(default=32, ge=2, multiple_of=2, description="inputs that share a scale, with bits: 4")
     per_channel: bool = Field(default=True, description="one scale per output channel instead of one per matrix")
@@ -305,6 +311,12 @@ class QuantizeSpec(StepSpec):
         default=True,
         description="leave the most sensitive layers in float until the loss is inside max_loss",
     )
+
+    @model_validator(mode="after")
+    def tokens_have_8_bits(self) -> Self:
+        if self.tokens and self.bits != 8:
+            raise ValueError(f"tokens=true: with bits={self.bits} they stay in float; leave it out, or take bits=8")
+        return self
 
     @model_validator(mode="after")
     def groups_are_of_4_bits(self) -> Self:

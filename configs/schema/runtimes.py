@@ -66,7 +66,7 @@ RUNTIMES: dict[str, Runtime] = {
         exported=SHOWN,
         open_file="serving.runtimes.onnxruntime:open_file",
         steps={
-            "quantize": FileStep("jobs.compression.steps.quantize:quantize", ("bits", "group")),
+            "quantize": FileStep("jobs.compression.steps.quantize:quantize", ("bits", "group", "tokens")),
             "code": FileStep("jobs.compression.steps.codebook:code"),
         },
         count="jobs.measure.flops:of_graph",
@@ -87,7 +87,7 @@ RUNTIMES: dict[str, Runtime] = {
         steps={
             "quantize": FileStep(
                 "jobs.compression.export.openvino:quantize",
-                ("bits", "group", "per_channel", "reduce_range", "calibration"),
+                ("bits", "group", "tokens", "per_channel", "reduce_range", "calibration"),
             )
         },
         count="jobs.measure.flops:of_openvino",

@@ -73,10 +73,10 @@ def export_numbered(model: Decoder, folder: Path) -> Path:
 def quantize(file: Path, spec: QuantizeSpec, made: Path, context: StepContext) -> None:
     """Write `made`, the form of `file` with the matrices of its layers in 8 bits, one scale to a row, or in 4 bits.
 
-    Embeddings and the output layer stay in float: they decide between tokens that are nearly as likely. Raises
-    `JobError` where the guard cannot keep the loss in its limit.
+    Embeddings and the output layer stay in float unless asked for: they decide between tokens that are nearly as
+    likely. Raises `JobError` where the guard cannot keep the loss in its limit.
     """
-    converter = _converter(file.parent / SOURCE, context)
+    converter = _converter(file.parent / SOURCE, context, spec.tokens)
 
     def convert(chosen: Collection[str]) -> Path:
         shutil.rmtree(made, ignore_errors=True)
@@ -111,9 +111,10 @@ class Tokens:
 class _Converter(TransformersConverter):
     """Takes the tokens as they are: transformers would guess further ones for this kind of model."""
 
-    def __init__(self, source: Path, tokens: Tokens) -> None:
+    def __init__(self, source: Path, tokens: Tokens, with_tokens: bool = False) -> None:
+        """`with_tokens`: the token table and the output layer may be put in 8 bits, too."""
         super().__init__(str(source))
-        self._tokens = tokens
+        self._tokens, self._with_tokens = tokens, with_tokens
         self._chosen: Collection[str] = ()
 
     def load_tokenizer(self, *_: Any, **__: Any) -> Tokens:
@@ -139,7 +140,7 @@ class _Converter(TransformersConverter):
         if size is not None and size * config.num_attention_heads != config.hidden_size:
             for layer in spec.decoder.layer:  # Llama's loader leaves it out, and the specs take no new attribute
                 vars(layer.self_attention)["head_dim"] = np.dtype("int32").type(size)
-        for kept in (spec.decoder.embeddings, spec.decoder.projection):
+        for kept in () if self._with_tokens else (spec.decoder.embeddings, spec.decoder.projection):
             delattr(kept, SCALE)
         return spec
 
@@ -163,6 +164,6 @@ def _scaled(spec: Any) -> list[tuple[str, Any]]:
     return scaled
 
 
-def _converter(source: Path, context: StepContext) -> _Converter:
+def _converter(source: Path, context: StepContext, with_tokens: bool = False) -> _Converter:
     rows = AutoConfig.from_pretrained(source, trust_remote_code=False).vocab_size
-    return _Converter(source, Tokens(context.tokenizer, rows, decoder.end_of(str(source))))
+    return _Converter(source, Tokens(context.tokenizer, rows, decoder.end_of(str(source))), with_tokens)

@@ -80,6 +80,19 @@ def test_int8_takes_a_quarter_of_the_bytes_of_the_layers_and_begins_as_the_model
     assert sum(a[:2] == b[:2] for a, b in zip(found, expected, strict=True)) >= 4
 
 
+def test_tokens_in_int8_take_a_quarter_of_the_table_once_where_it_is_tied(
+    tmp_path: Path, small: Path, words: Tokenizer
+):
+    steps = [{"step": "export"}, {"step": "quantize", "tokens": True, "guard": False}]
+    made = bundle(student(tmp_path, words, "llama", tied=True), steps)
+    rows = words.get_vocab_size() + 4
+    saved = read_bundle(small).files["model.bin"].size - made.files["model.bin"].size
+    assert saved == pytest.approx(3 * 32 * rows - 4 * rows, rel=0.1)  # a scale for each row
+    expected = [each["text"] for each in load_decoder(tmp_path / "student").predict(TEXTS)]
+    found = [each["text"] for each in load_generator(tmp_path / "bundle").predict(TEXTS)]
+    assert sum(a[:2] == b[:2] for a, b in zip(found, expected, strict=True)) >= 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("guard", [True, False])
 def test_the_layer_that_8_bits_ruin_stays_in_float(tmp_path: Path, guard: bool):
