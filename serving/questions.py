@@ -12,6 +12,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from serving.service import Refused
+from serving.strict_json import NotStrict, check_strict
 
 
 class Question(BaseModel):
@@ -39,7 +40,10 @@ def read_question(body: bytes, kind: type[Asked], max_inputs: int) -> Asked:
 def read_body(body: bytes, kind: type[Body], wanted: str) -> Body:
     """The parsed body, which must be `wanted`; raises `Refused` with positions and field names, never the text."""
     try:
+        check_strict(body)
         return kind.model_validate_json(body)
+    except NotStrict as error:
+        raise Refused(400, f"the body {error}") from None
     except ValidationError as error:
         raise _explained(error, kind, wanted) from None
 

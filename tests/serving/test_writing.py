@@ -156,10 +156,10 @@ def test_a_body_that_is_wrong_is_one_line_that_does_not_repeat_it(random: str, b
         (b"", 400, "not JSON"),
         (b'{"inputs": ["\xf0\x9f"]}', 400, "not JSON"),
         (b'{"inputs": ["a"], "stop": "\\ud83d"}', 400, "not JSON"),
-        (b'{"inputs": ["a"], "temperature": NaN}', 422, "temperature must be"),
-        (b'{"inputs": ["a"], "temperature": Infinity}', 422, "temperature must be"),
-        (b'{"inputs": ["a"], "top_p": NaN}', 422, "top_p must be"),
-        (b'{"inputs": ["a"], "max_tokens": ' + b"9" * 3000 + b"}", 422, "max_tokens must be"),
+        (b'{"inputs": ["a"], "temperature": NaN}', 400, "holds NaN or Infinity"),
+        (b'{"inputs": ["a"], "temperature": Infinity}', 400, "holds NaN or Infinity"),
+        (b'{"inputs": ["a"], "top_p": NaN}', 400, "holds NaN or Infinity"),
+        (b'{"inputs": ["a"], "max_tokens": ' + b"9" * 3000 + b"}", 400, "more than 64 bits"),
         (b'{"inputs": ["a"], "max_tokens": true}', 422, "max_tokens must be"),
         (b'{"inputs": ["a"], "stop": [["a"]]}', 422, "stop must be"),
         (b'{"inputs": ["a"], "stop": {"a": 1}}', 422, "stop must be"),
@@ -174,7 +174,7 @@ def test_a_hostile_body_is_one_line(random: str, body: bytes, status: int, detai
 
 
 def test_a_choice_from_more_tokens_than_there_are_is_one_from_all(random: str):
-    assert ask(random, inputs=["a"], temperature=1, top_k=10**20, max_tokens=4)[0]["finish_reason"] == "length"
+    assert ask(random, inputs=["a"], temperature=1, top_k=10**18, max_tokens=4)[0]["finish_reason"] == "length"
 
 
 def test_the_same_seed_gives_the_same_text_where_it_is_taken(random: str):
