@@ -100,7 +100,8 @@ def catalogue_entry(service: str, release: Release) -> dict[str, Any]:
     known = {"labels": bundle.labels} if TASKS[bundle.task].labelled else {"max_length": bundle.max_length}
     created = int(time.time())
     kind = bundle.kind or ("single" if bundle.first is None else "cascade")
-    return {"service": service, **release.model, "task": bundle.task, "kind": kind, "created": created, **known}
+    told = {"task": bundle.task, "kind": kind, "pairs": bundle.pairs, "attributes": bundle.attributes}
+    return {"service": service, **release.model, **told, "created": created, **known}
 
 
 def event(data: Any, kind: str = "") -> bytes:

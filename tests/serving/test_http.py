@@ -101,6 +101,8 @@ def test_the_catalogue_lists_the_services(many: Process):
     names = ["shop", "pairs", "triage", "reply", "writer", "talk"]
     assert [each["service"] for each in listed["models"]] == [each["id"] for each in listed["data"]] == names
     assert listed["models"][0]["labels"] == LABELS
+    assert [each["service"] for each in listed["models"] if each["pairs"]] == ["pairs"]
+    assert listed["models"][0]["attributes"] and not listed["models"][1]["attributes"]
     assert many.get("/healthz").json() == {"status": "ok"}
 
 
