@@ -16,6 +16,8 @@ from jobs.tasks.generate.metrics import score
 from serving.bundle import read_bundle
 from tests.tuning.pages import Page
 
+pytestmark = pytest.mark.parallel  # minutes: make test has the same verbs with a classifier, and decoders verb by verb
+
 COLOURS, NAMES = ["red", "blue", "matt black"], ["Apollo 73", "Hermes 9", "Notus 31", "Plutus 4"]
 ROWS = {"train": 72, "validation": 12, "test": 12}
 
