@@ -148,6 +148,14 @@ def _locked(folder: Path, wait: bool = True) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def name_again(part: Path, place: Path) -> None:
+    """Give a part a second name in a folder that is filled, so that it is still there where that is not committed."""
+    try:
+        place.hardlink_to(part)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(part, place)
+
+
 def read_manifest(folder: Path, manifest_name: str) -> dict[str, Any]:
     """The manifest alone, digests unchecked: enough to ask what a folder holds. Raises `FolderError`."""
     path = folder / manifest_name

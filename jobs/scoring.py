@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster import cores
 from cluster.launch import WORKER_ENVIRONMENT
-from configs.folder import FolderError, commit, verify
+from configs.folder import FolderError, commit, name_again, verify
 from configs.loader import Spec, UsageError
 from configs.schema.kinds import BY_LABEL
 from configs.schema.score import ScoreSpec
@@ -101,7 +101,7 @@ def answer_parts(folder: Path, key: str, ask: Asking, parts: Parts, workers: int
     def fill(aside: Path) -> dict[str, Any]:
         for number in range(len(parts.rows)):
             name = _name(number, ask.score)
-            _put(place / _part(number) / name, aside / name)
+            name_again(place / _part(number) / name, aside / name)
         about = {"key": key, "fingerprint": parts.fingerprint, "model": ask.release.model}
         return about | {"columns": [*parts.columns, *ask.columns], **answered._asdict()}
 
@@ -247,11 +247,3 @@ def _part(number: int) -> str:
 
 def _name(number: int, score: ScoreSpec) -> str:
     return f"{_part(number)}.{score.format}"
-
-
-def _put(part: Path, place: Path) -> None:
-    """Give the part a second name, so that it is still there where the folder is not committed after all."""
-    try:
-        place.hardlink_to(part)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(part, place)

@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster import cores
 from cluster.launch import WORKER_ENVIRONMENT
-from configs.folder import FolderError, commit, verify
+from configs.folder import FolderError, commit, name_again, verify
 from configs.schema.distillation import StoredOutputs, WeightedTeacher
 from configs.schema.engine import EngineSpec, Precision
 from jobs.data.batches import NO_TARGET, collate, collate_packs
@@ -84,7 +84,7 @@ def collect(parts: Path, folder: Path, prepared: Prepared, key: str, wanted: Sto
             for name in prepared.tokenizer_files:
                 shutil.copyfile(prepared.folder / name, aside / name)
         for number in range(_parts_of(prepared)):
-            _put(parts / part_name(number) / PART, aside / ROWS / f"{part_name(number)}.parquet")
+            name_again(parts / part_name(number) / PART, aside / ROWS / f"{part_name(number)}.parquet")
         return {**facts, "key": key, "rows": prepared.manifest["rows"]}
 
     commit(folder, MANIFEST, fill)
@@ -92,14 +92,6 @@ def collect(parts: Path, folder: Path, prepared: Prepared, key: str, wanted: Sto
 
 def _parts_of(prepared: Prepared) -> int:
     return -(-sum(prepared.manifest["rows"].values()) // ROWS_PER_PART)
-
-
-def _put(part: Path, place: Path) -> None:
-    """Give the part a second name, so that it is still there where the folder is not committed after all."""
-    try:
-        place.hardlink_to(part)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(part, place)
 
 
 def part_name(number: int) -> str:

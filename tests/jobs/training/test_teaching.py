@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from configs.folder import GOES_ON, FolderError, commit, no_room
+from configs.folder import GOES_ON, FolderError, commit, name_again, no_room
 from configs.schema.distillation import StoredOutputs
 from configs.schema.engine import Precision
 from jobs.data.batches import collate
@@ -173,9 +173,9 @@ def test_parts_survive_a_kill_while_they_are_put_together(
     """Moved into the folder instead, they would go with it."""
     ask(prepared, tmp_path / "parts", {"teacher": 1.0}, StoredOutputs(), [0])
     part = tmp_path / "parts" / part_name(0) / PART
-    teaching._put(part, tmp_path / "linked")
+    name_again(part, tmp_path / "linked")
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    teaching._put(part, tmp_path / "copied")
+    name_again(part, tmp_path / "copied")
     assert part.read_bytes() == (tmp_path / "linked").read_bytes() == (tmp_path / "copied").read_bytes()
 
 
