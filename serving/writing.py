@@ -5,8 +5,8 @@
 
 With "stream": true server-sent events, {"index", "text"} for each piece, the last of each input with "finish_reason",
 "usage" and "model". With "details": true also "unknown", the share of the prompt's tokens that the tokenizer does not
-know, "cut", which is false as a longer prompt is refused, and "ms" until the text was whole. Without "temperature" the
-likeliest token is written, as in an evaluation. `serving.openai` has further routes.
+know, "cut", which is false as a longer prompt is refused, and "ms" until all texts were whole, or the one of a stream.
+Without "temperature" the likeliest token is written, as in an evaluation. `serving.openai` has further routes.
 """
 
 from __future__ import annotations

@@ -36,9 +36,7 @@ class ScoreSpec(Spec):
         "score or text of their own",
     )
     scores: bool = Field(default=False, description="classify: also the probability of every label")
-    details: bool = Field(
-        default=False, description="classify, replies: also the share of unknown tokens, and whether the text was cut"
-    )
+    details: bool = Field(default=False, description="also the share of unknown tokens, and whether the text was cut")
     rows_per_file: int = Field(
         default=2000, ge=1, description="rows of one file of answers; after a kill only files not yet whole are made"
     )

@@ -48,6 +48,18 @@ def test_auto_leaves_out_a_runtime_to_which_an_option_means_nothing():
             {"runtime": "openvino", "steps": [{"step": "export"}, {"step": "quantize", "per_channel": False}]},
             "compression[1].per_channel: False: means nothing to openvino; leave it out",
         ),
+        (
+            {"runtime": "openvino", "steps": [{"step": "export"}, {"step": "quantize", "tokens": True}]},
+            "compression[1].tokens: True: means nothing to openvino; leave it out",
+        ),
+        (
+            {"runtime": "onnxruntime", "steps": [{"step": "export"}, {"step": "quantize", "tokens": True}]},
+            "compression[1].tokens: True: means nothing to onnxruntime; leave it out",
+        ),
+        (
+            {"task": "generate", "steps": [{"step": "export"}, {"step": "quantize", "tokens": True, "bits": 4}]},
+            "tokens=true: with bits=4 they stay in float; leave it out, or take bits=8",
+        ),
         ({"parity": 1.5}, "parity"),
     ],
 )
