@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -157,15 +158,19 @@ def test_vectors_are_not_computed_where_the_disk_has_no_room(
 
 @pytest.mark.parametrize("locked", [True, False])
 def test_two_jobs_at_once_ask_the_teacher_once(tmp_path: Path, locked: bool, monkeypatch: pytest.MonkeyPatch):
-    """The first one writes until the second one writes too, which without the lock it does."""
+    """The first one writes until the second one writes too, which without the lock it does, until the first has ended:
+    so neither replaces what the other reads."""
     write_tiny_bundle(tmp_path / "teacher")
-    asked, two_at_work = [], threading.Event()
+    asked, numbers = list[Path](), itertools.count(1)
+    two_at_work, one_has_ended = threading.Event(), threading.Event()
 
     def write(folder: Path, teachers: Any, prepared: Prepared, key: str, *rest: Any, **more: Any) -> None:
         asked.append(folder)
-        if len(asked) == 2:
+        if next(numbers) == 1:
+            two_at_work.wait(0.5 if locked else 30)
+        else:
             two_at_work.set()
-        two_at_work.wait(0.5 if locked else 30)
+            assert one_has_ended.wait(30)
         commit(folder, MANIFEST, lambda aside: {"key": key})
 
     monkeypatch.setattr("jobs.training.teaching.write_outputs", write)
@@ -173,13 +178,14 @@ def test_two_jobs_at_once_ask_the_teacher_once(tmp_path: Path, locked: bool, mon
         monkeypatch.setattr("jobs.stage.only_maker", lambda folder: contextlib.nullcontext())
 
     def ask(_: int) -> Path | None:
-        may_miss = contextlib.nullcontext() if locked else contextlib.suppress(FileNotFoundError)
-        with may_miss:  # one may replace what the other reads
+        try:
             return teach(recipe(tmp_path), ROWS)
+        finally:
+            one_has_ended.set()
 
     with ThreadPoolExecutor(2) as pool:
         folders = list(pool.map(ask, range(2)))
-    assert folders == [tmp_path / "teacher_outputs"] * 2 or not locked
+    assert folders == [tmp_path / "teacher_outputs"] * 2
     assert len(asked) == (1 if locked else 2)
 
 
