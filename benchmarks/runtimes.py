@@ -173,7 +173,7 @@ def prepared_of(recipe: Recipe) -> Prepared:
 
     def fill(aside: Path) -> dict[str, Any]:
         (aside / ROWS).mkdir()
-        tokenizer.save(str(aside / TOKENIZER))
+        tokenizer.save(str(aside / TOKENIZER), pretty=False)
         for split, table in tables.items():
             rows = tokenise_classes(table.slice(0, CALIBRATION_ROWS), tokenizer.to_str(), labels)
             pyarrow.parquet.write_table(rows, aside / ROWS / f"{split}.parquet")

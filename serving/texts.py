@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -99,23 +100,42 @@ class Texts:
         """`most`: tokens that each may have. Raises `Refused`."""
         sampling, stops = manner.sampling, manner.stops
         self._loop = asyncio.get_running_loop()
-        self._streams, self._parts = manner.stream, [""] * len(prompts)
-        self._came: asyncio.Queue[tuple[int, str, FinishReason | None] | Exception] = asyncio.Queue()
+        self._streams = manner.stream
+        self._lock, self._woken, self._news = threading.Lock(), False, asyncio.Event()
+        self._came: dict[int, tuple[str, FinishReason | None]] = {}  # and was not taken yet, in the order of its coming
+        self._error: Exception | None = None
         self.writings = [
-            Writing(ids, limit, sampling, Text(tokenizer, stops), partial(self._tell, index), self._put)
+            Writing(ids, limit, sampling, Text(tokenizer, stops), partial(self._tell, index), self._fail)
             for index, (ids, limit) in enumerate(zip(prompts, most, strict=True))
         ]
 
     def _tell(self, index: int, piece: str, reason: FinishReason | None) -> None:
-        """Called in the model's thread; the loop is woken for each piece where pieces are asked for."""
-        self._parts[index] += piece
+        """Called in the model's thread. What comes before it is taken is one piece: a loop that has much to do is woken
+        less often."""
+        with self._lock:
+            before, _ = self._came.get(index, ("", None))
+            self._came[index] = (before + piece, reason)
         if self._streams or reason:
-            self._put((index, self._parts[index], reason))
-            self._parts[index] = ""
+            self._wake()
 
-    def _put(self, came: tuple[int, str, FinishReason | None] | Exception) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
-            self._loop.call_soon_threadsafe(self._came.put_nowait, came)
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+                self._loop.call_soon_threadsafe(self._news.set)
+
+    def _take(self) -> dict[int, tuple[str, FinishReason | None]]:
+        """What has come since; of texts that are not streamed, those that are whole."""
+        self._news.clear()
+        self._woken = False  # before it is taken: what comes later wakes once more
+        with self._lock:
+            took = {index: came for index, came in self._came.items() if self._streams or came[1]}
+            self._came = {index: came for index, came in self._came.items() if index not in took}
+        return took
 
     async def pieces(self, until: float) -> AsyncIterator[Written]:
         """Pieces as they come, in order within each text. Raises `TimeoutError` at the time `until`, and what the
@@ -123,12 +143,12 @@ class Texts:
         left = len(self.writings)
         while left:
             async with asyncio.timeout_at(until):
-                came = await self._came.get()
-            if isinstance(came, Exception):
-                raise came
-            index, piece, reason = came
-            left -= reason is not None
-            yield Written(index, piece, reason, self.usage(index) if reason else None)
+                await self._news.wait()
+            for index, (piece, reason) in self._take().items():
+                left -= reason is not None
+                yield Written(index, piece, reason, self.usage(index) if reason else None)
+            if self._error:
+                raise self._error
 
     def usage(self, index: int) -> Usage:
         """Tokens of one text so far."""

@@ -162,7 +162,7 @@ class StepContext:
             from jobs.data.tokenise import ROWS_PER_CALL, checked, tokenise_classes
 
             (aside / ROWS).mkdir()
-            cutting.save(str(aside / TOKENIZER))
+            cutting.save(str(aside / TOKENIZER), pretty=False)
             for split, fingerprint in before.manifest["fingerprints"].items():
                 table, current = checked(self.recipe.data, split)
                 if current != fingerprint:

@@ -151,7 +151,7 @@ def _write(recipe: Recipe, tables: _Tables, plan: Plan, folder: Path, said: Mapp
 
     def fill(aside: Path) -> dict[str, Any]:
         tokenizer, tokenise, facts, template = plan.make()
-        tokenizer.save(str(aside / TOKENIZER))
+        tokenizer.save(str(aside / TOKENIZER), pretty=False)
         some: dict[Split, pyarrow.Table] = {"train": _some(train), "validation": _some(validation)}
         for split, table in some.items():
             audit.check_unknown(recipe.data, split, readings_in(tokenise(table))[split], at)

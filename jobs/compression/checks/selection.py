@@ -95,7 +95,7 @@ def write(folder: Path, form: ExportTarget, file: Path, context: StepContext, fi
             shutil.copyfile(context.student / context.reference.chat_template, aside / context.reference.chat_template)
         if context.checks:
             (aside / CHECKS).write_text(context.checks.model_dump_json(), encoding="utf-8")
-        context.tokenizer.save(str(aside / context.reference.tokenizer))
+        context.tokenizer.save(str(aside / context.reference.tokenizer), pretty=False)
 
     fields = {**fields, **form._asdict(), "model": model, "checked": context.checks is not None}
     return write_bundle(folder, fields, fill)
