@@ -78,7 +78,8 @@ async def ask(route: Route, body: bytes, caller: Caller, seconds: float) -> Answ
 
 async def read(request: Request, seconds: float) -> tuple[bytes, Caller]:
     """The body, and who sent it and waits for so many seconds in all. Raises `Refused`."""
-    caller = Caller(lambda: _left(request), asyncio.get_running_loop().time() + seconds)
+    until = asyncio.get_running_loop().time() + seconds
+    caller = Caller(lambda: _left(request), until, request.headers.get)
     try:
         async with asyncio.timeout_at(caller.until):
             return await request.body(), caller

@@ -57,6 +57,7 @@ class Caller:
 
     left: Callable[[], Awaitable[object]]  # returns once the client has gone away
     until: float  # time of the event loop when the answer is given up
+    header: Callable[[str], str | None] = lambda _: None  # a header of the request, by its name
 
 
 @dataclass(frozen=True)

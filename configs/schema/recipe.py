@@ -84,6 +84,11 @@ class Recipe(Spec):
         description="make the verb's own result although nothing changed; what it needs is still found",
     )
     remove: bool = Field(default=False, description="deploy: take the service away; its model keeps its aliases")
+    status: bool = Field(default=False, description="deploy: say what the service runs, and how its rollout goes")
+    rollback: bool = Field(
+        default=False,
+        description="deploy: end the rollout of the service; where there is none, bring the champion before back",
+    )
 
     @field_validator("output")
     @classmethod
@@ -296,9 +301,12 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
-    def what_is_removed_is_a_service(self) -> Self:
-        if self.remove and self.bundle is not None:
-            raise ValueError(f"remove: true takes a service away, whatever its model; leave out bundle={self.bundle}")
+    def a_service_is_asked_one_thing(self) -> Self:
+        asked = [name for name in ("remove", "status", "rollback") if getattr(self, name)]
+        if len(asked) > 1:
+            raise ValueError(f"{asked[0]}: true and {asked[1]}: true are two things; give one of them")
+        if asked and self.bundle is not None:
+            raise ValueError(f"{asked[0]}: true is of a service, whatever its model; leave out bundle={self.bundle}")
         return self
 
     @model_validator(mode="after")

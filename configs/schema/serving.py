@@ -16,6 +16,49 @@ Objection = Literal["outside", "untested", "worse", "labels", "name"]  # reasons
 RESERVED_NAMES = frozenset({"models", "completions", "chat", "embeddings", "catalogue", "docs"})
 
 
+class RolloutSpec(Spec):
+    """How a new model takes over from the one that answers: tried on customers first, and sent back where it is worse.
+
+    Both are in the same replicas, so no request takes a hop more.
+    """
+
+    canary: float | None = Field(
+        default=None, gt=0, lt=100, description="per cent of the requests that the candidate answers meanwhile"
+    )
+    shadow: bool = Field(
+        default=False, description="ask the candidate after the champion's answer went out, and compare; nobody sees it"
+    )
+    sticky: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9-]{1,64}$",
+        description="header whose value decides who answers: a customer stays with one model; none = each request is "
+        "drawn by itself",
+    )
+    requests: int = Field(
+        default=500, ge=1, description="requests that the candidate has to answer; where min_agreement is set, compare"
+    )
+    max_error_rate: float = Field(
+        default=0.0, ge=0, le=1, description="share of these that may fail; the champion answers in their place"
+    )
+    max_served_p95_ms: float | None = Field(
+        default=None, gt=0, description="95 % of the candidate's answers take less, in the replica"
+    )
+    min_agreement: float | None = Field(
+        default=None, ge=0, le=1, description="least share of inputs that both answer alike, scores aside"
+    )
+    max_seconds: float = Field(
+        default=3600, gt=0, description="time for all of it; then the champion answers alone again"
+    )
+
+    @model_validator(mode="after")
+    def candidates_answer_or_are_compared(self) -> Self:
+        if self.shadow == (self.canary is not None):
+            raise ValueError("give either canary=<per cent of the requests>, or shadow=true")
+        if self.shadow and self.sticky is not None:
+            raise ValueError(f"sticky={self.sticky!r} means nothing with shadow=true: the champion answers everybody")
+        return self
+
+
 class ServingSpec(Spec):
     """How one service answers HTTP requests."""
 
@@ -61,6 +104,10 @@ class ServingSpec(Spec):
         description="objections that deploy records and ignores: outside = test rows are outside the budget; untested "
         "= no test rows were measured; worse = worse than the champion on the same test rows; labels, name = other "
         "than the running service's",
+    )
+
+    rollout: RolloutSpec | None = Field(
+        default=None, description="deploy: how a new model takes over; none = as soon as it answers"
     )
 
     @field_validator("service")

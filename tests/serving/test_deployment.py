@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from configs.schema.serving import ServingSpec
+from serving.applications import application, package_code
 from serving.bundle import BundleError
-from serving.deployment import DeployError, application, deploy, package_code
+from serving.deployment import DeployError, deploy
 from tests.tiny.bundles import write_tiny_bundle
 
 
@@ -24,7 +25,7 @@ def test_every_key_is_one_that_serve_knows_because_it_ignores_the_others(tmp_pat
 
     write_tiny_bundle(tmp_path / "bundle")
     spec = ServingSpec.model_validate({})
-    made = application(spec, "intent", tmp_path / "bundle", "tiny", "1", "file:///code.zip")
+    made = application(spec, "intent", tmp_path / "bundle", "tiny", "1", "file:///code.zip", tmp_path)
     ServeApplicationSchema.model_validate(made)
     (options,) = made["deployments"]
     assert set(made) <= set(ServeApplicationSchema.model_fields)
@@ -66,11 +67,12 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 
 def two_versions(folder: Path) -> tuple[dict, dict]:
-    """Of the service `intent`."""
+    """Of the service `intent`, each with code of its own, so that the second needs new replicas."""
     write_tiny_bundle(folder / "bundle")
     spec = ServingSpec.model_validate({})
     one, two = (
-        application(spec, "intent", folder / "bundle", "tiny", version, "file:///code.zip") for version in ("1", "2")
+        application(spec, "intent", folder / "bundle", "tiny", each, f"file:///code-{each}.zip", folder)
+        for each in ("1", "2")
     )
     return one, two
 
@@ -120,7 +122,7 @@ def test_whether_a_version_may_replace_what_runs_is_asked_before_anything_is_wri
 def test_what_a_deployment_accepts_is_no_matter_of_the_replicas(tmp_path: Path):
     write_tiny_bundle(tmp_path / "bundle")
     spec = ServingSpec.model_validate({"accept": ["outside"]})
-    made = application(spec, "intent", tmp_path / "bundle", "tiny", "1", "file:///code.zip")
+    made = application(spec, "intent", tmp_path / "bundle", "tiny", "1", "file:///code.zip", tmp_path)
     assert "accept" not in made["args"]["serving"]
 
 
