@@ -59,7 +59,8 @@ class Deployed(NamedTuple):
 
 def run(recipe: Recipe, parent: str | None = None) -> Result:
     """The job: one MLflow run around `deploy`. It needs nothing of the output, so another job may work there."""
-    place = tracking.Place(session.home() / ".deployments" / recipe.service, "serving.service")
+    beside = ".beside" if recipe.status or recipe.rollback else ""  # a job that waits for the end of a rollout
+    place = tracking.Place(session.home() / ".deployments" / f"{recipe.service}{beside}", "serving.service")
     with job("deploy", recipe, parent, place=None if parent else place) as way:
         if recipe.remove:
             remove(recipe)

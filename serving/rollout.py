@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 from pydantic import Field
 
 from configs.loader import Spec
@@ -49,6 +48,8 @@ class Counts(Spec):
     @property
     def p95_ms(self) -> float:
         """Of the candidate's latest answers; nan where there is none."""
+        import numpy as np
+
         return float(np.percentile(self.candidate_ms, 95)) if self.candidate_ms else float("nan")
 
 

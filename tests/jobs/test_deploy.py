@@ -190,7 +190,7 @@ def test_a_job_that_is_stopped_while_an_alias_moves_puts_it_back(three: str, mon
 
 
 def test_another_model_than_the_service_runs_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch):
-    running = {"deployments": [{"user_config": {"bundle": "/b", "name": "intent", "version": "3"}}]}
+    running = {"args": {}, "deployments": [{"user_config": {"bundle": "/b", "name": "intent", "version": "3"}}]}
     monkeypatch.setattr(session, "dashboard", lambda: ("http://127.0.0.1:1", {}))
     monkeypatch.setattr(Dashboard, "check", lambda _: {"shop": running})
     asked = Recipe(name="review", serving=ServingSpec(service="shop"))
