@@ -37,6 +37,7 @@ FOLDERS = (
     "cascade.second",
     "reply.decoder",
     "score.output",
+    "serving.keys",
 )  # results name these
 
 _used: set[str] = set()  # names of the variables whose values this process has asked for

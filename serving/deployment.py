@@ -26,6 +26,7 @@ from configs.schema.serving import ServingSpec, service_name
 from configs.waiting import waiting
 from serving import ingress
 from serving.dashboard import POLL_S, Application, Dashboard, DeployError
+from serving.keys import usable
 from serving.runtimes import read_servable
 from serving.service import Release, catalogue_entry
 
@@ -60,9 +61,11 @@ def application(
 ) -> Application:
     """The Serve application of `bundle`, verified here once; `name` is the service where `spec` names none.
 
-    Raises `BundleError` for a bundle that cannot be served, `ValueError` for a name that fits no path.
+    Raises `BundleError` for a bundle that cannot be served, `ValueError` for a name that fits no path, `UsageError`
+    where nobody could ask with the keys of `spec`.
     """
     service = service_name(spec.service or name)
+    check_keys(spec)
     read_servable(bundle)
     release = {"bundle": str(bundle.resolve()), "name": model_name, "version": version}
     return {
@@ -78,6 +81,26 @@ def application(
         "logging_config": {"enable_access_log": False},
         "deployments": [_options("Service", spec, release)],
     }
+
+
+def keys_of(application: Application) -> str | None:
+    """The file of API keys of an application."""
+    return application.get("args", {}).get("serving", {}).get("keys")
+
+
+def one_key_file(of_services: Mapping[str, str | None]) -> str | None:
+    """The file of API keys by which the catalogue asks; None where no service has one. Raises `DeployError`."""
+    files = {name: file for name, file in of_services.items() if file}
+    if len({*files.values()}) > 1:
+        told = ", ".join(f"{name} has {file}" for name, file in sorted(files.items()))
+        raise DeployError(f"serving.keys: the services of a cluster have one file of API keys, and {told}; give one")
+    return next(iter(files.values()), None)
+
+
+def check_keys(spec: ServingSpec) -> None:
+    """Raise `UsageError` where the file of API keys cannot be used, or has no key that is valid."""
+    if spec.keys is not None:
+        usable(Path(spec.keys), "serving.keys")
 
 
 def deploy(
@@ -105,16 +128,19 @@ def deploy(
         before = dashboard.check()
         service = application["name"]
         allowed(release_of(before[service]) if service in before else None)
-        catalogue = _catalogue(before, application["runtime_env"]["working_dir"])
+        after = {**before, service: application}
+        catalogue = _catalogue(after, application["runtime_env"]["working_dir"])
+        if service in before and keys_of(before[service]) and not keys_of(application):
+            log.warning("%s asked for API keys until now, and asks for none any more", service)
         try:
-            dashboard.write({**before, CATALOGUE: before.get(CATALOGUE, catalogue), service: application})
+            dashboard.write({**after, CATALOGUE: before.get(CATALOGUE, catalogue)})
             dashboard.wait(service, deadline)
             entry = catalogue_entry(application["name"], Release.model_validate(release_of(application)))
             others = [each for each in _services(catalogue) if each["service"] != service]
             _set_services(catalogue, [*others, entry])
-            dashboard.write({**before, CATALOGUE: catalogue, service: application})
+            dashboard.write({**after, CATALOGUE: catalogue})
             dashboard.wait(CATALOGUE, deadline)
-            dashboard.wait_answering(entry, deadline)
+            dashboard.wait_answering(entry, deadline, keys_of(application) is not None, _asks(catalogue))
             answering()
         except DeployError as error:
             reason, *more = str(error).splitlines()
@@ -146,9 +172,9 @@ def undeploy(
             raise DeployError(
                 f"{service}: not deployed; services: {', '.join(sorted({*before} - {CATALOGUE})) or 'none'}"
             )
-        catalogue = _catalogue(before, before[service]["runtime_env"]["working_dir"])
-        _set_services(catalogue, [each for each in _services(catalogue) if each["service"] != service])
-        dashboard.write({name: each for name, each in {**before, CATALOGUE: catalogue}.items() if name != service})
+        after = {name: each for name, each in before.items() if name != service}
+        catalogue = _catalogue(after, before[service]["runtime_env"]["working_dir"])
+        dashboard.write({**after, CATALOGUE: catalogue})
         dashboard.wait(CATALOGUE, deadline)
         dashboard.wait_gone(service, deadline)
 
@@ -177,17 +203,22 @@ def _options(deployment: str, spec: ServingSpec, user_config: dict[str, Any]) ->
 
 
 def _catalogue(deployed: Mapping[str, Application], code_uri: str) -> Application:
-    """The catalogue with the services that are deployed, run from the code at `code_uri`."""
+    """The catalogue with the services that are deployed, run from the code at `code_uri`. Raises `DeployError`."""
     listed = _services(deployed[CATALOGUE]) if CATALOGUE in deployed else []
     services = [each for each in listed if each["service"] in deployed]
+    keys = one_key_file({name: keys_of(each) for name, each in deployed.items()})
     return {
         "name": CATALOGUE,
         "route_prefix": "/",
         "import_path": "serving.app:build_catalogue",
         "runtime_env": {"working_dir": code_uri},
         "logging_config": {"enable_access_log": False},
-        "deployments": [_options("Catalogue", ServingSpec.model_validate({}), {"services": services})],
+        "deployments": [_options("Catalogue", ServingSpec.model_validate({}), {"services": services, "keys": keys})],
     }
+
+
+def _asks(catalogue: Application) -> bool:
+    return catalogue["deployments"][0]["user_config"]["keys"] is not None
 
 
 def _services(catalogue: Application) -> list[dict[str, Any]]:
@@ -196,7 +227,7 @@ def _services(catalogue: Application) -> list[dict[str, Any]]:
 
 def _set_services(catalogue: Application, services: list[dict[str, Any]]) -> None:
     ordered = sorted(services, key=lambda each: each["service"])
-    catalogue["deployments"][0]["user_config"] = {"services": ordered}
+    catalogue["deployments"][0]["user_config"]["services"] = ordered
 
 
 def _headline(application: Application) -> str:
