@@ -14,7 +14,6 @@ Exit 0, 1 with one line where the file cannot be written, 2 with one line where 
 from __future__ import annotations
 
 import argparse
-import errno
 import hashlib
 import os
 import re
@@ -203,8 +202,8 @@ def _change(path: Path, change: Callable[[list[Key]], list[Key]], may_be_new: bo
     try:
         if may_be_new:
             path.parent.mkdir(parents=True, exist_ok=True)
-        elif not path.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        else:
+            read(path)  # which refuses one that is not there
         target = path.resolve()  # a link stays one
         lock = target.with_name(f".{target.name}.lock")
         with held(lock, f"process {os.getpid()}", lambda owner: f"waiting for {path}: {owner} writes it"):

@@ -21,6 +21,7 @@ from serving import dashboard as dashboards
 from serving import ingress
 from serving.cascade import Cascade, join
 from serving.deployment import DeployError, application, deploy, package_code, undeploy
+from serving.keys import add, revoke
 from serving.runtime import load_bundle
 from tests.processes import free_port, named
 from tests.tiny.bundles import LABELS, write_tiny_bundle
@@ -278,16 +279,29 @@ def test_a_version_that_breaks_is_not_deployed_and_the_one_before_keeps_answerin
     assert listed["version"] == before["version"]
 
 
-def test_a_second_service_is_deployed_beside_the_first_and_taken_away_again(shop: Shop, endpoint: str):
+def test_a_second_service_that_asks_for_keys_is_deployed_beside_the_first_and_taken_away_again(
+    shop: Shop, endpoint: str, tmp_path: Path
+):
     (pid,) = (each["pid"] for each in shop.replicas("intent"))
-    second = shop.deploy(shop.application("review", shop.bundle("one", seed=1), "7"))
-    assert ask(second, TEXTS)["model"]["version"] == "7"
+    bearer = {"Authorization": f"Bearer {add(tmp_path / 'keys.json', 'one', ['review'])}"}
+    closed = shop.spec.model_copy(update={"keys": str(tmp_path / "keys.json")})
+    second = shop.deploy(application(closed, "review", shop.bundle("one", seed=1), "tiny", "7", shop.code_uri))
+    body = {"inputs": TEXTS}
+    assert requests.post(second, json=body, headers=bearer, timeout=15).json()["model"]["version"] == "7"
+    refused = requests.post(second, json=body, timeout=15)
+    assert (refused.status_code, refused.headers["content-type"]) == (401, "application/problem+json")
+    assert refused.json()["request_id"] == refused.headers["x-request-id"]
+    assert ask(endpoint, TEXTS)["predictions"]
     assert [each["pid"] for each in shop.replicas("intent")] == [pid]
-    models = requests.get(endpoint.replace("/v1/intent", "/v1/models"), timeout=10).json()["models"]
-    assert [each["service"] for each in models] == ["intent", "review"]
+    models = endpoint.replace("/v1/intent", "/v1/models")
+    assert requests.get(models, timeout=10).status_code == 401
+    assert [each["service"] for each in requests.get(models, headers=bearer, timeout=10).json()["models"]] == ["review"]
+    revoke(tmp_path / "keys.json", bearer["Authorization"].split("_")[1])
+    assert requests.post(second, json=body, headers=bearer, timeout=15).status_code == 401
     # Serve would let its replica stay for 30 s.
     undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "review", shop.folder, timeout_s=25)
     assert "review" not in shop.applications()
+    assert [each["service"] for each in requests.get(models, timeout=10).json()["models"]] == ["intent"]
     assert requests.post(second, json={"inputs": TEXTS}, timeout=10).status_code == 404
     models = requests.get(endpoint.replace("/v1/intent", "/v1/models"), timeout=10).json()["models"]
     assert [each["service"] for each in models] == ["intent"]
