@@ -27,7 +27,8 @@ from serving.keys import ID_CHARACTERS, Key, hash_of, read, state_of
 from serving.service import Refused
 
 FORBIDDEN = "this API key may not ask this service"
-OPEN = frozenset({"/", "/docs", "/openapi.json", "/healthz"})  # pages, which hold no data, and health: without a key
+PAGES = frozenset({"/", "/docs", "/openapi.json"})  # read without a key, they show no service; with one, its services
+OPEN = frozenset({"/healthz"})  # a platform's own token may stand where a key would
 READS = ("GET", "HEAD")
 CHALLENGE = 'Bearer realm="slimcart"'
 NOBODY = hash_of(b"")  # compared with where no key has the id, so that both take the same time
@@ -147,7 +148,8 @@ class Gate:
         """`keys`: those that hold now, None where none are asked for.
 
         `service_of`: the service that a path asks. Where it says None and a body names one, the application asks
-        `may_ask`. `is_open`: whether a path may be read without a key; then `may_ask` is false of every service.
+        `may_ask`. `is_open`: whether a path is read without a look at the key, as health is. There, and on a page
+        without a key, `may_ask` is false of every service.
         """
         self._app, self._keys, self._service_of, self._is_open = app, keys, service_of, is_open
 
@@ -168,10 +170,10 @@ class Gate:
 
     def _ask(self, keys: Keys, scope: Scope) -> Callable[[str], bool]:
         """What services the client may ask. Raises `Refused`."""
-        path = scope["path"]
-        if scope["method"] in READS and self._is_open(path):
+        path, given = scope["path"], _given(scope)
+        if scope["method"] in READS and (self._is_open(path) or (path in PAGES and given is None)):
             return lambda _: False
-        return keys.admit(_given(scope), self._service_of(path)).may_ask
+        return keys.admit(given, self._service_of(path)).may_ask
 
 
 def _given(scope: Scope) -> bytes | None:

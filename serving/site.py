@@ -44,7 +44,7 @@ class Site:
         return model_of(path)
 
     def is_open(self, path: str) -> bool:
-        """Whether a path may be read without an API key: health, and pages that hold no data."""
+        """Whether a path says no more than whether the process answers."""
         return path in self._open
 
     def _application(self, path: str) -> ASGIApp:

@@ -170,14 +170,18 @@ def test_what_is_no_key_of_the_file_does_not_hold(shop: Shop, everything: str, l
         assert answer.headers["www-authenticate"].endswith('error="invalid_token"')
 
 
-def test_health_and_pages_need_no_key(shop: Shop):
+def test_health_and_pages_need_no_key(shop: Shop, limited: str):
     for path in ("/healthz", "/ping", "/v2/health/live", "/v2/health/ready"):
         assert shop.ask("GET", path).status_code == 200
         assert shop.ask("HEAD", path).status_code != 401
+    assert shop.ask("GET", "/ping", "a-token-of-the-platform").status_code == 200
     for path in ("/", "/docs", "/openapi.json"):
         answer = shop.ask("GET", path)
         assert answer.status_code in (200, 404)
-        assert "/v1/intent" not in answer.text and "writer" not in answer.text
+        assert "/v1/intent" not in answer.text and "/v1/writer" not in answer.text
+        assert shop.ask("GET", path, limited).status_code == answer.status_code
+        assert "/v1/writer" not in shop.ask("GET", path, limited).text
+        assert shop.ask("GET", path, "wrong").status_code == shop.ask("POST", path).status_code == 401
     for path in ("/v2", "/v2/models/intent/ready", "/healthz/", "//healthz", "/v1/healthz"):
         assert shop.ask("GET", path).status_code == 401, path
 
