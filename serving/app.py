@@ -25,7 +25,8 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from configs.loader import Spec
 from configs.schema.serving import ServingSpec
-from serving.access import Gate, Keys
+from serving.access import Gate
+from serving.admission import Keys
 from serving.endpoint import create_app, create_catalogue
 from serving.relay import through
 from serving.service import InService, Refused, Release, check_progress, put_in_service

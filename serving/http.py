@@ -131,7 +131,8 @@ def _serve(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     try:
         import uvicorn
 
-        from serving.access import Gate, Keys
+        from serving.access import Gate
+        from serving.admission import Keys
         from serving.platforms import vertex_of
         from serving.services import Services
         from serving.site import Site

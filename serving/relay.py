@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.access import FORBIDDEN
+from serving.admission import FORBIDDEN
 from serving.questions import listed, read_body
 from serving.service import Caller, Refused, to_json, unless_left
 

@@ -28,7 +28,6 @@ from serving import deployment
 from serving.bundle import bundle_bytes, bundle_digest, read_bundle
 from serving.dashboard import Dashboard, DeployError
 from serving.generator import Generator
-from serving.keys import add
 from tests.faults.proxy import Fault, in_front_of
 from tests.processes import ROOT
 from tests.tiny.bundles import LABELS, write_tiny_bundle
@@ -201,25 +200,6 @@ def test_another_model_than_the_service_runs_is_refused_before_it_is_made(monkey
         check_serve(asked)
     check_serve(asked.model_copy(update={"name": "intent"}))
     check_serve(asked.model_copy(update={"serving": ServingSpec(service="shop", accept=["name"])}))
-
-
-def test_a_file_of_keys_that_cannot_be_used_is_refused_before_anything_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    path, other = tmp_path / "keys.json", tmp_path / "other.json"
-    asked = Recipe(name="intent", serving=ServingSpec(keys="keys.json")).on_driver(tmp_path, tmp_path / "elsewhere")
-    assert asked.serving.keys == str(path)
-    with pytest.raises(UsageError, match=r"^serving\.keys: .*/keys\.json: no such file; "):
-        check_serve(asked)
-    for each in (path, other):
-        add(each, "one")
-    running = {"args": {"serving": {"keys": str(other)}}, "deployments": [{"user_config": {"name": "intent"}}]}
-    monkeypatch.setattr(session, "dashboard", lambda: ("http://127.0.0.1:1", {}))
-    monkeypatch.setattr(Dashboard, "check", lambda _: {"shop": running})
-    with pytest.raises(JobError, match=r"^serving\.keys: the services of a cluster have one file of API keys"):
-        check_serve(asked)
-    monkeypatch.setattr(Dashboard, "check", lambda _: {"intent": running})
-    check_serve(asked)
 
 
 def said_of(bundle: Path, value: float, retention: float) -> dict[str, Any]:

@@ -7,8 +7,6 @@ import logging
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,20 +17,17 @@ import requests
 from fastapi.testclient import TestClient
 
 from configs.schema.serving import ServingSpec
-from serving import app as serve_app
-from serving.access import Clock, Gate, Keys, Spent
-from serving.app import Catalogue, Service, ServiceArgs
+from serving.access import Gate
+from serving.admission import Keys
 from serving.http import check_host, main
 from serving.keys import add, read, revoke
 from serving.platforms import Vertex
-from serving.services import Services
-from serving.site import Site
 from tests.tiny.bundles import write_tiny_bundle
 from tests.tiny.decoders import write_tiny_decoder
 from tests.tiny.http import ended, ready, started
-from tests.tiny.services import answering, events
+from tests.tiny.keys import BODY, Shop, shop_of, site_of
+from tests.tiny.services import events
 
-BODY = {"inputs": ["refund"]}
 PROBLEM = "application/problem+json"
 NO_KEY, NOT_VALID = "an API key is needed here", "this API key does not hold here"
 FORBIDDEN = "this API key may not ask this service"
@@ -45,35 +40,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_bundle(made / "second", seed=2)
     write_tiny_decoder(made / "writer", b"a\n says hello.")
     return made
-
-
-def site_of(folder: Path, *names: str, vertex: Vertex = Vertex()) -> Site:  # noqa: B008
-    spec = ServingSpec.model_validate({})
-    services = Services({name: folder / name for name in names}, spec)
-    asyncio.run(services.load())
-    return Site(services, spec, vertex)
-
-
-@dataclass
-class Shop:
-    """A site behind uvicorn that asks for keys."""
-
-    url: str
-    path: Path  # of the keys
-
-    def ask(self, method: str, path: str, key: str | None = None, **more: Any) -> requests.Response:
-        headers = more.pop("headers", {}) | ({"Authorization": f"Bearer {key}"} if key is not None else {})
-        return requests.request(method, self.url + path, headers=headers, timeout=15, **more)
-
-    def post(self, path: str, key: str | None, body: Any = BODY, **more: Any) -> requests.Response:
-        return self.ask("POST", path, key, json=body, **more)
-
-
-@contextmanager
-def shop_of(site: Site, path: Path) -> Iterator[Shop]:
-    keys = Keys(path)
-    with answering(Gate(site, lambda: keys, site.service_of, site.is_open)) as url:
-        yield Shop(url, path)
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +243,7 @@ def test_an_expired_key_does_not_hold(shop: Shop):
 
 
 @pytest.mark.parametrize("limit", [{"rate": 2}, {"daily": 2}])
-def test_over_its_limit_a_key_is_told_when_to_come_back(shop: Shop, limit: dict[str, int]):
+def test_over_its_limit_a_key_is_told_when_to_come_back(shop: Shop, limit: dict[str, Any]):
     key, other = add(shop.path, "hasty", **limit), add(shop.path, "another", **limit)
     assert [shop.post("/v1/intent", key).status_code for _ in range(2)] == [200, 200]
     answer = shop.post("/v1/intent", key)
@@ -296,71 +262,6 @@ def test_a_change_of_the_file_leaves_what_was_counted(shop: Shop):
     assert shop.post("/v1/intent", key).status_code == 200
     add(shop.path, "one more")
     assert shop.post("/v1/intent", key).status_code == 429
-
-
-class Set:
-    """A clock that a test sets."""
-
-    def __init__(self, now: float) -> None:
-        self.now = now
-        self.clock = Clock(lambda: self.now, lambda: self.now)
-
-
-def stored(path: Path, **limits: Any) -> Any:
-    add(path, "one", **limits)
-    return read(path).keys[-1]
-
-
-def test_a_minute_has_as_many_requests_as_the_rate_says_and_they_come_back_evenly(tmp_path: Path):
-    key, time = stored(tmp_path / "keys.json", rate=60), Set(1e9)
-    spent = Spent(60.0, time.now)
-    assert [spent.take(key, time.clock) for _ in range(60)] == [0.0] * 60
-    assert spent.take(key, time.clock) == pytest.approx(1)
-    time.now += 0.25
-    assert spent.take(key, time.clock) == pytest.approx(0.75)  # what was refused cost nothing
-    time.now += 0.75
-    assert [bool(spent.take(key, time.clock)) for _ in range(2)] == [False, True]
-    time.now += 3600
-    assert [spent.take(key, time.clock) for _ in range(60)] == [0.0] * 60 and spent.take(key, time.clock)
-
-
-def test_a_day_ends_at_midnight_of_utc(tmp_path: Path):
-    key = stored(tmp_path / "keys.json", daily=2)
-    time = Set(datetime(2026, 12, 1, 23, 59, 50, tzinfo=UTC).timestamp())
-    spent = Spent(0.0, time.now)
-    assert [spent.take(key, time.clock) for _ in range(3)] == [0.0, 0.0, 10.0]
-    time.now += 10
-    assert [bool(spent.take(key, time.clock)) for _ in range(3)] == [False, False, True]
-
-
-def test_a_broken_file_keeps_the_last_good_keys_and_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    path = tmp_path / "keys.json"
-    key = add(path, "one")
-    whole, keys = path.read_bytes(), Keys(path)
-    path.write_bytes(b"{")
-    for _ in range(3):
-        assert keys.admit(key.encode(), "intent").name == "one"
-    path.unlink()
-    for _ in range(3):
-        assert keys.admit(key.encode(), "intent").name == "one"
-    assert [record.getMessage().count("\n") for record in caplog.records] == [0, 0]
-    assert "keys that were read before still hold: 1" in caplog.records[0].getMessage()
-    assert "no such file" in caplog.records[1].getMessage()
-    path.write_bytes(whole)
-    another = add(path, "two")
-    assert keys.admit(another.encode(), None).name == "two"
-    assert len(caplog.records) == 2
-
-
-def test_a_file_that_was_never_read_lets_nobody_in(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    from serving.service import Refused
-
-    keys = Keys(tmp_path / "keys.json")
-    with pytest.raises(Refused) as refused:
-        keys.admit(b"sc_" + b"0" * 77, None)
-    assert refused.value.status_code == 401 and len(caplog.records) == 1
-    key = add(tmp_path / "keys.json", "one")
-    assert keys.admit(key.encode(), None).name == "one"
 
 
 def test_no_key_is_in_a_log_or_an_answer(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -480,60 +381,3 @@ def test_the_command_asks_for_keys_and_logs_none(folder: Path, tmp_path: Path, c
     finally:
         ended(popen)
     assert key.rpartition("_")[2] not in out + err
-
-
-@pytest.fixture
-def served(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TestClient, ...]:
-    """A service and the catalogue as replicas have them, without Ray, and a file of keys."""
-    monkeypatch.setattr(serve_app, "keep_to_node", lambda: None)
-    path = str(tmp_path / "keys.json")
-    service = Service(ServiceArgs(service="writer", serving=ServingSpec(keys=path), release="r"))
-    asyncio.run(service.reconfigure({"bundle": str(folder / "writer"), "name": "t", "version": "1"}))
-    catalogue = Catalogue()
-    entries = [{"service": name, "name": "t", "version": "1", "task": "generate"} for name in ("intent", "writer")]
-    catalogue.reconfigure({"services": entries, "keys": path})
-
-    async def relay(_: str, *asked: Any) -> Any:
-        async for part in service.relay(*asked):
-            yield part
-
-    monkeypatch.setattr(catalogue, "_relay", relay)
-    return tuple(TestClient(each.__serve_build_asgi_app__()) for each in (service, catalogue))
-
-
-def test_on_serve_the_service_and_the_catalogue_each_ask_for_the_key(served: tuple[TestClient, ...], tmp_path: Path):
-    service, catalogue = served
-    key = add(tmp_path / "keys.json", "one", ["writer"], daily=6)
-    other = add(tmp_path / "keys.json", "two", ["intent"])
-    bearer, wrong = ({"Authorization": f"Bearer {each}"} for each in (key, other))
-    asked = {"model": "writer", "prompt": "a"}
-    for client, where, body in ((service, "/v1/writer", {"inputs": ["a"]}), (catalogue, "/v1/completions", asked)):
-        assert client.post(where, json=body).status_code == 401
-        assert client.post(where, json=body, headers=wrong).status_code == 403
-        assert client.post(where, json=body, headers=bearer).status_code == 200
-    assert catalogue.get("/v1/models").status_code == 401
-    assert [each["id"] for each in catalogue.get("/v1/models", headers=bearer).json()["data"]] == ["writer"]
-    assert catalogue.get("/healthz").status_code == 200
-    assert service.get("/v1/writer").status_code == 401
-
-
-def test_what_the_catalogue_hands_on_is_asked_for_a_key_and_counted_once(
-    served: tuple[TestClient, ...], tmp_path: Path
-):
-    _, catalogue = served
-    key = add(tmp_path / "keys.json", "one", daily=2)
-    asked = {"json": {"model": "writer", "prompt": "a"}, "headers": {"X-API-Key": key}}
-    assert [catalogue.post("/v1/completions", **asked).status_code for _ in range(3)] == [200, 200, 429]
-
-
-def test_the_catalogue_keeps_its_count_when_a_service_comes_and_asks_no_more_when_none_has_keys(tmp_path: Path):
-    path = tmp_path / "keys.json"
-    key = add(path, "one", daily=1)
-    catalogue = Catalogue()
-    catalogue.reconfigure({"services": [], "keys": str(path)})
-    keys = catalogue._keys
-    assert keys and keys.admit(key.encode(), None)
-    catalogue.reconfigure({"services": [{"service": "a"}], "keys": str(path)})
-    assert catalogue._keys is keys
-    catalogue.reconfigure({"services": []})
-    assert catalogue._keys is None
