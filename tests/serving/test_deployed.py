@@ -280,10 +280,11 @@ def test_a_version_that_breaks_is_not_deployed_and_the_one_before_keeps_answerin
 
 
 def test_a_second_service_that_asks_for_keys_is_deployed_beside_the_first_and_taken_away_again(
-    shop: Shop, endpoint: str, tmp_path: Path
+    shop: Shop, endpoint: str, cluster: Cluster, tmp_path: Path
 ):
     (pid,) = (each["pid"] for each in shop.replicas("intent"))
-    bearer = {"Authorization": f"Bearer {add(tmp_path / 'keys.json', 'one', ['review'])}"}
+    key = add(tmp_path / "keys.json", "one", ["review"])
+    bearer = {"Authorization": f"Bearer {key}"}
     closed = shop.spec.model_copy(update={"keys": str(tmp_path / "keys.json")})
     second = shop.deploy(application(closed, "review", shop.bundle("one", seed=1), "tiny", "7", shop.code_uri))
     body = {"inputs": TEXTS}
@@ -296,8 +297,11 @@ def test_a_second_service_that_asks_for_keys_is_deployed_beside_the_first_and_ta
     models = endpoint.replace("/v1/intent", "/v1/models")
     assert requests.get(models, timeout=10).status_code == 401
     assert [each["service"] for each in requests.get(models, headers=bearer, timeout=10).json()["models"]] == ["review"]
-    revoke(tmp_path / "keys.json", bearer["Authorization"].split("_")[1])
+    revoke(tmp_path / "keys.json", key.split("_")[1])
     assert requests.post(second, json=body, headers=bearer, timeout=15).status_code == 401
+    logs = [each for each in cluster.temp.rglob("*") if "logs" in each.parts and each.is_file()]
+    assert [each for each in logs if each.name.startswith("replica_review")]
+    assert not [each for each in logs if key.rpartition("_")[2].encode() in each.read_bytes()]
     # Serve would let its replica stay for 30 s.
     undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "review", shop.folder, timeout_s=25)
     assert "review" not in shop.applications()
