@@ -116,13 +116,20 @@ def deploy(recipe: Recipe) -> Deployed:
                 dashboard_url, headers, recipe.serving, application, places, lambda: answering(why), allowed=allowed
             )
     log.info("%s is %s and answers at %s", release.uri, CHAMPION, endpoint)
-    seen = served(endpoint, folder, bundle, SMOKE)
+    seen = {} if _asks_for_keys(recipe) else served(endpoint, folder, bundle, SMOKE)
     try:
         registry.set_tags(name, version, words(seen), registry.ASK_SECONDS)
     except JobError as error:  # it is deployed all the same
         log.warning("%s", error)
     seen |= figures(rolled.counts) if rolled else {}
     return Deployed(release.uri, endpoint, gate.figures(release, recipe.budget) | seen, accepted)
+
+
+def _asks_for_keys(recipe: Recipe) -> bool:
+    if recipe.serving.keys is None:
+        return False
+    log.info("%s asks for an API key, of which a job has none: how fast it answers is not measured", recipe.service)
+    return True
 
 
 def remove(recipe: Recipe) -> None:
@@ -168,10 +175,14 @@ def end_rollout(recipe: Recipe) -> bool:
 def check_serve(recipe: Recipe) -> None:
     """Refuse now what Serve cannot do beside what runs, such as to listen on a taken port; after `session.connect`.
 
-    So is a model of the recipe's name where its service runs another.
+    So is a model of the recipe's name where its service runs another, and a file of API keys that cannot be used.
     """
+    applications.check_keys(recipe.serving)
     with _in_one_line():
-        running = Dashboard(*session.dashboard(), recipe.serving).check().get(recipe.service)
+        deployed = Dashboard(*session.dashboard(), recipe.serving).check()
+        files = {name: applications.keys_of(each) for name, each in deployed.items()}
+        applications.one_key_file(files | {recipe.service: recipe.serving.keys})
+    running = deployed.get(recipe.service)
     if running and (its := applications.release_of(running))["name"] != recipe.name:
         other = gate.other_name(recipe.name, its["name"], its["version"])
         if words := gate.refused([other], recipe.serving.accept):

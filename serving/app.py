@@ -3,6 +3,9 @@
     POST /v1/<service>   what the service's task answers: see `serving.labelling`, `serving.writing`
     GET  /v1/models, GET /healthz, POST /v1/completions      the catalogue, an application without a model
 
+Where API keys are asked for, each of the two asks at its own door (`serving.access`). What the catalogue hands on comes
+by a call inside the cluster, to the application behind the service's door.
+
 `build` and `build_catalogue` are what Serve imports; `serving.endpoint` is the same HTTP without Ray.
 """
 
@@ -23,6 +26,8 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from configs.loader import Spec
 from configs.schema.serving import ServingSpec
+from serving.access import Gate
+from serving.admission import Keys
 from serving.bundle import read_description
 from serving.endpoint import create_app, create_catalogue
 from serving.relay import through
@@ -53,14 +58,23 @@ class Service:
         self._answers: InService | None = None
         self._changes = asyncio.Lock()
         self._following: asyncio.Task[Report] | None = None
-        self._app = create_app(args.service, args.serving, self.model)
+        self._app = self._create_app()
+
+    def _create_app(self) -> FastAPI:
+        return create_app(self._args.service, self._args.serving, self.model)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
+        """What HTTP reaches; `relay` answers from another, which asks for no key."""
         keep_to_node()
-        return self._app
+        app, keys = self._create_app(), keys_of(self._args.serving.keys)
+        app.add_middleware(Gate, keys=lambda: keys, service_of=lambda _: self._args.service)  # the outermost
+        return app
 
     async def relay(self, path: str, body: bytes, request_id: str) -> AsyncIterator[bytes]:
-        """The answer to what came to the catalogue for `/v1/<service>/<path>`, see `serving.relay`."""
+        """The answer to what came to the catalogue for `/v1/<service>/<path>`, see `serving.relay`.
+
+        The catalogue has asked for a key already, if one is asked for.
+        """
         async for part in through(self._app, f"/v1/{self._args.service}/{path}", body, request_id):
             yield part
 
@@ -127,6 +141,11 @@ class Service:
         return model
 
 
+def keys_of(path: str | None) -> Keys | None:
+    """The API keys of a file; None where no key is asked for."""
+    return None if path is None else Keys(Path(path))
+
+
 def keep_to_node() -> None:
     """Have this replica take calls of other deployments at its node's address; Serve would listen on all interfaces.
 
@@ -146,10 +165,13 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._models: list[dict[str, Any]] = []
+        self._keys: Keys | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         keep_to_node()
-        return create_catalogue(lambda: self._models, ServingSpec.model_validate({}), self._relay)
+        app = create_catalogue(lambda: self._models, ServingSpec.model_validate({}), self._relay)
+        app.add_middleware(Gate, keys=lambda: self._keys)
+        return app
 
     async def _relay(self, service: str, path: str, body: bytes, request_id: str) -> AsyncGenerator[bytes, None]:
         """The parts of the service's answer. Raises `Refused` where none of its replicas takes the request."""
@@ -164,6 +186,10 @@ class Catalogue:
             parts.cancel()
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """The services, and the file of API keys where a service has one; the same file keeps what it has counted."""
+        path = user_config.get("keys")
+        if path is None or self._keys is None or str(self._keys.path) != path:
+            self._keys = keys_of(path)
         self._models = user_config["services"]
 
 

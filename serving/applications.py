@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.serving import ServingSpec, service_name
-from serving.dashboard import Application
+from serving.dashboard import Application, DeployError
+from serving.keys import usable
 from serving.running import Running, read_running
 from serving.runtimes import read_servable
 from serving.service import Release
@@ -47,9 +48,11 @@ def application(
     """The Serve application of `bundle`, verified here once; `name` is the service where `spec` names none.
 
     What it runs later is written to a file in `places`, which all replicas see. Raises `BundleError` for a bundle that
-    cannot be served, `ValueError` for a name that fits no path.
+    cannot be served, `ValueError` for a name that fits no path, `UsageError` where nobody could ask with the keys of
+    `spec`.
     """
     service = service_name(spec.service or name)
+    check_keys(spec)
     read_servable(bundle)
     release = {"bundle": str(bundle.resolve()), "name": model_name, "version": version}
     running = places.resolve() / "running" / f"{service}-{uuid.uuid4().hex[:12]}.json"
@@ -131,17 +134,43 @@ def _options(deployment: str, spec: ServingSpec, user_config: dict[str, Any]) ->
     }
 
 
+def keys_of(application: Application) -> str | None:
+    """The file of API keys of an application."""
+    return application.get("args", {}).get("serving", {}).get("keys")
+
+
+def one_key_file(of_services: Mapping[str, str | None]) -> str | None:
+    """The file of API keys by which the catalogue asks; None where no service has one. Raises `DeployError`."""
+    files = {name: file for name, file in of_services.items() if file}
+    if len({*files.values()}) > 1:
+        told = ", ".join(f"{name} has {file}" for name, file in sorted(files.items()))
+        raise DeployError(f"serving.keys: the services of a cluster have one file of API keys, and {told}; give one")
+    return next(iter(files.values()), None)
+
+
+def check_keys(spec: ServingSpec) -> None:
+    """Raise `UsageError` where the file of API keys cannot be used, or has no key that is valid."""
+    if spec.keys is not None:
+        usable(Path(spec.keys), "serving.keys")
+
+
+def asks(catalogue: Application) -> bool:
+    """Whether the catalogue asks for a key."""
+    return catalogue["deployments"][0]["user_config"]["keys"] is not None
+
+
 def catalogue(deployed: Mapping[str, Application], code_uri: str) -> Application:
-    """The catalogue with the services that are deployed, run from the code at `code_uri`."""
+    """The catalogue with the services that are deployed, run from the code at `code_uri`. Raises `DeployError`."""
     known = listed(deployed[CATALOGUE]) if CATALOGUE in deployed else []
     services = [each for each in known if each["service"] in deployed]
+    keys = one_key_file({name: keys_of(each) for name, each in deployed.items()})
     return {
         "name": CATALOGUE,
         "route_prefix": "/",
         "import_path": "serving.app:build_catalogue",
         "runtime_env": {"working_dir": code_uri},
         "logging_config": {"enable_access_log": False},
-        "deployments": [_options("Catalogue", ServingSpec.model_validate({}), {"services": services})],
+        "deployments": [_options("Catalogue", ServingSpec.model_validate({}), {"services": services, "keys": keys})],
     }
 
 
@@ -153,4 +182,4 @@ def listed(catalogue: Application) -> list[dict[str, Any]]:
 def list_services(catalogue: Application, services: list[dict[str, Any]]) -> None:
     """Have the catalogue list these."""
     ordered = sorted(services, key=lambda each: each["service"])
-    catalogue["deployments"][0]["user_config"] = {"services": ordered}
+    catalogue["deployments"][0]["user_config"]["services"] = ordered

@@ -9,7 +9,9 @@ from typing import Any
 
 from serving.applications import (
     CATALOGUE,
+    asks,
     catalogue,
+    keys_of,
     list_services,
     listed,
     running_file,
@@ -104,7 +106,7 @@ class Change:
         list_services(made, [*(each for each in listed(made) if each["service"] != self._service), entry])
         self._dashboard.write({**self._applications, CATALOGUE: made})
         self._dashboard.wait(CATALOGUE, deadline)
-        self._dashboard.wait_answering(entry, deadline)
+        self._dashboard.wait_answering(entry, deadline, keys_of(self._application) is not None, asks(made))
 
     def _back_to(self, before: Running, wanted: Running) -> str:
         """Returns how that went, as the end of a line."""

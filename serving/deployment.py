@@ -21,8 +21,10 @@ from configs.waiting import waiting
 from serving import ingress
 from serving.applications import (
     CATALOGUE,
+    asks,
     catalogue,
     is_like,
+    keys_of,
     list_services,
     listed,
     release_of,
@@ -156,15 +158,18 @@ def _put(
 ) -> None:
     """Start the replicas of `application`, and end those that had its name; or restore `before`."""
     service = application["name"]
-    listing = catalogue(before, application["runtime_env"]["working_dir"])
+    after = {**before, service: application}
+    listing = catalogue(after, application["runtime_env"]["working_dir"])
+    if service in before and keys_of(before[service]) and not keys_of(application):
+        log.warning("%s asked for API keys until now, and asks for none any more", service)
     try:
-        dashboard.write({**before, CATALOGUE: before.get(CATALOGUE, listing), service: application})
+        dashboard.write({**after, CATALOGUE: before.get(CATALOGUE, listing)})
         dashboard.wait(service, deadline)
         entry = catalogue_entry(service, Release.model_validate(release_of(application)))
         list_services(listing, [*(each for each in listed(listing) if each["service"] != service), entry])
-        dashboard.write({**before, CATALOGUE: listing, service: application})
+        dashboard.write({**after, CATALOGUE: listing})
         dashboard.wait(CATALOGUE, deadline)
-        dashboard.wait_answering(entry, deadline)
+        dashboard.wait_answering(entry, deadline, keys_of(application) is not None, asks(listing))
         answering()
     except DeployError as error:
         reason, *more = str(error).splitlines()
@@ -202,9 +207,9 @@ def undeploy(
             raise DeployError(
                 f"{service}: not deployed; services: {', '.join(sorted({*before} - {CATALOGUE})) or 'none'}"
             )
-        listing = catalogue(before, before[service]["runtime_env"]["working_dir"])
-        list_services(listing, [each for each in listed(listing) if each["service"] != service])
-        dashboard.write({name: each for name, each in {**before, CATALOGUE: listing}.items() if name != service})
+        after = {name: each for name, each in before.items() if name != service}
+        listing = catalogue(after, before[service]["runtime_env"]["working_dir"])
+        dashboard.write({**after, CATALOGUE: listing})
         dashboard.wait(CATALOGUE, deadline)
         dashboard.wait_gone(service, deadline)
         _forget(before[service])

@@ -354,10 +354,12 @@ class Recipe(Spec):
         parts = {name: absolute(getattr(self.cascade, name), folder, may_be_id=False) for name in ("first", "second")}
         scored = {"input": absolute(self.score.input, folder, may_be_id=False)}
         scored["output"] = self.score.output and str(home / self.score.output)
+        keys = self.serving.keys and str(home / self.serving.keys)
         return self.model_copy(
             update={
                 "output": str(home / output),
                 "score": self.score.model_copy(update=scored),
+                "serving": self.serving.model_copy(update={"keys": keys}),
                 "cascade": self.cascade.model_copy(update=parts),
                 "reply": self.reply.model_copy(
                     update={"decoder": absolute(self.reply.decoder, folder, may_be_id=False)}

@@ -15,6 +15,9 @@ Objection = Literal["outside", "untested", "worse", "labels", "name"]  # reasons
 # GET /v1/models, OpenAI's routes, and the application that answers them
 RESERVED_NAMES = frozenset({"models", "completions", "chat", "embeddings", "catalogue", "docs"})
 
+KEY_PREFIX = "sc_"  # of an API key, which tools that look for secrets know by it and by its form
+KEY = re.compile(KEY_PREFIX + r"[0-9a-f]{12}_\w*")  # the id, then the secret
+
 
 class RolloutSpec(Spec):
     """How a new model takes over from the one that answers: tried on customers first, and sent back where it is worse.
@@ -64,6 +67,11 @@ class ServingSpec(Spec):
 
     service: str | None = Field(default=None, description="name in POST /v1/<service>; none = the recipe's name")
     host: str = Field(default="127.0.0.1", description="loopback address that Serve listens on")
+    keys: str | None = Field(
+        default=None,
+        min_length=1,
+        description="file of API keys, under $SLIMCART_HOME, of python -m serving.keys; none = no key is asked for",
+    )
     port: int = Field(default=8000, ge=1, le=65535, description="TCP port, one for all services of a cluster")
     replicas: int = Field(default=1, ge=1, description="processes that hold the model")
     threads: int = Field(default=1, ge=1, description="threads of a replica's matrix products")
@@ -122,10 +130,17 @@ class ServingSpec(Spec):
     def host_is_loopback(cls, host: str) -> str:
         if not is_loopback(host):
             raise ValueError(
-                f"{host!r} is not a loopback address; Serve has no authentication, TLS or header limits, "
-                "so keep 127.0.0.1 and put a reverse proxy in front of it"
+                f"{host!r} is not a loopback address; Serve has no TLS, and ports that pass by its limits, whatever "
+                "serving.keys says, so keep 127.0.0.1 and put a reverse proxy in front of it"
             )
         return host
+
+    @field_validator("keys")
+    @classmethod
+    def keys_are_a_file(cls, keys: str | None) -> str | None:
+        if keys is not None and KEY.search(keys):
+            raise ValueError("this is a key, which no recipe may hold; give the file that python -m serving.keys made")
+        return keys
 
     @model_validator(mode="after")
     def a_batch_can_fill(self) -> Self:

@@ -162,20 +162,16 @@ def test_a_champion_that_the_registry_does_not_take_is_none(serve: Serve, monkey
     assert aliases(serve) == ("2", "1")
 
 
-def test_a_rollback_ends_a_rollout_while_its_job_waits(serve: Serve):
+def test_a_rollback_ends_a_rollout_while_its_job_waits(serve: Serve, monkeypatch: pytest.MonkeyPatch):
     asked: list[int] = []
 
-    def counts() -> Counts:
+    def tell(service: str, timeout_s: float) -> list[Report]:
         if not asked:
             asked.append(1)
             deploy.run(recipe(serve, rollback=True))  # by another job, which does not wait for the first
-        return Counts(requests=1)
+        return serve.tell(service, timeout_s)
 
-    class Asked(list[Counts]):
-        def __getitem__(self, _: Any) -> Counts:
-            return counts()
-
-    serve.counts = Asked([Counts()])
+    monkeypatch.setattr(rollout, "tell", tell)
     with pytest.raises(JobError, match=r"^shop: version 3: another command ended its rollout$"):
         deploy.run(recipe(serve))
     assert serve.running and serve.running.champion.version == "2" and serve.running.candidate is None

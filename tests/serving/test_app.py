@@ -319,6 +319,7 @@ def test_requests_that_come_while_a_batch_runs_are_answered_together():
     [
         ({"host": "0.0.0.0"}, "not a loopback address"),
         ({"host": "shop.example"}, "not a loopback address"),
+        ({"keys": f"sc_{'0' * 12}_{'1' * 64}"}, "this is a key, which no recipe may hold"),
         ({"service": "Intent"}, "no service name"),
         ({"service": "models"}, "taken by a route of all services"),
         ({"max_ongoing_requests": 8}, "a batch never fills; raise it to 32"),

@@ -163,7 +163,7 @@ class Stage:
     def wait(self, name: str, deadline: float) -> None:
         assert name in self.deployed
 
-    def wait_answering(self, entry: dict[str, Any], deadline: float) -> None:
+    def wait_answering(self, entry: dict[str, Any], deadline: float, *asks: bool) -> None:
         assert entry in listed(self.deployed[CATALOGUE])
 
     def tell(self, service: str, timeout_s: float) -> list[Report]:

@@ -24,6 +24,7 @@ from serving.applications import application, package_code
 from serving.cascade import Cascade, join
 from serving.change import tell
 from serving.deployment import DeployError, begin, deploy, end, undeploy
+from serving.keys import add, revoke
 from serving.rollout import together, verdict
 from serving.runtime import load_bundle
 from tests.processes import free_port, named
@@ -308,16 +309,34 @@ def test_a_canary_answers_customers_and_its_end_fails_none(shop: Shop, endpoint:
     assert got[before] and got[tried] >= 20
 
 
-def test_a_second_service_is_deployed_beside_the_first_and_taken_away_again(shop: Shop, endpoint: str):
+def test_a_second_service_that_asks_for_keys_is_deployed_beside_the_first_and_taken_away_again(
+    shop: Shop, endpoint: str, cluster: Cluster, tmp_path: Path
+):
     (pid,) = (each["pid"] for each in shop.replicas("intent"))
-    second = shop.deploy(shop.application("review", shop.bundle("one", seed=1), "7"))
-    assert ask(second, TEXTS)["model"]["version"] == "7"
+    key = add(tmp_path / "keys.json", "one", ["review"])
+    bearer = {"Authorization": f"Bearer {key}"}
+    closed = shop.spec.model_copy(update={"keys": str(tmp_path / "keys.json")})
+    given = (shop.bundle("one", seed=1), "tiny", "7", shop.code_uri, shop.folder)
+    second = shop.deploy(application(closed, "review", *given))
+    body = {"inputs": TEXTS}
+    assert requests.post(second, json=body, headers=bearer, timeout=15).json()["model"]["version"] == "7"
+    refused = requests.post(second, json=body, timeout=15)
+    assert (refused.status_code, refused.headers["content-type"]) == (401, "application/problem+json")
+    assert refused.json()["request_id"] == refused.headers["x-request-id"]
+    assert ask(endpoint, TEXTS)["predictions"]
     assert [each["pid"] for each in shop.replicas("intent")] == [pid]
-    models = requests.get(endpoint.replace("/v1/intent", "/v1/models"), timeout=10).json()["models"]
-    assert [each["service"] for each in models] == ["intent", "review"]
+    models = endpoint.replace("/v1/intent", "/v1/models")
+    assert requests.get(models, timeout=10).status_code == 401
+    assert [each["service"] for each in requests.get(models, headers=bearer, timeout=10).json()["models"]] == ["review"]
+    revoke(tmp_path / "keys.json", key.split("_")[1])
+    assert requests.post(second, json=body, headers=bearer, timeout=15).status_code == 401
+    logs = [each for each in cluster.temp.rglob("*") if "logs" in each.parts and each.is_file()]
+    assert [each for each in logs if each.name.startswith("replica_review")]
+    assert not [each for each in logs if key.rpartition("_")[2].encode() in each.read_bytes()]
     # Serve would let its replica stay for 30 s.
     undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "review", shop.folder, timeout_s=25)
     assert "review" not in shop.applications()
+    assert [each["service"] for each in requests.get(models, timeout=10).json()["models"]] == ["intent"]
     assert requests.post(second, json={"inputs": TEXTS}, timeout=10).status_code == 404
     models = requests.get(endpoint.replace("/v1/intent", "/v1/models"), timeout=10).json()["models"]
     assert [each["service"] for each in models] == ["intent"]
