@@ -26,7 +26,8 @@ def test_a_file_of_keys_that_cannot_be_used_is_refused_before_anything_is_made(
         check_serve(asked)
     for each in (path, other):
         add(each, "one")
-    running = {"args": {"serving": {"keys": str(other)}}, "deployments": [{"user_config": {"name": "intent"}}]}
+    model = {"bundle": "/b", "name": "intent", "version": "3"}
+    running = {"args": {"serving": {"keys": str(other)}}, "deployments": [{"user_config": model}]}
     monkeypatch.setattr(session, "dashboard", lambda: ("http://127.0.0.1:1", {}))
     monkeypatch.setattr(Dashboard, "check", lambda _: {"shop": running})
     with pytest.raises(JobError, match=r"^serving\.keys: the services of a cluster have one file of API keys"):
