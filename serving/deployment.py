@@ -31,6 +31,7 @@ from serving.service import Release, catalogue_entry
 
 CATALOGUE = "catalogue"
 CODE = ("configs", "serving")
+CARRIED = (".py", ".html", ".css", ".js")  # suffixes of their files that replicas need
 RESTORE_S = 60.0
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ def package_code(folder: Path) -> str:
     root = Path(__file__).resolve().parent.parent
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        for path in sorted(path for package in CODE for path in (root / package).rglob("*.py")):
+        found = (path for package in CODE for path in (root / package).rglob("*") if path.suffix in CARRIED)
+        for path in sorted(found):
             archive.writestr(zipfile.ZipInfo(path.relative_to(root).as_posix()), path.read_bytes())
     target = folder.resolve() / f"{hashlib.sha256(content.getvalue()).hexdigest()[:32]}.zip"
     if not target.exists():
@@ -109,7 +111,7 @@ def deploy(
         try:
             dashboard.write({**before, CATALOGUE: before.get(CATALOGUE, catalogue), service: application})
             dashboard.wait(service, deadline)
-            entry = catalogue_entry(application["name"], Release.model_validate(release_of(application)))
+            entry = catalogue_entry(service, Release.model_validate(release_of(application)), spec)
             others = [each for each in _services(catalogue) if each["service"] != service]
             _set_services(catalogue, [*others, entry])
             dashboard.write({**before, CATALOGUE: catalogue, service: application})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -10,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from configs.schema.serving import ServingSpec
 from serving.endpoint import create_app, create_catalogue
 from serving.kserve import create_kserve, is_route
+from serving.openapi import program_version
 from serving.platforms import Vertex, create_platforms, routes_of
 from serving.relay import Parts, through
 from serving.service import InService
@@ -27,7 +27,7 @@ class Site:
         self._catalogue = create_catalogue(services.listed, spec, self._relay, services.check)
         self._platforms = create_platforms(services, spec, vertex)
         self._of_platforms = routes_of(vertex)
-        self._kserve = create_kserve(services, spec, _version())
+        self._kserve = create_kserve(services, spec, program_version())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._application(scope["path"])(scope, receive, send)
@@ -44,11 +44,3 @@ class Site:
 
     def _relay(self, service: str, path: str, body: bytes, request_id: str) -> Parts:
         return through(self._services[service], f"/v1/{service}/{path}", body, request_id)
-
-
-def _version() -> str:
-    """Of this program; a copy of the repository that is not installed has none."""
-    try:
-        return importlib.metadata.version("slimcart")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
