@@ -161,7 +161,7 @@ def create_catalogue(
         path = request.scope["path"].removeprefix("/v1/")
         return await relayed(relay(service, path, body, request.state.request_id), caller)
 
-    add_pages(app, models)
+    add_pages(app, lambda _: models())
 
     @app.api_route("/{path:path}", methods=METHODS)
     async def unknown() -> Response:

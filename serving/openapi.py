@@ -31,13 +31,17 @@ PROBLEM_SCHEMA: Schema = {
 HEALTHY: Schema = {"type": "object", "properties": {"status": {"const": "ok"}}, "required": ["status"]}
 REASONS = {
     400: "The body is no JSON, or JSON that two readers may understand differently",
+    401: "API keys are asked for, and none that holds came along",
+    403: "The API key may not ask this service",
     404: "No service has this name",
     408: "The body was not sent in time",
     413: "The body is too large",
     422: "A field of the body cannot be answered",
+    429: "The API key has asked as often as it may; Retry-After says when to ask again",
     500: "Something failed; quote the request id",
     503: "Too much waits already, or the answer took too long; ask again",
 }
+OF_READING = (401, 503)
 JSON = "application/json"
 
 
@@ -60,7 +64,11 @@ def document(listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "info": {"title": "slimcart", "version": program_version(), "description": DESCRIPTION},
         "tags": [*({"name": each.service, "description": _described(each)} for each in entries), catalogue],
         "paths": {**paths, **_of_catalogue(forms)},
-        "components": {"schemas": {"Problem": PROBLEM_SCHEMA, "OpenAiError": schema_of(Error)}},
+        "security": [{}, {"key": []}],  # no key, where none is asked for
+        "components": {
+            "schemas": {"Problem": PROBLEM_SCHEMA, "OpenAiError": schema_of(Error)},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "an API key"}},
+        },
     }
 
 
@@ -97,7 +105,7 @@ def _described(entry: Entry) -> str:
 def _posted(path: str, tag: str, form: Form) -> dict[str, Any]:
     answer: dict[str, Any] = {JSON: {"schema": form.answer}}
     if form.events:
-        answer["text/event-stream"] = {"schema": {"type": "string", "description": form.events}}
+        answer["text/event-stream"] = {"schema": _event(form.events)}
     operation = {
         "operationId": _id("post", path),
         "tags": [tag],
@@ -109,8 +117,15 @@ def _posted(path: str, tag: str, form: Form) -> dict[str, Any]:
 
 
 def _got(path: str, tag: str, summary: str, answer: Schema) -> dict[str, Any]:
-    responses = {"200": {"description": "The answer", "content": {JSON: {"schema": answer}}}, **_failures(path, (503,))}
-    return {"get": {"operationId": _id("get", path), "tags": [tag], "summary": summary, "responses": responses}}
+    operation = {"operationId": _id("get", path), "tags": [tag], "summary": summary}
+    responses = {"200": {"description": "The answer", "content": {JSON: {"schema": answer}}}}
+    return {"get": {**operation, "responses": {**responses, **_failures(path, OF_READING)}}}
+
+
+def _event(description: str) -> Schema:
+    """One event of a stream, as OpenAPI 3.2 describes them."""
+    data = {"type": "string", "contentMediaType": JSON}
+    return {"type": "object", "description": description, "properties": {"data": data}, "required": ["data"]}
 
 
 def _id(method: str, path: str) -> str:

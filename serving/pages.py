@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 
 from serving.openapi import document
 from serving.service import to_json
@@ -34,11 +34,11 @@ class Page(NamedTuple):
     headers: dict[str, str]
 
 
-def add_pages(app: FastAPI, models: Callable[[], list[dict[str, Any]]]) -> None:
-    """Answer for the pages; `models` are what GET /v1/models lists, and raises `Refused` while nothing answers yet."""
+def add_pages(app: FastAPI, models: Callable[[Request], list[dict[str, Any]]]) -> None:
+    """Answer for the pages; `models` gives what GET /v1/models lists. Raises `Refused` where nothing answers yet."""
 
-    async def openapi() -> Response:
-        listed = to_json(models())
+    async def openapi(request: Request) -> Response:
+        listed = to_json(models(request))
         return Response(await asyncio.to_thread(_openapi, listed), media_type="application/json")
 
     app.add_api_route("/openapi.json", openapi, methods=READ)
@@ -84,6 +84,6 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
 def _openapi(listed: bytes) -> bytes:
     return to_json(document(json.loads(listed)))

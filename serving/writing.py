@@ -56,7 +56,7 @@ class WrittenText(Details):
 
 
 EVENTS = (
-    'Server-sent events, each `{"index", "text"}`: a piece of the text of that input. Its last one also has '
+    'Server-sent events, their data `{"index", "text"}`: a piece of the text of that input. Its last one also has '
     "`finish_reason`, `usage` (tokens), `model` and details. A stream that fails ends with an event `error` that "
     "holds a problem."
 )

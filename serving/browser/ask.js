@@ -11,11 +11,6 @@ const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)} ms`;
 const chosen = () => models.find((each) => each.service === byId("service").value);
 const other = () => models.find((each) => each.service === byId("other").value && !byId("beside").hidden);
 
-function headers(more = {}) {
-  const key = byId("key").value.trim();
-  return key ? { ...more, Authorization: `Bearer ${key}` } : more;
-}
-
 /** The fields of a service's body, as its OpenAPI has them. */
 function fieldsOf(service) {
   const route = api.paths[`/v1/${service}`];
@@ -29,7 +24,7 @@ function trouble(text) {
 
 async function load() {
   try {
-    const [listed, described] = await Promise.all([fetch("v1/models", { headers: headers() }), fetch("openapi.json")]);
+    const [listed, described] = await Promise.all(["v1/models", "openapi.json"].map((path) => fetch(path, { headers: headers() })));
     if (listed.status === 401 || listed.status === 403) return wantKey(await reasonOf(listed));
     for (const each of [listed, described]) if (!each.ok) return trouble(await reasonOf(each));
     models = (await listed.json()).models;
@@ -79,9 +74,10 @@ function chipsOf(entry) {
   return said.map((text, place) => make("span", { className: place ? "chip" : "chip good", textContent: text }));
 }
 
-/** Draws the form of the chosen service. */
+/** Draws the form of the chosen service; what was typed stays where it has a place. */
 function show() {
   const entry = chosen();
+  const typed = [...byId("inputs").querySelectorAll("textarea")].map((each) => [each.id, each.value]);
   history.replaceState(null, "", `#${encodeURIComponent(entry.service)}`);
   byId("about").replaceChildren(...chipsOf(entry));
   const alike = models.filter((each) => each.service !== entry.service && takes(each) === takes(entry));
@@ -90,6 +86,7 @@ function show() {
   byId("other").replaceChildren(new Option("nothing", ""), ...alike.map((each) => new Option(each.service)));
   byId("other").value = alike.some((each) => each.service === before) ? before : "";
   byId("inputs").replaceChildren(...inputsOf(entry));
+  for (const [id, text] of typed) if (byId(id)) byId(id).value = text;
   const options = Object.entries(fieldsOf(entry.service)).filter(([name]) => !OWN.has(name));
   byId("options").replaceChildren(...options.map(option));
   byId("more").hidden = !options.length;
@@ -313,7 +310,7 @@ function asJson(entry, body, came) {
 }
 
 byId("service").addEventListener("change", show);
-byId("key").addEventListener("change", () => models.length || load());
+byId("key").addEventListener("change", load);
 byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (models.length) send();

@@ -5,13 +5,19 @@ function kindOf(given, api) {
   const schema = resolved(given, api);
   if (schema.const !== undefined) return JSON.stringify(schema.const);
   if (schema.title) return schema.title;
-  if (schema.enum) return schema.enum.length > 8 ? `one of ${schema.enum.length} texts` : schema.enum.map((each) => JSON.stringify(each)).join(" or ");
+  if (schema.enum && schema.enum.length > 8) return `one of ${schema.enum.length} texts`;
+  if (schema.enum) return schema.enum.map((each) => JSON.stringify(each)).join(" or ");
   if (schema.anyOf) return [...new Set(schema.anyOf.map((each) => kindOf(each, api)))].join(" or ");
   if (schema.prefixItems) return `[${schema.prefixItems.map((each) => kindOf(each, api)).join(", ")}]`;
   if (schema.type === "array") return `list of ${kindOf(schema.items, api)}`;
   if (schema.type === "object" && schema.additionalProperties?.type && !schema.properties)
     return `object of ${kindOf(schema.additionalProperties, api)}`;
   return { string: "text", integer: "whole number", boolean: "true or false", null: "null" }[schema.type] || schema.type || "anything";
+}
+
+/** A text whose parts between backticks are code. */
+function inCode(text) {
+  return text.split("`").map((each, place) => (place % 2 ? make("code", { textContent: each }) : each));
 }
 
 /** The limits of a schema, in words. */
@@ -71,7 +77,7 @@ function answers(operation, api) {
   const { 200: answer, ...failures } = operation.responses;
   const content = Object.entries(answer.content);
   const drawn = content.map(([kind, { schema }]) =>
-    part(`Answer 200, ${kind}`, schema.properties ? properties(schema, api) : make("p", { textContent: schema.description })),
+    part(`Answer 200, ${kind}`, make("p", {}, ...inCode(schema.description || "")), properties(schema, api)),
   );
   const [[kind]] = Object.values(failures).map((each) => Object.keys(each.content));
   const list = Object.entries(failures).map(([status, { description }]) =>
@@ -106,7 +112,7 @@ function group(tag, api) {
 
 async function load() {
   try {
-    const response = await fetch("openapi.json");
+    const response = await fetch("openapi.json", { headers: headers() });
     if (!response.ok) throw new Error(await reasonOf(response));
     const api = await response.json();
     byId("lead").textContent = api.info.description;
@@ -117,4 +123,8 @@ async function load() {
     byId("trouble").hidden = false;
   }
 }
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  load();
+});
 load();

@@ -14,17 +14,23 @@ function make(tag, properties = {}, ...children) {
   return made;
 }
 
+/** Those of a request, with the API key that was typed. */
+function headers(more = {}) {
+  const key = byId("key").value.trim();
+  return key ? { ...more, Authorization: `Bearer ${key}` } : more;
+}
+
 /** A schema of the document, where it is named. */
 function resolved(schema, api) {
   if (!schema || !schema.$ref) return schema || {};
   return schema.$ref.split("/").slice(1).reduce((part, name) => part[name], api);
 }
 
-/** The line that a refusal holds, as RFC 9457 or as OpenAI words it. */
+/** The line that a refusal holds, as RFC 9457 has it. */
 async function reasonOf(response) {
   try {
     const said = await response.json();
-    return said.detail || said.error.message || response.statusText;
+    return said.detail || response.statusText;
   } catch {
     return response.statusText || "no answer";
   }
