@@ -97,7 +97,7 @@ const takes = (entry) => [entry.pairs, entry.attributes].join();
 function inputsOf(entry) {
   const parts = entry.pairs ? ["Text", "Second text"] : [entry.attributes ? "Product" : "Text"];
   const drawn = parts.map((title, place) => written(`input-${place}`, title, "", place ? "short" : ""));
-  if (entry.attributes) drawn.unshift(ways(drawn));
+  if (entry.attributes) drawn.unshift(ways([...drawn]));
   if (fieldsOf(entry.service).fields) {
     const example = (entry.fields || []).slice(0, 3).map((name) => `${name}: 12`);
     drawn.push(written("fields", "Values for the reply, one name: value a line", example.join("\n") || "order number: 12", "short"));
