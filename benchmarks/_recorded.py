@@ -201,6 +201,7 @@ def _write(file: Path, points: Mapping[tuple[str, int], Mapping[str, Any]]) -> N
 
 def verb(name: str, recipe: str, overrides: Sequence[str], log: Path) -> dict[str, float]:
     """All metrics of `python -m jobs.<name>`, out of its result.json; all that it says goes to the end of `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as said:
         done = subprocess.run(
             [sys.executable, "-m", f"jobs.{name}", "--config", recipe, *overrides],

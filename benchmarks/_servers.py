@@ -12,7 +12,7 @@ from benchmarks._bare import SERVICE
 from cluster import local
 from cluster.ports import choose_port
 from configs.schema.serving import ServingSpec
-from serving import deployment
+from serving import applications, deployment
 from serving.dashboard import Dashboard
 
 
@@ -23,11 +23,12 @@ def service(state: Path, bundle: Path, defaults: bool = False) -> Iterator[str]:
     try:
         headers = {"Authorization": f"Bearer {cluster.token_path.read_text()}"}
         spec = ServingSpec.model_validate({"port": choose_port(f"the service of {state.name}", 9810)})
-        made = deployment.application(spec, SERVICE, bundle, SERVICE, "1", deployment.package_code(state / "code"))
+        code, places = applications.package_code(state / "code"), state / "serving"
+        made = applications.application(spec, SERVICE, bundle, SERVICE, "1", code, places)
         with unittest.mock.patch.dict(os.environ, cluster.environment()):
             if defaults:
                 serve = Dashboard(cluster.dashboard_url, headers, spec)
                 serve.write(serve.read())
-            yield deployment.deploy(cluster.dashboard_url, headers, spec, made, state / "serving")
+            yield deployment.deploy(cluster.dashboard_url, headers, spec, made, places)
     finally:
         local.down(state)

@@ -231,11 +231,11 @@ def append(descriptor: int, line: bytes, *, sync: bool) -> None:
         raise
 
 
-def write_synced(path: Path, text: str) -> None:
-    """Write a small text file: on disk and whole under its name, or not at all."""
+def write_synced(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a small text file: on disk and whole under its name, or not at all; its `mode` as the umask leaves it."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        with open(aside, "w", encoding="utf-8", opener=functools.partial(os.open, mode=mode)) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

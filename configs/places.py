@@ -37,6 +37,7 @@ FOLDERS = (
     "cascade.second",
     "reply.decoder",
     "score.output",
+    "serving.keys",
 )  # results name these
 
 _used: set[str] = set()  # names of the variables whose values this process has asked for
@@ -83,7 +84,7 @@ def check_places(recipe: Any) -> None:
     """Raise `UsageError` where a variable is not set that a recipe names, or where it may name none."""
     for field in FOLDERS:
         if (_get(recipe, field) or "").startswith(BEGINS):
-            raise UsageError(f"{field}: {_get(recipe, field)}: results show it; give the folder itself")
+            raise UsageError(f"{field}: {_get(recipe, field)}: results show it; give the path itself")
     for field in FIELDS:
         if place := _get(recipe, field):
             resolved(place, field)

@@ -27,6 +27,7 @@ from configs.shown_urls import shown_urls
 
 DONE, FAILED, USAGE = 0, 1, 2
 RESULT = "result.json"  # in the output: what the last verb made there
+OF_SOME = ("bundle", "deploy", "remove", "status", "rollback", "again")  # fields that some verbs know
 MOST_HEADLINES = 12  # metrics on the last line
 
 
@@ -76,7 +77,7 @@ def main(
 ) -> NoReturn:
     """Run a verb as a command; never returns. Exit 0 done, 1 failed, 2 usage error.
 
-    `takes`: which of `bundle`, `deploy`, `remove` and `again`, that some verbs know, this one does not ignore.
+    `takes`: which of `OF_SOME` this verb does not ignore.
     `kind`: what its recipe is checked as.
     """
     logs = logging.StreamHandler(sys.stderr)
@@ -115,7 +116,7 @@ def _refuse_what_is_ignored(recipe: Recipe, verb: str, takes: Sequence[str]) -> 
     if verb in VERBS and verb not in (known := TASKS[recipe.task].verbs):
         able = f"{', '.join(known[:-1])} and {known[-1]} do"
         raise UsageError(f"task: {recipe.task!r}: {verb} does not know such models yet; {able}")
-    for name in ("bundle", "deploy", "remove", "again"):
+    for name in OF_SOME:
         if name not in takes and (value := getattr(recipe, name)):
             raise UsageError(f"{name}: {value!r}: {verb} does not take it; leave it out")
 

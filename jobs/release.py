@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from serving.dashboard import DeployError
 log = logging.getLogger(__name__)
 
 SERVED_TAG = "slimcart.served."  # begins the tag of a version that says when it became champion; the service follows
+WHY_TAG = "slimcart.why."  # the same of why it did
+RETURNED_TAG = "slimcart.returned."  # the same of when it was tried and sent back, and why
 
 
 def _registered(name: str, version: str, folder: Path, bundle: Bundle, recipe: Recipe) -> Release:
@@ -65,6 +68,11 @@ def _ask_gate(release: Release, running: Mapping[str, Any] | None, recipe: Recip
     if found:
         log.warning("%s: accepted: %s", release.uri, gate.listed(found))
     return found
+
+
+def now() -> str:
+    """The time as tags say it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def make_champion(name: str, version: str, tags: Mapping[str, str]) -> None:

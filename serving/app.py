@@ -3,14 +3,19 @@
     POST /v1/<service>   what the service's task answers: see `serving.labelling`, `serving.writing`
     GET  /v1/models, GET /healthz, POST /v1/completions      the catalogue, an application without a model
 
+Where API keys are asked for, each of the two asks at its own door (`serving.access`). What the catalogue hands on comes
+by a call inside the cluster, to the application behind the service's door.
+
 `build` and `build_catalogue` are what Serve imports; `serving.endpoint` is the same HTTP without Ray.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,55 +26,124 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from configs.loader import Spec
 from configs.schema.serving import ServingSpec
+from serving.access import Gate
+from serving.admission import Keys
+from serving.bundle import read_description
 from serving.endpoint import create_app, create_catalogue
 from serving.relay import through
+from serving.rollout import Counts, Report, Rollout, alike_of
+from serving.running import Running, read_running
 from serving.service import InService, Refused, Release, check_progress, put_in_service
+from serving.services import first_answer
 
+logger = logging.getLogger("ray.serve")
 START_ATTEMPTS = 2  # a replica that fails to start twice fails the deployment
 
 
 class ServiceArgs(Spec):
-    """Arguments of `build`. A new `release` makes Serve start new replicas beside the old ones."""
+    """Arguments of `build`. A new `running` makes Serve start new replicas beside the old ones."""
 
     service: str
     serving: ServingSpec
-    release: str = Field(description="digest of the user_config")
+    running: str = Field(description="file that says what the service runs, once that is another than at first")
 
 
 class Service:
-    """Holds one model and answers with it; `build` wraps it for Serve."""
+    """Holds one model and answers with it, or two while a rollout lasts; `build` wraps it for Serve."""
 
     def __init__(self, args: ServiceArgs) -> None:
         self._args = args
-        self._loaded: InService | None = None
-        self._app = create_app(args.service, args.serving, self.model)
+        self._running: Running | None = None
+        self._models: list[tuple[Release, InService]] = []
+        self._answers: InService | None = None
+        self._changes = asyncio.Lock()
+        self._following: asyncio.Task[Report] | None = None
+        self._app = self._create_app()
+
+    def _create_app(self) -> FastAPI:
+        return create_app(self._args.service, self._args.serving, self.model)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
+        """What HTTP reaches; `relay` answers from another, which asks for no key."""
         keep_to_node()
-        return self._app
+        app, keys = self._create_app(), keys_of(self._args.serving.keys)
+        app.add_middleware(Gate, keys=lambda: keys, service_of=lambda _: self._args.service)  # the outermost
+        return app
 
     async def relay(self, path: str, body: bytes, request_id: str) -> AsyncIterator[bytes]:
-        """The answer to what came to the catalogue for `/v1/<service>/<path>`, see `serving.relay`."""
+        """The answer to what came to the catalogue for `/v1/<service>/<path>`, see `serving.relay`.
+
+        The catalogue has asked for a key already, if one is asked for.
+        """
         async for part in through(self._app, f"/v1/{self._args.service}/{path}", body, request_id):
             yield part
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load the bundle off the event loop, then swap; raises `BundleError` and keeps the old model.
+        """Load what the service runs: the model that it began with, or what came after. Raises `BundleError`."""
+        async with self._changes:
+            first = Running(number=0, champion=Release.model_validate(user_config), since=time.time())
+            await self._become(self._read() or first)
 
-        What the old model has begun to answer it answers to the end.
+    async def follow(self) -> dict[str, Any]:
+        """Run what the file says, and give a `Report`. Raises `BundleError`, and then all stays as it was.
+
+        What is new is loaded and tried off the event loop before it answers anybody. What the models before have begun
+        to answer they answer to the end.
         """
-        load = partial(put_in_service, self._args.service, Release.model_validate(user_config), self._args.serving)
-        self._loaded = await asyncio.get_running_loop().run_in_executor(None, load)
+        return (await self._follow()).model_dump()
 
-    def check_health(self) -> None:
-        """Raise where no model is loaded or its work does not get on, so that Serve replaces the replica."""
+    async def _follow(self) -> Report:
+        async with self._changes:
+            wanted = self._read()
+            if wanted and self._running and wanted.number != self._running.number:
+                await self._become(wanted)
+        assert self._running
+        counts = self._answers.counts if isinstance(self._answers, Rollout) else Counts()
+        return Report(number=self._running.number, counts=counts)
+
+    async def check_health(self) -> None:
+        """Raise where no model is loaded or its work does not get on, so that Serve replaces the replica.
+
+        A change that came while this replica was starting is seen here.
+        """
         check_progress(self.model())
+        if self._following is None or self._following.done():
+            if self._following and (error := self._following.exception()):
+                logger.warning("%s: goes on as it was: %s", self._args.service, error)
+            self._following = asyncio.ensure_future(self._follow())
 
     def model(self) -> InService:
         """What answers now."""
-        if self._loaded is None:
+        if self._answers is None:
             raise RuntimeError("no model is loaded; user_config names none")
-        return self._loaded
+        return self._answers
+
+    def _read(self) -> Running | None:
+        return read_running(Path(self._args.running))
+
+    async def _become(self, wanted: Running) -> None:
+        answers = await self._loaded(wanted.champion)
+        models = [(wanted.champion, answers)]
+        if tried := wanted.candidate:
+            candidate = await self._loaded(tried.release)
+            models.append((tried.release, candidate))
+            alike = alike_of(read_description(Path(wanted.champion.bundle)))
+            answers = Rollout(answers, candidate, tried.rollout, tried.until, alike)
+        self._models, self._running, self._answers = models, wanted, answers
+
+    async def _loaded(self, release: Release) -> InService:
+        """A model that has answered once, the one that is there if it is."""
+        for known, model in self._models:
+            if known == release:
+                return model
+        model = await asyncio.to_thread(put_in_service, self._args.service, release, self._args.serving)
+        await first_answer(self._args.service, release, read_description(Path(release.bundle)), model)
+        return model
+
+
+def keys_of(path: str | None) -> Keys | None:
+    """The API keys of a file; None where no key is asked for."""
+    return None if path is None else Keys(Path(path))
 
 
 def keep_to_node() -> None:
@@ -91,10 +165,13 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._models: list[dict[str, Any]] = []
+        self._keys: Keys | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         keep_to_node()
-        return create_catalogue(lambda: self._models, ServingSpec.model_validate({}), self._relay)
+        app = create_catalogue(lambda: self._models, ServingSpec.model_validate({}), self._relay)
+        app.add_middleware(Gate, keys=lambda: self._keys)
+        return app
 
     async def _relay(self, service: str, path: str, body: bytes, request_id: str) -> AsyncGenerator[bytes, None]:
         """The parts of the service's answer. Raises `Refused` where none of its replicas takes the request."""
@@ -109,6 +186,10 @@ class Catalogue:
             parts.cancel()
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """The services, and the file of API keys where a service has one; the same file keeps what it has counted."""
+        path = user_config.get("keys")
+        if path is None or self._keys is None or str(self._keys.path) != path:
+            self._keys = keys_of(path)
         self._models = user_config["services"]
 
 

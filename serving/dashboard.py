@@ -41,8 +41,8 @@ class Dashboard:
         self._dashboard = dashboard_url.rstrip("/")
         self._url = f"{self._dashboard}/api/serve/applications/"
         self._spec = spec
-        self._http = requests.Session()
-        self._http.trust_env = False  # a company proxy cannot reach a loopback address
+        self._http, self._client = requests.Session(), requests.Session()
+        self._http.trust_env = self._client.trust_env = False  # a company proxy cannot reach a loopback address
         self._http.headers.update(headers)
         self._options: dict[str, Any] = {}
         self._settings = settings
@@ -132,19 +132,29 @@ class Dashboard:
                 raise DeployError(f"{name} is still {state['status']} after the time given; {state['message']}")
             time.sleep(POLL_S)
 
-    def wait_answering(self, entry: Mapping[str, Any], deadline: float) -> None:
-        """Return once the proxy routes to the service and lists its new version."""
+    def wait_answering(
+        self, entry: Mapping[str, Any], deadline: float, service_asks: bool = False, catalogue_asks: bool = False
+    ) -> None:
+        """Return once the proxy routes to the service, and the catalogue lists its new version.
+
+        `service_asks`, `catalogue_asks`: for API keys, of which a deployment has none; then it is refused.
+        """
+        wanted = 401 if service_asks else 405
         while True:
             try:
-                listed = self._http.get(f"{self.address}/v1/models", timeout=5).json().get("models", [])
-                routed = self._http.get(f"{self.address}/v1/{entry['service']}", timeout=5).status_code == 405
-                if routed and entry in listed:
+                catalogue, service = (self._asked(f"/v1/{name}") for name in ("models", entry["service"]))
+                listed = entry in catalogue.json().get("models", [])
+                if (catalogue.status_code == 401 if catalogue_asks else listed) and service.status_code == wanted:
                     return
             except (requests.RequestException, ValueError):
                 pass  # the proxy is still starting
             if time.monotonic() > deadline:
                 raise DeployError(f"{self.address} does not answer for {entry['service']} in the time given")
             time.sleep(POLL_S)
+
+    def _asked(self, path: str) -> requests.Response:
+        """A GET as any client sends it, without the dashboard's token."""
+        return self._client.get(f"{self.address}{path}", timeout=5)
 
     def _details(self) -> dict[str, Any]:
         try:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 import traceback
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -21,7 +20,8 @@ from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from configs.schema.serving import ServingSpec
-from serving.failures import OPENAI, UNFORESEEN, failure, failure_event
+from serving.access import may_ask
+from serving.failures import OPENAI, UNFORESEEN, failure, failure_event, request_name
 from serving.inputs import InputError
 from serving.openai import model_entry
 from serving.pages import add_pages
@@ -30,7 +30,6 @@ from serving.service import Answer, Caller, ClientLeft, InService, Refused, Rout
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 LEFT = 499  # nginx's status for a client that did not wait; nobody reads it
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 logger = logging.getLogger("ray.serve")
 
 
@@ -79,7 +78,8 @@ async def ask(route: Route, body: bytes, caller: Caller, seconds: float) -> Answ
 
 async def read(request: Request, seconds: float) -> tuple[bytes, Caller]:
     """The body, and who sent it and waits for so many seconds in all. Raises `Refused`."""
-    caller = Caller(lambda: _left(request), asyncio.get_running_loop().time() + seconds)
+    until = asyncio.get_running_loop().time() + seconds
+    caller = Caller(lambda: _left(request), until, request.headers.get)
     try:
         async with asyncio.timeout_at(caller.until):
             return await request.body(), caller
@@ -147,9 +147,12 @@ def create_catalogue(
         check()
         return {"status": "ok"}
 
+    def seen(request: Request) -> list[dict[str, Any]]:
+        return [each for each in models() if may_ask(request.scope, each["service"])]
+
     @app.get("/v1/models")
-    async def list_models() -> dict[str, Any]:
-        known = models()
+    async def list_models(request: Request) -> dict[str, Any]:
+        known = seen(request)
         data = [model_entry(each["service"], each.get("created", 0)) for each in known]
         return {"object": "list", "models": known, "data": data}
 
@@ -157,15 +160,15 @@ def create_catalogue(
     @app.post("/v1/chat/completions")
     async def hand_on(request: Request) -> Response:
         body, caller = await read(request, spec.request_timeout_s)
-        service = service_named(body, [each["service"] for each in models()])
+        service = service_named(body, [each["service"] for each in models()], partial(may_ask, request.scope))
         path = request.scope["path"].removeprefix("/v1/")
         return await relayed(relay(service, path, body, request.state.request_id), caller)
 
-    add_pages(app, lambda _: models())
+    add_pages(app, seen)
 
     @app.api_route("/{path:path}", methods=METHODS)
-    async def unknown() -> Response:
-        known = ", ".join(sorted(f"/v1/{each['service']}" for each in models())) or "none yet"
+    async def unknown(request: Request) -> Response:
+        known = ", ".join(sorted(f"/v1/{each['service']}" for each in seen(request))) or "none yet"
         raise HTTPException(404, f"nothing answers here; services: {known}")
 
     return app
@@ -182,10 +185,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        header = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        # Serve's proxy names every request and sends the name back itself.
-        named = bool(REQUEST_ID.fullmatch(header))
-        request_id = header if named else uuid.uuid4().hex
+        request_id, named = request_name(scope)
         path, began, read = scope["path"], False, 0
 
         async def receive_counted() -> Message:

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from starlette.responses import Response
+from starlette.types import Scope
 
 from serving.service import event, to_json
 
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 PROBLEM = "application/problem+json"
 UNFORESEEN = "something failed here; quote the request id"
 OPENAI = re.compile(r"/v1/(?:[^/]+/)?(?:chat/)?(?:completions|embeddings)")  # no service has one of these names
 KSERVE = re.compile(r"/v2(?:/.*)?")
+CODES: Mapping[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "invalid_api_key",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_exceeded",
+}  # OpenAI's
+
+
+def request_name(scope: Scope) -> tuple[str, bool]:
+    """The request's id, and whether it came with it: Serve's proxy names every request and sends the name back."""
+    header = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    named = bool(REQUEST_ID.fullmatch(header))
+    return header if named else uuid.uuid4().hex, named
 
 
 def problem_of(status: int, detail: str, request_id: str = "") -> dict[str, Any]:
@@ -26,7 +40,7 @@ def problem_of(status: int, detail: str, request_id: str = "") -> dict[str, Any]
 def openai_error(status: int, detail: str, field: str | None = None) -> dict[str, Any]:
     """The object that OpenAI's clients read; `field`: of the body, that is at fault."""
     kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-    code = "model_not_found" if (status, field) == (HTTPStatus.NOT_FOUND, "model") else None
+    code = "model_not_found" if (status, field) == (HTTPStatus.NOT_FOUND, "model") else CODES.get(status)
     return {"error": {"message": detail, "type": kind, "param": field, "code": code}}
 
 

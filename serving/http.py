@@ -1,11 +1,12 @@
 """Answer HTTP from bundles in one process without Ray: for edge devices and container platforms.
 
-    python -m serving.http <bundle>... [--host 127.0.0.1] [--port 8000] [--open] [--threads N]
+    python -m serving.http <bundle>... [--host 127.0.0.1] [--port 8000] [--keys FILE] [--open] [--threads N]
 
 answers as a service that `jobs.deploy` has brought into service, at POST /v1/<service>, with the same catalogue, and in
 the forms of Amazon SageMaker, Google Vertex AI (`serving.platforms`) and KServe (`serving.kserve`). A service has the
-name of its bundle's folder, or that of <name>=<bundle>. --host other than loopback needs --open, which says that
-whatever stands in front asks who a client is. --port 0 takes a free one. AIP_HTTP_PORT, AIP_HEALTH_ROUTE and
+name of its bundle's folder, or that of <name>=<bundle>. --keys asks every client for an API key of the file, which
+`python -m serving.keys` makes. --host other than loopback needs it, or --open, which says that whatever stands in front
+asks who a client is; given both, keys are asked for. --port 0 takes a free one. AIP_HTTP_PORT, AIP_HEALTH_ROUTE and
 AIP_PREDICT_ROUTE are obeyed. Further options are limits: --max-body-bytes, --max-inputs, --max-tokens,
 --max-batch-size, --batch-wait-ms, --round-tokens, --max-waiting-texts, --max-ongoing-requests, --request-timeout-s,
 --graceful-shutdown-timeout-s.
@@ -35,6 +36,7 @@ from configs.errors import KnownError
 from configs.loader import COMMAND_LINE, UsageError, validate
 from configs.schema.serving import ServingSpec, is_loopback, service_name
 from serving.bundle import BundleError
+from serving.keys import usable
 
 if TYPE_CHECKING:
     import uvicorn
@@ -95,15 +97,17 @@ def services_of(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def check_host(host: str, is_open: bool) -> None:
-    """Raise `UsageError` where strangers could ask and nobody would know who they are.
+def check_host(host: str, is_open: bool, keys: Path | None = None) -> None:
+    """Raise `UsageError` where strangers could ask and nobody would know who they are; the one place that decides it.
 
-    The one place that decides it: a list of API keys would be a second answer beside `is_open`.
+    So is a file of `keys` of which none is valid, wherever it listens.
     """
-    if not is_open and not is_loopback(host):
+    if keys is not None:
+        usable(keys, "--keys")
+    elif not is_open and not is_loopback(host):
         raise UsageError(
-            f"--host: {host!r} is not a loopback address, and nothing here asks who a client is; keep 127.0.0.1, or "
-            "say --open where what stands in front asks"
+            f"--host: {host!r} is not a loopback address, and nothing here asks who a client is; keep 127.0.0.1, give "
+            "--keys, or say --open where what stands in front asks"
         )
 
 
@@ -121,11 +125,14 @@ def _serve(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     """Until SIGTERM. Raises `UsageError`, `BundleError` and `KnownError`."""
     limits = {name: said for name in OPTIONS if (said := getattr(options, name)) is not None}
     spec = validate(ServingSpec, limits, COMMAND_LINE)
-    check_host(options.host, options.open)
+    keys = Path(options.keys) if options.keys is not None else None
+    check_host(options.host, options.open, keys)
     folders = services_of(options.bundle)
     try:
         import uvicorn
 
+        from serving.access import Gate
+        from serving.admission import Keys
         from serving.platforms import vertex_of
         from serving.services import Services
         from serving.site import Site
@@ -134,9 +141,11 @@ def _serve(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     vertex = vertex_of(environment, list(folders))
     port = port_of(options.port, vertex.port)
     services = Services(folders, spec)
+    site = Site(services, spec, vertex)
+    asked = Keys(keys) if keys else None
     with _listening(options.host, port) as listening:
         config = uvicorn.Config(
-            Site(services, spec, vertex),
+            Gate(site, lambda: asked, site.service_of, site.is_open),
             access_log=False,
             log_config=None,
             server_header=False,
@@ -194,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--port", type=int, help="TCP port, 0 = a free one (default AIP_HTTP_PORT of Vertex AI, else 8000)"
     )
+    parser.add_argument("--keys", help="file of API keys: ask every client for one", metavar="FILE")
     parser.add_argument(
         "--open", action="store_true", help="what stands in front asks who a client is: listen beyond loopback, too"
     )

@@ -32,6 +32,7 @@ from serving.services import Loaded, Services
 
 BINARY = ("binary_data", "binary_data_output", "binary_data_size")  # of the protocol's binary extension
 BINARY_HEADER = "inference-header-content-length"
+LIVE, READY = HEALTH = ("/v2/health/live", "/v2/health/ready")
 JSON = "json"  # name of the tensor whose elements are inputs of any form
 DATATYPES = {"BOOL": (bool,), "INT64": (int,), "FP64": (int, float)}  # whatever else there is, is BYTES
 
@@ -80,12 +81,12 @@ def create_kserve(services: Services, spec: ServingSpec, version: str) -> FastAP
     async def server() -> dict[str, Any]:
         return {"name": "slimcart", "version": version, "extensions": []}
 
-    @app.get("/v2/health/live")
+    @app.get(LIVE)
     async def live() -> dict[str, bool]:
         services.check_progress()
         return {"live": True}
 
-    @app.get("/v2/health/ready")
+    @app.get(READY)
     async def ready() -> dict[str, bool]:
         services.check()
         return {"ready": True}
@@ -117,6 +118,14 @@ def create_kserve(services: Services, spec: ServingSpec, version: str) -> FastAP
         return as_json({"model_name": name, "model_version": loaded.release.version, **named, "outputs": outputs})
 
     return app
+
+
+def model_of(path: str) -> str | None:
+    """The model that a path of the protocol names, whether it is there or not."""
+    match path.split("/", 4):
+        case ["", "v2", "models", name, *_]:
+            return name
+    return None
 
 
 def is_route(path: str) -> bool:

@@ -68,6 +68,11 @@ def routes_of(vertex: Vertex) -> set[str]:
     return {PING, INVOCATIONS, *filter(None, (vertex.health, vertex.predict))}
 
 
+def health_of(vertex: Vertex) -> set[str]:
+    """Those of them that say whether the process answers."""
+    return {PING, *filter(None, (vertex.health,))}
+
+
 def create_platforms(services: Services, spec: ServingSpec, vertex: Vertex) -> FastAPI:
     """The routes of SageMaker and of Vertex AI."""
     app = bare_app(spec.max_body_bytes)

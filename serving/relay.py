@@ -2,19 +2,23 @@
 
 The catalogue hands the body on by a call of the service's deployment, and gets back what the service would have sent:
 first its head (status and headers as JSON), then its body in parts.
+
+Where API keys are asked for, the catalogue has asked (`serving.access`). What is called here is the application inside
+that layer, with a request made here, of which a client gives the body alone: nothing in it says who the client is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.admission import FORBIDDEN
 from serving.questions import listed, read_body
 from serving.service import Caller, Refused, to_json, unless_left
 
@@ -29,11 +33,14 @@ class Named(BaseModel):
     model: str = Field(description="the name of a service")
 
 
-def service_named(body: bytes, services: Sequence[str]) -> str:
-    """The service that is the `model` of a body. Raises `Refused`."""
+def service_named(body: bytes, services: Sequence[str], may_ask: Callable[[str], bool] = lambda _: True) -> str:
+    """The service that is the `model` of a body, and that the client may ask. Raises `Refused`."""
     named = read_body(body, Named, "an object with model")
+    if not may_ask(named.model):
+        raise Refused(403, FORBIDDEN, "model")
     if named.model not in services:
-        raise Refused(404, f"model must be a service: {listed(sorted(services)) if services else 'none yet'}", "model")
+        known = sorted(filter(may_ask, services))
+        raise Refused(404, f"model must be a service: {listed(known) if known else 'none yet'}", "model")
     return named.model
 
 

@@ -42,9 +42,16 @@ class Release(Spec):
 class Refused(HTTPException):
     """A request is not answered; the one line names the field and the reason, never the customer's text."""
 
-    def __init__(self, status: int, detail: str, field: str | None = None, retry: bool = False) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        field: str | None = None,
+        retry: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """`field`: of the body, that is at fault; `retry`: whether the same request may be answered a second later."""
-        super().__init__(status, detail, {"Retry-After": "1"} if retry else None)
+        super().__init__(status, detail, {"Retry-After": "1"} if retry else headers)
         self.field = field
 
 
@@ -58,6 +65,7 @@ class Caller:
 
     left: Callable[[], Awaitable[object]]  # returns once the client has gone away
     until: float  # time of the event loop when the answer is given up
+    header: Callable[[str], str | None] = lambda _: None  # a header of the request, by its name
 
 
 @dataclass(frozen=True)

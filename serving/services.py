@@ -108,7 +108,7 @@ class Services:
                 model = await asyncio.to_thread(put_in_service, service, release, self._spec)
             except BundleError as error:
                 raise BundleError(f"{service}: {one_line(error)}") from None
-            prediction = await _first_answer(service, release, bundle, model)
+            prediction = await first_answer(service, release, bundle, model)
             most = self._spec.max_ongoing_requests
             entry = catalogue_entry(service, release, self._spec)
             self._loaded[service] = Loaded(bundle, release, Admitting(model, most), prediction, entry)
@@ -155,7 +155,7 @@ def _verified(service: str, folder: Path) -> tuple[Release, Bundle]:
     return Release(bundle=str(folder), name=bundle.name, version=version), bundle
 
 
-async def _first_answer(service: str, release: Release, bundle: Bundle, model: InService) -> Mapping[str, Any]:
+async def first_answer(service: str, release: Release, bundle: Bundle, model: InService) -> Mapping[str, Any]:
     """A prediction, asked for as a customer would. Raises `BundleError` where there is none."""
     given = {"text": "a", "text_pair": "b"} if bundle.pairs else "a"
     short = {"max_tokens": 1} if TASKS[bundle.task].writes else {}

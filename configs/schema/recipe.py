@@ -84,6 +84,11 @@ class Recipe(Spec):
         description="make the verb's own result although nothing changed; what it needs is still found",
     )
     remove: bool = Field(default=False, description="deploy: take the service away; its model keeps its aliases")
+    status: bool = Field(default=False, description="deploy: say what the service runs, and how its rollout goes")
+    rollback: bool = Field(
+        default=False,
+        description="deploy: end the rollout of the service; where there is none, bring the champion before back",
+    )
 
     @field_validator("output")
     @classmethod
@@ -296,9 +301,12 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
-    def what_is_removed_is_a_service(self) -> Self:
-        if self.remove and self.bundle is not None:
-            raise ValueError(f"remove: true takes a service away, whatever its model; leave out bundle={self.bundle}")
+    def a_service_is_asked_one_thing(self) -> Self:
+        asked = [name for name in ("remove", "status", "rollback") if getattr(self, name)]
+        if len(asked) > 1:
+            raise ValueError(f"{asked[0]}: true and {asked[1]}: true are two things; give one of them")
+        if asked and self.bundle is not None:
+            raise ValueError(f"{asked[0]}: true is of a service, whatever its model; leave out bundle={self.bundle}")
         return self
 
     @model_validator(mode="after")
@@ -346,10 +354,12 @@ class Recipe(Spec):
         parts = {name: absolute(getattr(self.cascade, name), folder, may_be_id=False) for name in ("first", "second")}
         scored = {"input": absolute(self.score.input, folder, may_be_id=False)}
         scored["output"] = self.score.output and str(home / self.score.output)
+        keys = self.serving.keys and str(home / self.serving.keys)
         return self.model_copy(
             update={
                 "output": str(home / output),
                 "score": self.score.model_copy(update=scored),
+                "serving": self.serving.model_copy(update={"keys": keys}),
                 "cascade": self.cascade.model_copy(update=parts),
                 "reply": self.reply.model_copy(
                     update={"decoder": absolute(self.reply.decoder, folder, may_be_id=False)}

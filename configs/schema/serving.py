@@ -15,12 +15,63 @@ Objection = Literal["outside", "untested", "worse", "labels", "name"]  # reasons
 # GET /v1/models, OpenAI's routes, and the application that answers them
 RESERVED_NAMES = frozenset({"models", "completions", "chat", "embeddings", "catalogue", "docs"})
 
+KEY_PREFIX = "sc_"  # of an API key, which tools that look for secrets know by it and by its form
+KEY = re.compile(KEY_PREFIX + r"[0-9a-f]{12}_\w*")  # the id, then the secret
+
+
+class RolloutSpec(Spec):
+    """How a new model takes over from the one that answers: tried on customers first, and sent back where it is worse.
+
+    Both are in the same replicas, so no request takes a hop more.
+    """
+
+    canary: float | None = Field(
+        default=None, gt=0, lt=100, description="per cent of the requests that the candidate answers meanwhile"
+    )
+    shadow: bool = Field(
+        default=False, description="ask the candidate after the champion's answer went out, and compare; nobody sees it"
+    )
+    sticky: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9-]{1,64}$",
+        description="header whose value decides who answers: a customer stays with one model; none = each request is "
+        "drawn by itself",
+    )
+    requests: int = Field(
+        default=500, ge=1, description="requests that the candidate has to answer; where min_agreement is set, compare"
+    )
+    max_error_rate: float = Field(
+        default=0.0, ge=0, le=1, description="share of these that may fail; the champion answers in their place"
+    )
+    max_served_p95_ms: float | None = Field(
+        default=None, gt=0, description="95 % of the candidate's answers take less, in the replica"
+    )
+    min_agreement: float | None = Field(
+        default=None, ge=0, le=1, description="least share of inputs that both answer alike, scores aside"
+    )
+    max_seconds: float = Field(
+        default=3600, gt=0, description="time for all of it; then the champion answers alone again"
+    )
+
+    @model_validator(mode="after")
+    def candidates_answer_or_are_compared(self) -> Self:
+        if self.shadow == (self.canary is not None):
+            raise ValueError("give either canary=<per cent of the requests>, or shadow=true")
+        if self.shadow and self.sticky is not None:
+            raise ValueError(f"sticky={self.sticky!r} means nothing with shadow=true: the champion answers everybody")
+        return self
+
 
 class ServingSpec(Spec):
     """How one service answers HTTP requests."""
 
     service: str | None = Field(default=None, description="name in POST /v1/<service>; none = the recipe's name")
     host: str = Field(default="127.0.0.1", description="loopback address that Serve listens on")
+    keys: str | None = Field(
+        default=None,
+        min_length=1,
+        description="file of API keys, under $SLIMCART_HOME, of python -m serving.keys; none = no key is asked for",
+    )
     port: int = Field(default=8000, ge=1, le=65535, description="TCP port, one for all services of a cluster")
     replicas: int = Field(default=1, ge=1, description="processes that hold the model")
     threads: int = Field(default=1, ge=1, description="threads of a replica's matrix products")
@@ -63,6 +114,10 @@ class ServingSpec(Spec):
         "than the running service's",
     )
 
+    rollout: RolloutSpec | None = Field(
+        default=None, description="deploy: how a new model takes over; none = as soon as it answers"
+    )
+
     @field_validator("service")
     @classmethod
     def service_fits_a_path(cls, service: str | None) -> str | None:
@@ -75,10 +130,17 @@ class ServingSpec(Spec):
     def host_is_loopback(cls, host: str) -> str:
         if not is_loopback(host):
             raise ValueError(
-                f"{host!r} is not a loopback address; Serve has no authentication, TLS or header limits, "
-                "so keep 127.0.0.1 and put a reverse proxy in front of it"
+                f"{host!r} is not a loopback address; Serve has no TLS, and ports that pass by its limits, whatever "
+                "serving.keys says, so keep 127.0.0.1 and put a reverse proxy in front of it"
             )
         return host
+
+    @field_validator("keys")
+    @classmethod
+    def keys_are_a_file(cls, keys: str | None) -> str | None:
+        if keys is not None and KEY.search(keys):
+            raise ValueError("this is a key, which no recipe may hold; give the file that python -m serving.keys made")
+        return keys
 
     @model_validator(mode="after")
     def a_batch_can_fill(self) -> Self:

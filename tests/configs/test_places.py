@@ -89,7 +89,7 @@ def test_a_recipe_keeps_the_name_and_wants_the_variable_at_the_start(
 def test_a_folder_that_results_name_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, field: str):
     monkeypatch.setenv("PLACE", "/models/secret")
     asks = recipe(**{field.replace(".", "__"): "env:PLACE"})
-    with pytest.raises(UsageError, match=rf"^{field}: env:PLACE: results show it; give the folder itself$"):
+    with pytest.raises(UsageError, match=rf"^{field}: env:PLACE: results show it; give the path itself$"):
         asks.on_driver(tmp_path, tmp_path)
 
 

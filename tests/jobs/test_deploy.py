@@ -24,7 +24,7 @@ from jobs.measure.gate import Evidence
 from jobs.release import SERVED_TAG, evidence, make_champion
 from jobs.tasks.classify.evaluation import smoke
 from jobs.tasks.generate.evaluation import smoke as writes
-from serving import deployment
+from serving import applications, deployment
 from serving.bundle import bundle_bytes, bundle_digest, read_bundle
 from serving.dashboard import Dashboard, DeployError
 from serving.generator import Generator
@@ -104,7 +104,7 @@ class Serve:
         if self.broken:
             raise DeployError("tiny: version was not deployed: out of memory\nas Ray says")
         answering()
-        self.running = deployment.release_of(application)
+        self.running = applications.release_of(application)
         self.versions.append(self.running["version"])
         return "http://127.0.0.1:8000/v1/tiny"
 
@@ -190,7 +190,7 @@ def test_a_job_that_is_stopped_while_an_alias_moves_puts_it_back(three: str, mon
 
 
 def test_another_model_than_the_service_runs_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch):
-    running = {"deployments": [{"user_config": {"bundle": "/b", "name": "intent", "version": "3"}}]}
+    running = {"args": {}, "deployments": [{"user_config": {"bundle": "/b", "name": "intent", "version": "3"}}]}
     monkeypatch.setattr(session, "dashboard", lambda: ("http://127.0.0.1:1", {}))
     monkeypatch.setattr(Dashboard, "check", lambda _: {"shop": running})
     asked = Recipe(name="review", serving=ServingSpec(service="shop"))

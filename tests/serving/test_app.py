@@ -10,8 +10,6 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from configs.schema.serving import ServingSpec
-from serving.app import Service, ServiceArgs
-from serving.bundle import BundleError
 from serving.classifier import Classifier
 from serving.endpoint import create_app, create_catalogue
 from serving.labelling import Labelling, Waiting
@@ -316,33 +314,12 @@ def test_requests_that_come_while_a_batch_runs_are_answered_together():
     assert sizes == [1, 10]
 
 
-def test_a_bundle_that_does_not_load_leaves_the_loaded_one(tmp_path: Path):
-    write_tiny_bundle(tmp_path / "good")
-
-    async def swap() -> None:
-        service = service_of()
-        with pytest.raises(RuntimeError, match="no model is loaded"):
-            service.check_health()
-        await service.reconfigure({"bundle": str(tmp_path / "good"), "name": "t", "version": "1"})
-        loaded = service._loaded
-        with pytest.raises(BundleError):
-            await service.reconfigure({"bundle": str(tmp_path / "bad"), "name": "t", "version": "2"})
-        assert service._loaded is loaded
-        service.check_health()
-
-    asyncio.run(swap())
-
-
-def service_of() -> Service:
-    """A service as in a replica, without Ray."""
-    return Service(ServiceArgs(service="intent", serving=SPEC, release="r"))
-
-
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
         ({"host": "0.0.0.0"}, "not a loopback address"),
         ({"host": "shop.example"}, "not a loopback address"),
+        ({"keys": f"sc_{'0' * 12}_{'1' * 64}"}, "this is a key, which no recipe may hold"),
         ({"service": "Intent"}, "no service name"),
         ({"service": "models"}, "taken by a route of all services"),
         ({"max_ongoing_requests": 8}, "a batch never fills; raise it to 32"),

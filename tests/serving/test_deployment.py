@@ -2,9 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from configs.errors import UsageError
 from configs.schema.serving import ServingSpec
+from serving.applications import application, package_code
 from serving.bundle import BundleError
-from serving.deployment import DeployError, application, deploy, package_code
+from serving.deployment import DeployError, deploy, undeploy
+from serving.keys import add
+from serving.rollout import Counts, Report
 from tests.tiny.bundles import write_tiny_bundle
 
 
@@ -26,7 +30,7 @@ def test_every_key_is_one_that_serve_knows_because_it_ignores_the_others(tmp_pat
 
     write_tiny_bundle(tmp_path / "bundle")
     spec = ServingSpec.model_validate({})
-    made = application(spec, "intent", tmp_path / "bundle", "tiny", "1", "file:///code.zip")
+    made = application(spec, "intent", tmp_path / "bundle", "tiny", "1", "file:///code.zip", tmp_path)
     ServeApplicationSchema.model_validate(made)
     (options,) = made["deployments"]
     assert set(made) <= set(ServeApplicationSchema.model_fields)
@@ -43,6 +47,10 @@ class Stage:
 
     def __init__(self) -> None:
         self.deployed: dict[str, dict] = {}
+        self.asks: tuple[bool, ...] = ()  # the service and the catalogue, for API keys
+
+    def wait_gone(self, name: str, deadline: float) -> None:
+        assert name not in self.deployed
 
     def check(self) -> dict[str, dict]:
         return self.read()
@@ -56,8 +64,9 @@ class Stage:
     def wait(self, name: str, deadline: float) -> None:
         assert name in self.deployed
 
-    def wait_answering(self, entry: dict, deadline: float) -> None:
+    def wait_answering(self, entry: dict, deadline: float, *asks: bool) -> None:
         assert entry["service"] in self.deployed
+        self.asks = asks
 
 
 @pytest.fixture
@@ -68,11 +77,12 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 
 def two_versions(folder: Path) -> tuple[dict, dict]:
-    """Of the service `intent`."""
+    """Of the service `intent`, each with code of its own, so that the second needs new replicas."""
     write_tiny_bundle(folder / "bundle")
     spec = ServingSpec.model_validate({})
     one, two = (
-        application(spec, "intent", folder / "bundle", "tiny", version, "file:///code.zip") for version in ("1", "2")
+        application(spec, "intent", folder / "bundle", "tiny", each, f"file:///code-{each}.zip", folder)
+        for each in ("1", "2")
     )
     return one, two
 
@@ -122,7 +132,7 @@ def test_whether_a_version_may_replace_what_runs_is_asked_before_anything_is_wri
 def test_what_a_deployment_accepts_is_no_matter_of_the_replicas(tmp_path: Path):
     write_tiny_bundle(tmp_path / "bundle")
     spec = ServingSpec.model_validate({"accept": ["outside"]})
-    made = application(spec, "intent", tmp_path / "bundle", "tiny", "1", "file:///code.zip")
+    made = application(spec, "intent", tmp_path / "bundle", "tiny", "1", "file:///code.zip", tmp_path)
     assert "accept" not in made["args"]["serving"]
 
 
@@ -141,3 +151,54 @@ def test_what_a_service_has_to_be_true_with_is_done_while_no_other_deploys(stage
     said = "intent: tiny version 1 was not deployed: no champion; nothing is deployed, as before\nas Ray says"
     assert str(failed.value) == said
     assert stage.read() == {}
+
+
+def made(folder: Path, service: str, keys: Path | None = None) -> dict:
+    if not (folder / "bundle").exists():
+        write_tiny_bundle(folder / "bundle")
+    spec = ServingSpec(keys=None if keys is None else str(keys))
+    return application(spec, service, folder / "bundle", "tiny", "1", "file:///code.zip", folder)
+
+
+def test_the_catalogue_asks_for_keys_as_long_as_a_service_does(stage: Stage, tmp_path: Path):
+    add(path := tmp_path / "keys.json", "one")
+    spec = ServingSpec.model_validate({})
+
+    def keys_of_catalogue() -> str | None:
+        return stage.deployed["catalogue"]["deployments"][0]["user_config"]["keys"]
+
+    deploy("", {}, spec, made(tmp_path, "open"), tmp_path)
+    assert (stage.asks, keys_of_catalogue()) == ((False, False), None)
+    deploy("", {}, spec, made(tmp_path, "closed", path), tmp_path)
+    assert (stage.asks, keys_of_catalogue()) == ((True, True), str(path))
+    deploy("", {}, spec, made(tmp_path, "open"), tmp_path, ask=lambda *_: [Report(number=1, counts=Counts())])
+    assert (stage.asks, keys_of_catalogue()) == ((False, True), str(path))
+    services = stage.deployed["catalogue"]["deployments"][0]["user_config"]["services"]
+    assert [each["service"] for each in services] == ["closed", "open"]
+    assert str(path) not in str(services)  # which GET /v1/models shows
+    undeploy("", {}, spec, "closed", tmp_path)
+    assert keys_of_catalogue() is None
+
+
+def test_a_service_that_asks_no_more_is_told(stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    add(path := tmp_path / "keys.json", "one")
+    deploy("", {}, ServingSpec(), made(tmp_path, "intent", path), tmp_path)
+    deploy("", {}, ServingSpec(), made(tmp_path, "intent"), tmp_path)
+    assert caplog.messages == ["intent asked for API keys until now, and asks for none any more"]
+
+
+def test_two_services_with_different_files_of_keys_are_refused(stage: Stage, tmp_path: Path):
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    for path in (one, two):
+        add(path, "a")
+    deploy("", {}, ServingSpec(), made(tmp_path, "intent", one), tmp_path)
+    before = stage.read()
+    with pytest.raises(DeployError, match=r"^serving\.keys: .* intent has .*one.json, reply has .*two.json; give"):
+        deploy("", {}, ServingSpec(), made(tmp_path, "reply", two), tmp_path)
+    assert stage.read() == before
+    deploy("", {}, ServingSpec(), made(tmp_path, "intent", two), tmp_path)  # in place of the first
+
+
+def test_a_file_of_keys_with_which_nobody_can_ask_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"^serving\.keys: .*keys\.json: no such file; python -m serving\.keys add"):
+        made(tmp_path, "intent", tmp_path / "keys.json")

@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from configs.schema.serving import ServingSpec
-from serving.deployment import CARRIED, CODE
+from serving.applications import CARRIED, CODE
 from serving.endpoint import create_catalogue
 from serving.relay import Parts
 from tests.processes import ROOT

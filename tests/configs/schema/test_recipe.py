@@ -124,7 +124,7 @@ def test_a_decoder_takes_the_watts_that_its_energy_is_estimated_with():
 def test_a_service_is_removed_whatever_its_model():
     assert recipe(remove=True).remove
     said = refusal(remove=True, bundle="models:/tiny@champion")
-    assert said == "remove: true takes a service away, whatever its model; leave out bundle=models:/tiny@champion"
+    assert said == "remove: true is of a service, whatever its model; leave out bundle=models:/tiny@champion"
 
 
 def test_a_recipe_survives_its_own_dump():
