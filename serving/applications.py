@@ -20,6 +20,7 @@ from serving.service import Release
 
 CATALOGUE = "catalogue"
 CODE = ("configs", "serving")
+CARRIED = (".py", ".html", ".css", ".js")  # suffixes of their files that replicas need
 OF_DEPLOYMENTS = {"accept", "rollout"}  # fields of `ServingSpec` that replicas know nothing of
 
 
@@ -31,7 +32,8 @@ def package_code(folder: Path) -> str:
     root = Path(__file__).resolve().parent.parent
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        for path in sorted(path for package in CODE for path in (root / package).rglob("*.py")):
+        found = (path for package in CODE for path in (root / package).rglob("*") if path.suffix in CARRIED)
+        for path in sorted(found):
             archive.writestr(zipfile.ZipInfo(path.relative_to(root).as_posix()), path.read_bytes())
     target = folder.resolve() / f"{hashlib.sha256(content.getvalue()).hexdigest()[:32]}.zip"
     if not target.exists():
@@ -69,6 +71,11 @@ def application(
         "logging_config": {"enable_access_log": False},
         "deployments": [_options("Service", spec, release)],
     }
+
+
+def serving_of(application: Application) -> ServingSpec:
+    """How the replicas of an application answer."""
+    return ServingSpec.model_validate(application["args"]["serving"])
 
 
 def running_file(application: Application) -> Path:

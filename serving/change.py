@@ -16,6 +16,7 @@ from serving.applications import (
     listed,
     running_file,
     running_of,
+    serving_of,
 )
 from serving.bundle import BundleError
 from serving.dashboard import POLL_S, Application, Dashboard, DeployError
@@ -101,7 +102,7 @@ class Change:
         self._list(wanted, deadline)
 
     def _list(self, wanted: Running, deadline: float) -> None:
-        entry = catalogue_entry(self._service, wanted.champion) | share_of(wanted)
+        entry = catalogue_entry(self._service, wanted.champion, serving_of(self._application)) | share_of(wanted)
         made = catalogue(self._applications, self._applications[CATALOGUE]["runtime_env"]["working_dir"])
         list_services(made, [*(each for each in listed(made) if each["service"] != self._service), entry])
         self._dashboard.write({**self._applications, CATALOGUE: made})

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Annotated, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict  # see serving.forms
 
 from serving.bundle import Bundle
 from serving.inputs import TOKENS_PER_BATCH, Input, Reading, Row, checked, cut, reading, unknown_id
@@ -16,23 +19,24 @@ if TYPE_CHECKING:
     import numpy as np
     from tokenizers import Encoding, Tokenizer
 
-DETAILS = {"unknown", "cut", "ms"}  # of a prediction, where asked for
+
+class Details(TypedDict, total=False):
+    """What was read of an input, where asked for."""
+
+    unknown: Annotated[float, Field(description="share of the tokens that the tokenizer does not know")]
+    cut: Annotated[bool, Field(description="whether the input is longer than the model reads")]
+    ms: Annotated[float, Field(description="the model's time, for all inputs that were answered together")]
 
 
-class Prediction(TypedDict):
-    """The best label with its probability, and what else was asked for.
+DETAILS = frozenset(Details.__annotations__)
 
-    `scores`: the probability of every label. Details: `unknown`, the share of tokens that the tokenizer does not know;
-    `cut`, whether the input is longer than the model reads; `ms`, the model's time for all inputs that were answered
-    together.
-    """
+
+class Prediction(Details):
+    """The best label with its probability, and what else was asked for."""
 
     label: str
-    score: float
-    scores: NotRequired[dict[str, float]]
-    unknown: NotRequired[float]
-    cut: NotRequired[bool]
-    ms: NotRequired[float]
+    score: Annotated[float, Field(description="its probability")]
+    scores: NotRequired[Annotated[dict[str, float], Field(description="the probability of every label")]]
 
 
 class Classifier:

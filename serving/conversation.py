@@ -62,8 +62,8 @@ class Conversation:
     def of_input(self, value: Input, index: int) -> str:
         """The same for an input: a conversation, or a text, which its user says. Raises `InputError`."""
         given = value[MESSAGES] if isinstance(value, Mapping) and value.keys() == {MESSAGES} else value
-        if isinstance(given, str):
-            given = [{"role": "user", "content": given}]
+        if isinstance(value, str):
+            given = [{"role": "user", "content": value}]
         try:
             said = messages(given) if isinstance(given, list) else ()
         except ValueError as error:

@@ -29,6 +29,7 @@ from serving.applications import (
     listed,
     release_of,
     running_file,
+    serving_of,
     with_model,
 )
 from serving.change import Change, Tell, tell
@@ -165,7 +166,7 @@ def _put(
     try:
         dashboard.write({**after, CATALOGUE: before.get(CATALOGUE, listing)})
         dashboard.wait(service, deadline)
-        entry = catalogue_entry(service, Release.model_validate(release_of(application)))
+        entry = catalogue_entry(service, Release.model_validate(release_of(application)), serving_of(application))
         list_services(listing, [*(each for each in listed(listing) if each["service"] != service), entry])
         dashboard.write({**after, CATALOGUE: listing})
         dashboard.wait(CATALOGUE, deadline)

@@ -24,6 +24,7 @@ from serving.access import may_ask
 from serving.failures import OPENAI, UNFORESEEN, failure, failure_event, request_name
 from serving.inputs import InputError
 from serving.openai import model_entry
+from serving.pages import add_pages
 from serving.relay import Parts, relayed, service_named
 from serving.service import Answer, Caller, ClientLeft, InService, Refused, Route, Stream, to_json
 
@@ -134,7 +135,7 @@ def create_catalogue(
     relay: Callable[[str, str, bytes, str], Parts],
     check: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """The HTTP of the catalogue.
+    """The HTTP of the catalogue, with the pages of `serving.pages`.
 
     `models` gives service, name, version, task and more of each service. `relay(service, path, body, request id)` asks
     a service what came to one of OpenAI's routes. `check` and `models` raise `Refused` where nothing can be asked yet.
@@ -162,6 +163,8 @@ def create_catalogue(
         service = service_named(body, [each["service"] for each in models()], partial(may_ask, request.scope))
         path = request.scope["path"].removeprefix("/v1/")
         return await relayed(relay(service, path, body, request.state.request_id), caller)
+
+    add_pages(app, seen)
 
     @app.api_route("/{path:path}", methods=METHODS)
     async def unknown(request: Request) -> Response:

@@ -16,8 +16,9 @@ from pydantic import Field
 from configs.schema.serving import ServingSpec
 from serving.batches import Batches
 from serving.classifier import DETAILS, Classifier, Prediction
+from serving.forms import Entry, Form, Schema, answer_of, example_of, inputs_of, schema_of
 from serving.inputs import Row
-from serving.questions import Question, read_question
+from serving.questions import DETAILED, Question, read_question
 from serving.runtime import load_bundle
 from serving.service import Answer, Caller, Release, Route
 
@@ -25,8 +26,21 @@ from serving.service import Answer, Caller, Release, Route
 class LabelQuestion(Question):
     """The body of a request."""
 
-    scores: bool = Field(default=False, description="true or false")
-    details: bool = Field(default=False, description="true or false")
+    scores: bool = Field(
+        default=False,
+        description="true or false",
+        json_schema_extra={"description": "true adds the probability of every label"},
+    )
+    details: bool = Field(default=False, description="true or false", json_schema_extra=DETAILED)
+
+
+def forms(entry: Entry) -> dict[str, Form]:
+    """The form of the service itself."""
+    labels = entry.labels or []
+    scores: Schema = {"properties": {each: {"type": "number"} for each in labels}, "required": labels}
+    prediction = schema_of(Prediction, label={"enum": labels}, scores={**scores, "additionalProperties": False})
+    body = schema_of(LabelQuestion, inputs=inputs_of(entry))
+    return {"": Form("Label inputs", body, answer_of(prediction), {"inputs": [example_of(entry)], "scores": True})}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from serving.service import Caller, InService, Refused, Stream, to_json
 from serving.services import Services
 
 PING, INVOCATIONS = "/ping", "/invocations"
-OWN = ("/healthz", "/v1/models", "/v1/completions", "/v1/chat/completions", PING, INVOCATIONS)
+CATALOGUE = ("/docs", "/openapi.json", "/healthz", "/v1/models", "/v1/completions", "/v1/chat/completions")
+OWN = (*CATALOGUE, PING, INVOCATIONS)
 HEALTH = ("/healthz", PING)  # routes that say what Vertex AI wants to know
 ROUTE = re.compile(r"/[\w.~:@/-]+")
 

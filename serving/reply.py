@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict  # see serving.forms
 
 from serving.bundle import TEMPLATES, Bundle, BundleError, copy_bundle, read_description
 from serving.classifier import Classifier, Prediction
@@ -29,11 +30,11 @@ Fields = Mapping[str, str | float | None]  # values by the name of their placeho
 class Reply(TypedDict):
     """The answer to a message."""
 
-    text: str  # empty where it is handed over
-    intent: str  # the likeliest class
-    score: float  # its probability
+    text: Annotated[str, Field(description="empty where the message is handed over")]
+    intent: Annotated[str, Field(description="the likeliest class")]
+    score: Annotated[float, Field(description="its probability")]
     handover: bool
-    reason: str | None  # of the handover
+    reason: Annotated[str | None, Field(description="of the handover")]
 
 
 class Templates(BaseModel):

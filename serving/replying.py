@@ -15,10 +15,11 @@ from typing import Annotated
 from pydantic import Field
 
 from configs.schema.serving import ServingSpec
-from serving.classifier import DETAILS
+from serving.classifier import DETAILS, Details
+from serving.forms import Entry, Form, answer_of, example_of, inputs_of, schema_of
 from serving.labelling import Labelling, Waiting
-from serving.questions import Question, read_question
-from serving.reply import Replier, load_reply, values_of
+from serving.questions import DETAILED, Question, read_question
+from serving.reply import Replier, Reply, load_reply, values_of
 from serving.service import Answer, Caller, Refused, Release, Route
 
 Value = str | int | Annotated[float, Field(allow_inf_nan=False)] | None
@@ -32,8 +33,24 @@ class ReplyQuestion(Question):
         default_factory=dict,
         description="an object of values, each a text or a number, for all inputs, or a list of one such object for "
         "each input",
+        json_schema_extra={
+            "description": "values of the placeholders of replies, each a text or a number: an object for all inputs, "
+            "or a list of one object for each"
+        },
     )
-    details: bool = Field(default=False, description="true or false")
+    details: bool = Field(default=False, description="true or false", json_schema_extra=DETAILED)
+
+
+class Replied(Reply, Details):
+    """The reply to an input, and what else was asked for."""
+
+
+def forms(entry: Entry) -> dict[str, Form]:
+    """The form of the service itself."""
+    body = schema_of(ReplyQuestion, inputs=inputs_of(entry))
+    answer = answer_of(schema_of(Replied, intent={"enum": entry.labels or []}))
+    asked = {"inputs": [example_of(entry)], "fields": dict.fromkeys(entry.fields or [], "12")}
+    return {"": Form("Reply to messages", body, answer, asked)}
 
 
 class Replying:

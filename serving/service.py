@@ -21,6 +21,7 @@ from configs.loader import Spec
 from configs.schema.serving import ServingSpec
 from configs.schema.tasks import TASKS, named
 from serving.bundle import read_description
+from serving.forms import Entry, Limits
 
 STUCK_AFTER_S = 30.0  # a batch, or a token, takes milliseconds; what has not got on for so long will not
 
@@ -102,14 +103,32 @@ def check_progress(model: InService) -> None:
         raise RuntimeError(f"the model has not got on for more than {STUCK_AFTER_S:g} s")
 
 
-def catalogue_entry(service: str, release: Release) -> dict[str, Any]:
-    """What GET /v1/models says of a service that is ready now. Raises `BundleError`."""
-    bundle = read_description(Path(release.bundle))
-    known = {"labels": bundle.labels} if TASKS[bundle.task].labelled else {"max_length": bundle.max_length}
-    created = int(time.time())
-    kind = bundle.kind or ("single" if bundle.first is None else "cascade")
-    told = {"task": bundle.task, "kind": kind, "pairs": bundle.pairs, "attributes": bundle.attributes}
-    return {"service": service, **release.model, **told, "created": created, **known}
+def catalogue_entry(service: str, release: Release, spec: ServingSpec) -> dict[str, Any]:
+    """What GET /v1/models says of a service that is ready now, see `serving.forms.Entry`. Raises `BundleError`."""
+    folder = Path(release.bundle)
+    bundle = read_description(folder)
+    task, record = TASKS[bundle.task], bundle.record
+    limits = {name: getattr(spec, name) for name in Limits.model_fields}
+    if task.writes:
+        limits["max_tokens"] = spec.max_tokens or bundle.max_length
+    entry = Entry(
+        service=service,
+        name=release.name,
+        version=release.version,
+        task=bundle.task,
+        kind=bundle.kind or ("single" if bundle.first is None else "cascade"),
+        pairs=bundle.pairs,
+        attributes=bundle.attributes,
+        conversations=bundle.chat_template is not None,
+        checked=bundle.checked,
+        created=int(time.time()),
+        labels=bundle.labels if task.labelled else None,
+        max_length=None if task.labelled else bundle.max_length,
+        manner=bundle.manner or None,
+        fields=named(record.fields)(folder) if record.fields else None,
+        limits=Limits.model_validate(limits),
+    )
+    return entry.model_dump(exclude_none=True)
 
 
 def event(data: Any, kind: str = "") -> bytes:

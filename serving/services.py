@@ -110,7 +110,7 @@ class Services:
                 raise BundleError(f"{service}: {one_line(error)}") from None
             prediction = await first_answer(service, release, bundle, model)
             most = self._spec.max_ongoing_requests
-            entry = catalogue_entry(service, release)
+            entry = catalogue_entry(service, release, self._spec)
             self._loaded[service] = Loaded(bundle, release, Admitting(model, most), prediction, entry)
 
     def check_progress(self) -> None:

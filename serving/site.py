@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -11,6 +10,7 @@ from configs.schema.serving import ServingSpec
 from serving.access import OPEN
 from serving.endpoint import create_app, create_catalogue
 from serving.kserve import HEALTH, create_kserve, is_route, model_of
+from serving.openapi import program_version
 from serving.platforms import Vertex, create_platforms, health_of, routes_of
 from serving.relay import Parts, through
 from serving.service import InService
@@ -29,7 +29,7 @@ class Site:
         self._platforms = create_platforms(services, spec, vertex)
         self._of_platforms = routes_of(vertex)
         self._open = {*OPEN, *HEALTH, *health_of(vertex)}
-        self._kserve = create_kserve(services, spec, _version())
+        self._kserve = create_kserve(services, spec, program_version())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._application(scope["path"])(scope, receive, send)
@@ -60,11 +60,3 @@ class Site:
     def _relay(self, service: str, path: str, body: bytes, request_id: str) -> Parts:
         """Past the layer that asks for a key (`serving.access.Gate`), which is around the whole site."""
         return through(self._services[service], f"/v1/{service}/{path}", body, request_id)
-
-
-def _version() -> str:
-    """Of this program; a copy of the repository that is not installed has none."""
-    try:
-        return importlib.metadata.version("slimcart")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

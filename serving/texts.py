@@ -8,9 +8,10 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict  # see serving.forms
 
 from serving.pieces import Text
 from serving.rounds import FinishReason, Writing
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 MOST_STOPS, LONGEST_STOP = 4, 64  # strings, characters
+Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 
 
 class Usage(TypedDict):
@@ -58,15 +60,41 @@ class Manner(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    max_tokens: int | None = Field(default=None, ge=1, description="a whole number of at least 1")
-    temperature: float = Field(default=0, ge=0, le=2, description="a number from 0 (the likeliest token) to 2")
-    top_p: float = Field(default=1, gt=0, le=1, description="a number above 0, at most 1")
-    top_k: int = Field(default=0, ge=0, description="a whole number of at least 0, which draws from all tokens")
-    seed: int | None = Field(default=None, description="a whole number")
-    stop: str | list[str] | None = Field(
-        default=None, description=f"a text of 1 to {LONGEST_STOP} characters, or a list of at most {MOST_STOPS}"
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="a whole number of at least 1",
+        json_schema_extra={"description": "most tokens of a text; without it as many as the model holds"},
     )
-    stream: bool = Field(default=False, description="true or false")
+    temperature: float = Field(default=0, ge=0, le=2, description="a number from 0 (the likeliest token) to 2")
+    top_p: float = Field(
+        default=1,
+        gt=0,
+        le=1,
+        description="a number above 0, at most 1",
+        json_schema_extra={"description": "tokens are drawn from the likeliest that have this probability together"},
+    )
+    top_k: int = Field(
+        default=0,
+        ge=0,
+        description="a whole number of at least 0, which draws from all tokens",
+        json_schema_extra={"description": "tokens are drawn from so many of the likeliest; 0 = from all"},
+    )
+    seed: int | None = Field(
+        default=None,
+        description="a whole number",
+        json_schema_extra={"description": "taken where temperature is 0, which writes the same text whatever it is"},
+    )
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = Field(
+        default=None,
+        description=f"a text of 1 to {LONGEST_STOP} characters, or a list of at most {MOST_STOPS}",
+        json_schema_extra={"description": "texts that end the answer and do not belong to it"},
+    )
+    stream: bool = Field(
+        default=False,
+        description="true or false",
+        json_schema_extra={"description": "true sends the text as it is written, as server-sent events"},
+    )
 
     @property
     def sampling(self) -> Sampling:
@@ -84,11 +112,8 @@ class Manner(BaseModel):
 
     @property
     def stops(self) -> list[str]:
-        """Strings that end a text. Raises `Refused`."""
-        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if len(given) > MOST_STOPS or not all(1 <= len(each) <= LONGEST_STOP for each in given):
-            raise Refused(422, f"stop must be {Manner.model_fields['stop'].description}", "stop")
-        return given
+        """Strings that end a text."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
 class Texts:

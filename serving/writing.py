@@ -13,31 +13,65 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
 
 from configs.schema.serving import ServingSpec
-from serving import openai
+from serving import openai, openai_schema
 from serving.checked import CheckedTexts
+from serving.classifier import Details
 from serving.conversation import Said
+from serving.forms import Entry, Form, Schema, answer_of, example_of, inputs_of, schema_of
 from serving.generator import Generator, load_generator
 from serving.inputs import Input, Slots
 from serving.manner import FIELDS, asked_manner
-from serving.questions import Question, read_question
-from serving.rounds import QueueFull, Rounds
+from serving.questions import DETAILED, Question, read_question
+from serving.rounds import FinishReason, QueueFull, Rounds
 from serving.service import Answer, Caller, Refused, Release, Route, Stream, event
 from serving.texts import Manner, Texts
 
-Details = Callable[[int], dict[str, Any]]  # of the text of an input that is written, by its index
+DetailsOf = Callable[[int], dict[str, Any]]  # of the text of an input that is written, by its index
 
 
 class WriteQuestion(Manner, Question):
     """The body of a request."""
 
-    details: bool = Field(default=False, description="true or false")
-    style: str | None = Field(default=None, description="a text")
-    length: str | None = Field(default=None, description="a text")
+    details: bool = Field(default=False, description="true or false", json_schema_extra=DETAILED)
+    style: str | None = Field(
+        default=None, description="a text", json_schema_extra={"description": "a style that rows taught"}
+    )
+    length: str | None = Field(
+        default=None, description="a text", json_schema_extra={"description": "a length that rows taught"}
+    )
+
+
+class WrittenText(Details):
+    """The text that was written for an input."""
+
+    text: Annotated[str, Field(description="empty where it is held back")]
+    finish_reason: Annotated[FinishReason, Field(description="what ended the text")]
+    held: NotRequired[Annotated[bool, Field(description="of a checked service: whether the text is held back")]]
+    reason: NotRequired[Annotated[str, Field(description="why it is held back")]]
+
+
+EVENTS = (
+    'Server-sent events, their data `{"index", "text"}`: a piece of the text of that input. Its last one also has '
+    "`finish_reason`, `usage` (tokens), `model` and details. A stream that fails ends with an event `error` that "
+    "holds a problem."
+)
+
+
+def forms(entry: Entry) -> dict[str, Form]:
+    """The form of the service itself, and OpenAI's."""
+    taught = entry.manner or {}
+    manner = {name: {"enum": [*taught[name], None]} if name in taught else None for name in FIELDS}
+    limit: Schema = {"maximum": entry.limits.max_tokens} if entry.limits.max_tokens else {}
+    body = schema_of(WriteQuestion, inputs=inputs_of(entry), max_tokens=limit, **manner)
+    checked = {} if entry.checked else {"held": None, "reason": None}
+    answer = answer_of(schema_of(WrittenText, **checked))
+    asked = {"inputs": [example_of(entry)], "max_tokens": min(20, entry.limits.max_tokens or 20)}
+    return {"": Form("Write texts", body, answer, asked, EVENTS), **openai_schema.forms([entry.service], entry)}
 
 
 class Writer:
@@ -110,7 +144,7 @@ class Writer:
         ]
         return {"model": self.release.model, "predictions": predictions}
 
-    async def _events(self, texts: Texts, until: float, details: Details) -> AsyncIterator[bytes]:
+    async def _events(self, texts: Texts, until: float, details: DetailsOf) -> AsyncIterator[bytes]:
         async for each in texts.pieces(until):
             piece = {"index": each.index, "text": each.text}
             if each.finish_reason:
@@ -118,7 +152,7 @@ class Writer:
                 piece |= each.checked | details(each.index)
             yield event(piece)
 
-    def _details(self, texts: Texts) -> Details:
+    def _details(self, texts: Texts) -> DetailsOf:
         began = time.perf_counter()
 
         def details(index: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class Kind:
 
     open: str  # (folder of a bundle, threads) -> its predictor
     service: str  # (its name, release, serving) -> serving.service.InService
+    forms: str  # (entry of GET /v1/models) -> serving.forms.Form by path: what that takes and gives
     answers: Mapping[str, str]  # what that says of an input, by name: the type of such a column
     further_answers: Mapping[str, Mapping[str, str]]  # what it says besides, by the field of a request that asks for it
     fields: str | None  # (folder of a bundle) -> columns of values that a request gives in `fields`
@@ -33,6 +34,7 @@ KINDS: dict[str, Kind] = {
     "reply": Kind(
         open="serving.reply:load_reply",
         service="serving.replying:put_in_service",
+        forms="serving.replying:forms",
         answers={
             "text": "string",
             "intent": "string",

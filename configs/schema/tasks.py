@@ -101,6 +101,7 @@ class Task:
     open: str  # (folder of a bundle, threads) -> its predictor, without torch
     open_reference: str  # (folder of a reference bundle, ...) -> its predictor
     service: str  # (its name, release, serving) -> serving.service.InService: what answers over HTTP
+    forms: str  # (entry of GET /v1/models) -> serving.forms.Form by path: what that takes and gives
     answers: Mapping[str, str]  # what that says of an input, by name: the type of such a column
     further_answers: Mapping[str, Mapping[str, str]]  # what it says besides, by the field of a request that asks for it
     answering: str  # (predictor) -> jobs.measure.answers.LoadedContender
@@ -229,6 +230,7 @@ CLASSIFY = Task(
     open="serving.runtime:load_bundle",
     open_reference="jobs.measure.reference:load_reference",
     service="serving.labelling:put_in_service",
+    forms="serving.labelling:forms",
     answers={"label": "string", "score": "double"},
     further_answers={"scores": {"scores": BY_LABEL}, "details": READ},
     answering="jobs.tasks.classify.evaluation:Labelling",
@@ -336,6 +338,7 @@ GENERATE = Task(
     open="serving.generator:load_generator",
     open_reference="jobs.measure.reference:load_decoder",
     service="serving.writing:put_in_service",
+    forms="serving.writing:forms",
     answers={"text": "string", "finish_reason": "string", "held": "bool", "reason": "string"},
     further_answers={"details": READ},
     answering="jobs.tasks.generate.evaluation:Writing",

@@ -189,8 +189,12 @@ def test_the_catalogue_lists_the_model_and_answers_for_unknown_services(endpoint
     (model,) = requests.get(f"{root}/v1/models", timeout=10).json()["models"]
     assert model.pop("created") > 0
     told = {"service": "intent", "name": "tiny", "version": "1", "task": "classify", "kind": "single"}
-    assert model == {**told, "pairs": False, "attributes": False, "labels": LABELS}
+    takes = {"pairs": False, "attributes": False, "conversations": False, "checked": False}
+    limits = ServingSpec.model_validate({}).model_dump(include={"max_inputs", "max_body_bytes", "request_timeout_s"})
+    assert model == {**told, **takes, "labels": LABELS, "limits": limits}
     assert requests.get(f"{root}/healthz", timeout=10).json() == {"status": "ok"}
+    assert requests.get(f"{root}/", timeout=10).headers["content-type"].startswith("text/html")
+    assert "/v1/intent" in requests.get(f"{root}/openapi.json", timeout=10).json()["paths"]
     unknown = requests.post(f"{root}/v1/intention", json={"inputs": ["a"]}, timeout=10)
     assert (unknown.status_code, unknown.headers["content-type"]) == (404, "application/problem+json")
     assert "/v1/intent" in unknown.json()["detail"]

@@ -20,7 +20,9 @@ def test_code_is_packed_to_the_same_address_and_holds_only_what_serves(tmp_path:
     assert first.endswith(".zip")
     assert Path(first).name == Path(second).name
     with zipfile.ZipFile(first.removeprefix("file://")) as archive:
-        assert {name.split("/")[0] for name in archive.namelist()} == {"configs", "serving"}
+        names = archive.namelist()
+    assert {name.split("/")[0] for name in names} == {"configs", "serving"}
+    assert {"serving/app.py", "serving/browser/ask.html", "serving/browser/page.js"} <= {*names}
 
 
 def test_every_key_is_one_that_serve_knows_because_it_ignores_the_others(tmp_path: Path):

@@ -95,7 +95,13 @@ def test_a_bundle_words_what_it_is_asked_as_its_rows_were(tmp_path: Path, model:
     assert asked == tokenizer.apply_chat_template(TALK[:-1], add_generation_prompt=True, tokenize=False)
     one = [{"role": "user", "content": "hello"}]
     assert conversation.of_input("hello", 0) == conversation.of_input({"messages": one}, 0)
-    for wrong in ({"messages": [{"role": "robot", "content": "x"}]}, {"messages": []}, {"text": "x"}, f"a {END}"):
+    for wrong in (
+        {"messages": [{"role": "robot", "content": "x"}]},
+        {"messages": []},
+        {"messages": "x"},
+        {"text": "x"},
+        f"a {END}",
+    ):
         with pytest.raises(InputError, match=r"^input 3"):
             conversation.of_input(wrong, 3)
 

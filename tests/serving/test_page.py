@@ -1,0 +1,282 @@
+"""The pages in headless Chromium, over the HTTP of a real process."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+
+from serving.runtime import load_bundle
+from tests.tiny.bundles import write_tiny_bundle
+from tests.tiny.http import Process
+from tests.tiny.site import LIMITS, SERVICES, answering
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")]
+FOCUSABLE = "a[href], button, select, textarea, input:not([type=radio]), input:checked, summary"
+# Whether the focus can be seen; null where it was here before, or has left the page.
+FOCUSED = """() => {
+    const one = document.activeElement, style = getComputedStyle(one);
+    if (one === document.body || one.dataset.reached) return null;
+    one.dataset.reached = 'yes';
+    return style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2;
+}"""
+MISSED = "all => all.filter((one) => one.checkVisibility() && !one.dataset.reached).map((one) => one.outerHTML)"
+# The least contrast (WCAG 2.2) of an element's own text with what is behind it.
+CONTRAST = """() => {
+    const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+    const linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    const light = (text) => rgb(text).slice(0, 3).map((each) => linear(each / 255))
+        .reduce((sum, each, place) => sum + each * [0.2126, 0.7152, 0.0722][place], 0);
+    const ground = (one) => getComputedStyle(one).backgroundColor;
+    const behind = (one) => (rgb(ground(one))[3] === 0 ? behind(one.parentElement) : ground(one));
+    const says = (one) => [...one.childNodes].some((each) => each.nodeType === Node.TEXT_NODE && each.data.trim());
+    const shown = [...document.body.querySelectorAll(':not(script, noscript, style, option)')];
+    return Math.min(...shown.filter((one) => one.checkVisibility() && says(one)).map((one) => {
+        const [dim, bright] = [light(getComputedStyle(one).color), light(behind(one))].sort((a, b) => a - b);
+        return (bright + 0.05) / (dim + 0.05);
+    }));
+}"""
+Opened = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # The sandbox of Chromium needs rights that containers do not give.
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def opened(browser: Browser, site: Process) -> Iterator[Opened]:
+    """Opens a page of the site; fails where one asked another host, or had an error that the test did not expect."""
+    contexts, wrong, asked = [], [], set[str]()
+
+    def open_page(path: str = "/", width: int = 1280, dark: bool = False, url: str = site.url) -> Page:
+        scheme: Any = "dark" if dark else "light"
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
+        page.goto(url + path)
+        page.locator("#service option, .route").first.wait_for(state="attached")
+        return page
+
+    open_page.wrong = wrong  # type: ignore[attr-defined]
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert len({*asked, urlsplit(site.url).netloc}) <= 2 and all(each.startswith("127.0.0.1:") for each in asked)
+    assert wrong == []
+
+
+def ask(page: Page, *texts: str) -> None:
+    for place, text in enumerate(texts):
+        page.fill(f"#input-{place}", text)
+    page.click("#send")
+    expect(page.locator("#answers")).not_to_have_attribute("aria-busy", "true")
+
+
+def facts(page: Page) -> dict[str, str]:
+    names, values = (page.locator(f".facts {each}").all_inner_texts() for each in ("dt", "dd"))
+    return dict(zip(names, values, strict=True))
+
+
+def test_a_service_is_chosen_and_its_answer_shown(opened: Opened, site: Process, site_folder: Path):
+    page = opened()
+    assert page.locator("#service option").all_inner_texts() == SERVICES
+    page.select_option("#service", "second")
+    ask(page, "where is my order")
+    (wanted,) = load_bundle(site_folder / "second").predict(["where is my order"], all_scores=True)
+    assert page.locator(".label-said").inner_text() == wanted["label"]
+    assert "scores" in wanted
+    best = sorted(wanted["scores"].items(), key=lambda each: -each[1])
+    shown = page.locator(".scores li").all_inner_texts()
+    assert [each.split("\n") for each in shown] == [[name, f"{100 * share:.1f} %"] for name, share in best]
+    assert facts(page).keys() == {"Time in the model", "Time in all", "Unknown tokens"}
+    (entry,) = [each for each in site.get("/v1/models").json()["models"] if each["service"] == "second"]
+    assert page.locator("article > .head").inner_text().split("\n") == ["second", f"tiny, version {entry['version']}"]
+
+
+def test_two_services_answer_side_by_side(opened: Opened):
+    page = opened("/#intent")
+    assert page.locator("#other option").all_inner_texts() == ["nothing", "second", "reply", "writer", "talk"]
+    page.select_option("#other", "second")
+    ask(page, "where is my order")
+    assert page.locator("article h2").all_inner_texts() == ["intent", "second"]
+    boxes = [page.locator("article").nth(place).bounding_box() for place in (0, 1)]
+    assert boxes[0] and boxes[1] and boxes[0]["y"] == boxes[1]["y"]
+
+
+def test_what_runs_is_listed_with_its_version(opened: Opened, site: Process):
+    shown = opened().locator("#running li").all_inner_texts()
+    listed = site.get("/v1/models").json()["models"]
+    assert [(each["service"] in text, each["version"] in text) for each, text in zip(listed, shown, strict=True)] == [
+        (True, True)
+    ] * len(SERVICES)
+
+
+def test_the_keyboard_reaches_everything_and_sends(opened: Opened):
+    page = opened("/#category")
+    seen = []
+    while True:
+        page.keyboard.press("Tab")
+        if (visible := page.evaluate(FOCUSED)) is None:
+            break
+        seen.append(visible)
+    assert all(seen) and len(seen) > len(SERVICES) + 8
+    assert page.locator(FOCUSABLE).evaluate_all(MISSED) == []
+    page.locator("#service").focus()
+    page.keyboard.type("intent")
+    page.locator("#input-0").focus()
+    page.keyboard.type("refund now")
+    page.keyboard.press("Control+Enter")
+    page.locator(".label-said").wait_for()
+    assert page.locator("article h2").inner_text() == "intent"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_pages_fit_400_pixels_and_can_be_read(opened: Opened, dark: bool):
+    page = opened(width=400, dark=dark)
+    for service in SERVICES:
+        page.select_option("#service", service)
+        ask(page, *(["name: order\ninch: 40"] * page.locator("#inputs textarea[id^=input-]").count()))
+        for fold in page.locator("details").all():
+            fold.evaluate("each => { each.open = true }")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400, service
+        assert contrasts(page) >= 4.5, service
+    docs = opened("/docs", width=400, dark=dark)
+    for fold in docs.locator("details").all():
+        fold.evaluate("each => { each.open = true }")
+    assert docs.evaluate("document.documentElement.scrollWidth") <= 400
+    assert contrasts(docs) >= 4.5
+    ground = re.findall(r"\d+", docs.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert (sum(map(int, ground)) < 150) == dark
+
+
+def inputs_of(request: Request) -> Any:
+    body: Any = request.post_data_json
+    return body["inputs"]
+
+
+def contrasts(page: Page) -> float:
+    return page.evaluate(CONTRAST)
+
+
+def test_a_product_is_typed_as_lines_or_as_a_text(opened: Opened):
+    page = opened("/#category")
+    with page.expect_request("**/v1/category") as sent:
+        ask(page, "order: refund\nnow: 40\nnow: a: b")
+    assert inputs_of(sent.value) == [{"order": "refund", "now": ["40", "a: b"]}]
+    page.check("#as-text")
+    with page.expect_request("**/v1/category") as sent:
+        ask(page, "order: refund")
+    assert inputs_of(sent.value) == ["order: refund"]
+    page.check("#as-lines")
+    ask(page, "order")
+    assert "without a colon" in page.locator("article .problem").inner_text()
+
+
+def test_a_pair_is_two_texts(opened: Opened):
+    page = opened("/#pairs")
+    page.check("#as-text")
+    with page.expect_request("**/v1/pairs") as sent:
+        ask(page, "order", "now")
+    assert inputs_of(sent.value) == [{"text": "order", "text_pair": "now"}]
+    assert page.locator(".label-said").inner_text()
+
+
+def test_a_reply_is_shown_or_its_handover_with_the_reason(opened: Opened):
+    page = opened("/#reply")
+    ask(page, "refund now")
+    said = page.locator("article").inner_text()
+    assert "handed over to a person" in said and "the placeholder 'order_number' has no value" in said
+    page.fill("#fields", "order_number: 12")
+    ask(page, "refund now")
+    intent = page.locator(".scores li span").first.inner_text()
+    assert page.locator(".text-said").inner_text() == f"{intent} of 12"
+    assert "answered" in page.locator("article").inner_text()
+
+
+def test_a_text_comes_as_a_stream(opened: Opened):
+    page = opened("/#writer")
+    ask(page, "a")
+    assert page.locator(".text-said").text_content() == " says hello."
+    assert facts(page)["Ended by"] == "the model" and facts(page)["Tokens read, written"] == "2, 12"
+    assert {"First piece after", "Time in the model", "Time in all"} <= facts(page).keys()
+
+
+def test_options_are_those_of_the_service(opened: Opened):
+    page = opened("/#intent")
+    assert page.locator("#more").is_hidden()
+    page.select_option("#service", "writer")
+    page.click("#more summary")
+    page.select_option("#option-style", "warm")
+    page.fill("#option-max_tokens", "5")
+    with page.expect_request("**/v1/writer") as sent:
+        ask(page, "a")
+    asked = {"style": "warm", "max_tokens": 5}
+    assert sent.value.post_data_json == {"inputs": ["a"], "details": True, "stream": True, **asked}
+
+
+def test_a_refusal_is_its_one_line(opened: Opened, site: Process):
+    page = opened("/#writer")
+    text = "a" * 100
+    ask(page, text)
+    said = site.post("/v1/writer", {"inputs": [text]}).json()
+    assert page.locator("article .problem").inner_text() == said["detail"]
+    assert page.locator("article > .head").inner_text().split("\n") == ["writer", "status 422"]
+    opened.wrong.remove(opened.wrong[-1])  # type: ignore[attr-defined] - Chromium logs what is not answered with 200
+    ask(page, "a")
+    assert page.locator("article .problem").count() == 0
+
+
+def test_an_api_key_is_sent_and_kept_nowhere(opened: Opened):
+    page = opened()
+    page.click("#key-part summary")
+    page.fill("#key", "sk-secret")
+    with page.expect_request("**/v1/intent") as sent:
+        ask(page, "refund")
+    assert sent.value.headers["authorization"] == "Bearer sk-secret"
+    kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href])")
+    assert "sk-secret" not in kept
+    page.reload()
+    assert page.input_value("#key") == ""
+
+
+def test_what_comes_from_elsewhere_is_text(opened: Opened, tmp_path: Path):
+    label = "<img src=x onerror=alert(1)>"
+    write_tiny_bundle(tmp_path / "odd", labels=[label, "<b>b</b>", "</script>"], name="<i>odd</i>")
+    with answering(tmp_path, "odd") as process:
+        page = opened(url=process.url)
+        ask(page, "<img src=y onerror=alert(2)>")
+        page.click("article > .part > details summary")
+        assert label in page.locator(".scores").inner_text()
+        assert page.locator("img, main b, main i:not(.bar i)").count() == 0
+        docs = opened("/docs", url=process.url)
+        assert label in docs.locator("#routes").inner_text()
+        assert docs.locator("img, main b, main i").count() == 0
+
+
+def test_the_documentation_shows_every_route_and_commands_that_are_answered(opened: Opened, site: Process):
+    page = opened("/docs")
+    api = site.get("/openapi.json").json()
+    shown = page.locator(".route summary .path").all_inner_texts()
+    assert sorted(shown) == sorted(api["paths"])
+    commands = page.locator("pre").all_text_contents()
+    assert f"curl {site.url}/v1/models" in commands
+    wanted = '{"inputs":["where is my order"],"scores":true}'
+    assert f"curl -H 'Content-Type: application/json' -d '{wanted}' {site.url}/v1/intent" in commands
+    assert page.locator(".route details[open]").count() == 1
+    assert str(LIMITS["max_inputs"]) in page.locator(".route .properties").first.inner_text()
