@@ -127,7 +127,7 @@ def _options(deployment: str, spec: ServingSpec, user_config: dict[str, Any]) ->
     """Every limit by name: Serve's own defaults queue without end and stop the old replica before the new one runs."""
     return {
         "name": deployment,
-        "num_replicas": spec.replicas,
+        **_replicas(spec),
         "max_ongoing_requests": spec.max_ongoing_requests,
         "max_queued_requests": spec.max_queued_requests,
         "backpressure_config": {"status_code": 503, "retry_after_s": 1},
@@ -138,6 +138,21 @@ def _options(deployment: str, spec: ServingSpec, user_config: dict[str, Any]) ->
         "health_check_timeout_s": 30,
         "ray_actor_options": {"num_cpus": spec.cpus_per_replica},
         "user_config": user_config,
+    }
+
+
+def _replicas(spec: ServingSpec) -> dict[str, Any]:
+    if (scaling := spec.autoscaling) is None:
+        return {"num_replicas": spec.replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": scaling.min,
+            "max_replicas": scaling.max,
+            "initial_replicas": max(1, scaling.min),  # so that a model has answered before it is called deployed
+            "target_ongoing_requests": scaling.target_ongoing,
+            "upscale_delay_s": scaling.upscale_delay_s,
+            "downscale_delay_s": scaling.downscale_delay_s,
+        }
     }
 
 

@@ -37,11 +37,13 @@ def tell(service: str, timeout_s: float) -> list[Report]:
     This process has joined the cluster.
     """
     from ray import serve
-    from ray.serve.exceptions import RayServeException
+    from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
     try:
         handle = serve.get_app_handle(service)
         said = handle.broadcast("follow").results(timeout_s=timeout_s)
+    except DeploymentUnavailableError:  # it has none at the moment: the next one reads the file
+        return []
     except TimeoutError:
         raise DeployError(f"{service}: its replicas did not change in {timeout_s:g} s") from None
     except Exception as error:  # noqa: BLE001 - what a replica raised comes as Ray's own error, with its traceback

@@ -27,6 +27,7 @@ FOLDER = "SLIMCART_INGRESS"  # environment: where HAProxy's configuration and so
 SHORT = "/tmp"  # noqa: S108 - not $TMPDIR: with a node's id a path of a unix socket (107 bytes); the rest is random
 FALLBACK_PORTS = ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT")
 PORTS = range(20000, 30000)  # replicas get the ports above, each another port where its own is taken
+TOLD_S = 2  # between what replicas tell of the requests that they work on; by default 10
 LEAVING_S = 2  # a leaving replica answers on, until HAProxy knows that it leaves; Serve's default is 30
 READY_S = 60  # until the process that starts HAProxy is started anew; by default 5, too little for a busy machine
 HARD_STOP_S = 120  # time for the old HAProxy to finish its requests after a change
@@ -62,6 +63,8 @@ def settings(folder: Path, request_timeout_s: float, environment: Mapping[str, s
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(longest + 5),  # Serve itself gives up before
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(max(HARD_STOP_S, longest + 5)),
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(READY_S),
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": str(TOLD_S),
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": str(TOLD_S),  # also how soon a first replica comes
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(LEAVING_S),
         **{name: environment.get(name) or port for name, port in ports.items()},
     }

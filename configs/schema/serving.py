@@ -62,6 +62,24 @@ class RolloutSpec(Spec):
         return self
 
 
+class AutoscalingSpec(Spec):
+    """How many replicas a service has, by the requests that it works on."""
+
+    min: int = Field(default=1, ge=0, description="least replicas; 0 = none while nobody asks, and the first waits")
+    max: int = Field(default=4, ge=1, description="most replicas")
+    target_ongoing: float = Field(
+        default=8, gt=0, description="requests at a time that a replica should have, over the last 30 s"
+    )
+    upscale_delay_s: float = Field(default=10, ge=0, description="seconds of more than that, until a replica comes")
+    downscale_delay_s: float = Field(default=300, ge=0, description="seconds of less, until one goes")
+
+    @model_validator(mode="after")
+    def there_is_room(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min={self.min} is more than max={self.max}")
+        return self
+
+
 class ServingSpec(Spec):
     """How one service answers HTTP requests."""
 
@@ -74,6 +92,9 @@ class ServingSpec(Spec):
     )
     port: int = Field(default=8000, ge=1, le=65535, description="TCP port, one for all services of a cluster")
     replicas: int = Field(default=1, ge=1, description="processes that hold the model")
+    autoscaling: AutoscalingSpec | None = Field(
+        default=None, description="in place of replicas: as many as requests ask for; none = always so many"
+    )
     threads: int = Field(default=1, ge=1, description="threads of a replica's matrix products")
     cpus_per_replica: float = Field(
         default=0, ge=0, description="CPUs reserved in Ray; 0 = share the machine with training"
@@ -141,6 +162,19 @@ class ServingSpec(Spec):
         if keys is not None and KEY.search(keys):
             raise ValueError("this is a key, which no recipe may hold; give the file that python -m serving.keys made")
         return keys
+
+    @model_validator(mode="after")
+    def replicas_are_as_many_as_can_be(self) -> Self:
+        if (scaling := self.autoscaling) is None:
+            return self
+        if "replicas" in self.model_fields_set and self.replicas != 1:
+            raise ValueError(f"replicas={self.replicas} means nothing with autoscaling; give autoscaling.min and max")
+        if scaling.target_ongoing > self.max_ongoing_requests:
+            raise ValueError(
+                f"autoscaling.target_ongoing={scaling.target_ongoing:g} is more than "
+                f"max_ongoing_requests={self.max_ongoing_requests}, which a replica never exceeds, so none would come"
+            )
+        return self
 
     @model_validator(mode="after")
     def a_batch_can_fill(self) -> Self:

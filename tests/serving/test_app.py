@@ -324,6 +324,9 @@ def test_requests_that_come_while_a_batch_runs_are_answered_together():
         ({"service": "models"}, "taken by a route of all services"),
         ({"max_ongoing_requests": 8}, "a batch never fills; raise it to 32"),
         ({"replica": 2}, "Extra inputs"),
+        ({"autoscaling": {"min": 3, "max": 2}}, "min=3 is more than max=2"),
+        ({"autoscaling": {}, "replicas": 2}, "replicas=2 means nothing with autoscaling"),
+        ({"autoscaling": {"target_ongoing": 200}}, "which a replica never exceeds, so none would come"),
     ],
 )
 def test_serving_settings_that_cannot_work_are_refused_with_what_would(fields: dict, reason: str):

@@ -40,6 +40,19 @@ def test_every_key_is_one_that_serve_knows_because_it_ignores_the_others(tmp_pat
     )
 
 
+def test_replicas_come_and_go_within_the_bounds_that_a_recipe_gives(tmp_path: Path):
+    from ray.serve.schema import ServeApplicationSchema
+
+    write_tiny_bundle(tmp_path / "bundle")
+    spec = ServingSpec.model_validate({"autoscaling": {"min": 0, "max": 3, "target_ongoing": 5, "upscale_delay_s": 1}})
+    made = application(spec, "intent", tmp_path / "bundle", "tiny", "1", "file:///code.zip", tmp_path)
+    (read,) = ServeApplicationSchema.model_validate(made).deployments
+    assert "num_replicas" not in made["deployments"][0]
+    assert isinstance(read.autoscaling_config, dict)
+    scaling = {"min_replicas": 0, "max_replicas": 3, "initial_replicas": 1, "target_ongoing_requests": 5}
+    assert read.autoscaling_config.items() >= {**scaling, "upscale_delay_s": 1, "downscale_delay_s": 300}.items()
+
+
 class Stage:
     """Stands in for a Ray dashboard on which all goes well: what is deployed on it, after each write."""
 
