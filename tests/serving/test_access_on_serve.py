@@ -22,7 +22,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TestClient,
     monkeypatch.setattr(serve_app, "keep_to_node", lambda: None)
     write_tiny_decoder(tmp_path / "writer", b"a\n says hello.")
     path = str(tmp_path / "keys.json")
-    service = Service(ServiceArgs(service="writer", serving=ServingSpec(keys=path), release="r"))
+    service = Service(ServiceArgs(service="writer", serving=ServingSpec(keys=path), running=str(tmp_path / "running")))
     asyncio.run(service.reconfigure({"bundle": str(tmp_path / "writer"), "name": "t", "version": "1"}))
     catalogue = Catalogue()
     entries = [{"service": name, "name": "t", "version": "1", "task": "generate"} for name in ("intent", "writer")]
