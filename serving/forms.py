@@ -36,6 +36,14 @@ class Limits(BaseModel):
     max_tokens: int | None = Field(default=None, description="of a decoder: most tokens of a text")
 
 
+class Candidate(BaseModel):
+    """A model that is tried beside the one of a service."""
+
+    name: str
+    version: str
+    share: float = Field(description="per cent of the requests that it answers; 0: it is asked, and nobody sees it")
+
+
 class Entry(BaseModel):
     """What GET /v1/models says of a service."""
 
@@ -56,6 +64,7 @@ class Entry(BaseModel):
     )
     fields: list[str] | None = Field(default=None, description="of replies: placeholders that a message has values for")
     limits: Limits = Limits()
+    candidate: Candidate | None = Field(default=None, description="while a rollout lasts")
 
 
 @dataclass(frozen=True)

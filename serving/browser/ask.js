@@ -47,6 +47,13 @@ function wantKey(reason) {
   byId("key").focus();
 }
 
+/** What is tried beside the model of a service, in words. */
+function tried({ candidate }) {
+  if (!candidate) return null;
+  const share = candidate.share ? `answers ${candidate.share} % of the requests` : "is asked, unseen";
+  return make("span", { className: "chip hold", textContent: `candidate version ${candidate.version} ${share}` });
+}
+
 function running(entry) {
   const choose = make("button", { type: "button", className: "plain", textContent: "Ask", ariaLabel: `Ask ${entry.service}` });
   choose.addEventListener("click", () => {
@@ -60,6 +67,7 @@ function running(entry) {
     {},
     make("span", { className: "grow" }, make("strong", { textContent: entry.service }), ` ${entry.name}, ${entry.task}`),
     make("span", { className: "chip good", textContent: `version ${entry.version}` }),
+    tried(entry),
     make("span", { className: "quiet", textContent: since }),
     choose,
   );
@@ -79,7 +87,7 @@ function show() {
   const entry = chosen();
   const typed = [...byId("inputs").querySelectorAll("textarea")].map((each) => [each.id, each.value]);
   history.replaceState(null, "", `#${encodeURIComponent(entry.service)}`);
-  byId("about").replaceChildren(...chipsOf(entry));
+  byId("about").replaceChildren(...[...chipsOf(entry), tried(entry)].filter(Boolean));
   const alike = models.filter((each) => each.service !== entry.service && takes(each) === takes(entry));
   byId("beside").hidden = !alike.length;
   const before = byId("other").value;
@@ -252,7 +260,8 @@ async function streamed(response, card, began) {
 /** A prediction by what it holds. */
 function draw(card, entry, body, came, all) {
   const [said] = came.predictions;
-  card.version.textContent = `${came.model.name}, version ${came.model.version}`;
+  const who = entry.candidate && (came.model.version === entry.candidate.version ? "candidate, " : "champion, ");
+  card.version.textContent = `${who || ""}${came.model.name}, version ${came.model.version}`;
   const shown = [];
   if (said.handover !== undefined)
     shown.push(chip(said.handover ? "handed over to a person" : "answered", said.handover ? "hold" : "good"));

@@ -80,7 +80,7 @@ def test_a_service_answers_as_its_bundle_does(many: Process, folder: Path):
 
 def test_texts_come_as_they_are_written(many: Process):
     came = events(many.post("/v1/writer", {"inputs": ["a"], "stream": True}))
-    assert "".join(each["text"] for each in came) == " says hello."
+    assert "".join(each["text"] for each in came) == " says hello." and came[-1]["finish_reason"] == "stop"
 
 
 def test_openais_client_asks_a_service_and_the_catalogue(many: Process):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,18 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from starlette.types import Receive, Scope, Send
 
+from configs.schema.serving import RolloutSpec, ServingSpec
+from serving.endpoint import create_app, create_catalogue
+from serving.keys import add
+from serving.relay import Parts
+from serving.rollout import Rollout
 from serving.runtime import load_bundle
+from serving.service import Release, catalogue_entry, put_in_service
 from tests.tiny.bundles import write_tiny_bundle
 from tests.tiny.http import Process
+from tests.tiny.services import answering as behind_uvicorn
 from tests.tiny.site import LIMITS, SERVICES, answering
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -44,6 +53,7 @@ CONTRAST = """() => {
     }));
 }"""
 Opened = Callable[..., Page]
+TRIED = (("intent", "7"), ("second", "8"))  # bundles and versions of a champion and its candidate
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +70,13 @@ def opened(browser: Browser, site: Process) -> Iterator[Opened]:
     """Opens a page of the site; fails where one asked another host, or had an error that the test did not expect."""
     contexts, wrong, asked = [], [], set[str]()
 
-    def open_page(path: str = "/", width: int = 1280, dark: bool = False, url: str = site.url) -> Page:
+    def open_page(
+        path: str = "/",
+        width: int = 1280,
+        dark: bool = False,
+        url: str = site.url,
+        awaited: str = "#service option, .route",
+    ) -> Page:
         scheme: Any = "dark" if dark else "light"
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
@@ -70,7 +86,7 @@ def opened(browser: Browser, site: Process) -> Iterator[Opened]:
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
         page.goto(url + path)
-        page.locator("#service option, .route").first.wait_for(state="attached")
+        page.locator(awaited).first.wait_for(state="attached")
         return page
 
     open_page.wrong = wrong  # type: ignore[attr-defined]
@@ -242,17 +258,63 @@ def test_a_refusal_is_its_one_line(opened: Opened, site: Process):
     assert page.locator("article .problem").count() == 0
 
 
-def test_an_api_key_is_sent_and_kept_nowhere(opened: Opened):
-    page = opened()
-    page.click("#key-part summary")
-    page.fill("#key", "sk-secret")
-    with page.expect_request("**/v1/intent") as sent:
-        ask(page, "refund")
-    assert sent.value.headers["authorization"] == "Bearer sk-secret"
-    kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href])")
-    assert "sk-secret" not in kept
-    page.reload()
-    assert page.input_value("#key") == ""
+def test_a_server_that_asks_for_keys_shows_the_services_of_the_one_that_is_typed(
+    opened: Opened, site_folder: Path, tmp_path: Path
+):
+    key = add(tmp_path / "keys.json", "page", ["intent"])
+    with answering(site_folder, "intent", "second", keys=tmp_path / "keys.json") as process:
+        page = opened(url=process.url, awaited="#trouble:not([hidden])")
+        assert "an API key is needed here" in page.locator("#trouble").inner_text()
+        assert page.evaluate("document.activeElement.id") == "key"
+        opened.wrong.clear()  # type: ignore[attr-defined] - Chromium logs what is not answered with 200
+        page.keyboard.type(key)
+        page.keyboard.press("Tab")
+        page.locator("#service option").first.wait_for(state="attached")
+        assert page.locator("#service option").all_inner_texts() == ["intent"]
+        with page.expect_request("**/v1/intent") as sent:
+            ask(page, "refund")
+        assert sent.value.headers["authorization"] == f"Bearer {key}" and page.locator(".label-said").count() == 1
+        kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href])")
+        assert key not in kept
+        docs = opened("/docs", url=process.url)
+        assert docs.locator(".path").all_inner_texts() == ["/v1/models", "/healthz"]
+        docs.click("#key-part summary")
+        docs.fill("#key", key)
+        docs.keyboard.press("Enter")
+        docs.get_by_text("/v1/intent", exact=True).wait_for()
+        page.reload()
+        assert page.input_value("#key") == ""
+        opened.wrong.clear()  # type: ignore[attr-defined] - as above
+
+
+def test_a_rollout_is_shown_and_who_of_both_answered(opened: Opened, site_folder: Path):
+    spec = ServingSpec.model_validate({})
+    releases = [Release(bundle=str(site_folder / name), name=name, version=version) for name, version in TRIED]
+    champion, candidate = (put_in_service("intent", each, spec) for each in releases)
+    entry = catalogue_entry("intent", releases[0], spec)
+    share = {"candidate": {**releases[1].model, "share": 50}}
+    rollout = Rollout(champion, candidate, RolloutSpec(canary=50), time.time() + 600, ["label"])
+    service = create_app("intent", spec, lambda: rollout)
+    catalogue = create_catalogue(lambda: [entry | share], spec, nobody)
+
+    async def both(scope: Scope, receive: Receive, send: Send) -> None:
+        await (service if scope["path"].startswith("/v1/intent") else catalogue)(scope, receive, send)
+
+    with behind_uvicorn(both) as url:
+        page = opened(url=url)
+        assert "candidate version 8 answers 50 % of the requests" in page.locator("#running").inner_text()
+        who = set[str]()
+        for _ in range(40):  # by chance
+            ask(page, "refund now")
+            who |= {page.locator("article > .head").inner_text().split("\n")[1]}
+            if len(who) > 1:
+                break
+        assert who == {"champion, intent, version 7", "candidate, second, version 8"}
+
+
+def nobody(*_: object) -> Parts:
+    """Nothing is asked of the catalogue here."""
+    raise AssertionError
 
 
 def test_what_comes_from_elsewhere_is_text(opened: Opened, tmp_path: Path):

@@ -30,10 +30,11 @@ def write_site(folder: Path) -> None:
 
 
 @contextmanager
-def answering(folder: Path, *services: str) -> Iterator[Process]:
-    """A process that serves those of `write_site`."""
+def answering(folder: Path, *services: str, keys: Path | None = None) -> Iterator[Process]:
+    """A process that serves those of `write_site`, and asks for one of the `keys`."""
+    asking = [] if keys is None else ["--keys", str(keys)]
     limits = [f"--{name.replace('_', '-')}={value}" for name, value in LIMITS.items()]
-    popen = started(*(str(folder / each) for each in services), *limits)
+    popen = started(*(str(folder / each) for each in services), *limits, *asking)
     try:
         yield ready(popen, len(services))
     finally:
