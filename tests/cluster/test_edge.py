@@ -148,6 +148,16 @@ def test_a_service_is_asked_over_tls_and_its_own_errors_come_through(running: Ed
     assert_problem(running.ask(json={"inputs": "refund"}), 422, "inputs must be a list")
 
 
+def test_the_documents_start_it_as_it_says_itself():
+    said = (ROOT / "cluster" / "edge" / "haproxy.cfg").read_text(encoding="utf-8").splitlines()
+    (command,) = [
+        line.removeprefix("#").strip() for line in said if line.endswith("haproxy -f cluster/edge/haproxy.cfg")
+    ]
+    assert command in (ROOT / "docs" / "serving.md").read_text(encoding="utf-8").splitlines()
+    given = {word.partition("=")[0] for word in command.split() if "=" in word}
+    assert given == {"EDGE_BIND", "EDGE_CERTIFICATE", "EDGE_UPSTREAM"}  # the rest has defaults
+
+
 def test_plain_http_and_old_tls_are_not_answered(running: Edge):
     with pytest.raises(requests.RequestException):
         requests.post(f"http://127.0.0.1:{running.port}/v1/intent", json=BODY, timeout=10)
