@@ -353,11 +353,10 @@ def test_a_second_service_that_asks_for_keys_is_deployed_beside_the_first_and_ta
 
 @pytest.mark.parallel
 def test_replicas_come_with_requests_go_to_none_and_come_again(shop: Shop, endpoint: str):
-    scaling = {"min": 0, "max": 2, "target_ongoing": 1, "upscale_delay_s": 0, "downscale_delay_s": 1}
-    fields = shop.spec.model_dump() | {"autoscaling": scaling, "request_timeout_s": 9, "max_batch_size": 1}
-    spec = ServingSpec.model_validate(fields)
-
-    def put(version: str, seed: int) -> str:
+    def put(version: str, seed: int, least: int) -> str:
+        scaling = {"min": least, "max": 2, "target_ongoing": 1, "upscale_delay_s": 0, "downscale_delay_s": 1}
+        fields = shop.spec.model_dump() | {"autoscaling": scaling, "max_batch_size": 1}
+        spec = ServingSpec.model_validate(fields)
         made = application(spec, "elastic", shop.bundle(version, seed), "tiny", version, shop.code_uri, shop.folder)
         return deploy(shop.dashboard.url, shop.dashboard.headers, spec, made, shop.folder, timeout_s=90)
 
@@ -367,14 +366,16 @@ def test_replicas_come_with_requests_go_to_none_and_come_again(shop: Shop, endpo
             assert time.monotonic() < until, shop.replicas("elastic")
             time.sleep(1)
 
-    elastic = put("1", seed=1)
+    elastic = put("1", seed=1, least=1)
     customers = [Customer(elastic) for _ in range(6)]
     for each in customers:
         each.start()
     wait_for(2)
     assert {outcome for each in customers for outcome in each.stop()} == {"1"}
+    wait_for(1)
+    put("1", seed=1, least=0)
     wait_for(0)
-    assert put("2", seed=2) == elastic  # where no replica runs one starts, and has answered
+    assert put("2", seed=2, least=0) == elastic  # where no replica runs one starts, and has answered
     assert ask(elastic, TEXTS)["model"]["version"] == "2"
     undeploy(shop.dashboard.url, shop.dashboard.headers, shop.spec, "elastic", shop.folder)
 
