@@ -23,13 +23,16 @@ from jobs.deploy import check_serve
 from jobs.measure.gate import Evidence
 from jobs.release import SERVED_TAG, evidence, make_champion
 from jobs.tasks.classify.evaluation import smoke
+from jobs.tasks.generate.evaluation import SMOKE
 from jobs.tasks.generate.evaluation import smoke as writes
 from serving import applications, deployment
 from serving.bundle import bundle_bytes, bundle_digest, read_bundle
 from serving.dashboard import Dashboard, DeployError
-from serving.generator import Generator
+from serving.generator import Generator, load_generator
 from tests.faults.proxy import Fault, in_front_of
 from tests.processes import ROOT
+from tests.serving.test_checked import write_checked
+from tests.serving.test_writing import SCRIPT
 from tests.tiny.bundles import LABELS, write_tiny_bundle
 from tests.tiny.decoders import write_tiny_decoder
 
@@ -62,6 +65,12 @@ def test_an_answer_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize("pairs", [False, True])
 def test_a_sound_decoder_writes_the_same_text_as_a_stream_and_at_once(tmp_path: Path, pairs: bool):
     writes(URI, tmp_path / "tiny", write_tiny_decoder(tmp_path / "tiny", seed=3, pairs=pairs))
+
+
+def test_a_decoder_whose_checks_hold_the_smoke_text_back_is_sound(tmp_path: Path):
+    bundle = read_bundle(write_checked(tmp_path / "tiny", SCRIPT.encode(), given=True))
+    assert load_generator(tmp_path / "tiny").checked([SMOKE])[0]["held"]
+    writes(URI, tmp_path / "tiny", bundle)
 
 
 def test_a_decoder_that_writes_another_text_as_a_stream_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
