@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,7 @@ class Service:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Load what the service runs: the model that it began with, or what came after. Raises `BundleError`."""
         async with self._changes:
-            first = Running(number=0, champion=Release.model_validate(user_config), since=time.time())
+            first = Running(number=0, champion=Release.model_validate(user_config))
             await self._become(self._read() or first)
 
     async def follow(self) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def running_of(application: Application) -> Running:
     """What an application runs. Raises `BundleError` where its file is broken."""
     first = Release.model_validate(application["deployments"][0]["user_config"])
     now = read_running(running_file(application)) if "running" in application["args"] else None
-    return now or Running(number=0, champion=first, since=0)
+    return now or Running(number=0, champion=first)
 
 
 def release_of(application: Application) -> dict[str, Any]:
@@ -201,7 +201,16 @@ def listed(catalogue: Application) -> list[dict[str, Any]]:
     return catalogue["deployments"][0]["user_config"]["services"]
 
 
-def list_services(catalogue: Application, services: list[dict[str, Any]]) -> None:
-    """Have the catalogue list these."""
-    ordered = sorted(services, key=lambda each: each["service"])
+def list_service(catalogue: Application, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Have the catalogue list a service by this entry alone; the entry as it is listed.
+
+    A model that answers on, whatever changes beside it, is listed since when it was.
+    """
+    made, known = dict(entry), ("service", "name", "version")
+    for each in listed(catalogue):
+        if all(each[name] == made[name] for name in known):
+            made["created"] = each["created"]
+    others = [each for each in listed(catalogue) if each["service"] != made["service"]]
+    ordered = sorted([*others, made], key=lambda each: each["service"])
     catalogue["deployments"][0]["user_config"]["services"] = ordered
+    return made

@@ -12,8 +12,7 @@ from serving.applications import (
     asks,
     catalogue,
     keys_of,
-    list_services,
-    listed,
+    list_service,
     running_file,
     running_of,
     serving_of,
@@ -106,7 +105,7 @@ class Change:
     def _list(self, wanted: Running, deadline: float) -> None:
         entry = catalogue_entry(self._service, wanted.champion, serving_of(self._application)) | share_of(wanted)
         made = catalogue(self._applications, self._applications[CATALOGUE]["runtime_env"]["working_dir"])
-        list_services(made, [*(each for each in listed(made) if each["service"] != self._service), entry])
+        entry = list_service(made, entry)
         self._dashboard.write({**self._applications, CATALOGUE: made})
         self._dashboard.wait(CATALOGUE, deadline)
         self._dashboard.wait_answering(entry, deadline, keys_of(self._application) is not None, asks(made))

@@ -25,8 +25,7 @@ from serving.applications import (
     catalogue,
     is_like,
     keys_of,
-    list_services,
-    listed,
+    list_service,
     release_of,
     running_file,
     serving_of,
@@ -167,7 +166,7 @@ def _put(
         dashboard.write({**after, CATALOGUE: before.get(CATALOGUE, listing)})
         dashboard.wait(service, deadline)
         entry = catalogue_entry(service, Release.model_validate(release_of(application)), serving_of(application))
-        list_services(listing, [*(each for each in listed(listing) if each["service"] != service), entry])
+        entry = list_service(listing, entry)
         dashboard.write({**after, CATALOGUE: listing})
         dashboard.wait(CATALOGUE, deadline)
         dashboard.wait_answering(entry, deadline, keys_of(application) is not None, asks(listing))

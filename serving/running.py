@@ -36,18 +36,16 @@ class Running(Spec):
 
     number: int = Field(description="raised by each change")
     champion: Release
-    since: float = Field(description="Unix time when the champion began to answer")
     candidate: Candidate | None = None
 
     def with_champion(self, release: Release) -> Running:
         """The same service where `release` answers alone."""
-        since = self.since if release == self.champion else time.time()
-        return Running(number=self.number + 1, champion=release, since=since)
+        return Running(number=self.number + 1, champion=release)
 
     def with_candidate(self, release: Release, rollout: RolloutSpec) -> Running:
         """The same service where `release` is tried beside the champion."""
         candidate = Candidate(release=release, rollout=rollout, began=time.time())
-        return Running(number=self.number + 1, champion=self.champion, since=self.since, candidate=candidate)
+        return Running(number=self.number + 1, champion=self.champion, candidate=candidate)
 
 
 def read_running(path: Path) -> Running | None:

@@ -52,7 +52,7 @@ def test_a_replica_follows_its_file_and_one_that_starts_later_reads_it(tmp_path:
     first = replica(file)
     asyncio.run(first.reconfigure(one.model_dump()))
     assert version(first) == "1"
-    write_running(file, Running(number=7, champion=two, since=0))
+    write_running(file, Running(number=7, champion=two))
     assert version(first) == "1"
     assert Report.model_validate(asyncio.run(first.follow())).number == 7
     later = replica(file)
@@ -68,7 +68,7 @@ def test_a_change_that_was_missed_is_seen_by_the_next_check_of_health(tmp_path: 
         with pytest.raises(RuntimeError, match="no model is loaded"):
             await service.check_health()
         await service.reconfigure(release(tmp_path / "one", "1").model_dump())
-        write_running(file, Running(number=1, champion=release(tmp_path / "one", "2"), since=0))
+        write_running(file, Running(number=1, champion=release(tmp_path / "one", "2")))
         await service.check_health()
         assert service._following
         await service._following
@@ -83,7 +83,7 @@ def test_what_cannot_answer_leaves_the_one_that_does(tmp_path: Path, harm: str, 
     service = replica(file)
     asyncio.run(service.reconfigure(release(tmp_path / "one", "1").model_dump()))
     bad = release(tmp_path / "bad", "2")
-    write_running(file, Running(number=1, champion=bad, since=0))
+    write_running(file, Running(number=1, champion=bad))
     if harm == "gone":
         (tmp_path / "bad" / MANIFEST).unlink()
     elif harm == "rotten":
@@ -106,7 +106,7 @@ def test_a_model_that_answers_no_more_leaves_memory(tmp_path: Path):
     service = replica(file)
     asyncio.run(service.reconfigure(release(tmp_path / "one", "1").model_dump()))
     gone = weakref.ref(service.model())
-    write_running(file, Running(number=1, champion=release(tmp_path / "two", "2"), since=0))
+    write_running(file, Running(number=1, champion=release(tmp_path / "two", "2")))
     asyncio.run(service.follow())
     gc.collect()
     assert gone() is None
@@ -118,7 +118,7 @@ def test_a_champion_is_not_loaded_again_for_a_rollout(tmp_path: Path):
     one, two = release(tmp_path / "one", "1"), release(tmp_path / "two", "2", seed=2)
     asyncio.run(service.reconfigure(one.model_dump()))
     champion = service.model()
-    running = Running(number=0, champion=one, since=0)
+    running = Running(number=0, champion=one)
     write_running(file, running := running.with_candidate(two, CANARY))
     asyncio.run(service.follow())
     assert service.model() is not champion
@@ -266,10 +266,13 @@ def test_a_rollout_ends_with_one_model_in_all_replicas(
     stage: Stage, tmp_path: Path, shop: Callable[..., str], promoted: bool
 ):
     shop("1")
+    since = -1  # long ago, so that no clock decides
+    listed(stage.deployed[CATALOGUE])[0]["created"] = since
     replicas = list(stage.replicas)
     running = begun(stage, tmp_path)
     assert running and running.candidate
     (entry,) = listed(stage.deployed[CATALOGUE])
+    assert entry["created"] == since
     assert entry["candidate"] == {"name": "tiny", "version": "2", "share": 50}
     assert {version(each) for each in stage.replicas for _ in range(40)} == {"1", "2"}
     with pytest.raises(DeployError, match="version 2 is being tried; wait for its end, or rollback=true ends it now"):
@@ -281,6 +284,8 @@ def test_a_rollout_ends_with_one_model_in_all_replicas(
     assert stage.replicas == replicas
     assert told == [1]
     assert "candidate" not in listed(stage.deployed[CATALOGUE])[0]
+    (entry,) = listed(stage.deployed[CATALOGUE])
+    assert (entry["created"] == since) is not promoted  # a champion that stays is listed since when it was
     assert end("", {}, SPEC, "intent", tmp_path, promoted, running.number, ask=stage.tell) is None
 
 
