@@ -122,4 +122,5 @@ def figures(counts: Counts) -> dict[str, float]:
     """As metrics of a run."""
     found = {"rollout_requests": counts.requests, "rollout_errors": counts.errors}
     found |= {"rollout_p95_ms": counts.p95_ms} if counts.candidate_ms else {}
+    found |= {"rollout_champion_p95_ms": counts.champion_p95_ms} if counts.champion_ms else {}
     return found | ({"rollout_agreement": counts.agreement} if counts.compared else {})

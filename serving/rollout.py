@@ -48,9 +48,12 @@ class Counts(Spec):
     @property
     def p95_ms(self) -> float:
         """Of the candidate's latest answers; nan where there is none."""
-        import numpy as np
+        return _p95(self.candidate_ms)
 
-        return float(np.percentile(self.candidate_ms, 95)) if self.candidate_ms else float("nan")
+    @property
+    def champion_p95_ms(self) -> float:
+        """The same of the champion's, while both answered."""
+        return _p95(self.champion_ms)
 
 
 class Report(Spec):
@@ -226,6 +229,12 @@ class Rollout:
         alike = [all(one.get(name) == two.get(name) for name in self._alike) for one, two in pairs]
         self._numbers["compared"] += len(alike)
         self._numbers["agreed"] += sum(alike)
+
+
+def _p95(times: Sequence[float]) -> float:
+    import numpy as np
+
+    return float(np.percentile(times, 95)) if times else float("nan")
 
 
 async def _timed(route: Route, body: bytes, caller: Caller, times: deque[float]) -> Answer:

@@ -31,7 +31,7 @@ class Serve:
 
     def __init__(self, name: str, runs: str | None) -> None:
         release = Release(bundle="/bundle", name=name, version=runs or "0")
-        self.running = Running(number=3, champion=release, since=0) if runs else None
+        self.running = Running(number=3, champion=release) if runs else None
         self.counts = [Counts()]  # of one replica at each question, the last one again
 
     def begin(self, url: str, headers: Any, spec: Any, application: Any, folder: Path, allowed: Any) -> Running | None:
@@ -66,7 +66,7 @@ class Serve:
         allowed(self.running and self.running.champion.model_dump())
         answering()
         release = Release.model_validate(application["deployments"][0]["user_config"])
-        self.running = Running(number=0, champion=release, since=0)
+        self.running = Running(number=0, champion=release)
         return "http://127.0.0.1:8000/v1/shop"
 
     def tell(self, service: str, timeout_s: float) -> list[Report]:
@@ -116,12 +116,13 @@ def tags(serve: Serve, version: str) -> dict[str, str]:
 
 
 def test_a_candidate_inside_its_limits_becomes_champion_and_the_registry_says_why(serve: Serve):
-    serve.counts = [Counts(requests=40), Counts(requests=100, candidate_ms=[2.0] * 100)]
+    serve.counts = [Counts(requests=40), Counts(requests=100, candidate_ms=[2.0] * 100, champion_ms=[3.0])]
     done = deploy.run(recipe(serve))
     assert serve.running and serve.running.champion.version == "3" and serve.running.candidate is None
     assert aliases(serve) == ("3", "2")
     assert tags(serve, "3")[f"{WHY_TAG}shop"] == "100 requests: 0 failed, p95 2 ms"
     assert done.metrics.items() >= {"rollout_requests": 100, "rollout_errors": 0, "rollout_p95_ms": 2.0}.items()
+    assert done.metrics["rollout_champion_p95_ms"] == 3.0
     assert done.endpoint == "http://127.0.0.1:8000/v1/shop"
 
 
