@@ -32,7 +32,7 @@ from serving.endpoint import create_app, create_catalogue
 from serving.relay import through
 from serving.rollout import Counts, Report, Rollout, alike_of
 from serving.running import Running, read_running
-from serving.service import InService, Refused, Release, check_progress, put_in_service
+from serving.service import InService, Refused, Release, check_progress, full, put_in_service
 from serving.services import first_answer
 
 logger = logging.getLogger("ray.serve")
@@ -179,8 +179,10 @@ class Catalogue:
         try:
             async for part in parts:
                 yield part
-        except (BackPressureError, DeploymentUnavailableError):
-            raise Refused(503, "too many requests wait already; ask again", retry=True) from None
+        except BackPressureError:
+            raise full() from None
+        except DeploymentUnavailableError:
+            raise Refused(503, "no replica answers now; ask again", retry=True) from None
         finally:
             parts.cancel()
 

@@ -130,7 +130,7 @@ def _options(deployment: str, spec: ServingSpec, user_config: dict[str, Any]) ->
         **_replicas(spec),
         "max_ongoing_requests": spec.max_ongoing_requests,
         "max_queued_requests": spec.max_queued_requests,
-        "backpressure_config": {"status_code": 503, "retry_after_s": 1},
+        "backpressure_config": {"status_code": 429, "retry_after_s": 1},
         "max_surge_percent": 100,
         "graceful_shutdown_wait_loop_s": 0.5,
         "graceful_shutdown_timeout_s": spec.graceful_shutdown_timeout_s,

@@ -73,7 +73,7 @@ async def ask(route: Route, body: bytes, caller: Caller, seconds: float) -> Answ
     except InputError as error:  # no other: their messages may quote the customer
         raise Refused(422, str(error)) from None
     except TimeoutError:
-        raise Refused(503, f"no answer within {seconds:g} s", retry=True) from None
+        raise Refused(504, f"no answer within {seconds:g} s") from None
 
 
 async def read(request: Request, seconds: float) -> tuple[bytes, Caller]:
@@ -123,7 +123,7 @@ async def _to_the_end(stream: Stream, path: str, request_id: str, seconds: float
         async for each in stream.events:
             yield each
     except TimeoutError:
-        yield failure_event(path, 503, f"the text was not written within {seconds:g} s", request_id)
+        yield failure_event(path, 504, f"the text was not written within {seconds:g} s", request_id)
     except Exception as error:  # noqa: BLE001 - whatever it is, its message may quote the customer
         _log(error, request_id)
         yield failure_event(path, 500, UNFORESEEN, request_id)

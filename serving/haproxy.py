@@ -28,11 +28,13 @@ PROBLEMS = {  # HAProxy answers in its own words what is no HTTP at all, or has 
     503: "no replica answers now; ask again",
     504: "the replica did not answer in time",
 }
-OF_SERVE = {
-    408: "no answer in time",
-    500: "something failed here; quote the request id",
-    503: "too many requests wait already; ask again",
+OF_SERVE = {  # status in its plain text: status and words in their place
+    408: (504, "no answer in time"),
+    429: (429, "too many requests wait already; ask again"),
+    500: (500, "something failed here; quote the request id"),
+    503: (503, PROBLEMS[503]),
 }
+LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)  # the same request may be answered then
 
 
 class Unknown(Exception):
@@ -60,7 +62,7 @@ def mended(configuration: str) -> str:
 def _problem(status: int, detail: str) -> str:
     """An answer as `application/problem+json` (RFC 9457), in the syntax of a rule."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    retry = " hdr Retry-After 1" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
+    retry = " hdr Retry-After 1" if status in LATER else ""
     return f"status {status} content-type application/problem+json string '{json.dumps(body)}'{retry}"
 
 
@@ -81,8 +83,8 @@ def _entry() -> str:
             *(f"    http-request del-header {name}" for name in TO_SERVE),
             f"    http-response set-var(txn.request_id) res.hdr(x-request-id) if {plain}",
             *(
-                f"    http-response return {_problem(status, detail)} {named} if {{ status {status} }} {plain}"
-                for status, detail in OF_SERVE.items()
+                f"    http-response return {_problem(*said)} {named} if {{ status {status} }} {plain}"
+                for status, said in OF_SERVE.items()
             ),
         ]
     )

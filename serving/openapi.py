@@ -37,11 +37,12 @@ REASONS = {
     408: "The body was not sent in time",
     413: "The body is too large",
     422: "A field of the body cannot be answered",
-    429: "The API key has asked as often as it may; Retry-After says when to ask again",
+    429: "Too much waits already, or the API key has asked as often as it may; Retry-After says when to ask again",
     500: "Something failed; quote the request id",
-    503: "Too much waits already, or the answer took too long; ask again",
+    503: "Nothing answers yet; ask again",
+    504: "The answer took too long",
 }
-OF_READING = (401, 503)
+OF_READING = (401, 429, 503)
 JSON = "application/json"
 
 

@@ -55,6 +55,11 @@ class Refused(HTTPException):
         self.field = field
 
 
+def full(what: str = "requests") -> Refused:
+    """A request is refused since too many wait already; the same one may be answered a second later."""
+    return Refused(429, f"too many {what} wait already; ask again", retry=True)
+
+
 class ClientLeft(Exception):
     """Nobody waits for the answer any more."""
 

@@ -23,6 +23,7 @@ from serving.service import (
     Stream,
     catalogue_entry,
     check_progress,
+    full,
     put_in_service,
     to_json,
 )
@@ -49,7 +50,7 @@ class Admitting:
 
     async def _ask(self, route: Route, body: bytes, caller: Caller) -> Answer:
         if self._running >= self._most:
-            raise Refused(503, "too many requests wait already; ask again", retry=True)
+            raise full()
         self._running += 1
         try:
             answer = await route(body, caller)

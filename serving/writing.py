@@ -28,7 +28,7 @@ from serving.inputs import Input, Slots
 from serving.manner import FIELDS, asked_manner
 from serving.questions import DETAILED, Question, read_question
 from serving.rounds import FinishReason, QueueFull, Rounds
-from serving.service import Answer, Caller, Refused, Release, Route, Stream, event
+from serving.service import Answer, Caller, Refused, Release, Route, Stream, event, full
 from serving.texts import Manner, Texts
 
 DetailsOf = Callable[[int], dict[str, Any]]  # of the text of an input that is written, by its index
@@ -124,7 +124,7 @@ class Writer:
         try:
             self._rounds.add(texts.writings)
         except QueueFull:
-            raise Refused(503, "too many texts wait already; ask again", retry=True) from None
+            raise full("texts") from None
         return texts
 
     async def _answer(self, body: bytes, caller: Caller) -> Answer:

@@ -116,13 +116,13 @@ class ServingSpec(Spec):
         default=16, ge=1, description="tokens of each text that a decoder writes before those who wait may join"
     )
     max_waiting_texts: int = Field(
-        default=256, ge=1, description="texts that wait for a replica's decoder; a request of more is answered 503"
+        default=256, ge=1, description="texts that wait for a replica's decoder; a request of more is answered 429"
     )
     max_ongoing_requests: int = Field(default=128, ge=1, description="requests inside a replica at a time")
     max_queued_requests: int = Field(
-        default=256, ge=1, description="requests waiting for a replica; more are answered 503"
+        default=256, ge=1, description="requests waiting for a replica; more are answered 429"
     )
-    request_timeout_s: float = Field(default=10, gt=0, description="seconds until a request is given up, answered 503")
+    request_timeout_s: float = Field(default=10, gt=0, description="seconds until a request is given up, answered 504")
     graceful_shutdown_timeout_s: float = Field(
         default=20, ge=0, description="seconds a leaving replica may finish requests"
     )

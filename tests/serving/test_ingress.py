@@ -133,17 +133,17 @@ def said(place: Path, asked: bytes) -> tuple[int, http.client.HTTPMessage, bytes
 
 
 class Replica(http.server.BaseHTTPRequestHandler):
-    """Answers with the headers that it got; for /full as Serve does where too many wait."""
+    """Answers with the headers that it got; for /<status> as Serve does where it gives up."""
 
     def do_GET(self) -> None:
         """Answer."""
-        full = self.path == "/full"
-        self.send_response(503 if full else 200)
-        self.send_header("content-type", "text/plain" if full else "application/json")
+        status = self.path.removeprefix("/")
+        self.send_response(int(status or 200))
+        self.send_header("content-type", "text/plain" if status else "application/json")
         self.send_header("x-request-id", "4711")
         with contextlib.suppress(ConnectionError):  # HAProxy may not wait for an end that it replaces
             self.end_headers()
-            self.wfile.write(b"dropped" if full else json.dumps([each.lower() for each in self.headers]).encode())
+            self.wfile.write(b"dropped" if status else json.dumps([each.lower() for each in self.headers]).encode())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the standard library
         """Nothing."""
@@ -166,12 +166,23 @@ def test_a_client_cannot_change_the_deadline_of_serve(through: http.client.HTTPC
     assert "x-request-timeout-seconds" not in got
 
 
-def test_what_serve_says_in_plain_text_becomes_a_problem_of_the_same_request(through: http.client.HTTPConnection):
-    through.request("GET", "/full")
+@pytest.mark.parametrize(
+    ("of_serve", "status", "retry", "detail"),
+    [
+        (408, 504, None, "no answer in time"),
+        (429, 429, "1", "too many requests wait already; ask again"),
+        (500, 500, None, "something failed here; quote the request id"),
+        (503, 503, "1", "no replica answers now; ask again"),
+    ],
+)
+def test_what_serve_says_in_plain_text_becomes_a_problem_of_the_same_request(
+    through: http.client.HTTPConnection, of_serve: int, status: int, retry: str | None, detail: str
+):
+    through.request("GET", f"/{of_serve}")
     answer = through.getresponse()
-    assert (answer.status, answer.getheader("content-type")) == (503, "application/problem+json")
-    assert (answer.getheader("retry-after"), answer.getheader("x-request-id")) == ("1", "4711")
-    assert json.load(answer)["detail"] == "too many requests wait already; ask again"
+    assert (answer.status, answer.getheader("content-type")) == (status, "application/problem+json")
+    assert (answer.getheader("retry-after"), answer.getheader("x-request-id")) == (retry, "4711")
+    assert json.load(answer)["detail"] == detail
 
 
 def test_a_configuration_that_is_closed_stays_as_it_is(place: Path):
