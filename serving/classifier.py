@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 
+PADDING = 8  # tokens: where a batch has more of them, two calls take less (OpenVINO, int8 and float32, one core)
+
+
 class Details(TypedDict, total=False):
     """What was read of an input, where asked for."""
 
@@ -73,10 +76,10 @@ class Classifier:
         rows = self.rows(inputs)
         if isinstance(self._model, TextModel):
             return self._finite(self._model.of_texts(rows)) / self.bundle.temperature
-        encodings: list[Encoding] = self._tokenizer.encode_batch(rows)
+        encodings: list[Encoding] = self._tokenizer.encode_batch_fast(rows)
         logits_NC = np.empty((len(encodings), len(self.bundle.labels)), dtype=np.float32)
         lengths = [max(1, len(each)) for each in encodings]
-        for chosen in cut(lengths, self._tokens_per_batch):
+        for chosen in cut(lengths, self._tokens_per_batch, PADDING):
             logits_NC[chosen] = self._logits(self._model, [encodings[index] for index in chosen])
         return logits_NC / self.bundle.temperature
 

@@ -142,11 +142,16 @@ def joined(row: Input) -> str:
     return row if isinstance(row, str) else " ".join(part for part in row if part)
 
 
-def cut(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, each at most `tokens_per_batch` tokens with its padding (or one input)."""
+def cut(lengths: Sequence[int], tokens_per_batch: int, padding: float = math.inf) -> Iterator[list[int]]:
+    """Indices in batches of like length, each at most `tokens_per_batch` tokens with its padding (or one input).
+
+    No input makes the shorter ones of its batch longer by more than `padding` tokens in all.
+    """
     batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[index] > tokens_per_batch:  # this input is the longest so far
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):  # each is the longest so far
+        length = lengths[index]
+        too_many = (len(batch) + 1) * length > tokens_per_batch
+        if batch and (too_many or len(batch) * (length - lengths[batch[-1]]) > padding):
             yield batch
             batch = []
         batch.append(index)

@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -65,6 +66,20 @@ def test_batches_hold_each_input_once_within_the_budget_padding_included():
     assert sorted(index for batch in batches for index in batch) == list(range(200))
     assert all(len(batch) * max(lengths[index] for index in batch) <= 128 for batch in batches)
     assert len(batches) < 80
+
+
+@pytest.mark.parametrize("padding", [0, 8, 64])
+def test_an_input_that_makes_others_too_much_longer_begins_a_batch_of_its_own(padding: int):
+    lengths = np.random.default_rng(0).integers(1, 60, size=200).tolist()
+    batches = [[lengths[index] for index in batch] for batch in cut(lengths, 128, padding)]
+    assert sorted(length for batch in batches for length in batch) == sorted(lengths)
+    for batch in batches:
+        for taken, (before, length) in enumerate(itertools.pairwise(batch), start=1):
+            assert taken * (length - before) <= padding
+    added = [
+        len(one) * (two[0] - one[-1]) for one, two in itertools.pairwise(batches) if (len(one) + 1) * two[0] <= 128
+    ]
+    assert all(each > padding for each in added)
 
 
 def test_an_input_above_the_budget_is_a_batch_of_its_own():
