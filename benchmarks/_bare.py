@@ -19,6 +19,7 @@ from serving.runtime import load_bundle
 from serving.service import Answer, Caller, Route
 
 SERVICE = "small"  # POST /v1/<it>, of every side
+LARGEST = 32  # inputs that a side answers together, where it makes batches of several requests
 
 
 class Bare:

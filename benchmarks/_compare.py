@@ -6,10 +6,11 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 Side = Callable[[], float]
+Said = TypeVar("Said")
 
 _failed: list[str] = []  # names of this process's rows that missed their bar, or whose measurement is missing
 
@@ -20,24 +21,44 @@ def compare(name: str, unit: str, ours: Side, peer: Side, peer_is: str, bar: flo
     Each run has both, first one first, then the other; a first run of both warms up and is not counted. `bar` is known
     before anything is measured: one that follows from the row's own measurement could not be missed.
     """
-    pairs: list[tuple[float, float]] = []
+    said = in_turns({"peer": peer, "ours": ours}, runs)
+    judge(name, unit, said["ours"], said["peer"], peer_is, bar)
+
+
+def in_turns(sides: Mapping[str, Callable[[], Said]], runs: int) -> dict[str, list[Said]]:
+    """What each side says in `runs` turns of all, each begun by the next one; a first turn warms up."""
+    said: dict[str, list[Said]] = {name: [] for name in sides}
+    names = list(sides)
     for turn in range(runs + 1):
-        if turn % 2:
-            mine, theirs = ours(), peer()
-        else:
-            theirs, mine = peer(), ours()
-        if turn:
-            pairs.append((mine, theirs))
-    ratios = sorted(mine / theirs for mine, theirs in pairs)
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            one = sides[name]()
+            if turn:
+                said[name].append(one)
+    return said
+
+
+def judge(
+    name: str,
+    unit: str,
+    ours: Sequence[float],
+    peer: Sequence[float],
+    peer_is: str,
+    bar: float | None,
+    **also: Any,
+) -> None:
+    """Print how ours compares with `peer_is`, from what both said in the same turns, with what else is told of them."""
+    ratios = sorted(mine / theirs for mine, theirs in zip(ours, peer, strict=True))
     print_row(
         name=name,
-        ours=round(statistics.median(mine for mine, _ in pairs), 3),
-        peer=f"{statistics.median(theirs for _, theirs in pairs):.3f}, {peer_is}",
+        ours=round(statistics.median(ours), 3),
+        peer=f"{statistics.median(peer):.3f}, {peer_is}",
         unit=unit,
         ratio=statistics.median(ratios),
         spread=[round(ratios[0], 3), round(ratios[-1], 3)],
-        runs=runs,
+        runs=len(ratios),
         bar=bar,
+        **also,
     )
 
 

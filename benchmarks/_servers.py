@@ -1,24 +1,39 @@
-"""A deployed service, on a cluster of its own."""
+"""Servers of one model, side by side: our service on a cluster of its own, and programs that hold the model."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
+import time
 import unittest.mock
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+import psutil
 
 from benchmarks._bare import SERVICE
-from cluster import local
-from cluster.ports import choose_port
+from cluster import local, processes
+from cluster.ports import choose_port, is_free
 from configs.schema.serving import ServingSpec
 from serving import applications, deployment
 from serving.dashboard import Dashboard
 
+PATIENCE_S = 120.0
+
+
+class Server(NamedTuple):
+    """What answers at a URL."""
+
+    url: str
+    processes: Callable[[], list[psutil.Process]]  # all that run for it
+
 
 @contextlib.contextmanager
-def service(state: Path, bundle: Path, defaults: bool = False) -> Iterator[str]:
-    """The URL of a service on a cluster of its own; with `defaults` Serve was started before, by nobody's settings."""
+def service(state: Path, bundle: Path, defaults: bool = False) -> Iterator[Server]:
+    """A service on a cluster of its own; with `defaults` Serve was started before, by nobody's settings."""
     cluster = local.up(state)
     try:
         headers = {"Authorization": f"Bearer {cluster.token_path.read_text()}"}
@@ -29,6 +44,59 @@ def service(state: Path, bundle: Path, defaults: bool = False) -> Iterator[str]:
             if defaults:
                 serve = Dashboard(cluster.dashboard_url, headers, spec)
                 serve.write(serve.read())
-            yield deployment.deploy(cluster.dashboard_url, headers, spec, made, places)
+            url = deployment.deploy(cluster.dashboard_url, headers, spec, made, places)
+            ray = cluster.ray
+            assert ray
+            yield Server(url, lambda: processes.members(ray))
     finally:
         local.down(state)
+
+
+@contextlib.contextmanager
+def program(module: str, bundle: Path, beside: Path | None = None) -> Iterator[Server]:
+    """`python -m <module> <bundle> <port>`, with the packages in the folder `beside` before those that are here."""
+    port = choose_port(module, 9800)
+    environment = {**os.environ, "PYTHONPATH": f"{beside}{os.pathsep}{Path.cwd()}"} if beside else None
+    command = [sys.executable, "-m", module, str(bundle), str(port)]
+    process = psutil.Popen(  # its own session, as a cluster is: Linux shares cores out by session
+        command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL
+    )
+    try:
+        until = time.monotonic() + PATIENCE_S
+        while is_free(port):  # it listens last
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"{module} did not start")
+            time.sleep(0.2)
+        yield Server(f"http://127.0.0.1:{port}/v1/{SERVICE}", lambda: _tree(process))
+    finally:
+        started = _tree(process)
+        for each in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.terminate()
+        for each in psutil.wait_procs(started, timeout=10)[1]:
+            each.kill()
+
+
+def pin(server: Server, core: int) -> None:
+    """Keep all threads of a server, and what they start, to one core."""
+    for process in server.processes():
+        subprocess.run(["taskset", "-a", "-c", "-p", str(core), str(process.pid)], capture_output=True, check=False)
+
+
+def _tree(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def installed(package: str, folder: Path) -> str:
+    """The version of a package in a folder of its own, installed there if it is not. Raises `RuntimeError`."""
+    place = folder / package
+    if not list(place.glob(f"{package}-*.dist-info")):
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(place), package]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{package} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+    (found,) = place.glob(f"{package}-*.dist-info")
+    return found.name.removeprefix(f"{package}-").removesuffix(".dist-info")

@@ -143,10 +143,10 @@ class Streamed:
             runs, bundle = decoders.runs(decoders.teacher), decoders.file(decoders.winner)
             texts = list(dict.fromkeys(joined(input_of(row)) for row in rows(runs.recipe.data, "test")))
             prompts = random.Random(0).sample(texts, TEXTS)
-            with service(decoders.state / "service", bundle) as url:
+            with service(decoders.state / "service", bundle) as server:
                 for turn in range(RUNS + 1):
                     order = (CLIENTS, 1) if turn % 2 else (1, CLIENTS)
-                    asked = {clients: read(url, prompts, clients, WRITTEN) for clients in order}
+                    asked = {clients: read(server.url, prompts, clients, WRITTEN) for clients in order}
                     if turn:  # the first one warms up
                         self._found.append((asked[CLIENTS], asked[1]))
         return self._found

@@ -1,40 +1,45 @@
-"""Serving: a deployed service against one bare uvicorn with the same model, and against Serve's defaults. Over HTTP.
+"""Serving: a deployed service against other servers of the same model over HTTP, and how its batches are cut.
 
-    python -m benchmarks.serving [--bundle FOLDER]
+    python -m benchmarks.serving [http] [batches] [--bundle FOLDER] [--peers FOLDER]
 
-Three servers answer side by side, each with one process of one thread that holds the model: a service of
-`serving.deployment` as `jobs.deploy` leaves it (HAProxy, one replica); `benchmarks._bare`; and the same service on a
-Serve without its settings. The client, wrk, keeps to the last core and asks them in turns, one text of 32 tokens a
-request; the servers may use all cores, as two of them wait while one is asked. A row's figures are answers a second: by
-the median latency of one client, which waits for each answer, and in all for 16 clients at once. Without --bundle the
-model is a student of two of the packaged MiniLM's layers, in int8, not trained.
+http: five servers answer side by side, each with one process of one thread that holds the model: a service of
+`serving.deployment` as `jobs.deploy` leaves it (HAProxy, one replica); `benchmarks._bare`, one uvicorn and nothing
+else; BentoML and LitServe, both with batches of up to 32 inputs, in their current versions, installed into the folder
+--peers; and our service on a Serve without its settings. The client, wrk, keeps to the last core and asks them in
+turns, texts of 32 tokens; all servers share the first one, with all the processes that they need for a request. Rows
+compare requests a second, of one client by its median latency. The models are a student of two of the packaged
+MiniLM's layers in int8 and one of two convolutions, neither trained, and that of --bundle.
+
+batches: predictions of lists of 32 rows of $SLIMCART_DATA/<set>/test.jsonl.gz, by one thread without HTTP, against the
+same rows in one batch that is padded to the longest.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
 import importlib.metadata
 import json
+import math
 import os
-import re
+import random
 import shutil
-import subprocess
+import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks._bare import SERVICE
-from benchmarks._compare import compare, exit_code, missing
-from benchmarks._servers import service
+from benchmarks._bare import LARGEST, SERVICE
+from benchmarks._compare import compare, exit_code, in_turns, judge, missing, seconds
+from benchmarks._servers import Server, installed, pin, program, service
+from benchmarks._wrk import MISSING, Asked, asked, script
 from benchmarks.runtimes import prepared_of
-from cluster.ports import choose_port, is_free
 from configs.schema.data import EMBEDDED
 from configs.schema.models import StudentSpec, TeacherSpec
 from configs.schema.recipe import Recipe
@@ -44,144 +49,189 @@ from jobs.models import encoder
 from jobs.models.reference import write_reference
 from jobs.models.student import encoder_student
 from serving.bundle import read_bundle
+from serving.classifier import Classifier
+from serving.runtime import load_bundle
 
-OF_ONE, OF_MANY = 1 / 1.6, 0.9  # of bare uvicorn's: p50 of one client at most 1.6 times, answers to 16 at least 90 %
-MANY = 16
-TOKENS, LAYERS = 32, 2
-SECONDS = 3  # of a turn
+BARE, BENTOML, LITSERVE, DEFAULTS = "bare uvicorn", "BentoML", "LitServe", "Serve's defaults"
+PARTS = ("http", "batches")
+SETS = ("intent_banking77", "review_rating_en")
+FASTER = 1.3  # batches by padding, against those padded to the longest
+TOKENS, RUNS, SECONDS = 32, 5, 2
 TEXT = "My parcel was due on Monday and it is still not here, although the tracking page says that it was delivered"
-LATENCIES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}  # units of wrk
-PATIENCE_S = 120.0
 
 
-class Row(NamedTuple):
-    """A figure, and what ours reaches of bare uvicorn's."""
+class Work(NamedTuple):
+    """What is asked of a server."""
 
     name: str
-    unit: str
     clients: int
-    bar: float
+    inputs: int
+
+    @property
+    def alone(self) -> bool:
+        """Whether one client waits for each of its answers."""
+        return self.clients == 1
 
 
-ROWS = (
-    Row("one client", "answers/s at the median latency", 1, OF_ONE),
-    Row(f"{MANY} clients", "answers/s", MANY, OF_MANY),
+WORK = (
+    *(Work(f"{number} client{'s' * (number > 1)}", number, 1) for number in (1, 4, 16, 64)),
+    *(Work(f"{number} client{'s' * (number > 1)}, lists of {LARGEST}", number, LARGEST) for number in (1, 4)),
 )
+Bars = Mapping[tuple[str, str], float]  # what ours reaches of a peer, by the work's name and the peer
+OF_LAYERS: Bars = {
+    ("1 client", BARE): 1 / 1.6,
+    ("16 clients", BARE): 0.9,
+    ("16 clients", BENTOML): 1.2,
+    ("16 clients", LITSERVE): 1.2,
+    ("1 client", DEFAULTS): 3,
+}
+OF_CONVOLUTIONS: Bars = {("1 client", BARE): 1 / 2.5, ("16 clients", BARE): 0.6}
+
+
+class Model(NamedTuple):
+    """A bundle that all servers hold."""
+
+    name: str
+    bundle: Path
+    bars: Bars
 
 
 def main(arguments: list[str]) -> int:
-    """Measure all rows."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="a service against bare uvicorn")
-    parser.add_argument("--bundle", type=Path, help="folder of a classifier's bundle (default: a small one is made)")
-    bundle = parser.parse_args(arguments).bundle
-    if shutil.which("wrk") is None:
-        for row in ROWS:
-            missing(row.name, row.unit, "wrk is not installed; on Debian and Ubuntu: apt-get install wrk", row.bar)
-        return exit_code()
+    """Measure all rows of the parts that are asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="a service against other servers")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{' or '.join(PARTS)} (default: both)")
+    parser.add_argument("--bundle", type=Path, help="folder of a classifier's bundle, which is asked, too")
+    parser.add_argument("--peers", type=Path, help="folder in which BentoML and LitServe lie, or are installed")
+    options = parser.parse_args(arguments)
+    if unknown := [each for each in options.parts if each not in PARTS]:
+        parser.error(f"{unknown[0]!r} is no part; parts: {', '.join(PARTS)}")
+    parts = options.parts or PARTS
     with tempfile.TemporaryDirectory(prefix="slimcart-serving-") as scratch:
         place = Path(scratch)
         with contextlib.redirect_stdout(sys.stderr):
-            bundle = bundle or small_bundle(place / "small")
-        measure(place, bundle)
+            models = [
+                Model("two layers", _bundle(place / "layers", StudentSpec(layers=2), quantized=True), OF_LAYERS),
+                Model("convolutions", _bundle(place / "conv", StudentSpec(kind="conv", layers=2)), OF_CONVOLUTIONS),
+            ]
+        if "batches" in parts:
+            for model in models:
+                _batches(model)
+        if options.bundle:
+            models.append(Model(options.bundle.resolve().name, options.bundle, {}))
+        if "http" in parts and shutil.which("wrk") is None:
+            missing("http", "requests/s", MISSING, None)
+        elif "http" in parts:
+            for model in models:
+                _http(place / model.name.replace(" ", "-"), model, options.peers or place / "peers")
     return exit_code()
 
 
-def measure(place: Path, bundle: Path) -> None:
-    """All rows; what is started ends before this returns."""
-    script = place / "ask.lua"
-    script.write_text(_script(bundle), encoding="utf-8")
-    uvicorn = f"bare uvicorn {importlib.metadata.version('uvicorn')}"
-    ray = f"Serve's defaults, ray {importlib.metadata.version('ray')}"
+def _http(place: Path, model: Model, peers: Path) -> None:
+    """All rows of one model; what is started ends before this returns."""
+    place.mkdir()
+    text = _text(model.bundle)
     with contextlib.ExitStack() as running:
         with contextlib.redirect_stdout(sys.stderr):  # which ports are taken is no row
-            ours = running.enter_context(service(place / "ours", bundle))
-            bare = running.enter_context(_bare(bundle))
-            defaults = running.enter_context(service(place / "defaults", bundle, defaults=True))
-        for row in ROWS:
-            sides = [_asked(script, url, row.clients) for url in (ours, bare, defaults)]
-            compare(f"{row.name}: our service / bare uvicorn", row.unit, sides[0], sides[1], uvicorn, row.bar)
-            compare(f"{row.name}: our service / Serve's defaults", row.unit, sides[0], sides[2], ray, None, runs=3)
+            servers, versions = _started(running, place, model.bundle, peers)
+        for server in servers.values():
+            pin(server, min(os.sched_getaffinity(0)))
+        for work in WORK:
+            question = script(place / "ask.lua", [text] * work.inputs)
+            turns = {name: asked(question, server, work.clients, SECONDS) for name, server in servers.items()}
+            _rows(model, work, in_turns(turns, RUNS), versions)
 
 
-def small_bundle(place: Path) -> Path:
-    """A classifier of two of the packaged MiniLM's layers, in int8; its head is not trained, its work is real."""
+def _started(
+    running: contextlib.ExitStack, place: Path, bundle: Path, peers: Path
+) -> tuple[dict[str, Server], dict[str, str]]:
+    """Servers by name, ours as "", and what each of the others is."""
+    versions = {BARE: f"uvicorn {importlib.metadata.version('uvicorn')}"}
+    servers = {"": running.enter_context(service(place / "ours", bundle))}
+    servers[BARE] = running.enter_context(program("benchmarks._bare", bundle))
+    for name, package in ((BENTOML, "bentoml"), (LITSERVE, "litserve")):
+        versions[name] = f"{name} {installed(package, peers)}"
+        servers[name] = running.enter_context(program(f"benchmarks._{package}", bundle, (peers / package).resolve()))
+    versions[DEFAULTS] = f"{DEFAULTS}, ray {importlib.metadata.version('ray')}"
+    servers[DEFAULTS] = running.enter_context(service(place / "defaults", bundle, defaults=True))
+    return servers, versions
+
+
+def _rows(model: Model, work: Work, said: Mapping[str, Sequence[Asked]], versions: Mapping[str, str]) -> None:
+    """A row for each of the other servers."""
+    unit = "requests/s at the median latency" if work.alone else "requests/s"
+    for peer, version in versions.items():
+        ours, theirs = (
+            [1e3 / each.p50_ms if work.alone else each.requests_s for each in said[it]] for it in ("", peer)
+        )
+        name = f"{model.name}, {work.name}: our service / {peer}"
+        also = {"of_ours": _medians(said[""]), "of_peer": _medians(said[peer])}
+        judge(name, unit, ours, theirs, version, model.bars.get((work.name, peer)), **also)
+
+
+def _medians(turns: Sequence[Asked]) -> dict[str, float]:
+    return {name: round(statistics.median(getattr(each, name) for each in turns), 3) for name in Asked._fields}
+
+
+def _batches(model: Model) -> None:
+    """A row for each set: the time of the same lists, cut as the service cuts them, against one padded batch each."""
+    for name in SETS:
+        row, unit = f"{model.name}, lists of {LARGEST} of {name}: batches by padding / padded to the longest", "rows/s"
+        try:
+            texts = _rows_of(name)
+        except OSError as error:
+            missing(row, unit, f"$SLIMCART_DATA/{name}/test.jsonl.gz: {error.strerror}", FASTER)
+            continue
+        padded = load_bundle(model.bundle, tokens_per_batch=sys.maxsize, padding=math.inf)
+        ours, peer = (_predicting(each, texts) for each in (load_bundle(model.bundle), padded))
+        compare(row, unit, ours, peer, f"one batch of {LARGEST}", FASTER)
+
+
+def _rows_of(name: str) -> list[list[str]]:
+    """Some lists of a set's rows. Raises `OSError` where there are none."""
+    file = Path(os.environ.get("SLIMCART_DATA", "")) / name / "test.jsonl.gz"
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for line in lines]
+    chosen = random.Random(0).sample(texts, 10 * LARGEST)
+    return [chosen[start : start + LARGEST] for start in range(0, len(chosen), LARGEST)]
+
+
+def _predicting(classifier: Classifier, lists: Sequence[Sequence[str]]) -> Callable[[], float]:
+    def predict() -> None:
+        for each in lists:
+            classifier.predict(each)
+
+    return lambda: sum(map(len, lists)) / seconds(predict)
+
+
+def _bundle(place: Path, student: StudentSpec, quantized: bool = False) -> Path:
+    """A classifier that learns nothing: its head is not trained, its work is real."""
+    steps: list[dict[str, Any]] = [{"step": "export"}, *([{"step": "quantize"}] if quantized else [])]
     recipe = Recipe.model_validate(
         {
             "name": SERVICE,
             "output": str(place),
-            "data": {"train": EMBEDDED, "validation": EMBEDDED, "max_length": 64},
+            "data": {"train": EMBEDDED, "validation": EMBEDDED, "max_length": 128},
             "export": {"parity": 0},  # weights of the head are random: labels are near ties
-            "compression": [{"step": "export"}, {"step": "quantize"}],
+            "compression": steps,
             "budget": {"min_retention": 0},
         }
     )
     rows = prepared_of(recipe)
     torch.manual_seed(0)
     teacher = encoder.pretrained(TeacherSpec(), rows.labels).eval()
-    write_reference(
-        place / "student", encoder_student(teacher, StudentSpec(layers=LAYERS)).eval(), rows, SERVICE, {}, {}
-    )
+    write_reference(place / "student", encoder_student(teacher, student).eval(), rows, SERVICE, {}, {})
     compress(recipe, place / "student", place / "bundle", {})
     return place / "bundle"
 
 
-def _script(bundle: Path) -> str:
-    """What wrk asks."""
+def _text(bundle: Path) -> str:
+    """Of so many tokens of the bundle's tokenizer."""
     tokenizer = Tokenizer.from_file(str(bundle / read_bundle(bundle).tokenizer))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    (text,) = texts_of_length([TEXT], tokenizer, TOKENS, 1)
-    body = json.dumps({"inputs": [text]})
-    return f"""
-        wrk.method = "POST"
-        wrk.headers["Content-Type"] = "application/json"
-        wrk.body = [==[{body}]==]
-    """
-
-
-def _asked(script: Path, url: str, clients: int) -> Callable[[], float]:
-    """A turn: answers a second, of one client by its median latency. Raises `RuntimeError` where one is no answer."""
-    core = max(os.sched_getaffinity(0))
-    command = ["taskset", "-c", str(core), "wrk", "--threads=1", f"--connections={clients}", f"--duration={SECONDS}s"]
-
-    def turn() -> float:
-        done = subprocess.run(
-            [*command, "--latency", f"--script={script}", url], capture_output=True, text=True, check=True
-        )
-        if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
-            raise RuntimeError(f"{url}: not all were answered\n{done.stdout}")
-        if clients > 1:
-            return float(_found(r"Requests/sec: +([\d.]+)", done.stdout))
-        median = _found(r"50% +([\d.]+[mu]?s)\b", done.stdout)
-        number = median.rstrip("mus")
-        return 1 / (float(number) * LATENCIES[median.removeprefix(number)])
-
-    return turn
-
-
-def _found(pattern: str, said: str) -> str:
-    found = re.search(pattern, said)
-    if not found:
-        raise RuntimeError(f"wrk says nothing of {pattern}\n{said}")
-    return found[1]
-
-
-@contextlib.contextmanager
-def _bare(bundle: Path) -> Iterator[str]:
-    """Its URL."""
-    port = choose_port("bare uvicorn", 9800)
-    command = [sys.executable, "-m", "benchmarks._bare", str(bundle), str(port)]
-    process = subprocess.Popen(command, start_new_session=True)  # as a cluster is: Linux shares cores out by session
-    try:
-        until = time.monotonic() + PATIENCE_S
-        while is_free(port):  # it listens last
-            if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError("bare uvicorn did not start")
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1/{SERVICE}"
-    finally:
-        process.terminate()
-        process.wait()
+    (made,) = texts_of_length([TEXT], tokenizer, TOKENS, 1)
+    assert isinstance(made, str)
+    return made
 
 
 if __name__ == "__main__":

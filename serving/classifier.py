@@ -51,11 +51,12 @@ class Classifier:
         model: ClassifierModel | TextModel,
         tokenizer: Tokenizer,
         tokens_per_batch: int = TOKENS_PER_BATCH,
+        padding: float = PADDING,
     ) -> None:
         self.bundle = bundle
         self._model = model
         self._tokenizer = tokenizer
-        self._tokens_per_batch = tokens_per_batch
+        self._tokens_per_batch, self._padding = tokens_per_batch, padding
         self._pad_id = pad_id(tokenizer)
         self._redact = redactor(bundle.redact)
         tokenizer.no_padding()
@@ -79,7 +80,7 @@ class Classifier:
         encodings: list[Encoding] = self._tokenizer.encode_batch_fast(rows)
         logits_NC = np.empty((len(encodings), len(self.bundle.labels)), dtype=np.float32)
         lengths = [max(1, len(each)) for each in encodings]
-        for chosen in cut(lengths, self._tokens_per_batch, PADDING):
+        for chosen in cut(lengths, self._tokens_per_batch, self._padding):
             logits_NC[chosen] = self._logits(self._model, [encodings[index] for index in chosen])
         return logits_NC / self.bundle.temperature
 

@@ -22,19 +22,21 @@ from typing import Any, BinaryIO, TextIO
 
 from configs.schema.tasks import TASKS, named
 from serving.bundle import Bundle, BundleError, read_description
-from serving.classifier import Classifier
+from serving.classifier import PADDING, Classifier
 from serving.inputs import MESSAGES, TOKENS_PER_BATCH, Input
 from serving.runtimes import one_line, open_bundle, open_verified
 
 OPENS = "serving.runtime:load_bundle"  # its name in the records of tasks
 
 
-def load_bundle(folder: Path | str, threads: int = 1, tokens_per_batch: int = TOKENS_PER_BATCH) -> Classifier:
+def load_bundle(
+    folder: Path | str, threads: int = 1, tokens_per_batch: int = TOKENS_PER_BATCH, padding: float = PADDING
+) -> Classifier:
     """Verify a classifier's bundle and load it on the CPU; `threads` run one matrix product. Raises `BundleError`."""
     folder = Path(folder)
     opened = open_bundle(folder, OPENS, threads)
     first = opened.bundle.first
-    parts = (opened.bundle, opened.model, opened.tokenizer, tokens_per_batch)
+    parts = (opened.bundle, opened.model, opened.tokenizer, tokens_per_batch, padding)
     classifier = Classifier(*parts)
     _try_once(folder, classifier)
     if first is None:
@@ -42,7 +44,7 @@ def load_bundle(folder: Path | str, threads: int = 1, tokens_per_batch: int = TO
     from serving.cascade import Cascade
 
     small = open_verified(folder, opened.bundle.alone(first), threads)
-    first_classifier = Classifier(small.bundle, small.model, small.tokenizer, tokens_per_batch)
+    first_classifier = Classifier(small.bundle, small.model, small.tokenizer, tokens_per_batch, padding)
     _try_once(folder, first_classifier)
     return Cascade(first_classifier, *parts)
 
