@@ -10,13 +10,14 @@ import time
 import unittest.mock
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
 from benchmarks._bare import SERVICE
 from cluster import local, processes
 from cluster.ports import choose_port, is_free
+from cluster.record import Cluster
 from configs.schema.serving import ServingSpec
 from serving import applications, deployment
 from serving.dashboard import Dashboard
@@ -31,25 +32,57 @@ class Server(NamedTuple):
     processes: Callable[[], list[psutil.Process]]  # all that run for it
 
 
+class Deployed:
+    """A service on a cluster, as `jobs.deploy` changes it."""
+
+    def __init__(self, cluster: Cluster, bundle: Path) -> None:
+        self._bundle = bundle
+        self._headers = {"Authorization": f"Bearer {cluster.token_path.read_text()}"}
+        self._port = choose_port(f"the service of {cluster.state.name}", 9810)
+        self._code, self._places = applications.package_code(cluster.state / "code"), cluster.state / "serving"
+        self._dashboard_url = cluster.dashboard_url
+        ray = cluster.ray
+        assert ray
+        self.server = Server(f"http://127.0.0.1:{self._port}/v1/{SERVICE}", lambda: processes.members(ray))
+
+    def start_serve(self) -> None:
+        """Start Serve without a service, and so without our settings."""
+        serve = Dashboard(self._dashboard_url, self._headers, self._spec())
+        serve.write(serve.read())
+
+    def deploy(self, version: str = "1", **serving: Any) -> None:
+        """Bring the bundle into service under a version, with fields of `ServingSpec`."""
+        spec = self._spec(**serving)
+        made = applications.application(spec, SERVICE, self._bundle, SERVICE, version, self._code, self._places)
+        deployment.deploy(self._dashboard_url, self._headers, spec, made, self._places)
+
+    def remove(self) -> None:
+        """End the service."""
+        deployment.undeploy(self._dashboard_url, self._headers, self._spec(), SERVICE, self._places)
+
+    def _spec(self, **serving: Any) -> ServingSpec:
+        return ServingSpec.model_validate({"port": self._port, **serving})
+
+
+@contextlib.contextmanager
+def deployed(state: Path, bundle: Path) -> Iterator[Deployed]:
+    """A cluster of its own on which nothing is deployed yet."""
+    cluster = local.up(state)
+    try:
+        with unittest.mock.patch.dict(os.environ, cluster.environment()):
+            yield Deployed(cluster, bundle)
+    finally:
+        local.down(state)
+
+
 @contextlib.contextmanager
 def service(state: Path, bundle: Path, defaults: bool = False) -> Iterator[Server]:
     """A service on a cluster of its own; with `defaults` Serve was started before, by nobody's settings."""
-    cluster = local.up(state)
-    try:
-        headers = {"Authorization": f"Bearer {cluster.token_path.read_text()}"}
-        spec = ServingSpec.model_validate({"port": choose_port(f"the service of {state.name}", 9810)})
-        code, places = applications.package_code(state / "code"), state / "serving"
-        made = applications.application(spec, SERVICE, bundle, SERVICE, "1", code, places)
-        with unittest.mock.patch.dict(os.environ, cluster.environment()):
-            if defaults:
-                serve = Dashboard(cluster.dashboard_url, headers, spec)
-                serve.write(serve.read())
-            url = deployment.deploy(cluster.dashboard_url, headers, spec, made, places)
-            ray = cluster.ray
-            assert ray
-            yield Server(url, lambda: processes.members(ray))
-    finally:
-        local.down(state)
+    with deployed(state, bundle) as made:
+        if defaults:
+            made.start_serve()
+        made.deploy()
+        yield made.server
 
 
 @contextlib.contextmanager

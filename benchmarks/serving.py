@@ -30,24 +30,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from tokenizers import Tokenizer
 
-from benchmarks._bare import LARGEST, SERVICE
+from benchmarks._bare import LARGEST
 from benchmarks._compare import compare, exit_code, in_turns, judge, missing, seconds
 from benchmarks._servers import Server, installed, pin, program, service
+from benchmarks._untrained import untrained
 from benchmarks._wrk import MISSING, Asked, asked, script
-from benchmarks.runtimes import prepared_of
-from configs.schema.data import EMBEDDED
-from configs.schema.models import StudentSpec, TeacherSpec
-from configs.schema.recipe import Recipe
-from jobs.compression.bundle import compress
+from configs.schema.models import StudentSpec
 from jobs.measure.timing import texts_of_length
-from jobs.models import encoder
-from jobs.models.reference import write_reference
-from jobs.models.student import encoder_student
 from serving.bundle import read_bundle
 from serving.classifier import Classifier
 from serving.runtime import load_bundle
@@ -110,8 +103,8 @@ def main(arguments: list[str]) -> int:
         place = Path(scratch)
         with contextlib.redirect_stdout(sys.stderr):
             models = [
-                Model("two layers", _bundle(place / "layers", StudentSpec(layers=2), quantized=True), OF_LAYERS),
-                Model("convolutions", _bundle(place / "conv", StudentSpec(kind="conv", layers=2)), OF_CONVOLUTIONS),
+                Model("two layers", untrained(place / "layers", StudentSpec(layers=2), quantized=True), OF_LAYERS),
+                Model("convolutions", untrained(place / "conv", StudentSpec(kind="conv", layers=2)), OF_CONVOLUTIONS),
             ]
         if "batches" in parts:
             for model in models:
@@ -201,27 +194,6 @@ def _predicting(classifier: Classifier, lists: Sequence[Sequence[str]]) -> Calla
             classifier.predict(each)
 
     return lambda: sum(map(len, lists)) / seconds(predict)
-
-
-def _bundle(place: Path, student: StudentSpec, quantized: bool = False) -> Path:
-    """A classifier that learns nothing: its head is not trained, its work is real."""
-    steps: list[dict[str, Any]] = [{"step": "export"}, *([{"step": "quantize"}] if quantized else [])]
-    recipe = Recipe.model_validate(
-        {
-            "name": SERVICE,
-            "output": str(place),
-            "data": {"train": EMBEDDED, "validation": EMBEDDED, "max_length": 128},
-            "export": {"parity": 0},  # weights of the head are random: labels are near ties
-            "compression": steps,
-            "budget": {"min_retention": 0},
-        }
-    )
-    rows = prepared_of(recipe)
-    torch.manual_seed(0)
-    teacher = encoder.pretrained(TeacherSpec(), rows.labels).eval()
-    write_reference(place / "student", encoder_student(teacher, student).eval(), rows, SERVICE, {}, {})
-    compress(recipe, place / "student", place / "bundle", {})
-    return place / "bundle"
 
 
 def _text(bundle: Path) -> str:
