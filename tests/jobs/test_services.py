@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ from cluster.record import Cluster
 from cluster.registry import CHALLENGER, CHAMPION
 from cluster.session import JobError
 from configs.loader import UsageError
+from configs.schema.recipe import Recipe
 from configs.schema.services import ServicesSpec
 from jobs import deploy, services
+from jobs.command import Result
 from jobs.deploy import Deployed
 from jobs.release import make_champion
+from jobs.services import Brought
 from serving import ingress
+from serving.dashboard import DeployError
 from tests.processes import free_port
 from tests.tiny.bundles import write_tiny_bundle
-
-pytestmark = pytest.mark.slow
 
 
 class Shop:
@@ -82,22 +85,22 @@ def shop(on_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     requests.delete(url, headers=headers, timeout=60).raise_for_status()
 
 
+@pytest.mark.often
 def test_what_is_wrong_with_any_service_is_told_before_anything_is_changed(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ):
-    both = {"a": "models:/services-a@champion", "b": "models:/services-b/7"}
     with pytest.raises(UsageError, match=r"^nothing was changed: b: .*services-b") as refused:
-        services.run(shop.asked(**both))
+        services.run(shop.asked(a="models:/services-a@champion", b="models:/services-b/7"))
     assert "\n" not in str(refused.value)
     much = {"model": "models:/services-b/1", "serving": {"replicas": 3, "cpus_per_replica": 2}}
     with pytest.raises(UsageError, match=r"b 3 x 2 are 6 CPUs, the cluster has 4; give less"):
         services.run(shop.asked(a="models:/services-a/1", b=much))
-    shut = {"accept": []}
     with pytest.raises(UsageError, match=r"a: models:/services-a/2: not deployed: no test rows"):
-        services.run(shop.asked(common=shut, a="models:/services-a/2"))
+        services.run(shop.asked(common={"accept": []}, a="models:/services-a/2"))
     assert not shop.replicas()
 
 
+@pytest.mark.often
 def test_one_file_brings_up_what_is_missing_swaps_what_changed_and_leaves_the_rest(shop: Shop):
     first = services.run(shop.asked(a="models:/services-a@champion", b="models:/services-b@champion"))
     assert first.deployed == {name: f"{shop.url}/v1/{name}" for name in ("a", "b")}
@@ -126,6 +129,7 @@ def test_one_file_brings_up_what_is_missing_swaps_what_changed_and_leaves_the_re
     assert shop.replicas() == {name: after[name] for name in "ab"} and {*shop.listed()} == {"a", "b"}
 
 
+@pytest.mark.often
 def test_where_one_service_fails_the_others_are_brought_up_and_it_is_named(shop: Shop, monkeypatch: pytest.MonkeyPatch):
     services.run(shop.asked(a="models:/services-a/2", b="models:/services-b/1"))
     own = deploy.deploy
@@ -140,3 +144,21 @@ def test_where_one_service_fails_the_others_are_brought_up_and_it_is_named(shop:
     with pytest.raises(JobError, match=r"^1 of 2 services were not brought up, all others run: a: its disk is full$"):
         services.run(shop.asked(a="models:/services-a/1", d="models:/services-b/1"))
     assert {*shop.replicas()} == {"a", "b", "d"} and shop.replicas()["a"] == before["a"]
+
+
+def test_the_line_says_which_failed_and_the_others_were_asked_for_all_the_same(monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+
+    def run(recipe: Recipe) -> Result:
+        asked.append(recipe.name)
+        if recipe.name == "b":
+            raise DeployError("no replica came\nwith all that Ray says")
+        return Result("deploy", "run", "/output", endpoint=f"http://127.0.0.1:8000/v1/{recipe.name}")
+
+    monkeypatch.setattr(deploy, "run", run)
+    with pytest.raises(JobError, match=r"^1 of 3 services were not brought up, all others run: b: no replica came"):
+        services._deploy({name: Recipe(name=name) for name in "abc"})
+    assert asked == ["a", "b", "c"]
+    brought = Brought(services._deploy({"c": Recipe(name="c")}), ["a"], [])
+    said = json.loads(brought.line.removeprefix("RESULT "))
+    assert said["deployed"] == {"c": "http://127.0.0.1:8000/v1/c"} and said["unchanged"] == ["a"]
