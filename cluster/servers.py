@@ -31,6 +31,9 @@ GAVE_UP = (  # what a server says that a second attempt may mend
     "address already in use",  # MLflow, for the same reason
 )
 
+# A server and all that it starts leave no core file, which would hold what customers write: as `configs.core_files`.
+WITHOUT_CORE_FILES = ("/bin/sh", "-c", 'ulimit -c 0 && exec "$0" "$@"')
+
 # Variables by which a new head would join, trust or imitate another cluster (RAY_AUTH_TOKEN beats its _PATH).
 FOREIGN_RAY = (
     "RAY_ADDRESS",
@@ -52,7 +55,7 @@ def start(name: Name, cluster: Cluster) -> Part:
     private_folder(log.parent)
     with log.open("wb") as output:
         child = subprocess.Popen(
-            command,
+            [*WITHOUT_CORE_FILES, *command],
             env={**environment, MARKER: marker},
             stdin=subprocess.DEVNULL,
             stdout=output,

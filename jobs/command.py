@@ -12,15 +12,16 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 
 from cluster import session
+from configs import core_files
 from configs.errors import KnownError
 from configs.folder import GOES_ON, NO_ROOM, write_synced
 from configs.given import root_of
-from configs.loader import UsageError, describe, load
+from configs.loader import Spec, UsageError, describe, load
 from configs.schema.recipe import Recipe
 from configs.schema.tasks import TASKS, VERBS
 from configs.shown_urls import shown_urls
@@ -28,6 +29,7 @@ from configs.shown_urls import shown_urls
 DONE, FAILED, USAGE = 0, 1, 2
 RESULT = "result.json"  # in the output: what the last verb made there
 OF_SOME = ("bundle", "deploy", "remove", "status", "rollback", "again")  # fields that some verbs know
+S = TypeVar("S", bound=Spec)
 MOST_HEADLINES = 12  # metrics on the last line
 
 
@@ -80,23 +82,34 @@ def main(
     `takes`: which of `OF_SOME` this verb does not ignore.
     `kind`: what its recipe is checked as.
     """
+
+    def do(given: Sequence[str]) -> str | None:
+        recipe = read_command(sys.modules[run.__module__].__doc__ or "", given, kind)
+        if recipe is None:
+            return None
+        _refuse_what_is_ignored(recipe, run.__module__, takes)
+        result = run(recipe.on_driver(session.home(), Path.cwd()))
+        result.write()
+        return result.line(recipe.judged_by.headline)
+
+    lead(do, arguments)
+
+
+def lead(work: Callable[[Sequence[str]], str | None], arguments: Sequence[str] | None = None) -> NoReturn:
+    """Have a command do its work, and print the line that it gives; never returns. Exit codes as of `main`."""
     logs = logging.StreamHandler(sys.stderr)
     logs.setFormatter(_Shown("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[logs])
     for client in ("httpx", "httpx2"):  # a line for each request
         logging.getLogger(client).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
+    core_files.forbid()
     try:
-        given = sys.argv[1:] if arguments is None else arguments
-        recipe = _recipe(sys.modules[run.__module__].__doc__ or "", given, kind)
-        if recipe is None:
-            sys.exit(DONE)
-        _refuse_what_is_ignored(recipe, run.__module__, takes)
-        result = run(recipe.on_driver(session.home(), Path.cwd()))
-        result.write()
+        line = work(sys.argv[1:] if arguments is None else arguments)
     except Exception as error:  # noqa: BLE001 - what is not known is a fault of ours
         _leave_with(error)
-    print(result.line(recipe.judged_by.headline), flush=True)
+    if line is not None:
+        print(line, flush=True)
     sys.exit(DONE)
 
 
@@ -143,7 +156,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"command line: {message}; see --help")
 
 
-def _recipe(doc: str, arguments: Sequence[str], kind: type[Recipe]) -> Recipe | None:
+def read_command(doc: str, arguments: Sequence[str], kind: type[S]) -> S | None:
+    """What --config and overrides say; None where they ask for help, which is printed. Raises `UsageError`."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--print-config", action="store_true")
@@ -151,7 +165,7 @@ def _recipe(doc: str, arguments: Sequence[str], kind: type[Recipe]) -> Recipe | 
     parser.add_argument("overrides", nargs="*")
     asked = parser.parse_intermixed_args(list(arguments))
     if asked.help:
-        _print(_help(doc))
+        _print(_help(doc, kind))
         return None
     if not asked.config:
         shipped = ", ".join(sorted(f"configs/{path.name}" for path in Path("configs").glob("*.yaml"))) or "none here"
@@ -163,12 +177,12 @@ def _recipe(doc: str, arguments: Sequence[str], kind: type[Recipe]) -> Recipe | 
     return recipe
 
 
-def _help(doc: str) -> str:
-    rows = list(describe(Recipe))
+def _help(doc: str, kind: type[Spec]) -> str:
+    rows = list(describe(kind if not issubclass(kind, Recipe) else Recipe))
     lines = [doc.strip(), "", "options: --config RECIPE.yaml  --print-config  --help  section.field=value ...", ""]
-    for key, kind, default, description in rows:
+    for key, takes, default, description in rows:
         shown = default if default == "required" else f"default {default}"
-        lines += [f"  {key}  ({kind}; {shown})", f"      {description}"]
+        lines += [f"  {key}  ({takes}; {shown})", f"      {description}"]
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster import registry, session, tracking
@@ -33,14 +34,14 @@ from configs.schema.tasks import named
 from jobs.command import Result, main
 from jobs.job import job
 from jobs.measure import gate
-from jobs.measure.gate import Objected
+from jobs.measure.gate import Objected, Release
 from jobs.measure.served import SMOKE, served, words
-from jobs.release import RETURNED_TAG, SERVED_TAG, WHY_TAG, _ask_gate, _registered, make_champion, now
+from jobs.release import RETURNED_TAG, SERVED_TAG, WHY_TAG, _registered, ask_gate, make_champion, now
 from jobs.rollout import ASK_S, figures, in_words, roll_out
 from serving import applications, deployment
-from serving.bundle import MANIFEST, read_bundle
+from serving.bundle import MANIFEST, Bundle, read_bundle
 from serving.change import tell
-from serving.dashboard import Dashboard, DeployError
+from serving.dashboard import Application, Dashboard, DeployError
 from serving.rollout import together
 
 ACCEPTED_TAG = "slimcart.accepted"  # of a version: what spoke against its deployment, and was accepted
@@ -77,8 +78,17 @@ def run(recipe: Recipe, parent: str | None = None) -> Result:
         return way.result(deployed.metrics, model_uri=deployed.uri, endpoint=deployed.endpoint)
 
 
-def deploy(recipe: Recipe) -> Deployed:
-    """Make a registered model champion. Raises `JobError` where the gate is shut."""
+class Asked(NamedTuple):
+    """A registered model that is to be deployed: as the gate sees it, with its bundle, and as Serve runs it."""
+
+    release: Release
+    folder: Path
+    bundle: Bundle
+    application: Application
+
+
+def asked_for(recipe: Recipe) -> Asked:
+    """What a recipe wants deployed. Raises `UsageError`, `JobError` or `BundleError` where it could not be."""
     uri = recipe.bundle or f"models:/{recipe.name}@{PREVIOUS if recipe.rollback else CHALLENGER}"
     if not uri.startswith("models:"):
         raise UsageError(
@@ -90,21 +100,29 @@ def deploy(recipe: Recipe) -> Deployed:
     release = _registered(name, version, folder, bundle, recipe)
     if (smoke := bundle.record.smoke) is not None:
         named(smoke)(uri, folder, bundle)
-    dashboard_url, headers = session.dashboard()
     places = session.home() / "serving"
+    code, evidence = applications.package_code(places / "code"), gate.shown(release)
     application = applications.application(
-        recipe.serving, recipe.service, folder, name, version, applications.package_code(places / "code"), places
+        recipe.serving, recipe.service, folder, name, version, code, places, evidence
     )
+    return Asked(release, folder, bundle, application)
+
+
+def deploy(recipe: Recipe) -> Deployed:
+    """Make a registered model champion. Raises `JobError` where the gate is shut."""
+    release, folder, bundle, application = asked_for(recipe)
+    name, version, places = release.name, release.version, session.home() / "serving"
+    dashboard_url, headers = session.dashboard()
     accepted: list[Objected] = []
 
     def allowed(running: Mapping[str, Any] | None) -> None:
-        accepted.extend(_ask_gate(release, running, recipe))
+        accepted.extend(ask_gate(release, running, recipe))
 
     def answering(why: str) -> None:
         tags = {f"{SERVED_TAG}{recipe.service}": now(), f"{WHY_TAG}{recipe.service}": why}
         make_champion(name, version, tags | ({ACCEPTED_TAG: gate.listed(accepted)} if accepted else {}))
 
-    with _in_one_line():
+    with in_one_line():
         rolled = None
         if recipe.serving.rollout and not recipe.rollback:
             rolled = roll_out(recipe, application, places, allowed, answering)
@@ -134,14 +152,14 @@ def _asks_for_keys(recipe: Recipe) -> bool:
 
 def remove(recipe: Recipe) -> None:
     """Take the recipe's service away and leave the others. Raises `JobError` where it is not deployed."""
-    with _in_one_line():
+    with in_one_line():
         deployment.undeploy(*session.dashboard(), recipe.serving, recipe.service, session.home() / "serving")
     log.info("%s is taken away; bundle=models:/<name>@%s brings it back", recipe.service, CHAMPION)
 
 
 def status(recipe: Recipe) -> dict[str, float]:
     """Log what the service runs, since when and why, and how its rollout goes; as metrics. Raises `JobError`."""
-    with _in_one_line():
+    with in_one_line():
         deployed = Dashboard(*session.dashboard(), recipe.serving).read()
         if recipe.service not in deployed:
             raise JobError(f"{recipe.service}: not deployed")
@@ -161,7 +179,7 @@ def status(recipe: Recipe) -> dict[str, float]:
 
 def end_rollout(recipe: Recipe) -> bool:
     """End the rollout of the service and leave its champion; returns whether there was one. Raises `JobError`."""
-    with _in_one_line():
+    with in_one_line():
         given = (*session.dashboard(), recipe.serving, recipe.service, session.home() / "serving")
         ended = deployment.end(*given, promoted=False)
     if ended is None or ended.candidate is None:
@@ -178,7 +196,7 @@ def check_serve(recipe: Recipe) -> None:
     So is a model of the recipe's name where its service runs another, and a file of API keys that cannot be used.
     """
     applications.check_keys(recipe.serving)
-    with _in_one_line():
+    with in_one_line():
         deployed = Dashboard(*session.dashboard(), recipe.serving).check()
         files = {name: applications.keys_of(each) for name, each in deployed.items()}
         applications.one_key_file(files | {recipe.service: recipe.serving.keys})
@@ -190,7 +208,7 @@ def check_serve(recipe: Recipe) -> None:
 
 
 @contextmanager
-def _in_one_line() -> Iterator[None]:
+def in_one_line() -> Iterator[None]:
     """What Serve says is logged whole, and the job fails with the first line of it."""
     try:
         yield

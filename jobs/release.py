@@ -55,7 +55,7 @@ def _champion(name: str, running: Mapping[str, Any] | None, metric: str) -> Rele
     return Release(name, version, labels, gate.evidence(registry.tags(name, version), digest, metric))
 
 
-def _ask_gate(release: Release, running: Mapping[str, Any] | None, recipe: Recipe) -> list[Objected]:
+def ask_gate(release: Release, running: Mapping[str, Any] | None, recipe: Recipe) -> list[Objected]:
     """What speaks against `release` and was accepted. Raises `JobError` with what was not."""
     champion = _champion(release.name, running, recipe.judged_by.metric)
     found = gate.objections(release, champion, recipe.budget)

@@ -23,6 +23,7 @@ from pydantic import Field
 from ray import serve
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from configs import core_files
 from configs.loader import Spec
 from configs.schema.serving import ServingSpec
 from serving.access import Gate
@@ -51,6 +52,7 @@ class Service:
     """Holds one model and answers with it, or two while a rollout lasts; `build` wraps it for Serve."""
 
     def __init__(self, args: ServiceArgs) -> None:
+        core_files.forbid()  # whatever started the cluster
         self._args = args
         self._running: Running | None = None
         self._models: list[tuple[Release, InService]] = []
@@ -133,7 +135,7 @@ class Service:
     async def _loaded(self, release: Release) -> InService:
         """A model that has answered once, the one that is there if it is."""
         for known, model in self._models:
-            if known == release:
+            if known.is_model_of(release):
                 return model
         model = await asyncio.to_thread(put_in_service, self._args.service, release, self._args.serving)
         await first_answer(self._args.service, release, read_description(Path(release.bundle)), model)

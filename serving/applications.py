@@ -45,18 +45,26 @@ def package_code(folder: Path) -> str:
 
 
 def application(
-    spec: ServingSpec, name: str, bundle: Path, model_name: str, version: str, code_uri: str, places: Path
+    spec: ServingSpec,
+    name: str,
+    bundle: Path,
+    model_name: str,
+    version: str,
+    code_uri: str,
+    places: Path,
+    evidence: Mapping[str, float] | None = None,
 ) -> Application:
     """The Serve application of `bundle`, verified here once; `name` is the service where `spec` names none.
 
-    What it runs later is written to a file in `places`, which all replicas see. Raises `BundleError` for a bundle that
-    cannot be served, `ValueError` for a name that fits no path, `UsageError` where nobody could ask with the keys of
-    `spec`.
+    `evidence`: figures for which it is let into service. What it runs later is written to a file in `places`, which all
+    replicas see. Raises `BundleError` for a bundle that cannot be served, `ValueError` for a name that fits no path,
+    `UsageError` where nobody could ask with the keys of `spec`.
     """
     service = service_name(spec.service or name)
     check_keys(spec)
     read_servable(bundle)
-    release = {"bundle": str(bundle.resolve()), "name": model_name, "version": version}
+    given = {"bundle": str(bundle.resolve()), "name": model_name, "version": version, "evidence": dict(evidence or {})}
+    release = Release.model_validate(given).model_dump()
     running = places.resolve() / "running" / f"{service}-{uuid.uuid4().hex[:12]}.json"
     return {
         "name": service,
@@ -209,7 +217,7 @@ def list_service(catalogue: Application, entry: Mapping[str, Any]) -> dict[str, 
     made, known = dict(entry), ("service", "name", "version")
     for each in listed(catalogue):
         if all(each[name] == made[name] for name in known):
-            made["created"] = each["created"]
+            made |= {name: each[name] for name in ("created", "since") if name in each}
     others = [each for each in listed(catalogue) if each["service"] != made["service"]]
     ordered = sorted([*others, made], key=lambda each: each["service"])
     catalogue["deployments"][0]["user_config"]["services"] = ordered

@@ -123,7 +123,8 @@ def share_of(running: Running) -> dict[str, Any]:
     """What the catalogue says of a rollout."""
     if (tried := running.candidate) is None:
         return {}
-    return {"candidate": {**tried.release.model, "share": tried.rollout.canary or 0}}
+    share = tried.rollout.canary or 0
+    return {"share": 100 - share, "candidate": {**tried.release.model, "share": share}}
 
 
 def _headline(service: str, wanted: Running) -> str:

@@ -100,7 +100,7 @@ def begin(
             return None
         champion, candidate = release_of(before[service]), Release.model_validate(release_of(application))
         allowed(champion)
-        if champion == candidate.model_dump():
+        if candidate.is_model_of(Release.model_validate(champion)):
             raise DeployError(
                 f"{service}: version {candidate.version} is its champion already; there is nothing to try"
             )

@@ -57,6 +57,12 @@ class Entry(BaseModel):
     conversations: bool = Field(default=False, description="an input may be a conversation")
     checked: bool = Field(default=False, description="texts go out after checks")
     created: int = Field(default=0, description="since when it answers, in seconds since 1970")
+    since: str | None = Field(default=None, description="the same as ISO 8601, UTC")
+    share: float = Field(default=100, description="per cent of the requests that it answers; a candidate has the rest")
+    evidence: dict[str, float] | None = Field(
+        default=None,
+        description="figures for which it was let into service: on test rows, or on validation rows where named so",
+    )
     labels: list[str] | None = Field(default=None, description="of a classifier")
     max_length: int | None = Field(default=None, description="of a decoder: tokens that it holds")
     manner: dict[str, list[str]] | None = Field(

@@ -32,6 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from configs import core_files
 from configs.errors import KnownError
 from configs.loader import COMMAND_LINE, UsageError, validate
 from configs.schema.serving import ServingSpec, is_loopback, service_name
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    core_files.forbid()
     options = _parser().parse_args(arguments)
     try:
         _serve(options, os.environ)

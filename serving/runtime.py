@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from configs import core_files
 from configs.schema.tasks import TASKS, named
 from serving.bundle import Bundle, BundleError, read_description
 from serving.classifier import PADDING, Classifier
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--details", action="store_true", help="print the share of unknown tokens, whether a text was cut, and the time"
     )
     options = parser.parse_args(arguments)
+    core_files.forbid()
     if options.threads < 1:
         parser.error(f"--threads {options.threads}: give 1 or more")
     try:

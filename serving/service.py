@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,7 +21,7 @@ from starlette.exceptions import HTTPException
 from configs.loader import Spec
 from configs.schema.serving import ServingSpec
 from configs.schema.tasks import TASKS, named
-from serving.bundle import read_description
+from serving.bundle import Bundle, read_description
 from serving.forms import Entry, Limits
 
 STUCK_AFTER_S = 30.0  # a batch, or a token, takes milliseconds; what has not got on for so long will not
@@ -32,11 +33,16 @@ class Release(Spec):
     bundle: str = Field(description="folder of the bundle, the same on every node")
     name: str = Field(description="name that answers carry")
     version: str = Field(description="version that answers carry")
+    evidence: dict[str, float] = Field(default={}, description="figures for which it was let into service")
 
     @property
     def model(self) -> dict[str, str]:
         """As answers name it."""
         return {"name": self.name, "version": self.version}
+
+    def is_model_of(self, other: Release) -> bool:
+        """Whether both are one model, whatever was measured since."""
+        return (self.bundle, self.model) == (other.bundle, other.model)
 
 
 class Refused(HTTPException):
@@ -110,7 +116,7 @@ def check_progress(model: InService) -> None:
 
 def catalogue_entry(service: str, release: Release, spec: ServingSpec) -> dict[str, Any]:
     """What GET /v1/models says of a service that is ready now, see `serving.forms.Entry`. Raises `BundleError`."""
-    folder = Path(release.bundle)
+    folder, now = Path(release.bundle), datetime.now(UTC)
     bundle = read_description(folder)
     task, record = TASKS[bundle.task], bundle.record
     limits = {name: getattr(spec, name) for name in Limits.model_fields}
@@ -126,14 +132,25 @@ def catalogue_entry(service: str, release: Release, spec: ServingSpec) -> dict[s
         attributes=bundle.attributes,
         conversations=bundle.chat_template is not None,
         checked=bundle.checked,
-        created=int(time.time()),
+        created=int(now.timestamp()),
+        since=now.isoformat(timespec="seconds"),
         labels=bundle.labels if task.labelled else None,
         max_length=None if task.labelled else bundle.max_length,
         manner=bundle.manner or None,
         fields=named(record.fields)(folder) if record.fields else None,
+        evidence=release.evidence or measured(bundle) or None,
         limits=Limits.model_validate(limits),
     )
     return entry.model_dump(exclude_none=True)
+
+
+def measured(bundle: Bundle) -> dict[str, float]:
+    """What the bundle's manifest says of validation rows, of latency and of size, by names that say so."""
+    metric = TASKS[bundle.task].metric
+    of_rows = {name: f"validation_{name}" for name in (metric, "retention")}
+    names = of_rows | {name: name for name in (f"validation_{metric}", "p95_ms", "megabytes")}
+    found = {shown: bundle.metrics[name] for name, shown in names.items() if name in bundle.metrics}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def event(data: Any, kind: str = "") -> bytes:

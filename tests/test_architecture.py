@@ -36,6 +36,7 @@ VERBS = {
     "cascade",
     "reply",
     "score",
+    "services",
 }
 
 MODULES = {path: path.relative_to(ROOT) for name in MAY_IMPORT for path in sorted((ROOT / name).rglob("*.py"))}
@@ -108,9 +109,10 @@ def verbs() -> list[Path]:
 
 
 def runs_as_a_verb(path: Path) -> bool:
-    """Whether a module calls `main(run, ...)`."""
+    """Whether a module calls `main(run, ...)`, or `lead(work, ...)` where it takes no recipe."""
+    begins = (["main", "run"], ["lead", "work"])
     calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
-    return any(call.args and [ast.unparse(call.func), ast.unparse(call.args[0])] == ["main", "run"] for call in calls)
+    return any(call.args and [ast.unparse(call.func), ast.unparse(call.args[0])] in begins for call in calls)
 
 
 def test_a_verb_begins_with_its_own_command_and_has_a_run():

@@ -277,7 +277,7 @@ def shown(label: str, labels: Sequence[str]) -> str:
     kinds = len(set(labels))
     is_long = " " in label or units.longer_than_a_word(label)
     hardly_repeat = 2 * kinds > len(labels) and (kinds > FEW_LABELS or is_long)
-    if hardly_repeat or len(label) > LONGEST_LABEL:
+    if hardly_repeat or (is_long and labels.count(label) == 1) or len(label) > LONGEST_LABEL:
         return f"of row {labels.index(label) + 1} ({len(label)} characters, not shown: it may be a text)"
     return repr(label)
 

@@ -216,8 +216,11 @@ def _tokenised(
     )
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Byte-level BPE of at most `vocabulary` tokens; `END` ends a text (Radford et al. 2019, section 2.2)."""
+def train_tokenizer(texts: Iterable[str], vocabulary: int, least: int = 1) -> Tokenizer:
+    """Byte-level BPE of at most `vocabulary` tokens, each of bytes that stand together at least so many times.
+
+    `END` ends a text (Radford et al. 2019, section 2.2).
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer: Any = Tokenizer(models.BPE())
@@ -225,6 +228,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
+        min_frequency=least,
         special_tokens=[END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

@@ -186,6 +186,14 @@ def figures(release: Release, budget: BudgetSpec) -> dict[str, float]:
     return found
 
 
+def shown(release: Release) -> dict[str, float]:
+    """The test figures that a budget is held against, by their names; none where there are none."""
+    tested = judged(release)
+    if tested is None or tested.retention is None:
+        return {}
+    return {name: value for name, value in tested.plain.items() if math.isfinite(value)}
+
+
 def listed(found: Sequence[Objected]) -> str:
     """Each with its name."""
     return "; ".join(f"{each.kind}: {each.words}" for each in found)

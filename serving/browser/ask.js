@@ -61,6 +61,7 @@ function running(entry) {
     show();
     byId("inputs").querySelector("textarea").focus();
   });
+  const figures = Object.entries(entry.evidence ?? {}).map(([name, value]) => `${name} ${Number(value.toPrecision(3))}`);
   const since = entry.created ? `since ${new Date(1000 * entry.created).toLocaleString()}` : "";
   return make(
     "li",
@@ -68,7 +69,7 @@ function running(entry) {
     make("span", { className: "grow" }, make("strong", { textContent: entry.service }), ` ${entry.name}, ${entry.task}`),
     make("span", { className: "chip good", textContent: `version ${entry.version}` }),
     tried(entry),
-    make("span", { className: "quiet", textContent: since }),
+    make("span", { className: "quiet", textContent: [since, ...figures].filter(Boolean).join(", ") }),
     choose,
   );
 }

@@ -140,9 +140,10 @@ def test_some_recipe_takes_the_overrides_of_a_document(given: Command, refusal: 
 
 @pytest.mark.parametrize("shown", [each for page in PAGES for each in recipes(page)], ids=ids)
 def test_a_recipe_that_a_document_shows_is_one(shown: Shown, folder: Path, refusal: Callable[..., str]):
-    base = "" if "extends:" in shown.text else "extends: configs/intent.yaml\n"
+    of_services = "\nservices:" in shown.text
+    base = "" if of_services or "extends:" in shown.text else "extends: configs/intent.yaml\n"
     (folder / "shown.yaml").write_text(base + shown.text, encoding="utf-8")
-    assert refusal("jobs.compress", "--config", "shown.yaml") == ""
+    assert refusal("jobs.services" if of_services else "jobs.compress", "--config", "shown.yaml") == ""
 
 
 def test_a_field_that_a_document_names_is_one(ended: Callable[..., Ended]):

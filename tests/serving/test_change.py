@@ -273,7 +273,7 @@ def test_a_rollout_ends_with_one_model_in_all_replicas(
     assert running and running.candidate
     (entry,) = listed(stage.deployed[CATALOGUE])
     assert entry["created"] == since
-    assert entry["candidate"] == {"name": "tiny", "version": "2", "share": 50}
+    assert entry["candidate"] == {"name": "tiny", "version": "2", "share": 50} and entry["share"] == 50
     assert {version(each) for each in stage.replicas for _ in range(40)} == {"1", "2"}
     with pytest.raises(DeployError, match="version 2 is being tried; wait for its end, or rollback=true ends it now"):
         begun(stage, tmp_path, "3", 3)
@@ -285,6 +285,7 @@ def test_a_rollout_ends_with_one_model_in_all_replicas(
     assert told == [1]
     assert "candidate" not in listed(stage.deployed[CATALOGUE])[0]
     (entry,) = listed(stage.deployed[CATALOGUE])
+    assert entry["share"] == 100
     assert (entry["created"] == since) is not promoted  # a champion that stays is listed since when it was
     assert end("", {}, SPEC, "intent", tmp_path, promoted, running.number, ask=stage.tell) is None
 

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import openai
@@ -188,7 +189,8 @@ def test_many_customers_at_once_each_get_their_own_answers(shop: Shop, endpoint:
 def test_the_catalogue_lists_the_model_and_answers_for_unknown_services(endpoint: str):
     root = endpoint.removesuffix("/v1/intent")
     (model,) = requests.get(f"{root}/v1/models", timeout=10).json()["models"]
-    assert model.pop("created") > 0
+    assert datetime.fromisoformat(model.pop("since")).timestamp() == model.pop("created") > 0
+    assert (model.pop("share"), model.pop("evidence")) == (100, {"validation_accuracy": 0.9})
     told = {"service": "intent", "name": "tiny", "version": "1", "task": "classify", "kind": "single"}
     takes = {"pairs": False, "attributes": False, "conversations": False, "checked": False}
     limits = ServingSpec.model_validate({}).model_dump(include={"max_inputs", "max_body_bytes", "request_timeout_s"})

@@ -23,6 +23,7 @@ from jobs.tasks.generate.inspection import inspect
 if TYPE_CHECKING:
     import pyarrow
 
+LEAST_TIMES = 5  # that the bytes of a learned token stand together: what a customer alone said is none
 OF_ATTRIBUTES = "slot_accuracy"  # the metric that rows without attributes have none of
 
 
@@ -41,7 +42,7 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
         source = tokenizer.to_str()
     elif teacher.model.startswith(NEW):
         tokenizer, end = None, 0
-        source = f"{teacher.new.vocabulary} tokens learned from the training rows"
+        source = f"{teacher.new.vocabulary} tokens learned from what the training rows say {LEAST_TIMES} times"
     else:
         tokenizer, end = load_tokenizer(teacher.model), end_of(teacher.model)
         source = tokenizer.to_str()
@@ -49,7 +50,7 @@ def plan(recipe: Recipe, train: pyarrow.Table, validation: pyarrow.Table) -> Pla
     template = chat_template(recipe, train, validation, tokenizer)
 
     def make() -> Made:
-        trained = tokenizer or train_tokenizer(_texts(train), teacher.new.vocabulary)
+        trained = tokenizer or train_tokenizer(_texts(train), teacher.new.vocabulary, LEAST_TIMES)
         assert tokenizer or trained.token_to_id(END) == end
         tokenise = functools.partial(
             tokenise_completions,

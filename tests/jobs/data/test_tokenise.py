@@ -24,6 +24,7 @@ from jobs.data.tokenise import (
     tokenise_completions,
     train_tokenizer,
 )
+from jobs.tasks.generate.rows import LEAST_TIMES
 from serving.bundle import Bundle
 from serving.classifier import Classifier
 from tests.tiny.shop import tokenizer
@@ -242,6 +243,13 @@ def test_a_trained_tokenizer_gives_every_text_back_and_keeps_its_end_for_itself(
     for text in (*TEXTS, "Größe 38", "never seen: ☃"):
         assert made.decode(made.encode(text).ids) == text
         assert 0 not in made.encode(text).ids
+
+
+def test_a_word_that_is_said_once_is_no_token_of_a_trained_tokenizer():
+    texts = [*[text for text in TEXTS for _ in range(LEAST_TIMES)], "from Quimperlegrande"]
+    tokens = {least: "".join(train_tokenizer(texts, 900, least).get_vocab()) for least in (1, LEAST_TIMES)}
+    assert "Quimperlegrande" in tokens[1]
+    assert "Qu" not in tokens[LEAST_TIMES] and "refund" in tokens[LEAST_TIMES]
 
 
 def test_completions_follow_their_prompt_and_are_marked():

@@ -10,6 +10,7 @@ import pytest
 from configs.schema.search import BudgetSpec
 from jobs.measure.gate import TEST_TAG, Evidence, Objected, Release, evidence, figures, judge, not_compared, objections
 from jobs.measure.gate import refused as refusal
+from jobs.measure.gate import shown as shown_of
 
 BUDGET = BudgetSpec(min_retention=0.9, max_p95_ms=5)
 LABELS = ["cancel", "refund", "track"]
@@ -207,3 +208,9 @@ def test_what_is_held_back_and_what_goes_out_wrong_are_limits():
     assert "held 0.1 misses max_held=0.05 by 100.0%" in words
     assert "sent_slot_error_rate 0.02 misses max_slot_errors=0.01" in words
     assert "held not measured misses max_held=0.05" in judge(said(), budget).words
+
+
+def test_what_a_catalogue_shows_of_a_release_are_the_test_figures_that_the_budget_was_held_against():
+    older, newer = said(0.9, value=0.8), said(0.95, value=0.85, at="2026-02-01T00:00:00+00:00")
+    assert shown_of(release(older, newer)) == {"accuracy": 0.85, "retention": 0.95, "p95_ms": 2.0, "megabytes": 3.0}
+    assert shown_of(release(said(None))) == shown_of(release()) == {}
