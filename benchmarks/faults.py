@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import shutil
 import socket
@@ -251,7 +252,7 @@ def _slow(bench: Bench) -> None:
             unit=unit,
             ratio=both[0] / both[1],
             bar=bar,
-            p99_ms=both,
+            p99_ms=[each if math.isfinite(each) else None for each in both],
             statuses=[alone.statuses, beside.statuses],
         )
 
