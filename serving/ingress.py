@@ -31,6 +31,8 @@ TOLD_S = 2  # between what replicas tell of the requests that they work on; by d
 LEAVING_S = 2  # a leaving replica answers on, until HAProxy knows that it leaves; Serve's default is 30
 READY_S = 60  # until the process that starts HAProxy is started anew; by default 5, too little for a busy machine
 HARD_STOP_S = 120  # time for the old HAProxy to finish its requests after a change
+RETRY_ON = "conn-failure empty-response"  # a replica that ends: its requests may be answered twice, and alike
+RETRIES = 2  # a request that ends each replica ends no more than three
 SILENT_S = 60  # until a client that sends or takes nothing is given up
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,8 @@ def settings(folder: Path, request_timeout_s: float, environment: Mapping[str, s
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(place / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # replicas count requests themselves; else HAProxy logs each one
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, max(1, (os.cpu_count() or 1) // 2))),
+        "RAY_SERVE_HAPROXY_RETRY_ON": RETRY_ON,
+        "RAY_SERVE_HAPROXY_RETRIES": str(RETRIES),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(SILENT_S),
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(longest + 5),  # Serve itself gives up before
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(max(HARD_STOP_S, longest + 5)),

@@ -11,7 +11,7 @@ import socket
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -39,7 +39,8 @@ defaults
     timeout server 60s
     log global
     option redispatch 1
-    retry-on conn-failure
+    retry-on {retry_on}
+    retries {retries}
     errorfile 502 {place}/500.http
     errorfile 503 {place}/500.http
     errorfile 504 {place}/500.http
@@ -54,7 +55,7 @@ frontend http_frontend
     acl is_http-intent path_beg /
     use_backend http-intent if is_http-intent
 backend http-intent
-    server replica 127.0.0.1:{replica} check
+{servers}
 listen stats
   bind *:{stats}
   stats enable
@@ -62,9 +63,10 @@ listen stats
 """
 
 
-def written(place: Path, **ports: int) -> str:
-    named = dict.fromkeys(("port", "replica", "prometheus", "stats"), 9) | ports
-    return WRITTEN.format(place=place, **named)
+def written(place: Path, replicas: Sequence[int] = (9,), retry_on: str = ingress.RETRY_ON, **ports: int) -> str:
+    named = dict.fromkeys(("port", "prometheus", "stats"), 9) | ports
+    servers = "\n".join(f"    server replica-{port} 127.0.0.1:{port} check" for port in replicas)
+    return WRITTEN.format(place=place, servers=servers, retry_on=retry_on, retries=ingress.RETRIES, **named)
 
 
 @pytest.fixture
@@ -77,10 +79,12 @@ def place(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def running(place: Path, replica: int = 9) -> Iterator[tuple[psutil.Process, int]]:
+def running(
+    place: Path, replicas: Sequence[int] = (9,), retry_on: str = ingress.RETRY_ON
+) -> Iterator[tuple[psutil.Process, int]]:
     """(process, port) of HAProxy, started as Serve starts it."""
     ports = {name: free_port(9600 + 10 * number) for number, name in enumerate(("port", "prometheus", "stats"))}
-    (place / "haproxy.cfg").write_text(written(place, replica=replica, **ports))
+    (place / "haproxy.cfg").write_text(written(place, replicas, retry_on, **ports))
     program = ingress.write_program(place.parent.parent / "code")
     started = subprocess.Popen([str(program), "-db", "-f", str(place / "haproxy.cfg")], stderr=subprocess.PIPE)
     try:
@@ -154,7 +158,7 @@ def through(place: Path) -> Iterator[http.client.HTTPConnection]:
     """A connection to a replica, by HAProxy."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Replica) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with running(place, server.server_port) as (_, port):
+        with running(place, [server.server_port]) as (_, port):
             yield http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         server.shutdown()
 
@@ -183,6 +187,36 @@ def test_what_serve_says_in_plain_text_becomes_a_problem_of_the_same_request(
     assert (answer.status, answer.getheader("content-type")) == (status, "application/problem+json")
     assert (answer.getheader("retry-after"), answer.getheader("x-request-id")) == (retry, "4711")
     assert json.load(answer)["detail"] == detail
+
+
+@pytest.mark.parametrize(("retry_on", "answered"), [(ingress.RETRY_ON, True), ("conn-failure", False)])
+def test_a_request_whose_replica_ends_is_answered_by_another(place: Path, retry_on: str, answered: bool):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as ending,
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), Replica) as server,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=hang_up, args=[ending], daemon=True).start()
+        with running(place, [ending.getsockname()[1], server.server_port], retry_on) as (_, port):
+            statuses = [status_of(port) for _ in range(4)]
+        server.shutdown()
+    assert (set(statuses) == {200}) == answered
+    assert set(statuses) <= {200, 502}
+
+
+def hang_up(listening: socket.socket) -> None:
+    """Take each connection, read what comes, and end it, as the system does for a process that was killed."""
+    with contextlib.suppress(OSError):
+        while True:
+            client, _ = listening.accept()
+            with client:
+                client.recv(1)
+
+
+def status_of(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/")
+    return connection.getresponse().status
 
 
 def test_a_configuration_that_is_closed_stays_as_it_is(place: Path):
