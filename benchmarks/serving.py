@@ -1,6 +1,6 @@
 """Serving: a deployed service against other servers of the same model over HTTP, and how its batches are cut.
 
-    python -m benchmarks.serving [http] [batches] [--bundle FOLDER] [--peers FOLDER]
+    python -m benchmarks.serving [http] [batches] [score] [--bundle FOLDER] [--peers FOLDER]
 
 http: five servers answer side by side, each with one process of one thread that holds the model: a service of
 `serving.deployment` as `jobs.deploy` leaves it (HAProxy, one replica); `benchmarks._bare`, one uvicorn and nothing
@@ -12,6 +12,8 @@ MiniLM's layers in int8 and one of two convolutions, neither trained, and that o
 
 batches: predictions of lists of 32 rows of $SLIMCART_DATA/<set>/test.jsonl.gz, by one thread without HTTP, against the
 same rows in one batch that is padded to the longest.
+
+score: rows a second of `jobs.score` over the rows of such a set, four times over, with two workers against one.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from tokenizers import Tokenizer
 
 from benchmarks._bare import LARGEST
 from benchmarks._compare import compare, exit_code, in_turns, judge, missing, seconds
+from benchmarks._recorded import on_cluster, verb
 from benchmarks._servers import Server, installed, pin, program, service
 from benchmarks._untrained import untrained
 from benchmarks._wrk import MISSING, Asked, asked, script
@@ -46,9 +49,10 @@ from serving.classifier import Classifier
 from serving.runtime import load_bundle
 
 BARE, BENTOML, LITSERVE, DEFAULTS = "bare uvicorn", "BentoML", "LitServe", "Serve's defaults"
-PARTS = ("http", "batches")
+PARTS = ("http", "batches", "score")
 SETS = ("intent_banking77", "review_rating_en")
 FASTER = 1.3  # batches by padding, against those padded to the longest
+BOTH = 1.6  # two workers on two cores, against one
 TOKENS, RUNS, SECONDS = 32, 5, 2
 TEXT = "My parcel was due on Monday and it is still not here, although the tracking page says that it was delivered"
 
@@ -92,7 +96,7 @@ class Model(NamedTuple):
 def main(arguments: list[str]) -> int:
     """Measure all rows of the parts that are asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="a service against other servers")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{' or '.join(PARTS)} (default: both)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--bundle", type=Path, help="folder of a classifier's bundle, which is asked, too")
     parser.add_argument("--peers", type=Path, help="folder in which BentoML and LitServe lie, or are installed")
     options = parser.parse_args(arguments)
@@ -109,6 +113,8 @@ def main(arguments: list[str]) -> int:
         if "batches" in parts:
             for model in models:
                 _batches(model)
+        if "score" in parts:
+            _score(place / "score", models[0])
         if options.bundle:
             models.append(Model(options.bundle.resolve().name, options.bundle, {}))
         if "http" in parts and shutil.which("wrk") is None:
@@ -170,7 +176,7 @@ def _batches(model: Model) -> None:
     for name in SETS:
         row, unit = f"{model.name}, lists of {LARGEST} of {name}: batches by padding / padded to the longest", "rows/s"
         try:
-            texts = _rows_of(name)
+            texts = _lists(name)
         except OSError as error:
             missing(row, unit, f"$SLIMCART_DATA/{name}/test.jsonl.gz: {error.strerror}", FASTER)
             continue
@@ -179,13 +185,38 @@ def _batches(model: Model) -> None:
         compare(row, unit, ours, peer, f"one batch of {LARGEST}", FASTER)
 
 
-def _rows_of(name: str) -> list[list[str]]:
-    """Some lists of a set's rows. Raises `OSError` where there are none."""
+def _texts(name: str) -> list[str]:
+    """Of a set's test rows. Raises `OSError` where there are none."""
     file = Path(os.environ.get("SLIMCART_DATA", "")) / name / "test.jsonl.gz"
     with gzip.open(file, "rt", encoding="utf-8") as lines:
-        texts = [json.loads(line)["text"] for line in lines]
-    chosen = random.Random(0).sample(texts, 10 * LARGEST)
+        return [json.loads(line)["text"] for line in lines]
+
+
+def _lists(name: str) -> list[list[str]]:
+    """Some lists of a set's texts. Raises `OSError` where there are none."""
+    chosen = random.Random(0).sample(_texts(name), 10 * LARGEST)
     return [chosen[start : start + LARGEST] for start in range(0, len(chosen), LARGEST)]
+
+
+def _score(place: Path, model: Model) -> None:
+    """A row of two workers against one."""
+    row, unit, (name, *_) = f"jobs.score, {model.name}, two workers / one", "rows/s", SETS
+    place.mkdir()
+    try:
+        texts = _texts(name)
+    except OSError as error:
+        missing(row, unit, f"$SLIMCART_DATA/{name}/test.jsonl.gz: {error.strerror}", BOTH)
+        return
+    file = place / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts * 4), encoding="utf-8")
+    given = [f"bundle={model.bundle}", f"score.input={file}", f"output={place / 'output'}", "again=true"]
+    with on_cluster(place, needed=True, here=False):
+
+        def scoring(workers: int) -> Callable[[], float]:
+            told = [*given, f"score.workers={workers}"]
+            return lambda: verb("score", "configs/intent.yaml", told, place / "log")["rows_per_second"]
+
+        compare(row, unit, scoring(2), scoring(1), "one worker", BOTH, runs=3)
 
 
 def _predicting(classifier: Classifier, lists: Sequence[Sequence[str]]) -> Callable[[], float]:

@@ -25,6 +25,7 @@ from serving.runtimes import one_line
 from serving.service import catalogue_entry
 
 TELL_S = 60.0  # for loading and trying a model in all replicas
+DEAD_S = 30.0  # until Serve, which asks every 10 s, knows that a replica has died
 log = logging.getLogger(__name__)
 
 Tell = Callable[[str, float], list[Report]]
@@ -33,9 +34,25 @@ Tell = Callable[[str, float], list[Report]]
 def tell(service: str, timeout_s: float) -> list[Report]:
     """Have all replicas of a service run what its file says; what each reports. Raises a `DeployError` of one line.
 
-    This process has joined the cluster.
+    Where a replica has died, they are told again until Serve knows it; the one in its place reads the file. This
+    process has joined the cluster.
     """
+    from ray.exceptions import RayActorError
+
+    until = time.monotonic() + min(timeout_s, DEAD_S)
+    while True:
+        try:
+            return _tell(service, timeout_s)
+        except RayActorError:
+            if time.monotonic() > until:
+                raise DeployError(f"{service}: a replica died, and Serve did not replace it in time") from None
+            time.sleep(POLL_S)
+
+
+def _tell(service: str, timeout_s: float) -> list[Report]:
+    """The same, once. Raises also `RayActorError` where a replica has died."""
     from ray import serve
+    from ray.exceptions import RayActorError
     from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
     try:
@@ -45,6 +62,8 @@ def tell(service: str, timeout_s: float) -> list[Report]:
         return []
     except TimeoutError:
         raise DeployError(f"{service}: its replicas did not change in {timeout_s:g} s") from None
+    except RayActorError:
+        raise
     except Exception as error:  # noqa: BLE001 - what a replica raised comes as Ray's own error, with its traceback
         cause = getattr(error, "cause", None) or error
         kind = type(error).__name__ if isinstance(error, RayServeException) else type(cause).__name__

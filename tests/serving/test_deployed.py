@@ -293,6 +293,20 @@ def test_a_version_that_breaks_is_not_deployed_and_the_one_before_keeps_answerin
     assert listed["version"] == before["version"]
 
 
+@pytest.mark.often
+def test_a_replica_that_dies_at_the_same_time_does_not_end_a_change(shop: Shop, endpoint: str):
+    (replica,) = shop.replicas("intent")
+    psutil.Process(replica["pid"]).kill()
+    made = shop.application("intent", shop.bundle("two", seed=2), "2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serving.change.DEAD_S", -1.0)
+        with pytest.raises(DeployError, match="a replica died"):
+            shop.deploy(made)
+    shop.deploy(made)
+    assert ask(endpoint, TEXTS)["model"]["version"] == "2"
+    shop.deploy(shop.application("intent", shop.bundle("one", seed=1), "1"))
+
+
 @pytest.mark.parametrize("promoted", [True, False])
 def test_a_canary_answers_customers_and_its_end_fails_none(shop: Shop, endpoint: str, promoted: bool):
     rollout = RolloutSpec.model_validate({"canary": 50, "requests": 20})
