@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,12 @@ class Service:
         app.add_middleware(Gate, keys=lambda: keys, service_of=lambda _: self._args.service)  # the outermost
         return app
 
-    async def relay(self, path: str, body: bytes, request_id: str) -> AsyncIterator[bytes]:
+    async def relay(self, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
         """The answer to what came to the catalogue for `/v1/<service>/<path>`, see `serving.relay`.
 
         The catalogue has asked for a key already, if one is asked for.
         """
-        async for part in through(self._app, f"/v1/{self._args.service}/{path}", body, request_id):
+        async for part in through(self._app, f"/v1/{self._args.service}/{path}", body, headers):
             yield part
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -174,10 +174,12 @@ class Catalogue:
         app.add_middleware(Gate, keys=lambda: self._keys)
         return app
 
-    async def _relay(self, service: str, path: str, body: bytes, request_id: str) -> AsyncGenerator[bytes, None]:
+    async def _relay(
+        self, service: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> AsyncGenerator[bytes, None]:
         """The parts of the service's answer. Raises `Refused` where none of its replicas takes the request."""
         handle = await asyncio.to_thread(serve.get_app_handle, service)
-        parts: Any = handle.options(stream=True).relay.remote(path, body, request_id)
+        parts: Any = handle.options(stream=True).relay.remote(path, body, headers)
         try:
             async for part in parts:
                 yield part

@@ -143,7 +143,8 @@ def share_of(running: Running) -> dict[str, Any]:
     if (tried := running.candidate) is None:
         return {}
     share = tried.rollout.canary or 0
-    return {"share": 100 - share, "candidate": {**tried.release.model, "share": share}}
+    sticky = {"sticky": tried.rollout.sticky} if tried.rollout.sticky else {}
+    return {"share": 100 - share, "candidate": {**tried.release.model, "share": share, **sticky}}
 
 
 def _headline(service: str, wanted: Running) -> str:

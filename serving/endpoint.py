@@ -25,7 +25,7 @@ from serving.failures import OPENAI, UNFORESEEN, failure, failure_event, request
 from serving.inputs import InputError
 from serving.openai import model_entry
 from serving.pages import add_pages
-from serving.relay import Parts, relayed, service_named
+from serving.relay import Parts, handed_on, relayed, service_named
 from serving.service import Answer, Caller, ClientLeft, InService, Refused, Route, Stream, to_json
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
@@ -132,12 +132,12 @@ async def _to_the_end(stream: Stream, path: str, request_id: str, seconds: float
 def create_catalogue(
     models: Callable[[], list[dict[str, Any]]],
     spec: ServingSpec,
-    relay: Callable[[str, str, bytes, str], Parts],
+    relay: Callable[[str, str, bytes, Mapping[str, str]], Parts],
     check: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The HTTP of the catalogue, with the pages of `serving.pages`.
 
-    `models` gives service, name, version, task and more of each service. `relay(service, path, body, request id)` asks
+    `models` gives service, name, version, task and more of each service. `relay(service, path, body, headers)` asks
     a service what came to one of OpenAI's routes. `check` and `models` raise `Refused` where nothing can be asked yet.
     """
     app = bare_app(spec.max_body_bytes)
@@ -160,9 +160,11 @@ def create_catalogue(
     @app.post("/v1/chat/completions")
     async def hand_on(request: Request) -> Response:
         body, caller = await read(request, spec.request_timeout_s)
-        service = service_named(body, [each["service"] for each in models()], partial(may_ask, request.scope))
+        entries = {each["service"]: each for each in models()}
+        service = service_named(body, list(entries), partial(may_ask, request.scope))
         path = request.scope["path"].removeprefix("/v1/")
-        return await relayed(relay(service, path, body, request.state.request_id), caller)
+        headers = handed_on(entries[service], caller.header, request.state.request_id)
+        return await relayed(relay(service, path, body, headers), caller)
 
     add_pages(app, seen)
 

@@ -42,6 +42,7 @@ class Candidate(BaseModel):
     name: str
     version: str
     share: float = Field(description="per cent of the requests that it answers; 0: it is asked, and nobody sees it")
+    sticky: str | None = Field(default=None, description="header whose value decides whether it answers")
 
 
 class Entry(BaseModel):

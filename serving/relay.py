@@ -4,14 +4,15 @@ The catalogue hands the body on by a call of the service's deployment, and gets 
 first its head (status and headers as JSON), then its body in parts.
 
 Where API keys are asked for, the catalogue has asked (`serving.access`). What is called here is the application inside
-that layer, with a request made here, of which a client gives the body alone: nothing in it says who the client is.
+that layer, with a request made here. A client gives its body, and the header by which a rollout tells customers apart:
+nothing else in it says who the client is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,8 +45,15 @@ def service_named(body: bytes, services: Sequence[str], may_ask: Callable[[str],
     return named.model
 
 
-async def through(app: ASGIApp, path: str, body: bytes, request_id: str) -> Parts:
-    """What `app` sends for a POST to `path`. Whoever stops to read has gone away, for the app as well."""
+def handed_on(entry: Mapping[str, Any], header: Callable[[str], str | None], request_id: str) -> dict[str, str]:
+    """The headers of a request that its service gets; `entry` is the service's of GET /v1/models."""
+    sticky = entry.get("candidate", {}).get("sticky")
+    value = sticky and header(sticky)
+    return {"x-request-id": request_id} | ({sticky.lower(): value} if value else {})
+
+
+async def through(app: ASGIApp, path: str, body: bytes, headers: Mapping[str, str]) -> Parts:
+    """What `app` sends for a POST to `path` with JSON. Whoever stops to read has gone away, for the app as well."""
     sent: asyncio.Queue[Message | None] = asyncio.Queue()
     asked: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -54,7 +62,7 @@ async def through(app: ASGIApp, path: str, body: bytes, request_id: str) -> Part
             await asyncio.Event().wait()
         return asked.pop()
 
-    task = asyncio.ensure_future(app(_scope(path, request_id), receive, sent.put))
+    task = asyncio.ensure_future(app(_scope(path, headers), receive, sent.put))
     task.add_done_callback(lambda _: sent.put_nowait(None))
     try:
         while (message := await sent.get()) is not None:
@@ -90,7 +98,7 @@ class _Relayed(StreamingResponse):
             await self._parts.aclose()
 
 
-def _scope(path: str, request_id: str) -> dict[str, Any]:
+def _scope(path: str, headers: Mapping[str, str]) -> dict[str, Any]:
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -101,7 +109,10 @@ def _scope(path: str, request_id: str) -> dict[str, Any]:
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())],
+        "headers": [
+            (b"content-type", b"application/json"),
+            *((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()),
+        ],
         "client": None,
         "server": None,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -57,6 +58,6 @@ class Site:
                 return self._services.get(service, self._catalogue)
         return self._catalogue
 
-    def _relay(self, service: str, path: str, body: bytes, request_id: str) -> Parts:
+    def _relay(self, service: str, path: str, body: bytes, headers: Mapping[str, str]) -> Parts:
         """Past the layer that asks for a key (`serving.access.Gate`), which is around the whole site."""
-        return through(self._services[service], f"/v1/{service}/{path}", body, request_id)
+        return through(self._services[service], f"/v1/{service}/{path}", body, headers)

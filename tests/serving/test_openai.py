@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,8 @@ def catalogue(folder: Path) -> Iterator[str]:
     app = create_app(SERVICE, SPEC, lambda: model)
     known = [{"service": SERVICE, "name": "tiny", "version": "1", "task": "generate", "created": 7}]
 
-    def relay(service: str, path: str, body: bytes, request_id: str) -> Parts:
-        return through(app, f"/v1/{service}/{path}", body, request_id)
+    def relay(service: str, path: str, body: bytes, headers: Mapping[str, str]) -> Parts:
+        return through(app, f"/v1/{service}/{path}", body, headers)
 
     with answering(create_catalogue(lambda: known, SPEC, relay)) as address:
         yield address
