@@ -30,6 +30,8 @@ from serving.access import Gate
 from serving.admission import Keys
 from serving.bundle import read_description
 from serving.endpoint import create_app, create_catalogue
+from serving.metered import Metered, meter_of
+from serving.ray_metrics import RayExporter
 from serving.relay import through
 from serving.rollout import Counts, Report, Rollout, alike_of
 from serving.running import Running, read_running
@@ -53,7 +55,7 @@ class Service:
 
     def __init__(self, args: ServiceArgs) -> None:
         core_files.forbid()  # whatever started the cluster
-        self._args = args
+        self._args, self._exporter = args, RayExporter()
         self._running: Running | None = None
         self._models: list[tuple[Release, InService]] = []
         self._answers: InService | None = None
@@ -137,9 +139,10 @@ class Service:
         for known, model in self._models:
             if known.is_model_of(release):
                 return model
-        model = await asyncio.to_thread(put_in_service, self._args.service, release, self._args.serving)
+        meter = meter_of(self._exporter, self._args.service, release)
+        model = await asyncio.to_thread(put_in_service, self._args.service, release, self._args.serving, meter)
         await first_answer(self._args.service, release, read_description(Path(release.bundle)), model)
-        return model
+        return Metered(model, meter)
 
 
 def keys_of(path: str | None) -> Keys | None:

@@ -28,11 +28,14 @@ class Batches(Generic[Item, Answer]):
         size: Callable[[Item], int],
         largest: int,
         wait_s: float = 0,
+        told: Callable[[int, float, int], None] = lambda *_: None,
     ) -> None:
         """`work` answers each item of a batch in turn; a batch's sizes add up to `largest`, unless it is one item.
 
-        A batch begins `wait_s` seconds after its first item came, at the earliest.
+        A batch begins `wait_s` seconds after its first item came, at the earliest. `told` is called after each: its
+        size, its seconds, and how much waits.
         """
+        self._told = told
         self._work, self._size, self._largest, self._wait_s = work, size, largest, wait_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
@@ -63,7 +66,8 @@ class Batches(Generic[Item, Answer]):
                 if not batch:
                     continue
                 items = [item for item, _ in batch]
-                single = sum(map(self._size, items)) == 1
+                size = sum(map(self._size, items))
+                single = size == 1
                 self._began = began = time.monotonic()
                 try:
                     if single and self._single_s < SHORT_S:
@@ -80,8 +84,10 @@ class Batches(Generic[Item, Answer]):
                             future.set_result(answer)
                 finally:
                     self._began = None
+                    took = time.monotonic() - began
                     if single:
-                        self._single_s = time.monotonic() - began
+                        self._single_s = took
+                    self._told(size, took, sum(self._size(item) for item, _ in self._waiting))
         finally:
             self._worker = None
 

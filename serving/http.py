@@ -3,13 +3,13 @@
     python -m serving.http <bundle>... [--host 127.0.0.1] [--port 8000] [--keys FILE] [--open] [--threads N]
 
 answers as a service that `jobs.deploy` has brought into service, at POST /v1/<service>, with the same catalogue, and in
-the forms of Amazon SageMaker, Google Vertex AI (`serving.platforms`) and KServe (`serving.kserve`). A service has the
-name of its bundle's folder, or that of <name>=<bundle>. --keys asks every client for an API key of the file, which
-`python -m serving.keys` makes. --host other than loopback needs it, or --open, which says that whatever stands in front
-asks who a client is; given both, keys are asked for. --port 0 takes a free one. AIP_HTTP_PORT, AIP_HEALTH_ROUTE and
-AIP_PREDICT_ROUTE are obeyed. Further options are limits: --max-body-bytes, --max-inputs, --max-tokens,
---max-batch-size, --batch-wait-ms, --round-tokens, --max-waiting-texts, --max-ongoing-requests, --request-timeout-s,
---graceful-shutdown-timeout-s.
+the forms of Amazon SageMaker, Google Vertex AI (`serving.platforms`) and KServe (`serving.kserve`). GET /metrics tells
+Prometheus what happens. A service has the name of its bundle's folder, or that of <name>=<bundle>. --keys asks every
+client for an API key of the file, which `python -m serving.keys` makes. --host other than loopback needs it, or --open,
+which says that whatever stands in front asks who a client is; given both, keys are asked for. --port 0 takes a free
+one. AIP_HTTP_PORT, AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE are obeyed. Further options are limits: --max-body-bytes,
+--max-inputs, --max-tokens, --max-batch-size, --batch-wait-ms, --round-tokens, --max-waiting-texts,
+--max-ongoing-requests, --request-timeout-s, --graceful-shutdown-timeout-s.
 
 Health routes answer 503 until all bundles are loaded and have answered once. SIGTERM ends the process when the requests
 that it has taken are answered. Exit 0 after that, 1 with one line where a bundle is refused or cannot be loaded or the
@@ -136,14 +136,16 @@ def _serve(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
         from serving.access import Gate
         from serving.admission import Keys
         from serving.platforms import vertex_of
+        from serving.prometheus import PrometheusExporter
         from serving.services import Services
         from serving.site import Site
     except ModuleNotFoundError as error:
         raise KnownError(f"{error.name} is not installed here; pip install '.[http]' brings it") from None
     vertex = vertex_of(environment, list(folders))
     port = port_of(options.port, vertex.port)
-    services = Services(folders, spec)
-    site = Site(services, spec, vertex)
+    exporter = PrometheusExporter()
+    services = Services(folders, spec, exporter)
+    site = Site(services, spec, vertex, exporter)
     asked = Keys(keys) if keys else None
     with _listening(options.host, port) as listening:
         config = uvicorn.Config(

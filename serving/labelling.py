@@ -18,6 +18,7 @@ from serving.batches import Batches
 from serving.classifier import DETAILS, Classifier, Prediction
 from serving.forms import Entry, Form, Schema, answer_of, example_of, inputs_of, schema_of
 from serving.inputs import Row
+from serving.metrics import UNMETERED, Meter
 from serving.questions import DETAILED, Question, read_question
 from serving.runtime import load_bundle
 from serving.service import Answer, Caller, Release, Route
@@ -55,10 +56,11 @@ class Waiting:
 class Labelling:
     """See `serving.service.InService`."""
 
-    def __init__(self, classifier: Classifier, release: Release, spec: ServingSpec) -> None:
-        self.classifier, self._release, self._spec = classifier, release, spec
+    def __init__(self, classifier: Classifier, release: Release, spec: ServingSpec, meter: Meter = UNMETERED) -> None:
+        self.classifier, self._release, self._spec, self._meter = classifier, release, spec, meter
+        wait_s = spec.batch_wait_ms / 1000
         self._batches = Batches(
-            self.predict_together, lambda each: len(each.rows), spec.max_batch_size, spec.batch_wait_ms / 1000
+            self.predict_together, lambda each: len(each.rows), spec.max_batch_size, wait_s, meter.batch
         )
 
     @property
@@ -77,7 +79,10 @@ class Labelling:
 
     async def predict(self, waiting: Waiting) -> list[Prediction]:
         """The predictions of one request, answered together with others."""
-        return await self._batches.answer(waiting)
+        predictions = await self._batches.answer(waiting)
+        for each in predictions:
+            self._meter.label(each["label"], each["score"])
+        return predictions
 
     def predict_together(self, batch: list[Waiting]) -> list[list[Prediction]]:
         """The predictions of each request."""
@@ -87,9 +92,9 @@ class Labelling:
         return [[_trim(next(predictions), each) for _ in each.rows] for each in batch]
 
 
-def put_in_service(_: str, release: Release, spec: ServingSpec) -> Labelling:
+def put_in_service(_: str, release: Release, spec: ServingSpec, meter: Meter = UNMETERED) -> Labelling:
     """Load a classifier. Raises `BundleError`."""
-    return Labelling(load_bundle(release.bundle, spec.threads), release, spec)
+    return Labelling(load_bundle(release.bundle, spec.threads), release, spec, meter)
 
 
 def _trim(prediction: Prediction, request: Waiting) -> Prediction:

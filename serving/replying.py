@@ -18,6 +18,7 @@ from configs.schema.serving import ServingSpec
 from serving.classifier import DETAILS, Details
 from serving.forms import Entry, Form, answer_of, example_of, inputs_of, schema_of
 from serving.labelling import Labelling, Waiting
+from serving.metrics import UNMETERED, Meter
 from serving.questions import DETAILED, Question, read_question
 from serving.reply import Replier, Reply, load_reply, values_of
 from serving.service import Answer, Caller, Refused, Release, Route
@@ -56,9 +57,9 @@ def forms(entry: Entry) -> dict[str, Form]:
 class Replying:
     """See `serving.service.InService`."""
 
-    def __init__(self, replier: Replier, release: Release, spec: ServingSpec) -> None:
+    def __init__(self, replier: Replier, release: Release, spec: ServingSpec, meter: Meter = UNMETERED) -> None:
         self.replier, self._release, self._spec = replier, release, spec
-        self._labelling = Labelling(replier.classifier, release, spec)
+        self._labelling = Labelling(replier.classifier, release, spec, meter)
 
     @property
     def routes(self) -> Mapping[str, Route]:
@@ -81,9 +82,9 @@ class Replying:
         return {"model": self._release.model, "predictions": replies}
 
 
-def put_in_service(_: str, release: Release, spec: ServingSpec) -> Replying:
+def put_in_service(_: str, release: Release, spec: ServingSpec, meter: Meter = UNMETERED) -> Replying:
     """Load a bundle of kind `reply`. Raises `BundleError`."""
-    return Replying(load_reply(release.bundle, spec.threads), release, spec)
+    return Replying(load_reply(release.bundle, spec.threads), release, spec, meter)
 
 
 def _values(question: ReplyQuestion) -> list[dict[str, str]]:

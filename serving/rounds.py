@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from serving.inputs import TOKENS_PER_BATCH
+from serving.metrics import UNMETERED, Meter
 from serving.pieces import Text
 from serving.runtimes import Sampling, WriterModel
 
@@ -73,9 +74,10 @@ class Writing:
 class Rounds:
     """The one thread in which a model writes."""
 
-    def __init__(self, model: WriterModel, largest: int, tokens: int, queue: int) -> None:
+    def __init__(self, model: WriterModel, largest: int, tokens: int, queue: int, meter: Meter = UNMETERED) -> None:
         """A round has `largest` texts, and `tokens` tokens of each where others wait; `queue` texts may wait."""
         self._model, self._largest, self._tokens, self._queue = model, largest, tokens, queue
+        self._meter = meter
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writing")
         self._lock = threading.Lock()
         self._waiting: deque[Writing] = deque()
@@ -91,6 +93,7 @@ class Rounds:
                 raise QueueFull
             self._waiting.extend(writings)
             starts, self._runs = not self._runs, True
+        self._meter.tokens("prompt", sum(len(each.prompt) for each in writings))
         if starts:
             self._thread.submit(self._run)
 
@@ -152,7 +155,10 @@ class Rounds:
             return writings[row].take(token) or (counts[row] >= self._tokens and bool(self._waiting))
 
         most = max(each.most - len(each.written) for each in writings)
+        began = time.monotonic()
         self._model.write([each.ids for each in writings], most, writings[0].sampling, step)
+        self._meter.batch(len(writings), time.monotonic() - began, len(self._waiting))
+        self._meter.tokens("completion", sum(counts))
 
     def _cut(self) -> list[Writing] | None:
         """The next round: the text that waits longest, and others of its sampling and about its length.

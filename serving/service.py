@@ -1,7 +1,7 @@
 """A bundle in service: what HTTP asks of it, whatever its task.
 
 The record of a task, or of a kind of bundles, names the function that puts its bundles in service, `(service, release,
-serving) -> InService`; `serving.labelling`, `serving.writing` and `serving.replying` have one each.
+serving, meter) -> InService`; `serving.labelling`, `serving.writing` and `serving.replying` have one each.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from configs.schema.serving import ServingSpec
 from configs.schema.tasks import TASKS, named
 from serving.bundle import Bundle, read_description
 from serving.forms import Entry, Limits
+from serving.metrics import UNMETERED, Meter
 
 STUCK_AFTER_S = 30.0  # a batch, or a token, takes milliseconds; what has not got on for so long will not
 
@@ -180,6 +181,6 @@ async def unless_left(work: Coroutine[Any, Any, Made], caller: Caller) -> Made:
         gone.cancel()
 
 
-def put_in_service(service: str, release: Release, spec: ServingSpec) -> InService:
+def put_in_service(service: str, release: Release, spec: ServingSpec, meter: Meter = UNMETERED) -> InService:
     """Verify the bundle and load it as its kind or its task wants it. Raises `BundleError`."""
-    return named(read_description(Path(release.bundle)).record.service)(service, release, spec)
+    return named(read_description(Path(release.bundle)).record.service)(service, release, spec, meter)

@@ -12,6 +12,8 @@ from typing import Any
 from configs.schema.serving import ServingSpec
 from configs.schema.tasks import TASKS
 from serving.bundle import Bundle, BundleError, bundle_digest
+from serving.metered import Metered, meter_of
+from serving.metrics import Exporter, Nowhere
 from serving.runtimes import one_line, read_servable
 from serving.service import (
     Answer,
@@ -87,9 +89,9 @@ class Loaded:
 class Services:
     """The services of a process, by name."""
 
-    def __init__(self, folders: Mapping[str, Path], spec: ServingSpec) -> None:
+    def __init__(self, folders: Mapping[str, Path], spec: ServingSpec, exporter: Exporter | None = None) -> None:
         """Verify the bundles. Raises `BundleError`."""
-        self._spec = spec
+        self._spec, self._exporter = spec, exporter or Nowhere()
         self._verified = {service: _verified(service, folder) for service, folder in folders.items()}
         self._loaded: dict[str, Loaded] = {}
 
@@ -106,13 +108,14 @@ class Services:
         """Load and try all bundles off the event loop, one after the other. Raises `BundleError`."""
         for service, (release, bundle) in self._verified.items():
             try:
-                model = await asyncio.to_thread(put_in_service, service, release, self._spec)
+                meter = meter_of(self._exporter, service, release)
+                model = await asyncio.to_thread(put_in_service, service, release, self._spec, meter)
             except BundleError as error:
                 raise BundleError(f"{service}: {one_line(error)}") from None
             prediction = await first_answer(service, release, bundle, model)
-            most = self._spec.max_ongoing_requests
+            counted = Metered(Admitting(model, self._spec.max_ongoing_requests), meter)
             entry = catalogue_entry(service, release, self._spec)
-            self._loaded[service] = Loaded(bundle, release, Admitting(model, most), prediction, entry)
+            self._loaded[service] = Loaded(bundle, release, counted, prediction, entry)
 
     def check_progress(self) -> None:
         """Raise `Refused` where a model does not get on, so that whoever watches the process starts it anew."""

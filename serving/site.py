@@ -13,6 +13,8 @@ from serving.endpoint import create_app, create_catalogue
 from serving.kserve import HEALTH, create_kserve, is_route, model_of
 from serving.openapi import program_version
 from serving.platforms import Vertex, create_platforms, health_of, routes_of
+from serving.prometheus import PATH as METRICS
+from serving.prometheus import PrometheusExporter
 from serving.relay import Parts, through
 from serving.service import InService
 from serving.services import Services
@@ -21,12 +23,15 @@ from serving.services import Services
 class Site:
     """An ASGI application that hands each request on to the application of its path."""
 
-    def __init__(self, services: Services, spec: ServingSpec, vertex: Vertex) -> None:
+    def __init__(
+        self, services: Services, spec: ServingSpec, vertex: Vertex, exporter: PrometheusExporter | None = None
+    ) -> None:
         def model(service: str) -> InService:
             return services.loaded(service).model
 
         self._services = {name: create_app(name, spec, partial(model, name)) for name in services.names}
         self._catalogue = create_catalogue(services.listed, spec, self._relay, services.check)
+        self._metrics = exporter
         self._platforms = create_platforms(services, spec, vertex)
         self._of_platforms = routes_of(vertex)
         self._open = {*OPEN, *HEALTH, *health_of(vertex)}
@@ -51,6 +56,8 @@ class Site:
     def _application(self, path: str) -> ASGIApp:
         if path in self._of_platforms:
             return self._platforms
+        if path == METRICS and self._metrics:
+            return self._metrics
         if is_route(path):
             return self._kserve
         match path.split("/", 3):

@@ -26,6 +26,7 @@ from serving.forms import Entry, Form, Schema, answer_of, example_of, inputs_of,
 from serving.generator import Generator, load_generator
 from serving.inputs import Input, Slots
 from serving.manner import FIELDS, asked_manner
+from serving.metrics import UNMETERED, Meter
 from serving.questions import DETAILED, Question, read_question
 from serving.rounds import FinishReason, QueueFull, Rounds
 from serving.service import Answer, Caller, Refused, Release, Route, Stream, event, full
@@ -77,9 +78,11 @@ def forms(entry: Entry) -> dict[str, Form]:
 class Writer:
     """See `serving.service.InService`."""
 
-    def __init__(self, generator: Generator, service: str, release: Release, spec: ServingSpec) -> None:
+    def __init__(
+        self, generator: Generator, service: str, release: Release, spec: ServingSpec, meter: Meter = UNMETERED
+    ) -> None:
         self.generator, self.service, self.release, self.spec = generator, service, release, spec
-        self._rounds = Rounds(generator.writer, spec.max_batch_size, spec.round_tokens, spec.max_waiting_texts)
+        self._rounds = Rounds(generator.writer, spec.max_batch_size, spec.round_tokens, spec.max_waiting_texts, meter)
         self._routes = {"": self._answer, **openai.routes(self, spec.max_inputs)}
 
     @property
@@ -166,6 +169,6 @@ def _no_details(_: int) -> dict[str, Any]:
     return {}
 
 
-def put_in_service(service: str, release: Release, spec: ServingSpec) -> Writer:
+def put_in_service(service: str, release: Release, spec: ServingSpec, meter: Meter = UNMETERED) -> Writer:
     """Load a decoder. Raises `BundleError`."""
-    return Writer(load_generator(release.bundle, spec.threads), service, release, spec)
+    return Writer(load_generator(release.bundle, spec.threads), service, release, spec, meter)

@@ -19,7 +19,7 @@ class Kind:
     """What is said of a bundle by its kind instead of its task; functions are named "module:name"."""
 
     open: str  # (folder of a bundle, threads) -> its predictor
-    service: str  # (its name, release, serving) -> serving.service.InService
+    service: str  # (its name, release, serving, meter) -> serving.service.InService
     forms: str  # (entry of GET /v1/models) -> serving.forms.Form by path: what that takes and gives
     answers: Mapping[str, str]  # what that says of an input, by name: the type of such a column
     further_answers: Mapping[str, Mapping[str, str]]  # what it says besides, by the field of a request that asks for it

@@ -100,7 +100,7 @@ class Task:
     labelled: bool  # whether an answer is a label with its probability
     open: str  # (folder of a bundle, threads) -> its predictor, without torch
     open_reference: str  # (folder of a reference bundle, ...) -> its predictor
-    service: str  # (its name, release, serving) -> serving.service.InService: what answers over HTTP
+    service: str  # (its name, release, serving, meter) -> serving.service.InService: what answers over HTTP
     forms: str  # (entry of GET /v1/models) -> serving.forms.Form by path: what that takes and gives
     answers: Mapping[str, str]  # what that says of an input, by name: the type of such a column
     further_answers: Mapping[str, Mapping[str, str]]  # what it says besides, by the field of a request that asks for it
