@@ -38,7 +38,7 @@ def test_padding_changes_no_answer():
         for row, mask_L in enumerate(given["attention_mask"]):
             length = int(mask_L.sum())
             alone = {name: tensor[[row], :length] for name, tensor in given.items()}
-            torch.testing.assert_close(model(**alone)[0], whole_BC[row])
+            torch.testing.assert_close(model(**alone)[0], whole_BC[row], atol=1e-5, rtol=2e-5)
         other = torch.where(given["attention_mask"].bool(), given["input_ids"], 7)
         assert torch.equal(model(other, given["attention_mask"]), whole_BC)
 
