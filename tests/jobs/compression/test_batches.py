@@ -37,7 +37,7 @@ def takes(form: ExportTarget, steps: Sequence[Mapping[str, Any]]) -> bool:
 FORMS = [ExportTarget(name, each) for name in TASKS["classify"].runtimes for each in RUNTIMES[name].precisions]
 BUNDLES = [f"{name} {' '.join(form)}" for name, steps in STEPS.items() for form in FORMS if takes(form, steps)]
 CASCADES = ["cascade of float", "cascade of int8"]
-ATOL = {"f32": 1e-3, "bf16": 2e-2, "f16": 1e-2}  # of a score; a CPU rounds in other places for other shapes
+ATOL = {"f32": 1e-3, "bf16": 1.5e-2, "f16": 1e-2}  # of a score, in the mean of a row: other shapes round elsewhere
 
 
 def export(folder: Path, model: EncoderClassifier, forms: Sequence[ExportTarget]) -> None:
@@ -84,12 +84,13 @@ def test_a_text_is_answered_alike_alone_and_among_any_others(name: str, bundles:
         pytest.skip(str(error))
     classifier = load_bundle(bundles / name)
     alone_NC = np.concatenate([classifier.scores([text]) for text in texts])
-    assert alone_NC.std(0).max() > 1.5 * ATOL[precision]  # so that other rows would show
+    assert alone_NC.std(0).max() > 2 * max(ATOL.values())  # so that other rows would show
     chance = np.random.default_rng(1)
     for size in (2, 5, 32, len(texts)):
         order = chance.permutation(len(texts))
         for rows in np.split(order, range(size, len(order), size)):
             found_NC = classifier.scores([texts[row] for row in rows])
-            np.testing.assert_allclose(found_NC, alone_NC[rows], atol=ATOL[precision], rtol=0)
+            off_N = np.abs(found_NC - alone_NC[rows]).mean(1)
+            assert off_N.max() < ATOL[precision]
             if precision == "f32":
                 assert (found_NC.argmax(1) == alone_NC[rows].argmax(1)).all()
