@@ -115,7 +115,7 @@ def test_every_rule_finds_series_of_a_service_on_the_cluster(cluster: Cluster, o
     made = application(spec, "watched", tmp_path / "watched", "t", "1", package_code(tmp_path / "code"), tmp_path)
     endpoint = deploy(*given, made, tmp_path)
     try:
-        with prometheus(tmp_path, cluster.temp / "prom_metrics_service_discovery.json") as watching:
+        with prometheus(tmp_path, cluster.temp / "ray" / "prom_metrics_service_discovery.json") as watching:
             assert not missing(watching, expressions(), lambda: ask(endpoint))
             assert {row["metric"]["service"] for row in found(watching, "slimcart_requests_total")} == {"watched"}
     finally:

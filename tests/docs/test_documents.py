@@ -47,7 +47,7 @@ TAKERS = [
 ]
 # Where README's commands are run; `make demo`, `make up` and `make down` are targets, and people run these.
 RUN_BY = {"jobs.optimize": "tests/end_to_end/test_main_way.py", "curl": "tests/end_to_end/test_main_way.py"}
-SHELL = {"source", "curl", "haproxy"}  # the last one in tests/cluster/test_edge.py
+SHELL = {"source", "curl", "haproxy", "prometheus"}  # the last two in tests/cluster
 
 
 class Ended(NamedTuple):
