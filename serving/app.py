@@ -69,7 +69,7 @@ class Service:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """What HTTP reaches; `relay` answers from another, which asks for no key."""
         keep_to_node()
-        app, keys = self._create_app(), keys_of(self._args.serving.keys)
+        app, keys = self._create_app(), open_keys(self._args.serving.keys)
         app.add_middleware(Gate, keys=lambda: keys, service_of=lambda _: self._args.service)  # the outermost
         return app
 
@@ -145,7 +145,7 @@ class Service:
         return Metered(model, meter)
 
 
-def keys_of(path: str | None) -> Keys | None:
+def open_keys(path: str | None) -> Keys | None:
     """The API keys of a file; None where no key is asked for."""
     return None if path is None else Keys(Path(path))
 
@@ -197,7 +197,7 @@ class Catalogue:
         """The services, and the file of API keys where a service has one; the same file keeps what it has counted."""
         path = user_config.get("keys")
         if path is None or self._keys is None or str(self._keys.path) != path:
-            self._keys = keys_of(path)
+            self._keys = open_keys(path)
         self._models = user_config["services"]
 
 

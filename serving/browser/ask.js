@@ -26,7 +26,11 @@ async function load() {
   try {
     const [listed, described] = await Promise.all(["v1/models", "openapi.json"].map((path) => fetch(path, { headers: headers() })));
     if (listed.status === 401 || listed.status === 403) return wantKey(await reasonOf(listed));
-    for (const each of [listed, described]) if (!each.ok) return trouble(await reasonOf(each));
+    for (const each of [listed, described]) {
+      if (each.ok) continue;
+      whenReady(each, load);
+      return trouble(await reasonOf(each));
+    }
     models = (await listed.json()).models;
     api = await described.json();
     trouble(models.length ? "" : "No service runs here yet.");

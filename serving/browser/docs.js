@@ -113,7 +113,11 @@ function group(tag, api) {
 async function load() {
   try {
     const response = await fetch("openapi.json", { headers: headers() });
-    if (!response.ok) throw new Error(await reasonOf(response));
+    if (!response.ok) {
+      whenReady(response, load);
+      throw new Error(await reasonOf(response));
+    }
+    byId("trouble").hidden = true;
     const api = await response.json();
     byId("lead").textContent = api.info.description;
     byId("routes").replaceChildren(...api.tags.map((tag) => group(tag, api)));

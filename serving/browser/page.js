@@ -36,6 +36,12 @@ async function reasonOf(response) {
   }
 }
 
+/** Do it once more when the server says that it may answer then, as while it loads its models. */
+function whenReady(response, again) {
+  const seconds = response.status === 503 && Number(response.headers.get("retry-after"));
+  if (seconds) setTimeout(again, 1000 * seconds);
+}
+
 function shellQuoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }

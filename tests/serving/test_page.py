@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,10 +19,13 @@ from starlette.types import Receive, Scope, Send
 from configs.schema.serving import RolloutSpec, ServingSpec
 from serving.endpoint import create_app, create_catalogue
 from serving.keys import add
+from serving.platforms import Vertex
 from serving.relay import Parts
 from serving.rollout import Rollout
 from serving.runtime import load_bundle
 from serving.service import Release, catalogue_entry, put_in_service
+from serving.services import Services
+from serving.site import Site
 from tests.tiny.bundles import write_tiny_bundle
 from tests.tiny.http import Process
 from tests.tiny.services import answering as behind_uvicorn
@@ -342,3 +347,20 @@ def test_the_documentation_shows_every_route_and_commands_that_are_answered(open
     assert f"curl -H 'Content-Type: application/json' -d '{wanted}' {site.url}/v1/intent" in commands
     assert page.locator(".route details[open]").count() == 1
     assert str(LIMITS["max_inputs"]) in page.locator(".route .properties").first.inner_text()
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_page_that_is_opened_too_early_shows_the_services_as_soon_as_they_are_loaded(
+    browser: Browser, tmp_path: Path, path: str
+):
+    write_tiny_bundle(tmp_path / "intent")
+    spec = ServingSpec()
+    services = Services({"intent": tmp_path / "intent"}, spec)
+    with behind_uvicorn(Site(services, spec, Vertex())) as address, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{address}{path}")
+        expect(page.locator("#trouble")).to_contain_text("still being loaded")
+        with ThreadPoolExecutor() as other:  # this thread has a loop of Playwright's
+            other.submit(asyncio.run, services.load()).result()
+        page.wait_for_selector("#service option, .route", state="attached")
+        expect(page.locator("#trouble")).to_be_hidden()
