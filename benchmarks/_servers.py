@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import unittest.mock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +23,14 @@ from serving import applications, deployment
 from serving.dashboard import Dashboard
 
 PATIENCE_S = 120.0
+PASSED = ("haproxy", "ray::ServeReplica:", "ray::ProxyActor")  # processes of a cluster that a request passes through
 
 
 class Server(NamedTuple):
     """What answers at a URL."""
 
     url: str
-    processes: Callable[[], list[psutil.Process]]  # all that run for it
+    processes: Callable[[], list[psutil.Process]]  # all that a request passes through
 
 
 class Deployed:
@@ -41,9 +42,19 @@ class Deployed:
         self._port = choose_port(f"the service of {cluster.state.name}", 9810)
         self._code, self._places = applications.package_code(cluster.state / "code"), cluster.state / "serving"
         self._dashboard_url = cluster.dashboard_url
-        ray = cluster.ray
-        assert ray
-        self.server = Server(f"http://127.0.0.1:{self._port}/v1/{SERVICE}", lambda: processes.members(ray))
+        self._ray = cluster.ray
+        self.server = Server(f"http://127.0.0.1:{self._port}/v1/{SERVICE}", lambda: self.processes(*PASSED))
+
+    def processes(self, *names: str) -> list[psutil.Process]:
+        """Those of the cluster that have one of these names, or titles that begin with it; without names all."""
+        assert self._ray
+        found: list[psutil.Process] = []
+        for process in processes.members(self._ray):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                title = " ".join(process.cmdline())
+                if not names or process.name() in names or title.startswith(names):
+                    found.append(process)
+        return found
 
     def start_serve(self) -> None:
         """Start Serve without a service, and so without our settings."""
@@ -76,12 +87,17 @@ def deployed(state: Path, bundle: Path) -> Iterator[Deployed]:
 
 
 @contextlib.contextmanager
-def service(state: Path, bundle: Path, defaults: bool = False) -> Iterator[Server]:
-    """A service on a cluster of its own; with `defaults` Serve was started before, by nobody's settings."""
+def service(state: Path, bundle: Path, defaults: bool = False, rest: int | None = None) -> Iterator[Server]:
+    """A service on a cluster of its own; with `defaults` Serve was started before, by nobody's settings.
+
+    What of the cluster no request passes through keeps to the core `rest`.
+    """
     with deployed(state, bundle) as made:
         if defaults:
             made.start_serve()
         made.deploy()
+        if rest is not None:
+            pin(made.processes(), rest)
         yield made.server
 
 
@@ -110,9 +126,9 @@ def program(module: str, bundle: Path, beside: Path | None = None) -> Iterator[S
             each.kill()
 
 
-def pin(server: Server, core: int) -> None:
-    """Keep all threads of a server, and what they start, to one core."""
-    for process in server.processes():
+def pin(running: Sequence[psutil.Process], core: int) -> None:
+    """Keep all threads of processes, and what they start, to one core."""
+    for process in running:
         subprocess.run(["taskset", "-a", "-c", "-p", str(core), str(process.pid)], capture_output=True, check=False)
 
 

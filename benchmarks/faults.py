@@ -86,13 +86,8 @@ class Bench:
         return Question(url=self._service.server.url, inputs=INPUTS, rate=rate, seconds=seconds, **also)
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """Those of the cluster whose title begins so."""
-        found: list[psutil.Process] = []
-        for process in self._service.server.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if " ".join(process.cmdline()).startswith(name) or process.name() == name:
-                    found.append(process)
-        return found
+        """See `Deployed.processes`."""
+        return self._service.processes(name)
 
     def replicas(self) -> list[psutil.Process]:
         """Those that hold the model."""

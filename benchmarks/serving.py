@@ -6,7 +6,7 @@ http: five servers answer side by side, each with one process of one thread that
 `serving.deployment` as `jobs.deploy` leaves it (HAProxy, one replica); `benchmarks._bare`, one uvicorn and nothing
 else; BentoML and LitServe, both with batches of up to 32 inputs, in their current versions, installed into the folder
 --peers; and our service on a Serve without its settings. The client, wrk, keeps to the last core and asks them in
-turns, texts of 32 tokens; all servers share the first one, with all the processes that they need for a request. Rows
+turns, texts of 32 tokens. All servers share the first one, with the processes that a request passes through. Rows
 compare requests a second, of one client by its median latency. The models are a student of two of the packaged
 MiniLM's layers in int8 and one of two convolutions, neither trained, and that of --bundle.
 
@@ -41,7 +41,7 @@ from benchmarks._compare import compare, exit_code, in_turns, judge, missing, se
 from benchmarks._recorded import on_cluster, verb
 from benchmarks._servers import Server, installed, pin, program, service
 from benchmarks._untrained import untrained
-from benchmarks._wrk import MISSING, Asked, asked, script
+from benchmarks._wrk import CORE, MISSING, Asked, asked, script
 from configs.schema.models import StudentSpec
 from jobs.measure.timing import texts_of_length
 from serving.bundle import read_bundle
@@ -133,7 +133,7 @@ def _http(place: Path, model: Model, peers: Path) -> None:
         with contextlib.redirect_stdout(sys.stderr):  # which ports are taken is no row
             servers, versions = _started(running, place, model.bundle, peers)
         for server in servers.values():
-            pin(server, min(os.sched_getaffinity(0)))
+            pin(server.processes(), min(os.sched_getaffinity(0)))
         for work in WORK:
             question = script(place / "ask.lua", [text] * work.inputs)
             turns = {name: asked(question, server, work.clients, SECONDS) for name, server in servers.items()}
@@ -145,13 +145,13 @@ def _started(
 ) -> tuple[dict[str, Server], dict[str, str]]:
     """Servers by name, ours as "", and what each of the others is."""
     versions = {BARE: f"uvicorn {importlib.metadata.version('uvicorn')}"}
-    servers = {"": running.enter_context(service(place / "ours", bundle))}
+    servers = {"": running.enter_context(service(place / "ours", bundle, rest=CORE))}
     servers[BARE] = running.enter_context(program("benchmarks._bare", bundle))
     for name, package in ((BENTOML, "bentoml"), (LITSERVE, "litserve")):
         versions[name] = f"{name} {installed(package, peers)}"
         servers[name] = running.enter_context(program(f"benchmarks._{package}", bundle, (peers / package).resolve()))
     versions[DEFAULTS] = f"{DEFAULTS}, ray {importlib.metadata.version('ray')}"
-    servers[DEFAULTS] = running.enter_context(service(place / "defaults", bundle, defaults=True))
+    servers[DEFAULTS] = running.enter_context(service(place / "defaults", bundle, defaults=True, rest=CORE))
     return servers, versions
 
 
