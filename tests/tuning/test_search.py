@@ -152,13 +152,15 @@ def test_a_trial_that_ends_before_an_earlier_one_changes_no_suggestion(joined: N
     for number in range(asked.trials):
         progress.end(number, {"metrics": {"score": -(replay.suggest("") or {})["sparsity"]}})
 
+    journal = tmp_path / "searched" / "journal"
+
     def first_ends_last(values: dict[str, Any], trial_id: str) -> dict[str, float]:
-        while trial_id == "01" and not (tmp_path / "searched" / "result-1.json").exists():
+        while trial_id == "01" and '"ended": 1' not in journal.read_text(encoding="utf-8"):
             time.sleep(0.01)
         return {"score": -values["sparsity"]}
 
     found = search(first_ends_last, asked, tmp_path / "searched")
-    ends = [json.loads(line.partition(" ")[2]).get("ended") for line in lines(tmp_path / "searched" / "journal")]
+    ends = [json.loads(line.partition(" ")[2]).get("ended") for line in lines(journal)]
     assert ends.index(1) < ends.index(0)
     assert [trial.values for trial in found] == list(progress.values.values())
 
