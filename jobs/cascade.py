@@ -84,11 +84,11 @@ def _make(way: Way, folder: Path, key: str) -> None:
     recipe = way.recipe
     snapshot = validation_rows(way)
     bundle = cascade(recipe, *_parts(way), folder, {"run_id": way.run.id, "key": key}, snapshot)
-    metrics = measure_candidate(recipe, folder, snapshot=snapshot)
+    metrics, files = measure_candidate(recipe, folder, snapshot=snapshot)
     metrics[METRIC] = metrics[f"validation_{TASKS[recipe.task].metric}"]
     if teacher := bundle.provenance["teacher_accuracy"]:
         metrics[RETENTION] = metrics[METRIC] / teacher
-    with_metrics(folder, metrics, functools.partial(card, recipe=recipe))
+    with_metrics(folder, metrics, functools.partial(card, recipe=recipe), files)
 
 
 def _open(way: Way, folder: Path, key: str) -> Bundle | None:

@@ -78,8 +78,8 @@ def _key(way: Way) -> str:
 def _make(way: Way, folder: Path, key: str) -> None:
     recipe, snapshot, origin = way.recipe, validation_rows(way), {"run_id": way.run.id, "key": key}
     compress(recipe, _student(recipe), folder, origin, judged=True, snapshot=snapshot)
-    metrics = measure_candidate(recipe, folder, snapshot=snapshot)
-    with_metrics(folder, metrics, functools.partial(card, recipe=recipe))
+    metrics, files = measure_candidate(recipe, folder, snapshot=snapshot)
+    with_metrics(folder, metrics, functools.partial(card, recipe=recipe), files)
 
 
 def _open(way: Way, folder: Path, key: str) -> Bundle | None:
@@ -110,13 +110,13 @@ def _baseline(way: Way, name: str) -> Result:
     snapshot = validation_rows(way)
     source = baselines.Source(recipe.data, recipe.judged_by, there, snapshot)
     bundle = copy_bundle(baselines.find_or_make(recipe, name, source), folder, {"run_id": way.run.id})
-    metrics = measure_candidate(recipe, folder, snapshot=snapshot)
+    metrics, files = measure_candidate(recipe, folder, snapshot=snapshot)
     metrics[METRIC] = metrics[f"validation_{recipe.judged_by.metric}"]
     if whole := teacher_metric(recipe, bundle, source.validation, snapshot):
         metrics[RETENTION] = metrics[METRIC] / whole
     else:
         log.info("no teacher of these labels: what the baseline keeps of one is not known")
-    with_metrics(folder, metrics, functools.partial(card, recipe=recipe))
+    with_metrics(folder, metrics, functools.partial(card, recipe=recipe), files)
     way.run.metrics.log(metrics)
     uri = registry.register(recipe.name, way.run, folder, {registry.BUNDLE_TAG: bundle_digest(folder)}, ALIAS)
     log.info("registered %s as %s", uri, ALIAS)

@@ -106,11 +106,11 @@ def _make(way: Way, folder: Path, key: str) -> None:
     about |= {"source": source, **figures}
     origin = {"run_id": way.run.id, "key": key, "reply": {**about, "code": version.code_version()[1]}}
     with_replies(classifier, folder, replies, origin)
-    measured = measure_candidate(recipe, folder, snapshot=validation_rows(way))
+    measured, files = measure_candidate(recipe, folder, snapshot=validation_rows(way))
     measured[METRIC] = measured[f"validation_{recipe.judged_by.metric}"]
     measured |= {f"validation_{name}": value for name, value in figures.items()}
     carried = read_description(classifier).metrics  # such as what it keeps of its teacher: its model is the same
-    with_metrics(folder, {**carried, **measured}, functools.partial(card, recipe=recipe))
+    with_metrics(folder, {**carried, **measured}, functools.partial(card, recipe=recipe), files)
 
 
 def _open(way: Way, folder: Path, key: str) -> Bundle | None:

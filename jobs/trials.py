@@ -158,10 +158,10 @@ def trial(
         bundle = place / "bundle"
         origin = {"run_id": run.id, "trial": trial_id, "values": values}
         compress(chosen, place / "student", bundle, origin, snapshot=snapshot)
-        metrics = measure_candidate(chosen, bundle, teacher, snapshot)
+        metrics, files = measure_candidate(chosen, bundle, teacher, snapshot)
         if (name := f"validation_{whole.judged_by.metric}") in distilled:  # in training nothing is written
             metrics["student_retention"] = distilled[name] / teacher.metric
-        with_metrics(bundle, metrics, functools.partial(card, recipe=chosen))
+        with_metrics(bundle, metrics, functools.partial(card, recipe=chosen), files)
         run.metrics.log(metrics | {SCORE: score(metrics, whole.budget, whole.search.objective)})  # of that day
         run.text("bundle.json", (bundle / "bundle.json").read_text(encoding="utf-8"))
         shutil.rmtree(place / ".work", ignore_errors=True)  # of the training

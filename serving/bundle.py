@@ -27,6 +27,8 @@ CARD = "README.md"
 CHECKS = "checks.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 TEMPLATES = "templates.json"
+PROFILE = "profile.json"
+ABOUT = frozenset({CARD, PROFILE})  # files that speak of the model as a whole, and without which it answers
 FORMAT_VERSIONS = (1, 2)  # 2: bundles of a kind
 # fields that earlier programs refuse wherever they stand
 LATER = ("checked", "chat_template", "manner", "kind", "reply", "redact")
@@ -232,8 +234,13 @@ def read_description(folder: Path) -> Bundle:
     return _parse(folder / MANIFEST, manifest)
 
 
-def with_metrics(folder: Path, metrics: Mapping[str, float], card: Callable[[Bundle], str] | None = None) -> Bundle:
-    """Add `metrics` to the bundle, and `card` of the result as its README.md; returns the new bundle.
+def with_metrics(
+    folder: Path,
+    metrics: Mapping[str, float],
+    card: Callable[[Bundle], str] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Bundle:
+    """Add `metrics` to the bundle, text `files`, and `card` of the result as its README.md; returns the new bundle.
 
     The folder is replaced whole or not at all; its digest changes. Raises `BundleError` where a file was damaged.
     """
@@ -242,8 +249,8 @@ def with_metrics(folder: Path, metrics: Mapping[str, float], card: Callable[[Bun
 
     def fill(aside: Path) -> None:
         _copy_files(old, folder, aside)
-        if card:
-            (aside / CARD).write_text(card(old.model_copy(update={"metrics": fields["metrics"]})), encoding="utf-8")
+        told = {CARD: card(old.model_copy(update={"metrics": fields["metrics"]}))} if card else {}
+        _write_files({**(files or {}), **told}, aside)
 
     return write_bundle(folder, fields, fill)
 
@@ -264,8 +271,7 @@ def copy_bundle(
 
     def fill(aside: Path) -> None:
         _copy_files(old, source, aside)
-        for name, text in (files or {}).items():
-            (aside / name).write_text(text, encoding="utf-8")
+        _write_files(files or {}, aside)
 
     return write_bundle(folder, changed, fill)
 
@@ -274,6 +280,11 @@ def _copy_files(bundle: Bundle, folder: Path, target: Path) -> None:
     for name in bundle.files:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, target / name)
+
+
+def _write_files(files: Mapping[str, str], target: Path) -> None:
+    for name, text in files.items():
+        (target / name).write_text(text, encoding="utf-8")
 
 
 def bundle_digest(folder: Path) -> str:
@@ -285,8 +296,8 @@ def bundle_digest(folder: Path) -> str:
 
 
 def bundle_bytes(bundle: Bundle) -> int:
-    """Bytes of all files that an answer needs: manifest and model card left out."""
-    return sum(entry.size for name, entry in bundle.files.items() if name != CARD)
+    """Bytes of all files that an answer needs: the manifest and those of `ABOUT` left out."""
+    return sum(entry.size for name, entry in bundle.files.items() if name not in ABOUT)
 
 
 def _parse(path: Path, manifest: Mapping[str, Any]) -> Bundle:

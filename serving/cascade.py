@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema.tasks import TASKS
-from serving.bundle import CARD, Bundle, BundleError, ModelEntry, read_bundle, write_bundle
+from serving.bundle import ABOUT, Bundle, BundleError, ModelEntry, read_bundle, write_bundle
 from serving.classifier import Classifier
 from serving.inputs import Input, Reading
 
@@ -90,7 +90,7 @@ def join(
     small, large = read_bundle(first), read_bundle(second)
     check_pair(small, large)
     shared = small.files[small.tokenizer] == large.files[large.tokenizer]
-    left = {CARD, small.tokenizer} if shared else {CARD}  # a card speaks of its model alone
+    left = ABOUT | {small.tokenizer} if shared else ABOUT
     names = {name: f"{FIRST}/{name}" for name in small.files if name not in left}
     entry = small.model_dump(include=set(ModelEntry.model_fields)) | {
         "model": names[small.model],
@@ -107,7 +107,7 @@ def join(
 
     def fill(aside: Path) -> None:
         copies = [(first / name, aside / kept) for name, kept in names.items()]
-        for source, target in [*copies, *((second / name, aside / name) for name in large.files if name != CARD)]:
+        for source, target in [*copies, *((second / name, aside / name) for name in large.files if name not in ABOUT)]:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
 

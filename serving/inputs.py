@@ -142,6 +142,11 @@ def joined(row: Input) -> str:
     return row if isinstance(row, str) else " ".join(part for part in row if part)
 
 
+def characters(row: Row) -> int:
+    """Length of a text, or of both texts of a pair."""
+    return len(row) if isinstance(row, str) else sum(map(len, row))
+
+
 def cut(lengths: Sequence[int], tokens_per_batch: int, padding: float = math.inf) -> Iterator[list[int]]:
     """Indices in batches of like length, each at most `tokens_per_batch` tokens with its padding (or one input).
 

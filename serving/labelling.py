@@ -17,7 +17,7 @@ from configs.schema.serving import ServingSpec
 from serving.batches import Batches
 from serving.classifier import DETAILS, Classifier, Prediction
 from serving.forms import Entry, Form, Schema, answer_of, example_of, inputs_of, schema_of
-from serving.inputs import Row
+from serving.inputs import Row, characters
 from serving.metrics import UNMETERED, Meter
 from serving.questions import DETAILED, Question, read_question
 from serving.runtime import load_bundle
@@ -80,7 +80,8 @@ class Labelling:
     async def predict(self, waiting: Waiting) -> list[Prediction]:
         """The predictions of one request, answered together with others."""
         predictions = await self._batches.answer(waiting)
-        for each in predictions:
+        for row, each in zip(waiting.rows, predictions, strict=True):
+            self._meter.read(characters(row))
             self._meter.label(each["label"], each["score"])
         return predictions
 

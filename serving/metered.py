@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from serving.bundle import read_description
+from serving.drift import read_profile
 from serving.inputs import InputError
 from serving.metrics import OK, Exporter, Meter
 from serving.service import Answer, Caller, ClientLeft, InService, Refused, Release, Route, Stream
@@ -18,7 +19,11 @@ UNPROCESSABLE, LEFT, FAILED, DEADLINE = "422", "499", "500", "504"
 
 def meter_of(exporter: Exporter, service: str, release: Release) -> Meter:
     """What is told of a release of a service. Raises `BundleError`."""
-    return Meter(exporter, service, release.version, read_description(Path(release.bundle)).labels)
+    folder = Path(release.bundle)
+    bundle = read_description(folder)
+    meter = Meter(exporter, service, release.version, bundle.labels, read_profile(folder))
+    meter.opens(bundle.task)
+    return meter
 
 
 class Metered:

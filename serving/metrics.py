@@ -2,7 +2,8 @@
 
 A `Meter` is told of what happens to one model of a service. It writes to an `Exporter`: Ray's within Serve
 (`serving.ray_metrics`), one of its own without (`serving.prometheus`), which both know the metrics of this file by the
-same names. No label and no value is a customer's text, a request's id or a key.
+same names. Where the bundle has a profile, it is told how far inputs and answers are from that (`serving.drift`). No
+label and no value is a customer's text, a request's id or a key.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+from serving.drift import CHARACTERS, CONFIDENCE, LABEL, Profile, windows
+
 OK = "200"
 MOST_LABELS = 100  # labels of a bundle that have a series of their own
 OTHER = "other"  # all further labels
-SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+LENGTHS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0)
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 OF_MODEL = ("service", "version")
@@ -39,8 +43,19 @@ ONGOING = Metric("slimcart_ongoing_requests", "gauge", "requests that are being 
 WAITING = Metric("slimcart_waiting_inputs", "gauge", "inputs that wait for the model, after a batch or round was cut")
 TOKENS = Metric("slimcart_tokens", "counter", "tokens that a decoder read and wrote", (*OF_MODEL, "what"))
 LABELS = Metric("slimcart_labels", "counter", "inputs by the label that they got", (*OF_MODEL, "label"))
-CONFIDENCE = Metric("slimcart_confidence", "histogram", "probability of the label that an input got", buckets=SHARES)
-ALL = (REQUESTS, REQUEST_SECONDS, MODEL_SECONDS, BATCH_INPUTS, ONGOING, WAITING, TOKENS, LABELS, CONFIDENCE)
+CONFIDENCES = Metric("slimcart_confidence", "histogram", "probability of the label that an input got", buckets=SHARES)
+INPUT_CHARACTERS = Metric("slimcart_input_characters", "histogram", "length of an input", buckets=LENGTHS)
+MODEL = Metric("slimcart_model_info", "gauge", "1 for a model that was opened", (*OF_MODEL, "task"))
+DRIFT = Metric(
+    "slimcart_drift",
+    "gauge",
+    "population stability index of the last inputs and answers against the validation rows",
+    (*OF_MODEL, "what"),
+)
+OF_REQUESTS = (REQUESTS, REQUEST_SECONDS, ONGOING)
+OF_MODELS = (MODEL, MODEL_SECONDS, BATCH_INPUTS, WAITING, TOKENS)
+OF_INPUTS = (INPUT_CHARACTERS, LABELS, CONFIDENCES, DRIFT)
+ALL = (*OF_REQUESTS, *OF_MODELS, *OF_INPUTS)
 
 
 class Exporter(Protocol):
@@ -61,10 +76,29 @@ class Nowhere:
 class Meter:
     """Is told what happens to one model of a service."""
 
-    def __init__(self, exporter: Exporter, service: str, version: str, labels: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        exporter: Exporter,
+        service: str,
+        version: str,
+        labels: Sequence[str] = (),
+        profile: Profile | None = None,
+    ) -> None:
         self._exporter = exporter
         self._of_model = {"service": service, "version": version}
         self._named = frozenset(labels[:MOST_LABELS])
+        self._windows = windows(profile, self._drifted)
+
+    def _drifted(self, what: str, index: float) -> None:
+        self._exporter.write(DRIFT, index, {**self._of_model, "what": what})
+
+    def _watch(self, what: str, value: str | float) -> None:
+        if window := self._windows.get(what):
+            window.add(value)
+
+    def opens(self, task: str) -> None:
+        """The model is opened, to answer for its task."""
+        self._exporter.write(MODEL, 1, {**self._of_model, "task": task})
 
     def request(self, status: str, seconds: float) -> None:
         """A request has ended."""
@@ -87,11 +121,18 @@ class Meter:
         if number:
             self._exporter.write(TOKENS, number, {**self._of_model, "what": what})
 
+    def read(self, characters: int) -> None:
+        """The model is to answer an input of that length."""
+        self._exporter.write(INPUT_CHARACTERS, characters, self._of_model)
+        self._watch(CHARACTERS, characters)
+
     def label(self, label: str, confidence: float) -> None:
         """An input has got its label."""
         told = label if label in self._named else OTHER
         self._exporter.write(LABELS, 1, {**self._of_model, "label": told})
-        self._exporter.write(CONFIDENCE, confidence, self._of_model)
+        self._exporter.write(CONFIDENCES, confidence, self._of_model)
+        self._watch(LABEL, label)
+        self._watch(CONFIDENCE, confidence)
 
 
 UNMETERED = Meter(Nowhere(), "", "")

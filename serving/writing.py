@@ -82,6 +82,7 @@ class Writer:
         self, generator: Generator, service: str, release: Release, spec: ServingSpec, meter: Meter = UNMETERED
     ) -> None:
         self.generator, self.service, self.release, self.spec = generator, service, release, spec
+        self._meter = meter
         self._rounds = Rounds(generator.writer, spec.max_batch_size, spec.round_tokens, spec.max_waiting_texts, meter)
         self._routes = {"": self._answer, **openai.routes(self, spec.max_inputs)}
 
@@ -128,6 +129,8 @@ class Writer:
             self._rounds.add(texts.writings)
         except QueueFull:
             raise full("texts") from None
+        for each in words:
+            self._meter.read(len(each))
         return texts
 
     async def _answer(self, body: bytes, caller: Caller) -> Answer:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from jobs.data.source import Row
+from serving.drift import Profile
 from serving.inputs import Input
 
 UNSCORED = "no row has attributes, which this metric counts; choose another metric"
@@ -41,6 +42,10 @@ class LoadedContender(Predictor, Protocol):
         """What else is known of how it answers these inputs, as metrics."""
         ...
 
+    def profile(self, inputs: Sequence[Input], answers: Sequence[Answer]) -> Profile | None:
+        """How these inputs, and its answers to them, are distributed; None where no service answers by it."""
+        ...
+
     def of_length(self, prompt: int, answer: int) -> Predictor:
         """The same, but reading `prompt` tokens and writing `answer` tokens, whatever would end the text; itself where
         it writes no tokens."""
@@ -61,6 +66,9 @@ class Fitted:
     def figures(self, inputs: Sequence[Input]) -> dict[str, float]:
         """None."""
         return {}
+
+    def profile(self, inputs: Sequence[Input], answers: Sequence[Answer]) -> None:
+        """None."""
 
     def of_length(self, prompt: int, answer: int) -> Predictor:
         """Itself: it finds its answers."""

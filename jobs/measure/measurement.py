@@ -32,7 +32,7 @@ from jobs.measure.fresh import SECONDS, end_with_parent, pin, run_fresh
 from jobs.measure.resources import meter
 from jobs.measure.retention import Teacher, kept
 from jobs.measure.timing import BLOCKS, busy_words, interleaved, texts_of_length
-from serving.bundle import read_description
+from serving.bundle import PROFILE, read_description
 from serving.inputs import Input, joined
 from tuning.figures import MIX, Figures, Shape, add, at, figures, flat
 from tuning.pareto import HELD, SENT, TIMED
@@ -58,6 +58,7 @@ class Measurement(Spec):
     score: bool | list[str] = True  # all, none, or those of these names
     resources: bool = False  # score in quiet, and say rows per second, seconds to load, peak of memory
     answers: bool = False  # give back what each said of every row
+    profile: bool = False  # give back how the inputs, and the answers to them, are distributed
     resampled: bool = False  # give back the metric over resampled rows, as with `resources`
     metric: str | None = None  # that is resampled, of those of the task; none: its own
     sample: Sample | None = None  # the rows to measure on: any others are an error
@@ -76,18 +77,26 @@ class Measurement(Spec):
 
 class Measured(NamedTuple):
     """What was measured of one contender; its answers to the rows in their order, where asked for; and the metric of
-    its task over resampled rows, the same ones for every contender."""
+    its task over resampled rows, the same ones for every contender, and its profile, as JSON, where asked for."""
 
     figures: Figures
     answers: list[Answer]
     resampled: Sequence[float] = ()
+    profile: str | None = None
+
+
+class Candidate(NamedTuple):
+    """What was measured of a bundle, and text files about it that belong beside its own."""
+
+    metrics: dict[str, float]
+    files: dict[str, str]
 
 
 def measure(question: Measurement) -> dict[str, Measured]:
     """{contender: what was measured} in a fresh process. Raises `JobError` with its last words."""
     found = {
-        name: Measured(measured, [Answer(*each) for each in answers], values)
-        for name, (measured, answers, values) in run_fresh(
+        name: Measured(measured, [Answer(*each) for each in answers], *rest)
+        for name, (measured, answers, *rest) in run_fresh(
             "jobs.measure.measurement", question.model_dump_json(), question.threads, question.names, limit(question)
         ).items()
     }
@@ -108,8 +117,10 @@ def limit(question: Measurement) -> float:
 
 def measure_candidate(
     recipe: Recipe, bundle: Path, teacher: Teacher | None = None, snapshot: Snapshot | None = None
-) -> dict[str, float]:
+) -> Candidate:
     """What the search needs of an exported bundle: validation metrics, latency at the budget's shape, size.
+
+    Beside it, what its service needs to see a drift: the profile of these rows.
 
     Latency of rows as they come is taken, too, where it depends on what they say. With a `teacher` also what is kept of
     it; the rows must then be those that it answered. `snapshot`: the validation rows. Raises `JobError`.
@@ -132,6 +143,7 @@ def measure_candidate(
             mix=description.first is not None or task.writes,  # what a cascade takes depends on what the rows say
             metric=recipe.budget.metric,
             sample=teacher and teacher.sample,
+            profile=True,
             resampled=teacher is not None,
         )
     )["bundle"]
@@ -142,7 +154,7 @@ def measure_candidate(
     found |= _limited(latency, task) | {name: metrics[name] for name in SENT if name in metrics}
     if teacher:
         found |= kept(metrics[task.metric], answered.resampled, teacher)
-    return found
+    return Candidate(found, {PROFILE: answered.profile} if answered.profile else {})
 
 
 def time_again(
@@ -242,7 +254,13 @@ def _score(question: Measurement, predict: LoadedContender, examples: list[Row],
         if len(question.contenders) == 1:
             metrics["peak_mb"] = peak
     told = question.resampled or question.resources
-    return Measured(figures(metrics), answers if question.answers else [], values if told else [])
+    profile = predict.profile(inputs, answers) if question.profile else None
+    return Measured(
+        figures(metrics),
+        answers if question.answers else [],
+        values if told else [],
+        profile and profile.model_dump_json(exclude_defaults=True),
+    )
 
 
 def _of_what_goes_out(answers: Sequence[Answer], examples: Sequence[Row], task: Task) -> dict[str, float]:

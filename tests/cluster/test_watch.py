@@ -28,10 +28,13 @@ from serving.services import Services
 from serving.site import Site
 from tests.processes import ROOT, free_port
 from tests.tiny.bundles import write_tiny_bundle
+from tests.tiny.decoders import write_tiny_decoder
+from tests.tiny.profiles import add_profile
 from tests.tiny.services import answering
 
 WATCH = ROOT / "cluster" / "watch"
 BOUND = re.compile(r"\s*[<>]=?\s*[\d.]+\s*$")
+WATCHED = ("intent", "writer")
 PATIENCE_S = 60.0
 pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="there is no Prometheus of Debian's here")
 
@@ -90,15 +93,28 @@ def test_configuration_and_rules_are_what_prometheus_takes():
         subprocess.run(["promtool", "check", what, str(WATCH / name)], check=True, capture_output=True)
 
 
+def test_each_rule_asks_for_help_when_it_should_and_only_then(tmp_path: Path):
+    (tmp_path / "rules.yml").symlink_to(WATCH / "rules.yml")
+    cases = shutil.copyfile(Path(__file__).with_name("rules_test.yml"), tmp_path / "rules_test.yml")
+    groups = yaml.safe_load(cases.read_text(encoding="utf-8"))["tests"]
+    tried = {case["alertname"]: set() for group in groups for case in group["alert_rule_test"]}
+    for case in (case for group in groups for case in group["alert_rule_test"]):
+        tried[case["alertname"]].add(bool(case.get("exp_alerts")))
+    rules = yaml.safe_load((WATCH / "rules.yml").read_text(encoding="utf-8"))["groups"]
+    assert tried == {rule["alert"]: {True, False} for group in rules for rule in group["rules"]}
+    found = subprocess.run(["promtool", "test", "rules", str(cases)], check=False, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
 def test_every_rule_finds_series_of_a_process_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_tiny_bundle(tmp_path / "intent")
+    write_watched(tmp_path)
     spec, exporter = ServingSpec(), PrometheusExporter()
-    services = Services({"intent": tmp_path / "intent"}, spec, exporter)
+    services = Services({name: tmp_path / name for name in WATCHED}, spec, exporter)
     asyncio.run(services.load())
     with answering(Site(services, spec, Vertex(), exporter)) as address:
         targets = [{"targets": [address.removeprefix("http://")]}]
         with prometheus(tmp_path, targets) as watching:
-            assert not missing(watching, expressions(), lambda: ask(f"{address}/v1/intent"))
+            assert not missing(watching, expressions(), lambda: ask(f"{address}/v1/intent", f"{address}/v1/writer"))
             monkeypatch.setattr("tests.cluster.test_watch.PATIENCE_S", 0.0)
             assert missing(watching, ["rate(slimcart_request[5m])"], lambda: None)  # no such name
 
@@ -107,20 +123,31 @@ def test_every_rule_finds_series_of_a_process_without_ray(tmp_path: Path, monkey
 @pytest.mark.often
 def test_every_rule_finds_series_of_a_service_on_the_cluster(cluster: Cluster, on_cluster: Cluster, tmp_path: Path):
     session.connect()
-    write_tiny_bundle(tmp_path / "watched")
+    write_watched(tmp_path)
     headers = {"Authorization": f"Bearer {cluster.token_path.read_text()}"}
     requests.delete(f"{cluster.dashboard_url}/api/serve/applications/", headers=headers, timeout=60)
     spec = ServingSpec.model_validate({"port": free_port(9700), "graceful_shutdown_timeout_s": 1})
     given = (cluster.dashboard_url, headers, spec)
-    made = application(spec, "watched", tmp_path / "watched", "t", "1", package_code(tmp_path / "code"), tmp_path)
-    endpoint = deploy(*given, made, tmp_path)
+    code = package_code(tmp_path / "code")
+    made = [application(spec, name, tmp_path / name, "t", "1", code, tmp_path) for name in WATCHED]
+    endpoints = [deploy(*given, each, tmp_path) for each in made]
     try:
         with prometheus(tmp_path, cluster.temp / "ray" / "prom_metrics_service_discovery.json") as watching:
-            assert not missing(watching, expressions(), lambda: ask(endpoint))
-            assert {row["metric"]["service"] for row in found(watching, "slimcart_requests_total")} == {"watched"}
+            assert not missing(watching, expressions(), lambda: ask(*endpoints))
+            assert {row["metric"]["service"] for row in found(watching, "slimcart_requests_total")} == {*WATCHED}
     finally:
-        undeploy(*given, "watched", tmp_path)
+        for name in WATCHED:
+            undeploy(*given, name, tmp_path)
 
 
-def ask(endpoint: str) -> None:
-    assert requests.post(endpoint, json={"inputs": ["refund"]}, timeout=20).ok
+def write_watched(folder: Path) -> None:
+    """Bundles of both tasks, one with a profile."""
+    write_tiny_bundle(folder / "intent")
+    add_profile(folder / "intent", ["refund", "cancel it"])
+    write_tiny_decoder(folder / "writer", b"refund\n is made.")
+
+
+def ask(labels: str, texts: str) -> None:
+    """Of classifiers enough at a time that a drift shows after some calls."""
+    assert requests.post(labels, json={"inputs": ["refund"] * 64}, timeout=20).ok
+    assert requests.post(texts, json={"inputs": ["refund"]}, timeout=20).ok

@@ -190,7 +190,7 @@ def test_a_baseline_is_a_bundle_of_its_own_and_takes_no_winners_place(
     registered: list[Any] = []
     monkeypatch.setattr(registry, "register", lambda *given: registered.append(given) or "models:/tiny/1")
     timed = {"validation_accuracy": 0.75, "p95_ms": 0.5, "megabytes": 0.1}
-    monkeypatch.setattr("jobs.compress.measure_candidate", lambda *_, **__: dict(timed))
+    monkeypatch.setattr("jobs.compress.measure_candidate", lambda *_, **__: (dict(timed), {}))
     data = {split: str(shop_folder / f"{split}.jsonl") for split in ("train", "validation")}
     given = {"name": "tiny", "output": str(tmp_path), "data": data, "bundle": "baseline:tfidf"}
     result = run(Recipe.model_validate(given).on_driver(tmp_path.parent, tmp_path))

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from configs.schema.serving import ServingSpec
+from serving.drift import WINDOW
 from serving.metrics import ALL, MOST_LABELS, OTHER, Meter
 from serving.platforms import Vertex
 from serving.prometheus import PrometheusExporter
@@ -16,6 +17,7 @@ from serving.services import Services
 from serving.site import Site
 from tests.tiny.bundles import write_tiny_bundle
 from tests.tiny.decoders import write_tiny_decoder
+from tests.tiny.profiles import add_profile
 from tests.tiny.services import answering
 
 SECRET = "my card is 4111"
@@ -61,6 +63,26 @@ def test_answers_and_refusals_of_each_service_are_counted(tmp_path: Path):
     assert grown[("slimcart_tokens_total", "writer", writer, "completion")] in (5, 6)
     assert grown[("slimcart_tokens_total", "writer", writer, "prompt")] >= 1
     assert written["predictions"][0]["finish_reason"] == "length"
+
+
+def test_inputs_like_the_validation_rows_are_stable_and_others_are_a_drift(tmp_path: Path):
+    write_tiny_bundle(tmp_path / "intent")
+    known = ["refund", "where is my order please", "cancel it", "where is it now"]
+    add_profile(tmp_path / "intent", known * 100)
+    spec, exporter = ServingSpec(max_inputs=100), PrometheusExporter()
+    services = Services({"intent": tmp_path / "intent"}, spec, exporter)
+    asyncio.run(services.load())
+    with answering(Site(services, spec, Vertex(), exporter)) as address:
+
+        def drift(inputs: list[str]) -> dict[str, float]:
+            for _ in range(WINDOW // len(inputs)):
+                assert requests.post(f"{address}/v1/intent", json={"inputs": inputs}, timeout=20).ok
+            found = values(requests.get(f"{address}/metrics", timeout=20).text)
+            return {key[3]: value for key, value in found.items() if key[0] == "slimcart_drift"}
+
+        assert all(value < 0.1 for value in drift(known * 25).values())
+        others = drift(["cancel it"] * 100)
+        assert others.keys() == {"characters", "label", "confidence"} and min(others.values()) > 0.25
 
 
 def test_a_bundle_of_many_labels_has_so_many_series_and_one_for_the_rest():

@@ -13,11 +13,13 @@ from jobs.measure.answers import FIRST_SHARE, Answer, Predictor
 from jobs.measure.comparison import TEACHER, WINNER, Special, UnseenRows
 from jobs.measure.differences import CLASS, as_csv, by_value, right, summary, worst
 from jobs.measure.measurement import Measured
+from jobs.measure.profile import profile
 from jobs.measure.served import SMOKE
 from serving.bundle import Bundle
 from serving.cascade import Cascade
 from serving.classifier import Classifier
-from serving.inputs import Input
+from serving.drift import Profile
+from serving.inputs import Input, characters
 from serving.runtime import load_bundle
 from tuning.figures import Figures
 
@@ -35,6 +37,11 @@ class Labelling:
     def figures(self, inputs: Sequence[Input]) -> dict[str, float]:
         """The share of the inputs that the first model of a cascade answers."""
         return {FIRST_SHARE: self.classifier.share_first(inputs)} if isinstance(self.classifier, Cascade) else {}
+
+    def profile(self, inputs: Sequence[Input], answers: Sequence[Answer]) -> Profile:
+        """Of lengths, labels and confidence."""
+        rows = self.classifier.rows(inputs)
+        return profile([characters(row) for row in rows], answers, self.classifier.bundle.labels)
 
     def of_length(self, prompt: int, answer: int) -> Predictor:
         """Itself: it writes no tokens."""

@@ -24,6 +24,7 @@ from jobs.tasks.classify.evaluation import Labelling
 from jobs.tasks.classify.templates import Message, learn
 from serving.bundle import Bundle, read_bundle
 from serving.classifier import Classifier, Prediction
+from serving.drift import Profile
 from serving.generator import load_generator
 from serving.inputs import Input, joined
 from serving.reply import PLACEHOLDER, Replier, Replies, Templates, fill, load_reply, missing, names, read_replies
@@ -69,6 +70,10 @@ class Replying:
     def figures(self, inputs: Sequence[Input]) -> dict[str, float]:
         """Those of its classifier."""
         return Labelling(self.replier.classifier).figures(inputs)
+
+    def profile(self, inputs: Sequence[Input], answers: Sequence[Answer]) -> Profile:
+        """That of its classifier."""
+        return Labelling(self.replier.classifier).profile(inputs, answers)
 
     def of_length(self, prompt: int, answer: int) -> Predictor:
         """Itself: it writes no tokens."""

@@ -14,8 +14,10 @@ from jobs.data.source import Row
 from jobs.measure.answers import Answer, Predictor
 from jobs.measure.comparison import TEACHER, WINNER, Special, UnseenRows
 from jobs.measure.measurement import Measured
+from jobs.measure.profile import profile
 from jobs.measure.served import SMOKE
 from serving.bundle import Bundle
+from serving.drift import Profile
 from serving.generator import Generator, load_generator
 from serving.inputs import Input, prompt
 from serving.pieces import CUT
@@ -32,6 +34,10 @@ class Writing:
         """Texts, in order."""
         found = self.generator.predict(inputs)
         return [Answer(each["text"], held=bool(each["faults"]) if "faults" in each else None) for each in found]
+
+    def profile(self, inputs: Sequence[Input], answers: Sequence[Answer]) -> Profile:
+        """Of lengths of the prompts."""
+        return profile([len(words) for words in self.generator.worded(inputs)])
 
     def of_length(self, prompt: int, answer: int) -> Predictor:
         """See `LoadedContender`."""

@@ -186,7 +186,7 @@ def test_a_measurement_reads_the_rows_of_a_url_once(
         check_rows(recipe, teacher, snapshot)
         with monkeypatch.context() as patch:
             patch.setitem(TASKS, "classify", replace(TASKS["classify"], calls=20))
-            measured = measure_candidate(recipe, tmp_path / "bundle", teacher, snapshot)
+            measured, _ = measure_candidate(recipe, tmp_path / "bundle", teacher, snapshot)
         assert stat.S_IMODE(Path(snapshot.file).stat().st_mode) == 0o600
         assert asked == once and once["/rows.jsonl"] > 0
     assert measured["validation_rows"] == 48 and not left(output)

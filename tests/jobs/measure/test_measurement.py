@@ -35,6 +35,8 @@ from jobs.measure.measurement import (
 )
 from jobs.measure.retention import Teacher
 from jobs.measure.timing import BLOCKS
+from serving.bundle import PROFILE
+from serving.drift import CHARACTERS, CONFIDENCE, LABEL, Profile
 from serving.inputs import Input
 from tests.processes import ROOT
 from tests.tiny.bundles import LABELS, tokenizer, write_tiny_bundle
@@ -113,7 +115,10 @@ def test_a_trial_measures_only_what_the_search_needs(
 ):
     monkeypatch.setattr(measurement, "measure", measure_here)
     recipe = Recipe.model_validate({"name": "x", "data": data})
-    found = measure_candidate(recipe, tmp_path / "bundle")
+    found, files = measure_candidate(recipe, tmp_path / "bundle")
+    profile = Profile.model_validate_json(files[PROFILE]).root
+    assert {name: sum(each.counts) for name, each in profile.items()} == {CHARACTERS: 48, LABEL: 48, CONFIDENCE: 48}
+    assert profile[LABEL].values == LABELS
     assert {"validation_accuracy", "validation_accuracy_low", "p50_ms", "p95_ms", "megabytes"} <= found.keys()
     assert {"p95_ms_others_low", "p95_ms_others_high", "busy"} <= found.keys() and 0 <= found["busy"] <= 1
     assert found["p50_ms"] <= found["p95_ms"] <= found["p95_ms_others_low"] <= found["p95_ms_others_high"]
@@ -162,7 +167,7 @@ def test_a_trial_is_measured_on_the_rows_that_its_teacher_answered(
     monkeypatch.setattr(measurement, "measure", measure_here)
     recipe = Recipe.model_validate({"name": "x", "data": data, "budget": {"metric": "macro_f1"}})
     teacher = Teacher(0.5, [0.5] * 1000, sample(list(rows(recipe.data, "validation"))))
-    found = measure_candidate(recipe, tmp_path / "bundle", teacher)
+    found, _ = measure_candidate(recipe, tmp_path / "bundle", teacher)
     assert found["metric"] == found["validation_macro_f1"]
     assert found["retention"] == found["metric"] / 0.5 and found["retention_se"] > 0
     assert found["validation_macro_f1_low"] < found["metric"] < found["validation_macro_f1_high"]
