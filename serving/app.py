@@ -57,7 +57,7 @@ class Service:
         core_files.forbid()  # whatever started the cluster
         self._args, self._exporter = args, RayExporter()
         self._running: Running | None = None
-        self._models: list[tuple[Release, InService]] = []
+        self._models: list[tuple[Release, Metered]] = []
         self._answers: InService | None = None
         self._changes = asyncio.Lock()
         self._following: asyncio.Task[Report] | None = None
@@ -107,8 +107,10 @@ class Service:
     async def check_health(self) -> None:
         """Raise where no model is loaded or its work does not get on, so that Serve replaces the replica.
 
-        A change that came while this replica was starting is seen here.
+        A change that came while this replica was starting is seen here. Ray drops gauges that are not written for 20 s.
         """
+        for _, model in self._models:
+            model.refresh()
         check_progress(self.model())
         if self._following is None or self._following.done():
             if self._following and (error := self._following.exception()):
@@ -125,8 +127,8 @@ class Service:
         return read_running(Path(self._args.running))
 
     async def _become(self, wanted: Running) -> None:
-        answers = await self._loaded(wanted.champion)
-        models = [(wanted.champion, answers)]
+        champion = await self._loaded(wanted.champion)
+        models, answers = [(wanted.champion, champion)], champion
         if tried := wanted.candidate:
             candidate = await self._loaded(tried.release)
             models.append((tried.release, candidate))
@@ -134,7 +136,7 @@ class Service:
             answers = Rollout(answers, candidate, tried.rollout, tried.until, alike)
         self._models, self._running, self._answers = models, wanted, answers
 
-    async def _loaded(self, release: Release) -> InService:
+    async def _loaded(self, release: Release) -> Metered:
         """A model that has answered once, the one that is there if it is."""
         for known, model in self._models:
             if known.is_model_of(release):

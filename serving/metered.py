@@ -42,6 +42,10 @@ class Metered:
         """Of the model."""
         return self._model.running_s()
 
+    def refresh(self) -> None:
+        """Tell the gauges of the model once more, see `Meter.refresh`."""
+        self._meter.refresh()
+
     async def _ask(self, route: Route, body: bytes, caller: Caller) -> Answer:
         began = time.perf_counter()
         self._change(+1)

@@ -87,10 +87,19 @@ class Meter:
         self._exporter = exporter
         self._of_model = {"service": service, "version": version}
         self._named = frozenset(labels[:MOST_LABELS])
-        self._windows = windows(profile, self._drifted)
+        self._gauges: dict[tuple[Metric, str], tuple[float, Mapping[str, str]]] = {}
+        self._windows = windows(profile, lambda what, index: self._set(DRIFT, index, what=what))
 
-    def _drifted(self, what: str, index: float) -> None:
-        self._exporter.write(DRIFT, index, {**self._of_model, "what": what})
+    def _set(self, gauge: Metric, value: float, **labels: str) -> None:
+        """Write a gauge, and keep it for `refresh`; the values of its own `labels` tell its series apart."""
+        told = {**self._of_model, **labels}
+        self._gauges[gauge, ",".join(labels.values())] = value, told
+        self._exporter.write(gauge, value, told)
+
+    def refresh(self) -> None:
+        """Write all gauges once more: some exporters drop one that was not written for a while."""
+        for (gauge, _), (value, labels) in list(self._gauges.items()):
+            self._exporter.write(gauge, value, labels)
 
     def _watch(self, what: str, value: str | float) -> None:
         if window := self._windows.get(what):
@@ -98,7 +107,7 @@ class Meter:
 
     def opens(self, task: str) -> None:
         """The model is opened, to answer for its task."""
-        self._exporter.write(MODEL, 1, {**self._of_model, "task": task})
+        self._set(MODEL, 1, task=task)
 
     def request(self, status: str, seconds: float) -> None:
         """A request has ended."""
@@ -108,13 +117,13 @@ class Meter:
 
     def ongoing(self, number: int) -> None:
         """So many requests are being answered."""
-        self._exporter.write(ONGOING, number, self._of_model)
+        self._set(ONGOING, number)
 
     def batch(self, inputs: int, seconds: float, waiting: int) -> None:
         """The model has answered a batch, or written a round, while so many inputs waited."""
         self._exporter.write(MODEL_SECONDS, seconds, self._of_model)
         self._exporter.write(BATCH_INPUTS, inputs, self._of_model)
-        self._exporter.write(WAITING, waiting, self._of_model)
+        self._set(WAITING, waiting)
 
     def tokens(self, what: Literal["prompt", "completion"], number: int) -> None:
         """A decoder has read or written tokens."""

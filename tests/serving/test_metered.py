@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 
+from serving.drift import WINDOW, Distribution, Profile
 from serving.inputs import InputError
 from serving.metered import Metered
-from serving.metrics import ONGOING, REQUEST_SECONDS, REQUESTS, Meter, Metric
+from serving.metrics import DRIFT, MODEL, ONGOING, REQUEST_SECONDS, REQUESTS, Meter, Metric
 from serving.service import Answer, Caller, ClientLeft, Refused, Route, Stream
 
 OF_MODEL = {"service": "intent", "version": "3"}
@@ -111,3 +112,18 @@ def test_a_stream_counts_once_when_it_has_ended(use: Callable[[Stream], object],
 
     written = asked(lambda: Stream(events(), lambda: None), use)
     assert written.of(REQUESTS) == [(1, {**OF_MODEL, "status": status})]
+
+
+def test_gauges_are_told_again_and_counters_are_not():
+    written = Written()
+    meter = Meter(written, "intent", "3", profile=Profile({"label": Distribution(values=["a", "b"], counts=[5, 5])}))
+    meter.opens("classify")
+    for number in range(WINDOW):
+        meter.label("ab"[number % 2], 0.5)
+    before = len(written.all)
+    meter.refresh()
+    told = {(metric, *labels.values()): value for metric, value, labels in written.all[before:]}
+    assert told == {
+        (MODEL, "intent", "3", "classify"): 1,
+        (DRIFT, "intent", "3", "label"): pytest.approx(-(1 / 10 + 1 / WINDOW)),
+    }
