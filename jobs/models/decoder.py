@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import inspect
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
-    LogitsProcessorList,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -23,7 +23,7 @@ from configs.loader import UsageError
 from configs.schema.models import NEW, NewModelSpec, TeacherSpec
 from jobs.models.files import TEACHER, check_length, files_of
 from jobs.models.loading import config_of, load_weights, longest
-from serving.inputs import TOKENS_PER_BATCH
+from serving.inputs import TOKENS_PER_BATCH, cut
 
 INPUTS = ("input_ids", "position_ids")
 PROBED = (7, 5)  # tokens of two texts
@@ -141,18 +141,12 @@ class Draws(NamedTuple):
     numbers: Sequence[np.ndarray]  # for each prompt one for each token, even over [0, 1)
     known: int  # tokens to draw from, the first of the table
 
-    def processor(self, chosen: Sequence[int], length: int, device: torch.device) -> LogitsProcessorList:
-        """Leaves one token of each of the prompts `chosen`, which are `length` long, by the inverse of the cumulative
-        distribution."""
-        number_BT = torch.tensor(np.stack([self.numbers[index] for index in chosen]), device=device)
-
-        def leave_one(ids_BL: Tensor, scores_BV: Tensor) -> Tensor:
-            upto_BV = scores_BV[:, : self.known].double().softmax(-1).cumsum(-1)
-            below_B1 = number_BT[:, ids_BL.shape[1] - length, None] * upto_BV[:, -1:]
-            token_B1 = (upto_BV <= below_B1).sum(-1, keepdim=True).clamp(max=self.known - 1)
-            return torch.full_like(scores_BV, -torch.inf).scatter(1, token_B1, 0.0)
-
-        return LogitsProcessorList([leave_one])  # pyright: ignore[reportArgumentType] - it calls what it is given
+    def tokens(self, prompts: Sequence[int], place: int, scores_BV: Tensor) -> Tensor:
+        """Tokens [B] of the completions of `prompts` at a place, by the inverse of the cumulative distribution."""
+        number_B = torch.tensor([float(self.numbers[index][place]) for index in prompts], dtype=torch.float64)
+        upto_BV = scores_BV[:, : self.known].double().softmax(-1).cumsum(-1)
+        below_B1 = number_B.to(scores_BV.device).unsqueeze(1) * upto_BV[:, -1:]
+        return (upto_BV <= below_B1).sum(-1).clamp(max=self.known - 1)
 
 
 def complete(
@@ -160,31 +154,61 @@ def complete(
 ) -> list[list[int]]:
     """Completions of prompts (token ids), in order, without the `end`; a text has `max_length` tokens at most.
 
-    They are greedy, or drawn by `draws`; before `least` tokens none is ended. Prompts of one length are completed
-    together, so that none is padded.
+    They are greedy, or drawn by `draws`; before `least` tokens none is ended. Prompts of like length are completed
+    together.
     """
-    lm: Any = model.lm
-    by_length: defaultdict[int, list[int]] = defaultdict(list)
-    for index, ids in enumerate(prompts):
-        by_length[len(ids)].append(index)
-    completed: list[list[int]] = [[]] * len(prompts)
-    for length, alike in by_length.items():
-        for start in range(0, len(alike), rows := max(1, TOKENS_PER_BATCH // length)):
-            chosen = alike[start : start + rows]
-            with torch.no_grad():  # not in inference mode, as in `leak`
-                texts = lm.generate(
-                    input_ids=torch.tensor([prompts[index] for index in chosen], device=lm.device),
-                    attention_mask=torch.ones(len(chosen), length, dtype=torch.long, device=lm.device),
-                    max_length=max(max_length, length + 1),
-                    min_new_tokens=least,
-                    do_sample=False,
-                    eos_token_id=end,
-                    pad_token_id=end,
-                    logits_processor=None if draws is None else draws.processor(chosen, length, lm.device),
-                )
-            for index, ids in zip(chosen, texts[:, length:].tolist(), strict=True):
-                completed[index] = ids[: ids.index(end)] if end in ids else ids
-    return completed
+    completed: list[list[int]] = [[] for _ in prompts]
+    with torch.no_grad():  # not in inference mode, as in `leak`
+        for chosen in cut([len(ids) for ids in prompts], TOKENS_PER_BATCH):
+            for place, rows, scores_BV in _scores(model.lm, prompts, chosen, completed, max_length, end):
+                if place < least:
+                    scores_BV[:, end] = -torch.inf
+                token_B = draws.tokens(rows, place, scores_BV) if draws else scores_BV.argmax(-1)
+                for index, token in zip(rows, token_B.tolist(), strict=True):
+                    completed[index].append(token)
+    return [ids[:-1] if ids[-1] == end else ids for ids in completed]
+
+
+def _scores(
+    lm: Any, prompts: Sequence[list[int]], chosen: Sequence[int], completed: Sequence[list[int]], most: int, end: int
+) -> Iterator[tuple[int, list[int], Tensor]]:
+    """(place, rows, scores [B, V]) of the next token of those of the `chosen` prompts that are not complete.
+
+    Whoever takes them appends a token for each row to what is `completed`. A row leaves the batch with its `end`, or
+    when its text has `most` tokens. Prompts are padded on the left.
+    """
+    rows, width = list(chosen), max(len(prompts[index]) for index in chosen)
+    padding = [width - len(prompts[index]) for index in rows]
+    padded = [[0] * pad + prompts[index] for pad, index in zip(padding, rows, strict=True)]
+    ids_BL = torch.tensor(padded, device=lm.device)
+    mask_BL = (torch.arange(width)[None] >= torch.tensor(padding)[:, None]).long().to(lm.device)
+    position_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(lm.forward).parameters else {}
+    cache, unread = None, slice(None)
+    for place in itertools.count():
+        new = {"input_ids": ids_BL[:, unread], "position_ids": position_BL[:, unread]}
+        said = lm(**new, attention_mask=mask_BL, past_key_values=cache, use_cache=True, **last)
+        if (cache := getattr(said, "past_key_values", None)) is not None:  # Mamba has a state, and reads all once more
+            unread = slice(-1, None)
+        yield place, rows, said.logits[:, -1].float()
+        token_B = [completed[index][-1] for index in rows]
+        texts = [len(prompts[index]) + place + 1 for index in rows]
+        left = [at for at, (token, text) in enumerate(zip(token_B, texts, strict=True)) if token != end and text < most]
+        if not left:
+            return
+        if len(left) < len(rows):
+            rows, ids_BL, mask_BL, position_BL = (
+                [rows[at] for at in left],
+                ids_BL[left],
+                mask_BL[left],
+                position_BL[left],
+            )
+            if cache is not None:
+                cache.batch_select_indices(torch.tensor(left, device=lm.device))
+        token_B1 = torch.tensor([[token_B[at]] for at in left], device=lm.device)
+        ids_BL = torch.cat([ids_BL, token_B1], dim=1)
+        mask_BL = torch.cat([mask_BL, torch.ones_like(token_B1)], dim=1)
+        position_BL = torch.cat([position_BL, position_BL[:, -1:] + 1], dim=1)
 
 
 def save(model: Decoder, folder: Path) -> None:

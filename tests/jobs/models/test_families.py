@@ -17,6 +17,7 @@ from jobs.models.student import check_student, decoder_student, encoder_student
 from tests.jobs.compression.export.test_small import TAKEN
 from tests.tiny.folders import DECODERS, ENCODERS, decoder_folder, encoder_folder
 
+END = 77  # of a text; as good as any with random weights
 FIRST = ("deberta-v2", "qwen3")  # of their like; the others are for the long run
 
 
@@ -42,6 +43,14 @@ def reloaded(family: Any, model: torch.nn.Module, given: tuple[torch.Tensor, tor
     with torch.inference_mode():
         torch.testing.assert_close(again(*given), model(*given))
     return again
+
+
+def greedy(lm: Any, prompt: list[int], longest: int, least: int = 0) -> list[int]:
+    """A completion by transformers, alone."""
+    given = {"max_length": longest, "min_new_tokens": least, "do_sample": False}
+    (text,) = lm.generate(torch.tensor([prompt]), **given, eos_token_id=END, pad_token_id=END)
+    completed = text[len(prompt) :].tolist()
+    return completed[: completed.index(END)] if END in completed else completed
 
 
 @pytest.mark.parametrize("kind", kinds(ENCODERS))
@@ -76,6 +85,9 @@ def test_a_decoder_goes_the_whole_way(kind: str, tmp_path: Path):
         torch.testing.assert_close(same(*given), teacher.eval()(*given))
     student = decoder_student(teacher, StudentSpec(layers=2)).eval()
     again = reloaded(decoder, student, given, tmp_path / "student")
-    assert decoder.complete(again, [[5, 6, 7]], 12, 0) == decoder.complete(student, [[5, 6, 7]], 12, 0)
+    prompts = [[5, 6, 7], [8], list(range(20, 31)), [9, 4, 7, 5], [11, 12, 13]]
+    expected = [greedy(again.lm, prompt, 12) for prompt in prompts]
+    assert decoder.complete(again, prompts, 12, END) == expected == decoder.complete(student, prompts, 12, END)
+    assert decoder.complete(again, prompts[:1], 8, END, least=5) == [greedy(again.lm, prompts[0], 8, least=5)]
     if kind in TAKEN:
         try_export(student.lm.config)
