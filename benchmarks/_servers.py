@@ -31,6 +31,20 @@ class Server(NamedTuple):
 
     url: str
     processes: Callable[[], list[psutil.Process]]  # all that a request passes through
+    rests: bool = False  # whether it is stopped while others are asked
+
+    def rest(self) -> None:
+        """Stop one that rests."""
+        for each in self.processes() if self.rests else ():
+            each.suspend()
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """Have one that rests run meanwhile."""
+        for each in self.processes():
+            each.resume()
+        yield
+        self.rest()
 
 
 class Deployed:
@@ -116,12 +130,14 @@ def program(module: str, bundle: Path, beside: Path | None = None) -> Iterator[S
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"{module} did not start")
             time.sleep(0.2)
-        yield Server(f"http://127.0.0.1:{port}/v1/{SERVICE}", lambda: _tree(process))
+        # LitServe's processes take a core while they wait, and Linux gives each session its share of one.
+        yield Server(f"http://127.0.0.1:{port}/v1/{SERVICE}", lambda: _tree(process), rests=True)
     finally:
         started = _tree(process)
         for each in started:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.terminate()
+                each.resume()
         for each in psutil.wait_procs(started, timeout=10)[1]:
             each.kill()
 

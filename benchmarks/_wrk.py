@@ -47,9 +47,10 @@ def asked(question: Path, server: Server, clients: int, seconds: int) -> Callabl
     def turn() -> Asked:
         running = server.processes()
         before = _cpu_s(running)
-        done = subprocess.run(
-            [*command, "--latency", f"--script={question}", server.url], capture_output=True, text=True, check=True
-        )
+        with server.awake():
+            done = subprocess.run(
+                [*command, "--latency", f"--script={question}", server.url], capture_output=True, text=True, check=True
+            )
         used = _cpu_s(running) - before
         if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
             raise RuntimeError(f"{server.url}: not all were answered\n{done.stdout}")
