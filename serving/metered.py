@@ -12,7 +12,7 @@ from serving.bundle import read_description
 from serving.drift import read_profile
 from serving.inputs import InputError
 from serving.metrics import OK, Exporter, Meter
-from serving.service import Answer, Caller, ClientLeft, InService, Refused, Release, Route, Stream
+from serving.service import Answer, Caller, ClientLeft, InService, Refused, Release, Route, Stream, check_version
 
 UNPROCESSABLE, LEFT, FAILED, DEADLINE = "422", "499", "500", "504"
 
@@ -38,6 +38,11 @@ class Metered:
         """Those of the model."""
         return self._routes
 
+    @property
+    def version(self) -> str:
+        """That its answers carry."""
+        return self._meter.version
+
     def running_s(self) -> float:
         """Of the model."""
         return self._model.running_s()
@@ -50,6 +55,7 @@ class Metered:
         began = time.perf_counter()
         self._change(+1)
         try:
+            check_version(caller, [self.version])
             answer = await route(body, caller)
         except BaseException as error:
             self._end(status_of(error), began)

@@ -84,7 +84,7 @@ class Meter:
         labels: Sequence[str] = (),
         profile: Profile | None = None,
     ) -> None:
-        self._exporter = exporter
+        self._exporter, self.version = exporter, version
         self._of_model = {"service": service, "version": version}
         self._named = frozenset(labels[:MOST_LABELS])
         self._gauges: dict[tuple[Metric, str], tuple[float, Mapping[str, str]]] = {}

@@ -11,6 +11,7 @@ from serving import openai_schema
 from serving.failures import OPENAI, PROBLEM
 from serving.forms import Entry, Form, Schema, forms_of, schema_of
 from serving.openai_schema import Error, Listed, Models
+from serving.service import VERSION
 
 DESCRIPTION = (
     "What runs here. An answer never repeats the text of a request where it refuses it: errors are one line that names "
@@ -58,7 +59,7 @@ def document(listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The OpenAPI of the services that GET /v1/models lists."""
     entries = [Entry.model_validate(each) for each in listed]
     forms = {each.service: forms_of(each) for each in entries}
-    paths = {path: each for service, known in forms.items() for path, each in _of_service(service, known).items()}
+    paths = {path: each for entry in entries for path, each in _of_service(entry, forms[entry.service]).items()}
     catalogue = {"name": "catalogue", "description": "All services of this address."}
     return {
         "openapi": "3.1.0",
@@ -73,11 +74,18 @@ def document(listed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _of_service(service: str, forms: Mapping[str, Form]) -> dict[str, Any]:
+def _of_service(entry: Entry, forms: Mapping[str, Form]) -> dict[str, Any]:
+    service, version = entry.service, _version(entry)
     root = f"/v1/{service}"
     asked = {f"{root}/{below}".rstrip("/"): form for below, form in forms.items()}
     models = _got(f"{root}/models", service, "The service, as OpenAI lists it", schema_of(Models))
-    return {path: _posted(path, service, form) for path, form in asked.items()} | {f"{root}/models": models}
+    return {path: _posted(path, service, form, [version]) for path, form in asked.items()} | {f"{root}/models": models}
+
+
+def _version(entry: Entry) -> dict[str, Any]:
+    known = [entry.version, *([entry.candidate.version] if entry.candidate else [])]
+    said = "the version that is to answer; without it the one whose turn it is"
+    return {"name": VERSION, "in": "header", "schema": {"type": "string", "enum": known}, "description": said}
 
 
 def _of_catalogue(forms: Mapping[str, Mapping[str, Form]]) -> dict[str, Any]:
@@ -103,7 +111,7 @@ def _described(entry: Entry) -> str:
     return f"{entry.name}, version {entry.version} ({entry.task}{kind}); at most {limits}."
 
 
-def _posted(path: str, tag: str, form: Form) -> dict[str, Any]:
+def _posted(path: str, tag: str, form: Form, headers: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     answer: dict[str, Any] = {JSON: {"schema": form.answer}}
     if form.events:
         answer["text/event-stream"] = {"schema": _event(form.events)}
@@ -111,6 +119,7 @@ def _posted(path: str, tag: str, form: Form) -> dict[str, Any]:
         "operationId": _id("post", path),
         "tags": [tag],
         "summary": form.summary,
+        "parameters": list(headers),
         "requestBody": {"required": True, "content": {JSON: {"schema": form.body, "example": form.asked}}},
         "responses": {"200": {"description": "The answer", "content": answer}, **_failures(path)},
     }

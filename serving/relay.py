@@ -4,8 +4,8 @@ The catalogue hands the body on by a call of the service's deployment, and gets 
 first its head (status and headers as JSON), then its body in parts.
 
 Where API keys are asked for, the catalogue has asked (`serving.access`). What is called here is the application inside
-that layer, with a request made here. A client gives its body, and the header by which a rollout tells customers apart:
-nothing else in it says who the client is.
+that layer, with a request made here. A client gives its body, the version that it asks for, and the header by which a
+rollout tells customers apart: nothing else in it says who the client is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.admission import FORBIDDEN
 from serving.questions import listed, read_body
-from serving.service import Caller, Refused, to_json, unless_left
+from serving.service import VERSION, Caller, Refused, to_json, unless_left
 
 Parts = AsyncGenerator[bytes, None]
 
@@ -47,9 +47,9 @@ def service_named(body: bytes, services: Sequence[str], may_ask: Callable[[str],
 
 def handed_on(entry: Mapping[str, Any], header: Callable[[str], str | None], request_id: str) -> dict[str, str]:
     """The headers of a request that its service gets; `entry` is the service's of GET /v1/models."""
-    sticky = entry.get("candidate", {}).get("sticky")
-    value = sticky and header(sticky)
-    return {"x-request-id": request_id} | ({sticky.lower(): value} if value else {})
+    known = filter(None, (VERSION, entry.get("candidate", {}).get("sticky")))
+    given = {name.lower(): header(name) for name in known}
+    return {"x-request-id": request_id} | {name: value for name, value in given.items() if value is not None}
 
 
 async def through(app: ASGIApp, path: str, body: bytes, headers: Mapping[str, str]) -> Parts:

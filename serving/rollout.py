@@ -21,7 +21,7 @@ from pydantic import Field
 from configs.loader import Spec
 from configs.schema.serving import RolloutSpec
 from serving.bundle import Bundle
-from serving.service import Answer, Caller, ClientLeft, InService, Route, Stream, to_json
+from serving.service import VERSION, Answer, Caller, ClientLeft, Route, Stream, Versioned, check_version, to_json
 
 BUCKETS = 10_000  # that keys are put into: shares are as fine as a hundredth of a per cent
 TIMES = 1000  # latest answers of a replica whose times are kept
@@ -112,7 +112,7 @@ class Rollout:
     """Both models in the place of one; see `serving.service.InService`."""
 
     def __init__(
-        self, champion: InService, candidate: InService, spec: RolloutSpec, until: float, alike: Sequence[str]
+        self, champion: Versioned, candidate: Versioned, spec: RolloutSpec, until: float, alike: Sequence[str]
     ) -> None:
         """`until`: Unix time when the candidate is asked no more; `alike`: what two equal answers to an input have in
         common, by its names."""
@@ -144,6 +144,11 @@ class Rollout:
     async def _ask(self, path: str, body: bytes, caller: Caller) -> Answer:
         champion = self._champion.routes[path]
         route = self._candidate.routes.get(path) if time.time() < self._until else None
+        if (version := caller.header(VERSION)) is not None:  # what people choose says nothing about customers
+            both = ((self._champion.version, champion), (self._candidate.version, route))
+            answering = {name: each for name, each in both if each}
+            check_version(caller, list(answering))
+            return await answering[version](body, caller)
         if route is None:
             return await champion(body, caller)
         if self._spec.shadow or not self._chooses(caller):

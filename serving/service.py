@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from serving.bundle import Bundle, read_description
 from serving.forms import Entry, Limits
 from serving.metrics import UNMETERED, Meter
 
+VERSION = "X-Model-Version"  # header by which a request chooses who answers
 STUCK_AFTER_S = 30.0  # a batch, or a token, takes milliseconds; what has not got on for so long will not
 
 
@@ -107,6 +108,21 @@ class InService(Protocol):
     def running_s(self) -> float:
         """Seconds for which the work at hand has not got on; 0 where there is none."""
         ...
+
+
+class Versioned(InService, Protocol):
+    """One that knows its version."""
+
+    @property
+    def version(self) -> str:
+        """That its answers carry."""
+        ...
+
+
+def check_version(caller: Caller, versions: Sequence[str]) -> None:
+    """Raise `Refused` where a request asks for another version than those that answer."""
+    if caller.header(VERSION) not in (None, *versions):
+        raise Refused(422, f"{VERSION}: {' and '.join(versions)} can be asked for here", VERSION)
 
 
 def check_progress(model: InService) -> None:

@@ -9,7 +9,14 @@ let asking = new AbortController();
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)} ms`;
 const chosen = () => models.find((each) => each.service === byId("service").value);
-const other = () => models.find((each) => each.service === byId("other").value && !byId("beside").hidden);
+const CANDIDATE = "candidate version"; // of the service itself; no service has a name with a space
+
+/** Whom to ask beside the chosen service: another one, or its own candidate. */
+function asked() {
+  const [entry, value] = [chosen(), byId("beside").hidden ? "" : byId("other").value];
+  if (value === CANDIDATE) return [entry.version, entry.candidate.version].map((version) => ({ ...entry, asked: version }));
+  return [entry, models.find((each) => each.service === value)].filter(Boolean);
+}
 
 /** The fields of a service's body, as its OpenAPI has them. */
 function fieldsOf(service) {
@@ -94,10 +101,12 @@ function show() {
   history.replaceState(null, "", `#${encodeURIComponent(entry.service)}`);
   byId("about").replaceChildren(...[...chipsOf(entry), tried(entry)].filter(Boolean));
   const alike = models.filter((each) => each.service !== entry.service && takes(each) === takes(entry));
-  byId("beside").hidden = !alike.length;
+  const choices = alike.map((each) => new Option(each.service));
+  if (entry.candidate) choices.unshift(new Option(`its candidate, version ${entry.candidate.version}`, CANDIDATE));
+  byId("beside").hidden = !choices.length;
   const before = byId("other").value;
-  byId("other").replaceChildren(new Option("nothing", ""), ...alike.map((each) => new Option(each.service)));
-  byId("other").value = alike.some((each) => each.service === before) ? before : "";
+  byId("other").replaceChildren(new Option("nothing", ""), ...choices);
+  byId("other").value = choices.some((each) => each.value === before) ? before : "";
   byId("inputs").replaceChildren(...inputsOf(entry));
   for (const [id, text] of typed) if (byId(id)) byId(id).value = text;
   const options = Object.entries(fieldsOf(entry.service)).filter(([name]) => !OWN.has(name));
@@ -191,7 +200,7 @@ async function send() {
   asking.abort();
   asking = new AbortController();
   const { signal } = asking;
-  const entries = [chosen(), other()].filter(Boolean);
+  const entries = asked();
   const cards = entries.map(newCard);
   byId("answers").replaceChildren(...cards.map((each) => each.root));
   byId("answers").setAttribute("aria-busy", "true");
@@ -213,7 +222,7 @@ async function ask(entry, card, signal) {
     const body = bodyFor(entry);
     const response = await fetch(`v1/${entry.service}`, {
       method: "POST",
-      headers: headers({ "Content-Type": "application/json" }),
+      headers: headers({ "Content-Type": "application/json", ...(entry.asked && { "X-Model-Version": entry.asked }) }),
       body: JSON.stringify(body),
       signal,
     });

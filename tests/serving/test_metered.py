@@ -9,7 +9,7 @@ import pytest
 from serving.drift import WINDOW, Distribution, Profile
 from serving.inputs import InputError
 from serving.metered import Metered
-from serving.metrics import DRIFT, MODEL, ONGOING, REQUEST_SECONDS, REQUESTS, Meter, Metric
+from serving.metrics import DRIFT, MODEL, ONGOING, REQUEST_SECONDS, REQUESTS, Meter, Metric, Nowhere
 from serving.service import Answer, Caller, ClientLeft, Refused, Route, Stream
 
 OF_MODEL = {"service": "intent", "version": "3"}
@@ -90,6 +90,17 @@ def test_a_request_counts_once_by_the_status_of_its_answer(answer: Callable[[], 
     assert written.of(REQUESTS) == [(1, {**OF_MODEL, "status": status})]
     assert len(written.of(REQUEST_SECONDS)) == (status == "200")
     assert "customer" not in str(written.all)
+
+
+def test_another_version_than_the_one_that_answers_is_refused():
+    model = Metered(Model(dict), Meter(Nowhere(), "intent", "3"))
+
+    async def ask(version: str | None) -> Answer:
+        return await model.routes[""](b"", Caller(asyncio.Event().wait, 0, lambda _: version))
+
+    assert asyncio.run(ask("3")) == asyncio.run(ask(None)) == {}
+    with pytest.raises(Refused, match="X-Model-Version: 3 can be asked for here"):
+        asyncio.run(ask("4"))
 
 
 async def whole(stream: Stream) -> None:

@@ -19,6 +19,8 @@ from starlette.types import Receive, Scope, Send
 from configs.schema.serving import RolloutSpec, ServingSpec
 from serving.endpoint import create_app, create_catalogue
 from serving.keys import add
+from serving.metered import Metered
+from serving.metrics import Meter, Nowhere
 from serving.platforms import Vertex
 from serving.relay import Parts
 from serving.rollout import Rollout
@@ -295,7 +297,9 @@ def test_a_server_that_asks_for_keys_shows_the_services_of_the_one_that_is_typed
 def test_a_rollout_is_shown_and_who_of_both_answered(opened: Opened, site_folder: Path):
     spec = ServingSpec.model_validate({})
     releases = [Release(bundle=str(site_folder / name), name=name, version=version) for name, version in TRIED]
-    champion, candidate = (put_in_service("intent", each, spec) for each in releases)
+    champion, candidate = (
+        Metered(put_in_service("intent", each, spec), Meter(Nowhere(), "intent", each.version)) for each in releases
+    )
     entry = catalogue_entry("intent", releases[0], spec)
     share = {"candidate": {**releases[1].model, "share": 50}}
     rollout = Rollout(champion, candidate, RolloutSpec(canary=50), time.time() + 600, ["label"])
@@ -315,6 +319,13 @@ def test_a_rollout_is_shown_and_who_of_both_answered(opened: Opened, site_folder
             if len(who) > 1:
                 break
         assert who == {"champion, intent, version 7", "candidate, second, version 8"}
+        counted = rollout.counts.requests
+        page.select_option("#other", label="its candidate, version 8")
+        for _ in range(3):
+            ask(page, "refund now")
+            heads = [each.split("\n")[1] for each in page.locator("article > .head").all_inner_texts()]
+            assert heads == ["champion, intent, version 7", "candidate, second, version 8"]
+        assert rollout.counts.requests == counted
 
 
 def nobody(*_: object) -> Parts:

@@ -10,7 +10,8 @@ from configs.schema.serving import ServingSpec
 from serving.endpoint import create_catalogue
 from serving.relay import Parts, through
 
-SENT = {"X-Customer": "7", "Authorization": "Bearer secret", "Cookie": "a=b", "X-Request-ID": "4711"}
+CHOSEN = {"x-request-id": "4711", "x-model-version": "1"}
+SENT = {"X-Customer": "7", "Authorization": "Bearer secret", "Cookie": "a=b", **CHOSEN}
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ SENT = {"X-Customer": "7", "Authorization": "Bearer secret", "Cookie": "a=b", "X
         ({"candidate": {"name": "t", "version": "2", "share": 50, "sticky": "X-Absent"}}, {}),
     ],
 )
-def test_a_service_gets_the_header_by_which_a_rollout_tells_customers_apart_and_no_other(
+def test_a_service_gets_the_headers_that_choose_who_answers_and_no_other(
     rollout: dict[str, object], handed: dict[str, str]
 ):
     service = FastAPI()
@@ -37,4 +38,4 @@ def test_a_service_gets_the_header_by_which_a_rollout_tells_customers_apart_and_
     entry = {"service": "writer", "name": "t", "version": "1", "task": "generate", **rollout}
     with TestClient(create_catalogue(lambda: [entry], ServingSpec(), relay)) as client:
         got = client.post("/v1/completions", json={"model": "writer"}, headers=SENT).json()
-    assert got == {"content-type": "application/json", "x-request-id": "4711", **handed}
+    assert got == {"content-type": "application/json", **CHOSEN, **handed}

@@ -18,6 +18,8 @@ from configs.schema.serving import RolloutSpec, ServingSpec
 from serving.bundle import read_description
 from serving.endpoint import create_app
 from serving.labelling import put_in_service
+from serving.metered import Metered
+from serving.metrics import Meter, Nowhere
 from serving.rollout import WAITING, Counts, Rollout, alike_of, together, verdict
 from serving.service import Answer, Caller, Refused, Release, Stream
 from tests.tiny.bundles import write_tiny_bundle
@@ -92,6 +94,16 @@ def test_a_customer_stays_with_one_model_in_every_replica():
     first, second = (ask(rollout(Model("2"), sticky="x-customer"), 100, of) for _ in range(2))
     assert first[:50] == first[50:] == second[:50]
     assert 10 <= first[:50].count("2") <= 40
+
+
+def test_a_request_is_answered_by_the_version_that_it_asks_for_and_counts_for_neither():
+    model = rollout(Model("2"), canary=50)
+    wanted = ["1", "2"] * 10
+    assert ask(model, 20, lambda number: {"X-Model-Version": wanted[number]}) == wanted
+    assert model.counts == Counts()
+    assert ask(model, 1, lambda _: {"X-Model-Version": "3"}) == ["422"]
+    over = rollout(Model("2"), until=0.0)
+    assert ask(over, 2, lambda number: {"X-Model-Version": wanted[number]}) == ["1", "422"]
 
 
 @pytest.mark.parametrize(
@@ -192,9 +204,12 @@ def test_after_its_time_the_candidate_is_asked_no_more():
 def test_two_real_models_are_compared_by_their_labels(tmp_path: Path):
     write_tiny_bundle(tmp_path / "one", seed=1)
     write_tiny_bundle(tmp_path / "two", seed=2)
-    one, same, other = (
+    models = [
         put_in_service("intent", Release(bundle=str(tmp_path / folder), name="t", version=version), SPEC)
         for folder, version in (("one", "1"), ("one", "2"), ("two", "3"))
+    ]
+    one, same, other = (
+        Metered(each, Meter(Nowhere(), "intent", str(place))) for place, each in enumerate(models, start=1)
     )
     alike = alike_of(read_description(tmp_path / "one"))
     assert alike == ["label"]
@@ -206,7 +221,7 @@ def test_two_real_models_are_compared_by_their_labels(tmp_path: Path):
             assert client.post("/v1/intent", json={"inputs": texts}).json()["model"]["version"] == "1"
             compared(client, model)
         found.append(model.counts.agreement)
-    both = zip(*(each.classifier.predict(texts) for each in (one, other)), strict=True)
+    both = zip(*(each.classifier.predict(texts) for each in models[::2]), strict=True)
     assert found == [1.0, sum(a["label"] == b["label"] for a, b in both) / len(texts)]
 
 
