@@ -28,7 +28,7 @@ from jobs.training.fit import distill, student_key
 from jobs.versions import behaviour
 from serving.bundle import bundle_digest, read_bundle, with_metrics
 from tuning.journal import SCORE
-from tuning.pareto import IN_SEARCH, Choice, Trial, finalists, score, terms, timed_again
+from tuning.pareto import IN_SEARCH, Choice, Trial, finalists, parts, score, terms, timed_again
 from tuning.search import Judge, search
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ def tried(
     judge = Judge(
         functools.partial(score, budget=recipe.budget, objective=recipe.search.objective),
         terms(recipe.budget, recipe.search.objective),
+        functools.partial(parts, budget=recipe.budget, objective=recipe.search.objective),
     )
     return search(objective, recipe.search, folder / "search", judge, run_id)
 
@@ -191,7 +192,9 @@ def search_key(recipe: Recipe, prepared: Prepared) -> str:
 def judged(recipe: Recipe) -> dict[str, Any]:
     """What decides between the trials of a search, and how many there were to be."""
     trials = recipe.search.trials if recipe.search.space else 1
-    return terms(recipe.budget, recipe.search.objective) | {"trials": trials} | behaviour("choose")
+    return (
+        terms(recipe.budget, recipe.search.objective) | {"trials": trials} | recipe.search.rules | behaviour("choose")
+    )
 
 
 def found_already(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:

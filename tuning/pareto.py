@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from configs.schema.search import NAMED, BudgetSpec, Objective, Weights
 
@@ -121,6 +121,27 @@ def score(metrics: Mapping[str, float], budget: BudgetSpec, objective: Objective
         return max(WORST, -sum(shares.values()))
     value = worth(metrics, weights_of(objective))
     return math.exp(value) if math.isfinite(value) else WORST
+
+
+class Parts(NamedTuple):
+    """What a trial came to, for samplers that take several objectives, or constraints."""
+
+    values: list[float]  # larger is better, each; nan where it is not known
+    limits: dict[str, float]  # above 0 where a limit is broken, by its field
+    worth: float  # by the objective, whatever is broken
+
+
+def parts(metrics: Mapping[str, float], budget: BudgetSpec, objective: Objective = "cheapest") -> Parts:
+    """The metric and the figures of the objective on a log scale, and how far each limit of the budget is."""
+    weights = weights_of(objective)
+    names = [name for name, weight in weights.model_dump().items() if weight or name == METRIC]
+    values = [SIGNS[name] * math.log(max(metrics.get(name, math.nan), math.exp(-LARGEST))) for name in names]
+    limits = {
+        field: sign * (held(metrics, name, budget) - limit) / (limit or 1.0)
+        for field, name, sign in LIMITS
+        if (limit := getattr(budget, field)) is not None
+    }
+    return Parts(values, limits, worth(metrics, weights))
 
 
 def terms(budget: BudgetSpec, objective: Objective) -> dict[str, Any]:

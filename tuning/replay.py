@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,8 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
-from ray.tune.search.hyperopt import HyperOptSearch
 
 from cluster.session import JobError
-from configs.schema.search import Domain
 from tuning.journal import ERROR, METRICS, SCORE, STOPPED, Entry, Progress, Score
 from tuning.space import plain
 
@@ -28,20 +26,6 @@ log = logging.getLogger(__name__)
 def name(number: int) -> str:
     """Name of a trial in logs, reports and folders."""
     return f"{number + 1:02d}"
-
-
-class Sampler(HyperOptSearch):
-    """Hyperopt's sampler; its first suggestions are `points`, values that were tried already."""
-
-    def __init__(self, space: Mapping[str, Domain], points: Sequence[Mapping[str, Any]], **fields: Any) -> None:
-        super().__init__(points_to_evaluate=[dict(each) for each in points] or None, **fields)
-        self._domains = space
-
-    def _convert_categories_to_indices(self, config: dict[str, Any]) -> None:
-        """As Ray's own, which does not find choices that are lists."""
-        for key, domain in self._domains.items():
-            if domain.choice is not None:
-                config[key] = domain.choice.index(config[key])
 
 
 class Replay(Searcher):
@@ -58,9 +42,17 @@ class Replay(Searcher):
     """
 
     def __init__(
-        self, inner: Searcher | None, progress: Progress, blind: int, concurrent: int, score: Score = itemgetter(SCORE)
+        self,
+        inner: Searcher | None,
+        progress: Progress,
+        blind: int,
+        concurrent: int,
+        score: Score = itemgetter(SCORE),
+        over: Callable[[], object] = lambda: None,
     ) -> None:
+        """`over` gives a reason once no new trial is to be begun."""
         super().__init__(metric=SCORE, mode="max")
+        self._over = over
         self._inner, self._progress, self._again = inner, progress, progress.begun
         self._blind = max(blind, len(progress.before))
         self._concurrent, self._told, self._score = concurrent, 0, score
@@ -84,6 +76,8 @@ class Replay(Searcher):
             number = self._again.pop(0)
         else:
             number = len(self._progress.values)
+            if self._over():
+                return Searcher.FINISHED  # pyright: ignore[reportReturnType] - what Ray takes for the end
             if not self._tell_before(number):
                 return None
             suggested = {} if self._inner is None else self._inner.suggest(name(number))
@@ -99,7 +93,8 @@ class Replay(Searcher):
             if (entry := self._progress.first.get(self._told)) is None:
                 return False
             if METRICS in entry:
-                self._inner.on_trial_complete(name(self._told), {SCORE: self._score(entry[METRICS])})
+                known_of = {**entry[METRICS], SCORE: self._score(entry[METRICS])}
+                self._inner.on_trial_complete(name(self._told), known_of)
             else:
                 self._inner.on_trial_complete(name(self._told), error=True)
             self._told += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -15,9 +16,9 @@ from pydantic import ValidationError
 from cluster import cores, settings
 from cluster.settings import Settings
 from configs.given import root_of
-from configs.schema.search import SearchSpec
+from configs.schema.search import LEARNING, SearchSpec
 from tuning.journal import BY, ERROR, METRICS, SCORE, Progress, Score, leave
-from tuning.pareto import Trial
+from tuning.pareto import METRIC, Parts, Trial
 from tuning.space import param_space, plain
 
 if TYPE_CHECKING:
@@ -30,11 +31,18 @@ TRIES = 2  # of a trial that fails
 log = logging.getLogger(__name__)
 
 
+def parts_of_score(metrics: Mapping[str, float]) -> Parts:
+    """The score of a trial is all that is known of it."""
+    score = metrics.get(SCORE, math.nan)
+    return Parts([score], {}, score)
+
+
 class Judge(NamedTuple):
     """The worth of a trial by its metrics, and a description of this judge for the journal."""
 
     score: Score = itemgetter(SCORE)  # which is maximised
     told: Any = None  # JSON in the journal; equal for judges that score alike
+    parts: Callable[[Mapping[str, float]], Parts] = parts_of_score  # of the score, for whom takes them apart
 
 
 BY_SCORE = Judge()
@@ -58,16 +66,21 @@ def search(objective: Objective, spec: SearchSpec, folder: Path, judge: Judge = 
     trials = spec.trials if spec.space else 1
     if trials < spec.trials:
         log.info("search.space is empty: one trial instead of %d equal ones", spec.trials)
+    if spec.algorithm == "grid":
+        log.info("a grid of %d combinations", trials)
     blind = _blind(spec, trials)
     progress = Progress(folder, trials, {"judge": judge.told, "blind": blind, "concurrent": spec.concurrent})
     _log_earlier(progress, trials)
 
     # What is left.
-    inner = _algorithm(spec, trials, [progress.values[number] for number in progress.before])
-    replay = Replay(inner, progress, blind, spec.concurrent, judge.score)
+    inner = _algorithm(spec, trials, [progress.values[number] for number in progress.before], judge.parts)
+    enough = functools.partial(_enough, spec, progress, judge)
+    replay = Replay(inner, progress, blind, spec.concurrent, judge.score, enough)
     seconds = progress.seconds_left(spec.max_seconds)
-    if progress.left and seconds != 0:
+    if progress.left and seconds != 0 and (progress.begun or not enough()):
         _run(_trainable(objective, folder, judge, by), replay, progress, spec, trials, judge, seconds)
+    if len(progress.values) < trials and (reason := enough()):
+        log.info("no further trial after %d of %d: %s", len(progress.values), trials, reason)
     progress.journal.close()
 
     # What came out.
@@ -76,6 +89,21 @@ def search(objective: Objective, spec: SearchSpec, folder: Path, judge: Judge = 
         for number, values in sorted(progress.values.items())
         if (entry := progress.ended.get(number, {ERROR: "not measured before search.max_seconds were over"}))
     ]
+
+
+def _enough(spec: SearchSpec, progress: Progress, judge: Judge) -> str | None:
+    """Why no new trial is to be begun; None where all of them are."""
+    ended = sorted(progress.ended)
+    found = {number: progress.ended[number].get(METRICS) for number in ended}
+    if spec.good_enough is not None:
+        for number, metrics in found.items():
+            limits = judge.parts(metrics).limits.values() if metrics else ()
+            if metrics and metrics.get(METRIC, -math.inf) >= spec.good_enough and all(each <= 0 for each in limits):
+                return f"trial {number + 1:02d} is inside the budget with {METRIC} {metrics[METRIC]:.4g}"
+    scores = [judge.score(metrics) if metrics else -math.inf for metrics in found.values()]
+    if spec.no_gain is not None and scores and len(scores) - 1 - scores.index(max(scores)) >= spec.no_gain:
+        return f"{spec.no_gain} in a row are no better than trial {ended[scores.index(max(scores))] + 1:02d}"
+    return None
 
 
 def _log_earlier(progress: Progress, trials: int) -> None:
@@ -158,14 +186,18 @@ def _run(
         tuner.fit()
 
 
-def _algorithm(spec: SearchSpec, trials: int, points: Sequence[Mapping[str, Any]] = ()) -> Any:
-    """TPE after random draws, and after `points` that were tried before; None where nothing is searched."""
+def _algorithm(
+    spec: SearchSpec,
+    trials: int,
+    points: Sequence[Mapping[str, Any]] = (),
+    parts: Callable[[Mapping[str, float]], Parts] = parts_of_score,
+) -> Any:
+    """What suggests values, after `points` that were tried before; None where nothing is searched."""
     if not spec.space:
         return None
-    from tuning.replay import Sampler
+    from tuning.samplers import ENGINES
 
-    seed = (spec.seed + len(points)) % 2**32  # the same seed would draw again what it drew for the first of them
-    return Sampler(spec.space, points, n_initial_points=_blind(spec, trials), random_state_seed=seed)
+    return ENGINES[spec.algorithm](spec, points, _blind(spec, trials), parts)
 
 
 def _blind(spec: SearchSpec, trials: int) -> int:
@@ -173,7 +205,7 @@ def _blind(spec: SearchSpec, trials: int) -> int:
 
     It is at least the number that run at once: asked before any result is in, TPE proposes near copies of running ones.
     """
-    return max(1, round(trials / 4), min(spec.concurrent, trials)) if spec.algorithm == "hyperopt" else trials
+    return max(1, round(trials / 4), min(spec.concurrent, trials)) if spec.algorithm in LEARNING else trials
 
 
 def _first_cause(error: BaseException) -> str:

@@ -46,6 +46,26 @@ class Domain(Spec):
         """The field that is given."""
         return next(name for name in type(self).model_fields if getattr(self, name) is not None)
 
+    @property
+    def values(self) -> list[Any]:
+        """All values in order. Raises `ValueError` where they are not counted."""
+        if self.choice is not None:
+            return self.choice
+        if self.kind not in ("randint", "quniform"):
+            raise ValueError(f"{self.kind}: has no values to count; give choice, randint or quniform")
+        low, high, *step = getattr(self, self.kind)
+        if self.kind == "randint":
+            return list(range(low, high))
+        return [number * step[0] for number in range(round(low / step[0]), round(high / step[0]) + 1)]
+
+    def at(self, share: float) -> Any:
+        """The value below which such a share of the domain lies, from 0 to under 1."""
+        if self.kind not in ("uniform", "loguniform"):
+            values = self.values
+            return values[min(len(values) - 1, int(share * len(values)))]
+        low, high = getattr(self, self.kind)
+        return low * (high / low) ** share if self.kind == "loguniform" else low + (high - low) * share
+
     def probes(self) -> list[Any]:
         """Values that show whether the whole domain is allowed: every choice, or both ends and a value between.
 
@@ -78,6 +98,9 @@ class Weights(Spec):
         return self
 
 
+Algorithm = Literal["hyperopt", "random", "grid", "sobol", "gp", "nsga2"]
+LEARNING: frozenset[Algorithm] = frozenset({"hyperopt", "gp", "nsga2"})  # from what trials came to
+MOST_COMBINATIONS = 100_000  # of a grid
 Named = Literal["cheapest", "smallest", "fastest", "accurate"]
 Objective = Named | Weights
 NAMED: dict[Named, Weights] = {
@@ -97,10 +120,14 @@ class SearchSpec(Spec):
         "highest metric; or weights, as powers: most metric^a / (p95_ms^b x megabytes^c)",
     )
 
-    algorithm: Literal["hyperopt", "random"] = Field(
-        default="hyperopt", description="hyperopt = TPE; random draws blindly"
+    algorithm: Algorithm = Field(
+        default="hyperopt",
+        description="hyperopt = TPE; gp = Gaussian process with expected improvement; nsga2 = several objectives, for "
+        "a front; random and sobol draw blindly, sobol evenly; grid = every combination",
     )
-    trials: int = Field(default=8, ge=1, description="trials in all")
+    trials: int = Field(
+        default=8, ge=1, description="trials in all; of a grid all its combinations, which must not be more"
+    )
     concurrent: int = Field(
         default=1,
         ge=1,
@@ -112,11 +139,43 @@ class SearchSpec(Spec):
     max_seconds: float | None = Field(
         default=None, gt=0, description="seconds after which running trials are stopped and no new one starts"
     )
+    no_gain: int | None = Field(
+        default=None, ge=1, description="no new trial starts once so many in a row were no better than one before them"
+    )
+    good_enough: float | None = Field(
+        default=None,
+        description="no new trial starts once one is inside the budget with at least this metric",
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="same seed, same suggestions")
     space: dict[str, Domain] = Field(
         default_factory=dict,
         description="domains by dotted key, steps by their name; null removes an inherited domain, {} all",
     )
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """What ends a search before its trials are over, but for time."""
+        rules = {"no_gain": self.no_gain, "good_enough": self.good_enough}
+        return {name: value for name, value in rules.items() if value is not None}
+
+    @model_validator(mode="after")
+    def grid_is_counted(self) -> Self:
+        if self.algorithm != "grid":
+            return self
+        combinations = 1
+        for key, domain in self.space.items():
+            try:
+                combinations *= len(domain.values)
+            except ValueError as error:
+                raise ValueError(f"space.{key}: {error}; search.algorithm=grid tries every value") from None
+        if combinations > MOST_COMBINATIONS:
+            raise ValueError(f"algorithm: grid: {combinations:,} combinations; at most {MOST_COMBINATIONS:,} are tried")
+        if "trials" in self.model_fields_set and combinations > self.trials:
+            raise ValueError(
+                f"trials: {self.trials}: the grid has {combinations} combinations; leave trials out, or choose sobol"
+            )
+        object.__setattr__(self, "trials", combinations)
+        return self
 
 
 class BudgetSpec(Spec):

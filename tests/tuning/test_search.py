@@ -23,10 +23,10 @@ from configs.schema.search import SearchSpec
 from tests.faults.marks import fault
 from tests.processes import ROOT
 from tests.tuning.searching import SPACE as SEARCHED
-from tuning.journal import Progress
-from tuning.pareto import Trial
+from tuning.journal import METRICS, Progress
+from tuning.pareto import Parts, Trial
 from tuning.replay import Replay
-from tuning.search import Judge, _algorithm, _blind, _first_cause, search
+from tuning.search import Judge, _algorithm, _blind, _enough, _first_cause, search
 from tuning.space import param_space, plain
 
 PATIENCE_SECONDS = 60
@@ -103,6 +103,43 @@ def test_a_trial_holds_what_the_objective_measured_and_nothing_of_ray(found: lis
 def test_an_empty_space_is_one_trial(joined: None, tmp_path: Path):
     (trial,) = search(at_its_defaults, spec(trials=5, space={}), tmp_path)
     assert (trial.values, trial.metrics, trial.error) == ({}, {"score": 0.5, "metric": 0.5}, None)
+
+
+def falling(values: dict[str, Any], trial_id: str) -> dict[str, float]:
+    return {"score": -abs(int(trial_id) - 2), "metric": 0.5 + int(trial_id) / 10, "size": 10 - int(trial_id)}
+
+
+def test_a_search_begins_no_further_trial_once_a_rule_says_so_and_goes_on_without_it(joined: None, tmp_path: Path):
+    asked = spec(trials=5, algorithm="sobol")
+    ended = search(falling, asked.model_copy(update={"no_gain": 1}), tmp_path)
+    assert [each.id for each in ended] == ["01", "02", "03"]
+    assert search(falling, asked.model_copy(update={"no_gain": 1}), tmp_path) == ended
+    whole = search(falling, asked, tmp_path)
+    assert len(whole) == 5 and whole[:3] == ended
+
+
+@pytest.mark.parametrize(
+    ("rule", "largest", "trials", "reason"),
+    [
+        ({"no_gain": 3}, 9, 5, "3 in a row are no better than trial 02"),
+        ({"no_gain": 7}, 9, 8, None),
+        ({"good_enough": 0.7}, 9, 2, "trial 02 is inside the budget with metric 0.7"),
+        ({"good_enough": 0.7}, 5, 5, "trial 05 is inside the budget with metric 1"),
+        ({"good_enough": 2}, 9, 8, None),
+        ({}, 9, 8, None),
+    ],
+)
+def test_rules_end_a_search_by_what_has_ended(
+    tmp_path: Path, rule: dict[str, Any], largest: int, trials: int, reason: str | None
+):
+    progress, asked = Progress(tmp_path, 8), spec(trials=8, **rule)
+    judge = Judge(parts=lambda metrics: Parts([], {"size": metrics["size"] - largest}, 0.0))
+    for number in range(8):
+        if _enough(asked, progress, judge):
+            break
+        progress.begin({})
+        progress.end(number, {METRICS: falling({}, str(number + 1))})
+    assert (len(progress.ended), _enough(asked, progress, judge)) == (trials, reason)
 
 
 def test_an_objective_without_a_score_fails_its_trial(joined: None, tmp_path: Path):

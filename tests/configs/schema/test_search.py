@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_domain_of_no_values_or_of_two_kinds_is_refused(fields: dict[str, Any]
         {"concurrent": 0},
         {"max_seconds": 0},
         {"seed": -1},
-        {"algorithm": "grid"},
+        {"algorithm": "bayes"},
         {"space": {"a.b": [1, 2]}},
         {"trails": 3},
     ],
@@ -77,6 +78,40 @@ def test_a_domain_of_no_values_or_of_two_kinds_is_refused(fields: dict[str, Any]
 def test_a_search_that_cannot_run_is_refused(fields: dict[str, Any]):
     with pytest.raises(ValidationError):
         SearchSpec.model_validate(fields)
+
+
+GRID = {"a": {"choice": ["x", "y", [1]]}, "b": {"randint": [2, 5]}, "c": {"quniform": [0.1, 0.3, 0.1]}}
+
+
+def test_a_grid_has_as_many_trials_as_combinations_and_says_the_same_once_it_was_written_down():
+    spec = SearchSpec.model_validate({"algorithm": "grid", "space": GRID})
+    assert spec.trials == 27
+    assert SearchSpec.model_validate(spec.model_dump()) == spec
+    assert SearchSpec.model_validate({"algorithm": "grid", "space": GRID, "trials": 30}).trials == 27
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"trials": 8}, "trials: 8: the grid has 27 combinations; leave trials out, or choose sobol"),
+        ({"space": {"a.b": {"uniform": [0, 1]}}}, "space.a.b: uniform: has no values to count"),
+        ({"space": {"a": {"randint": [0, 1000]}, "b": {"randint": [0, 1000]}}}, "1,000,000 combinations; at most"),
+    ],
+)
+def test_a_grid_that_is_not_counted_or_too_large_is_refused(fields: dict[str, Any], said: str):
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        SearchSpec.model_validate({"algorithm": "grid", "space": GRID, **fields})
+
+
+def test_shares_of_a_domain_are_its_values_in_order():
+    for fields, shares in (
+        ({"choice": ["a", "b"]}, {0.0: "a", 0.49: "a", 0.5: "b", 0.999: "b"}),
+        ({"randint": [2, 5]}, {0.0: 2, 0.34: 3, 0.99: 4}),
+        ({"quniform": [0, 1, 0.5]}, {0.0: 0.0, 0.5: 0.5, 0.9: 1.0}),
+        ({"uniform": [2, 4]}, {0.0: 2.0, 0.5: 3.0}),
+        ({"loguniform": [1e-4, 1]}, {0.0: 1e-4, 0.5: pytest.approx(1e-2)}),
+    ):
+        assert {share: Domain.model_validate(fields).at(share) for share in shares} == shares
 
 
 @pytest.mark.parametrize(
