@@ -29,7 +29,7 @@ def name_of(column: str, names: Iterable[str]) -> str | None:
 
 def input_of(record: dict[str, Any], column: str, where: str) -> tuple[str, Slots]:
     """(text, its attributes): a text as it is, or the text of attributes, an object or a list of [name, value]."""
-    value = _value(record, column, where)
+    value = value_of(record, column, where)
     if not isinstance(value, dict | list):
         return _text(value, column, where), ()
     try:
@@ -57,7 +57,7 @@ def conversation_of(record: dict[str, Any], column: str, where: str) -> Messages
 
 def label_of(record: dict[str, Any], column: str, where: str) -> str:
     """The name of the class of a record."""
-    value = _value(record, column, where)
+    value = value_of(record, column, where)
     if isinstance(value, str) and not value.strip():
         raise UsageError(f"{where}: column {column!r} is empty; remove the row or fill it")
     name = class_name(value)
@@ -71,7 +71,7 @@ def label_of(record: dict[str, Any], column: str, where: str) -> str:
 
 def answer_of(record: dict[str, Any], column: str, where: str) -> str:
     """The text to generate for a record."""
-    value = _value(record, column, where)
+    value = value_of(record, column, where)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return _text(value, column, where).strip()
@@ -122,7 +122,8 @@ def _bare(name: str) -> str:
     return name.replace("\ufeff", "").strip()
 
 
-def _value(record: dict[str, Any], column: str, where: str) -> Any:
+def value_of(record: dict[str, Any], column: str, where: str) -> Any:
+    """The value of a column. Raises `UsageError` where there is none."""
     value = _optional(record, column, where)
     if value is None:
         raise UsageError(f"{where}: column {column!r} has no value; remove the row or fill it")
