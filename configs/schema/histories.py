@@ -11,8 +11,7 @@ from configs.loader import Spec
 
 
 class ColumnsSpec(Spec):
-    """Columns of histories. Those of times, events, quantities and prices may be missing; one that is named here may
-    not."""
+    """Columns of histories. All but the items may be missing; one that is named here may not."""
 
     group: str | None = Field(
         default=None,
@@ -25,6 +24,12 @@ class ColumnsSpec(Spec):
     )
     times: str | None = Field(
         default=None, min_length=1, description="column of the times; none = times, of single events time"
+    )
+    baskets: str | None = Field(
+        default=None,
+        min_length=1,
+        description="column of what belongs to one order, such as its number; none = baskets, of single events basket; "
+        "where there is none, what has the same time is one basket",
     )
     events: str | None = Field(
         default=None,
@@ -66,8 +71,7 @@ class HistorySplitSpec(Spec):
     )
     last: Literal["basket", "event"] = Field(
         default="basket",
-        description="by=last: what is kept back, all that a customer did at one time, or one event, of which others "
-        "of the same time may be known",
+        description="by=last: what is kept back, a whole basket, or one event, of whose basket others may be known",
     )
     validation_from: date | None = Field(default=None, description="by=date: first day of the validation questions")
     test_from: date | None = Field(default=None, description="by=date: first day of the test questions")
@@ -88,4 +92,11 @@ class HistorySplitSpec(Spec):
         return self
 
 
-SINGULAR = {"items": "item", "times": "time", "events": "event", "quantities": "quantity", "prices": "price"}
+SINGULAR = {
+    "items": "item",
+    "times": "time",
+    "baskets": "basket",
+    "events": "event",
+    "quantities": "quantity",
+    "prices": "price",
+}

@@ -1,7 +1,7 @@
 """Histories of customers out of files: one a row, or put together of single events.
 
-Every fault of a row is a `UsageError` that names the source, the line and the column. What happened at one time keeps
-the order of its rows, in every file and for every split.
+Every fault of a row is a `UsageError` that names the source, the line and the column. A basket has the time of its
+first event; baskets of one time, and the events of a basket, keep the order of their rows, in every file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from configs.loader import UsageError
@@ -33,6 +32,7 @@ class History(NamedTuple):
     customer: str
     items: tuple[str, ...]
     times: tuple[float, ...] = ()  # seconds since 1970, rising
+    baskets: tuple[str, ...] = ()  # orders, each in one piece
     events: tuple[str, ...] = ()  # of `EVENTS`
     quantities: tuple[float, ...] = ()
     prices: tuple[float, ...] = ()
@@ -49,7 +49,7 @@ class History(NamedTuple):
 def histories(source: str, at: str, columns: ColumnsSpec) -> Iterator[History]:
     """The histories of a file, folder or URL, in the order in which customers first occur. Raises `UsageError`.
 
-    `at` names the field and the source in messages. Events of a customer are sorted by time; those of one time, and
+    `at` names the field and the source in messages. Baskets of a customer are sorted by time; those of one time, and
     all where there are no times, stay in the order of their rows. A history that is a row may be empty.
     """
     fields = _fields(files.column_names(source, at), at, columns)
@@ -122,13 +122,22 @@ def _check_columns(record: Mapping[str, Any], where: str, columns: ColumnsSpec, 
 
 
 def _in_time(history: History) -> History:
-    """The history by time; events of one time stay in their order."""
-    times = history.times
-    if all(before <= after for before, after in pairwise(times)):
-        return history
-    order = sorted(range(len(times)), key=times.__getitem__)
+    """The history by time, baskets in one piece and at the time of their first event."""
+    count = len(history.items)
+    baskets = history.baskets or range(count)
+    times = history.times or (0.0,) * count
+    begin: dict[Any, float] = {}
+    for basket, time in zip(baskets, times, strict=True):
+        begin[basket] = min(time, begin.get(basket, time))
+    place = {basket: number for number, basket in enumerate(sorted(begin, key=begin.__getitem__))}
+    order = sorted(range(count), key=lambda index: place[baskets[index]])
     sorted_values = (tuple(values[index] for index in order if values) for values in history[1:])
-    return History._make((history.customer, *sorted_values))
+    found = History._make((history.customer, *sorted_values))
+    return (
+        found._replace(times=tuple(begin[basket] for basket in found.baskets))
+        if found.times and found.baskets
+        else found
+    )
 
 
 def _list(record: dict[str, Any], column: str, where: str) -> list[Any]:
@@ -152,6 +161,10 @@ def _read(field: str, value: Any, at: str) -> Any:
 
 def _item(value: Any, at: str) -> str:
     return _id(value, at, "an item")
+
+
+def _basket(value: Any, at: str) -> str:
+    return _id(value, at, "a basket")
 
 
 def _id(value: Any, at: str, what: str) -> str:
@@ -214,6 +227,7 @@ def _kind(value: Any) -> str:
 READERS: dict[str, Callable[[Any, str], Any]] = {
     "items": _item,
     "times": _time,
+    "baskets": _basket,
     "events": _event,
     "quantities": _quantity,
     "prices": _price,

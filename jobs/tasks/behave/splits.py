@@ -1,7 +1,8 @@
 """What is asked of histories, and what of them may be known for it: by time, never at random.
 
-Events of one customer that have the same time are one basket: none of them is known when another is asked for. Where
-events have kinds, items that were bought are asked for, and views and carts are only known.
+None of the events of a basket is known when another of them is asked for. Where no column says what is one basket,
+events of a customer at the same time are, and each event where there are no times. Where events have kinds, items that
+were bought are asked for, and views and carts are only known.
 """
 
 from __future__ import annotations
@@ -127,12 +128,12 @@ def purchases(histories: Sequence[History], day: date, horizon_days: int, at: st
 
 
 def baskets(history: History) -> list[tuple[int, int]]:
-    """(start, stop) of the events of one time each; of every event where there are no times."""
-    count = len(history.items)
-    if not history.times:
+    """(start, stop) of the events of each basket, see above."""
+    marks = history.baskets or history.times
+    if not marks:
         return _events(history)
-    starts = [index for index in range(count) if index == 0 or history.times[index] != history.times[index - 1]]
-    return list(pairwise([*starts, count])) if count else []
+    starts = [index for index in range(len(marks)) if index == 0 or marks[index] != marks[index - 1]]
+    return list(pairwise([*starts, len(marks)]))
 
 
 def _events(history: History) -> list[tuple[int, int]]:

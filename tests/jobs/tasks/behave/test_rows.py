@@ -14,8 +14,9 @@ from configs.loader import UsageError, validate
 from configs.schema.histories import ColumnsSpec
 from jobs.tasks.behave.rows import History, histories
 
-ANN = History("1", ("a", "b", "a"), (100.0, 100.0, 200.0), ("view", "buy", "buy"), (1.0, 2.0, 1.0), (0.0, 1.95, 3.0))
-BOB = History("2", (), (), (), (), ())
+TIMES, KINDS = (100.0, 100.0, 200.0), ("view", "buy", "buy")
+ANN = History("1", ("a", "b", "a"), TIMES, (), KINDS, (1.0, 2.0, 1.0), (0.0, 1.95, 3.0))
+BOB = History("2", ())
 WHOLE = {
     "items": ["a", "b", "a"],
     "times": [100, 100, 200],
@@ -32,8 +33,8 @@ EVENTS = [
     ("ann", "c", 100, "buy", 2, 1.95),
 ]
 OF_EVENTS = [
-    History("ann", ("b", "c", "a"), (100.0, 100.0, 200.0), ("view", "buy", "buy"), (2.0, 2.0, 1.0), (1.95, 1.95, 3.0)),
-    History("bob", ("7",), (50.0,), ("cart",), (1.0,), (2.0,)),
+    History("ann", ("b", "c", "a"), TIMES, (), KINDS, (2.0, 2.0, 1.0), (1.95, 1.95, 3.0)),
+    History("bob", ("7",), (50.0,), (), ("cart",), (1.0,), (2.0,)),
 ]
 BY_CUSTOMER = ColumnsSpec(group="customer")
 
@@ -83,6 +84,16 @@ def test_events_of_one_time_stay_in_the_order_of_their_rows(tmp_path: Path):
     assert read(path)[0].items == ("c", "a", "d", "b")
 
 
+def test_a_basket_is_in_one_piece_at_the_time_of_its_first_event(tmp_path: Path):
+    row = {"items": ["c", "a", "d", "b", "e"], "baskets": [9, 7, 9, 7, 5], "times": [200, 100, 201, 250, 200]}
+    (found,) = read(lines(tmp_path / "a.jsonl", row))
+    assert found.items == ("a", "b", "c", "d", "e")
+    assert found.baskets == ("7", "7", "9", "9", "5")
+    assert found.times == (100.0, 100.0, 200.0, 200.0, 200.0)
+    (found,) = read(lines(tmp_path / "b.jsonl", {name: row[name] for name in ("items", "baskets")}))
+    assert found == History("1", ("c", "d", "a", "b", "e"), (), ("9", "9", "7", "7", "5"))
+
+
 def test_events_without_times_stay_in_the_order_of_their_rows(tmp_path: Path):
     rows = [{"customer": 1, "item": "b"}, {"customer": 2, "item": "c"}, {"customer": 1, "item": "a"}]
     assert read(lines(tmp_path / "a.jsonl", *rows), BY_CUSTOMER) == [History("1", ("b", "a")), History("2", ("c",))]
@@ -108,7 +119,7 @@ def test_columns_can_have_other_names(tmp_path: Path):
 
 
 def test_a_history_ends_where_it_is_cut():
-    assert ANN.until(2) == History("1", ("a", "b"), (100.0, 100.0), ("view", "buy"), (1.0, 2.0), (0.0, 1.95))
+    assert ANN.until(2) == History("1", ("a", "b"), (100.0, 100.0), (), ("view", "buy"), (1.0, 2.0), (0.0, 1.95))
     assert [ANN.bought(index) for index in range(3)] == [False, True, True]
     assert History("1", ("a",)).bought(0)
 

@@ -30,13 +30,19 @@ def history(customer: str, *events: tuple[int, str], kinds: str = "") -> History
     """A history of (day, item), and of the first letters of what was done."""
     names = {"v": "view", "c": "cart", "b": "buy"}
     days, items = zip(*events, strict=True) if events else ((), ())
-    return History(customer, items, tuple(map(day, days)), tuple(names[kind] for kind in kinds))
+    return History(customer, items, tuple(map(day, days)), events=tuple(names[kind] for kind in kinds))
 
 
 def test_events_of_one_time_are_one_basket():
     assert baskets(history("ann", (1, "a"), (1, "b"), (3, "a"), (4, "c"), (4, "d"))) == [(0, 2), (2, 3), (3, 5)]
     assert baskets(History("ann", ("a", "b"))) == [(0, 1), (1, 2)]
     assert baskets(History("ann", ())) == []
+
+
+def test_a_column_may_say_what_is_one_basket():
+    ann = History("ann", ("a", "b", "c"), (1.0, 1.0, 1.0), ("5", "5", "9"))
+    assert baskets(ann) == baskets(ann._replace(times=())) == [(0, 2), (2, 3)]
+    assert [(each.known.items, each.wanted) for each in every_purchase(ann)] == [(("a", "b"), ("c",))]
 
 
 def test_the_last_purchase_is_the_test_and_the_one_before_it_validation():
