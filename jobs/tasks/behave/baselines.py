@@ -252,7 +252,7 @@ BASELINES: dict[str, ItemBaseline] = {
     ),
     "ease": ItemBaseline(
         fit_ease,
-        tuple({"regularization": value} for value in (10.0, 100.0, 1000.0)),
+        tuple({"regularization": value} for value in (100.0, 1000.0, 10_000.0)),
         "a ridge regression of each item on all others",
         _too_large,
     ),

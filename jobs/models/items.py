@@ -1,0 +1,71 @@
+"""A causal transformer over items: SASRec (Kang and McAuley 2018, arXiv 1808.09781) that scores the whole catalogue.
+
+Two things differ. Items of one basket have one position, as their order says nothing. And what a customer has already
+is scored by how often, too, as far as the history asks for it: what was bought before is bought again, and a table of
+vectors alone hardly learns to copy.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BEGIN = 0  # stands before every history, so that an empty one has a vector; item n is n + 1
+
+
+class ItemSizes(NamedTuple):
+    """Sizes of a `NextItems`."""
+
+    items: int
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 2
+    max_length: int = 200  # events that are seen, and baskets that are told apart
+    dropout: float = 0.2
+
+
+class NextItems(nn.Module):
+    """Scores of all items as the next ones, at chosen places of histories."""
+
+    def __init__(self, sizes: ItemSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.items = nn.Embedding(sizes.items + 1, sizes.hidden)
+        self.positions = nn.Embedding(sizes.max_length + 1, sizes.hidden)
+        self.dropout = nn.Dropout(sizes.dropout)
+        self.layers = nn.ModuleList(_layer(sizes) for _ in range(sizes.layers))
+        self.norm = nn.LayerNorm(sizes.hidden)
+        self.bias = nn.Parameter(torch.zeros(sizes.items))
+        self.repeat = nn.Linear(sizes.hidden, 1)
+        for table in (self.items, self.positions):
+            nn.init.normal_(table.weight, std=sizes.hidden**-0.5)
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, ends: Tensor) -> Tensor:
+        """Logits [N, I] at the N places of `ends` [B, L], in their order, of numbers and positions [B, L].
+
+        A place sees what stands before it in its row; padding stands after a history and is no end.
+        """
+        hidden_BLH = self.dropout(self.items(input_ids) + self.positions(position_ids))
+        length, device = input_ids.shape[1], input_ids.device
+        mask_LL = nn.Transformer.generate_square_subsequent_mask(length, device, hidden_BLH.dtype)
+        for layer in self.layers:
+            hidden_BLH = layer(hidden_BLH, src_mask=mask_LL, is_causal=True)
+        hidden_NH = self.norm(hidden_BLH)[ends]
+        weight_N1 = F.softplus(self.repeat(hidden_NH))
+        return hidden_NH @ self.items.weight[1:].T + self.bias + weight_N1 * torch.log1p(self._counts(input_ids, ends))
+
+    def _counts(self, input_ids: Tensor, ends: Tensor) -> Tensor:
+        """How often each item stands at or before each end, [N, I]."""
+        row_N, place_N = ends.nonzero(as_tuple=True)
+        seen_NL = torch.arange(input_ids.shape[1], device=ends.device) <= place_N.unsqueeze(1)
+        counts_NI = torch.zeros(len(row_N), self.sizes.items + 1, device=ends.device)
+        return counts_NI.scatter_add(1, input_ids[row_N], seen_NL.to(counts_NI.dtype))[:, 1:]
+
+
+def _layer(sizes: ItemSizes) -> nn.TransformerEncoderLayer:
+    return nn.TransformerEncoderLayer(
+        sizes.hidden, sizes.heads, 4 * sizes.hidden, sizes.dropout, "gelu", batch_first=True, norm_first=True
+    )
