@@ -48,14 +48,18 @@ class NextItems(nn.Module):
 
         A place sees what stands before it in its row; padding stands after a history and is no end.
         """
+        hidden_NH = self.vectors(input_ids, position_ids, ends)
+        weight_N1 = F.softplus(self.repeat(hidden_NH))
+        return hidden_NH @ self.items.weight[1:].T + self.bias + weight_N1 * torch.log1p(self._counts(input_ids, ends))
+
+    def vectors(self, input_ids: Tensor, position_ids: Tensor, ends: Tensor) -> Tensor:
+        """What the model knows of a customer at each end, [N, H]; see `forward`."""
         hidden_BLH = self.dropout(self.items(input_ids) + self.positions(position_ids))
         length, device = input_ids.shape[1], input_ids.device
         mask_LL = nn.Transformer.generate_square_subsequent_mask(length, device, hidden_BLH.dtype)
         for layer in self.layers:
             hidden_BLH = layer(hidden_BLH, src_mask=mask_LL, is_causal=True)
-        hidden_NH = self.norm(hidden_BLH)[ends]
-        weight_N1 = F.softplus(self.repeat(hidden_NH))
-        return hidden_NH @ self.items.weight[1:].T + self.bias + weight_N1 * torch.log1p(self._counts(input_ids, ends))
+        return self.norm(hidden_BLH)[ends]
 
     def _counts(self, input_ids: Tensor, ends: Tensor) -> Tensor:
         """How often each item stands at or before each end, [N, I]."""

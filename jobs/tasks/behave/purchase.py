@@ -1,4 +1,4 @@
-"""How good probabilities of a purchase are: whether they put buyers first, and whether they mean what they say."""
+"""How good probabilities of a purchase are: whether they put purchases first, and whether they mean what they say."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
-def metrics(probability_N: np.ndarray, bought_N: np.ndarray) -> dict[str, float]:
-    """AUC and Brier score with the ends of their 95 % intervals over customers, one a row; the calibration error.
+def metrics(probability_N: np.ndarray, bought_N: np.ndarray, customers: Sequence[str]) -> dict[str, float]:
+    """AUC and Brier score with the ends of their 95 % intervals over customers; the calibration error.
 
-    `auc`: how often a buyer is above another customer, a tie is half of it, NaN where all or none bought; `brier`: the
-    mean squared error, to be held against `brier_of_rate`, that of who says the share of buyers to everybody;
-    `purchase_ece`: how far probabilities and shares of buyers lie apart, in bins of equal width.
+    A row is a customer at a time, and of one customer there may be several. `auc`: how often a row with a purchase is
+    above another, a tie is half of it, NaN where all or none have one; `brier`: the mean squared error, to be held
+    against `brier_of_rate`, that of who says the share of purchases to everybody; `purchase_ece`: how far probabilities
+    and shares of purchases lie apart, in bins of equal width.
     """
     import numpy as np
 
@@ -27,18 +28,30 @@ def metrics(probability_N: np.ndarray, bought_N: np.ndarray) -> dict[str, float]
     rate = float(bought_N.mean())
     found = {"purchase_rate": rate, "brier_of_rate": rate * (1 - rate)}
     found["purchase_ece"] = expected_calibration_error(probability_N.tolist(), bought_N.tolist())
+    together_CN = _by_customer(customers)
     for name, sums_NS, value in (
         ("auc", places(probability_N, bought_N), auc),
         ("brier", errors(probability_N, bought_N), brier),
     ):
-        found[name] = value(sums_NS.sum(axis=0))
-        drawn = [each for each in resampled(sums_NS, value) if not np.isnan(each)]
+        sums_CS = together_CN @ sums_NS
+        found[name] = value(sums_CS.sum(axis=0))
+        drawn = [each for each in resampled(sums_CS, value) if not np.isnan(each)]
         found[f"{name}_low"], found[f"{name}_high"] = interval(drawn) if drawn else (found[name], found[name])
     return found
 
 
+def _by_customer(customers: Sequence[str]) -> csr_array:
+    """int64 [C, N], sparse: 1 where a row is of a customer."""
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    names, customer_N = np.unique(np.array(customers), return_inverse=True)
+    ones_N = np.ones(len(customer_N), dtype=np.int64)
+    return csr_array((ones_N, (customer_N, np.arange(len(customer_N)))), shape=(len(names), len(customer_N)))
+
+
 def places(probability_N: np.ndarray, bought_N: np.ndarray) -> csr_array:
-    """int64 [N, 2 U], sparse: which of the U probabilities, in rising order, a customer has; U further if bought."""
+    """int64 [N, 2 U], sparse: which of the U probabilities, in rising order, a row has; U further if bought."""
     import numpy as np
     from scipy.sparse import csr_array
 
@@ -48,7 +61,7 @@ def places(probability_N: np.ndarray, bought_N: np.ndarray) -> csr_array:
 
 
 def auc(sums_S: np.ndarray) -> float:
-    """The area under the ROC curve of customers whose `places` add up to `sums_S`; NaN without buyers, or others."""
+    """The area under the ROC curve of rows whose `places` add up to `sums_S`; NaN where all or none have a purchase."""
     others_U, buyers_U = sums_S.reshape(2, -1)
     pairs = int(others_U.sum()) * int(buyers_U.sum())
     below_U = others_U.cumsum() - others_U / 2
@@ -56,7 +69,7 @@ def auc(sums_S: np.ndarray) -> float:
 
 
 def errors(probability_N: np.ndarray, bought_N: np.ndarray) -> np.ndarray:
-    """float64 [N, 2]: the squared error of each customer, and 1."""
+    """float64 [N, 2]: the squared error of each row, and 1."""
     import numpy as np
 
     error_N = (np.asarray(probability_N) - np.asarray(bought_N, dtype=np.float64)) ** 2
@@ -64,14 +77,14 @@ def errors(probability_N: np.ndarray, bought_N: np.ndarray) -> np.ndarray:
 
 
 def brier(sums_S: np.ndarray) -> float:
-    """The Brier score of customers whose `errors` add up to `sums_S`."""
+    """The Brier score of rows whose `errors` add up to `sums_S`."""
     return float(sums_S[0] / sums_S[1])
 
 
 def reliability(
     probability_N: Sequence[float], bought_N: Sequence[bool], bins: int = 10
 ) -> list[tuple[float, float, int]]:
-    """(mean probability, share of buyers, customers) of each bin with as many customers as the others, rising."""
+    """(mean probability, share of purchases, rows) of each bin with as many rows as the others, rising."""
     import numpy as np
 
     order_N = np.argsort(probability_N, kind="stable")

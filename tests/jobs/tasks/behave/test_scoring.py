@@ -7,7 +7,7 @@ from jobs.models.items import ItemSizes, NextItems
 from jobs.tasks.behave.catalogue import Catalogue
 from jobs.tasks.behave.metrics import ranked
 from jobs.tasks.behave.rows import History
-from jobs.tasks.behave.scoring import scorer
+from jobs.tasks.behave.scoring import scorer, vectors
 from jobs.tasks.behave.splits import Question
 
 LETTERS = Catalogue("abcdef")
@@ -31,3 +31,17 @@ def test_only_the_last_events_are_read():
     torch.manual_seed(0)
     score = scorer(NextItems(ItemSizes(6, 8, 1, 2, max_length=4)), LETTERS)
     np.testing.assert_array_equal(score([asked("fedabcd")]), score([asked("abcd")]))
+
+
+def test_a_vector_is_what_the_model_knows_after_the_last_event():
+    torch.manual_seed(0)
+    model = NextItems(ItemSizes(6, 8, 1, 2, max_length=4, dropout=0.5))
+    histories = [asked(known).known for known in ("ab", "", "fedabcd")]
+    found = vectors(model, histories, LETTERS)
+    assert found.shape == (3, 8)
+    score_QI = scorer(model, LETTERS)([asked("ab")])
+    with torch.no_grad():
+        weight = torch.nn.functional.softplus(model.repeat(torch.tensor(found[:1]))).item()
+        items = model.items.weight[1:].numpy()
+    count_I = np.array([1, 1, 0, 0, 0, 0])
+    np.testing.assert_allclose(score_QI, found[:1] @ items.T + weight * np.log1p(count_I), atol=1e-5)
