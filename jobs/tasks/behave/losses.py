@@ -48,7 +48,7 @@ def _label_loss(logits_NI: Tensor, batch: Batch, smoothing: float) -> Tensor:
     each_P = -log_q_NI[batch["end"], batch["target"]]
     if smoothing:
         each_P = (1 - smoothing) * each_P - smoothing * log_q_NI.mean(-1)[batch["end"]]
-    return log_q_NI.new_zeros(len(log_q_NI)).index_add(0, batch["end"], each_P * batch["weight"])
+    return log_q_NI.new_zeros(len(log_q_NI)).index_add(0, batch["end"], each_P * batch["share"])
 
 
 def _by_row(loss_N: Tensor, batch: Batch) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 
 from configs.schema.distillation import DistillationSpec
 from jobs.tasks.behave.catalogue import Catalogue
-from jobs.tasks.behave.examples import collate, examples
+from jobs.tasks.behave.examples import collate, examples, numbered
 from jobs.tasks.behave.losses import distill_next_items_loss, next_items_loss, ranked_list
 from jobs.tasks.behave.rows import History
 
@@ -18,7 +18,7 @@ KL = {"kl": 1.0, "cross_entropy": 0.0}
 
 
 def batch_of(histories: list[History]) -> dict[str, torch.Tensor]:
-    return collate([each for history in histories for each in examples(history, LETTERS, 10)])
+    return collate([each for history in histories for each in examples(numbered(history, LETTERS), 10)])
 
 
 def logits_of(batch: dict[str, torch.Tensor], seed: int = 0) -> torch.Tensor:
