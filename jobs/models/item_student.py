@@ -24,16 +24,15 @@ def item_student(teacher: NextItems, layers: int | list[int], hidden: int | None
     _check_hidden(hidden, sizes)
     student = NextItems(sizes._replace(hidden=hidden))
     student.items.weight.copy_(principal(teacher.items.weight, hidden) * hidden**-0.5)
-    student.bias.copy_(teacher.bias)
+    for mine, known in ((student.bias, teacher.bias), (student.age, teacher.age)):
+        mine.copy_(known)
     return student
 
 
 def _of_layers(teacher: NextItems, sizes: ItemSizes, chosen: list[int]) -> NextItems:
     student = NextItems(sizes)
-    for name, part in student.named_children():
-        if name != "layers":
-            part.load_state_dict(getattr(teacher, name).state_dict())
-    student.bias.copy_(teacher.bias)
+    kept = {name: each for name, each in teacher.state_dict().items() if not name.startswith("layers.")}
+    student.load_state_dict(kept, strict=False)
     for layer, number in zip(student.layers, chosen, strict=True):
         layer.load_state_dict(teacher.layers[number].state_dict())
     return student

@@ -1,8 +1,8 @@
 """A causal transformer over items: SASRec (Kang and McAuley 2018, arXiv 1808.09781) that scores the whole catalogue.
 
 Two things differ. Items of one basket have one position, as their order says nothing. And what a customer has already
-is scored by how often, too, as far as the history asks for it: what was bought before is bought again, and a table of
-vectors alone hardly learns to copy.
+is scored by how often and how long ago, too, as far as the history asks for it: what was bought before is bought again,
+and a table of vectors alone hardly learns to copy.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+OLDEST = 32  # baskets ago, and all that is older
 BEGIN = 0  # stands before every history, so that an empty one has a vector; item n is n + 1
 
 
@@ -40,6 +41,7 @@ class NextItems(nn.Module):
         self.norm = nn.LayerNorm(sizes.hidden)
         self.bias = nn.Parameter(torch.zeros(sizes.items))
         self.repeat = nn.Linear(sizes.hidden, 1)
+        self.age = nn.Parameter(torch.zeros(OLDEST + 1))
         for table in (self.items, self.positions):
             nn.init.normal_(table.weight, std=sizes.hidden**-0.5)
 
@@ -49,8 +51,9 @@ class NextItems(nn.Module):
         A place sees what stands before it in its row; padding stands after a history and is no end.
         """
         hidden_NH = self.vectors(input_ids, position_ids, ends)
+        counts_NI = self._counts(input_ids, position_ids, ends)
         weight_N1 = F.softplus(self.repeat(hidden_NH))
-        return hidden_NH @ self.items.weight[1:].T + self.bias + weight_N1 * torch.log1p(self._counts(input_ids, ends))
+        return hidden_NH @ self.items.weight[1:].T + self.bias + weight_N1 * torch.log1p(counts_NI)
 
     def vectors(self, input_ids: Tensor, position_ids: Tensor, ends: Tensor) -> Tensor:
         """What the model knows of a customer at each end, [N, H]; see `forward`."""
@@ -61,12 +64,14 @@ class NextItems(nn.Module):
             hidden_BLH = layer(hidden_BLH, src_mask=mask_LL, is_causal=True)
         return self.norm(hidden_BLH)[ends]
 
-    def _counts(self, input_ids: Tensor, ends: Tensor) -> Tensor:
-        """How often each item stands at or before each end, [N, I]."""
+    def _counts(self, input_ids: Tensor, position_ids: Tensor, ends: Tensor) -> Tensor:
+        """How often each item stands at or before each end, [N, I]; an event counts by its age, at first as one."""
         row_N, place_N = ends.nonzero(as_tuple=True)
         seen_NL = torch.arange(input_ids.shape[1], device=ends.device) <= place_N.unsqueeze(1)
-        counts_NI = torch.zeros(len(row_N), self.sizes.items + 1, device=ends.device)
-        return counts_NI.scatter_add(1, input_ids[row_N], seen_NL.to(counts_NI.dtype))[:, 1:]
+        age_NL = (position_ids[row_N, place_N].unsqueeze(1) - position_ids[row_N]).clamp(0, OLDEST)
+        worth_NL = self.age.exp()[age_NL] * seen_NL
+        counts_NI = torch.zeros(len(row_N), self.sizes.items + 1, device=ends.device, dtype=worth_NL.dtype)
+        return counts_NI.scatter_add(1, input_ids[row_N], worth_NL)[:, 1:]
 
 
 def _layer(sizes: ItemSizes) -> nn.TransformerEncoderLayer:

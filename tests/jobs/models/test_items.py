@@ -58,6 +58,17 @@ def test_what_a_customer_has_is_scored_by_how_often(model: NextItems):
     assert last.tolist() == pytest.approx([0, weight * math.log(3), weight * math.log(2), *[0] * 6])
 
 
+def test_an_event_counts_by_its_age(model: NextItems):
+    with torch.no_grad():
+        model.items.weight.zero_()
+        model.repeat.weight.zero_()
+        model.repeat.bias.zero_()
+        model.age[:3] = torch.tensor([4.0, 0.5, 0.25]).log()  # of the last basket, and of those before it
+    weight = math.log(2)  # softplus of 0
+    (found,) = logits(model, [1, 2, 1])
+    assert found[1:3].tolist() == pytest.approx([weight * math.log(1 + 4.25), weight * math.log(1.5)])
+
+
 def test_a_model_learns_what_follows_what():
     torch.manual_seed(0)
     model = NextItems(SIZES)
