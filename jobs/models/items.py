@@ -7,12 +7,16 @@ and a table of vectors alone hardly learns to copy.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MODEL_TYPE = "slimcart_items"
 OLDEST = 32  # baskets ago, and all that is older
 BEGIN = 0  # stands before every history, so that an empty one has a vector; item n is n + 1
 
@@ -78,3 +82,23 @@ def _layer(sizes: ItemSizes) -> nn.TransformerEncoderLayer:
     return nn.TransformerEncoderLayer(
         sizes.hidden, sizes.heads, 4 * sizes.hidden, sizes.dropout, "gelu", batch_first=True, norm_first=True
     )
+
+
+def save(model: NextItems, folder: Path) -> None:
+    """Write sizes and float32 weights, for `load`."""
+    from safetensors.torch import save_file
+
+    config = {"model_type": MODEL_TYPE, **model.sizes._asdict()}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    weights = {name: each.detach().to("cpu", torch.float32).contiguous() for name, each in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+
+
+def load(folder: Path) -> NextItems:
+    """The model that `save` wrote, in eval mode."""
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / CONFIG).read_bytes())
+    model = NextItems(ItemSizes(**{name: config[name] for name in ItemSizes._fields}))
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    return model.eval()

@@ -120,14 +120,22 @@ def _part(score: Scorer, questions: Sequence[Question], catalogue: Catalogue, re
     import numpy as np
 
     score_QI = np.array(score(questions), dtype=np.float64)
-    score_QI[np.isnan(score_QI)] = -np.inf  # which would pass for the best: nothing is greater
     for question, score_I in zip(questions, score_QI, strict=True):
         if not repeats:
             score_I[catalogue.numbers(question.known.items)] = -np.inf
-        order = np.argsort(-score_I, kind="stable")
-        order = order[np.isfinite(score_I[order])]
-        rank_I = np.full(len(catalogue), len(catalogue) + 1)
-        rank_I[order] = np.arange(1, len(order) + 1)
-        rank_W = rank_I[catalogue.numbers(question.wanted)]
-        known = rank_W[rank_W <= len(catalogue)]
-        yield Ranking(question.customer, order[: max(CUTS)], known, len(question.wanted))
+        yield ranking(question.customer, score_I, catalogue.numbers(question.wanted), len(question.wanted))
+
+
+def ranking(customer: str, score_I: np.ndarray, known: Sequence[int], wanted: int) -> Ranking:
+    """The ranking by scores of all items, where the items with the numbers `known` are among `wanted` ones.
+
+    What scores no finite number is not recommended: nothing is greater than NaN, which would pass for the best.
+    """
+    import numpy as np
+
+    order = np.argsort(-score_I, kind="stable")
+    order = order[np.isfinite(score_I[order])]
+    rank_I = np.full(len(score_I), len(score_I) + 1)
+    rank_I[order] = np.arange(1, len(order) + 1)
+    rank_W = rank_I[np.asarray(known, dtype=np.int64)]
+    return Ranking(customer, order[: max(CUTS)], rank_W[rank_W <= len(score_I)], wanted)
