@@ -55,27 +55,35 @@ class NextItems(nn.Module):
         A place sees what stands before it in its row; padding stands after a history and is no end.
         """
         hidden_NH = self.vectors(input_ids, position_ids, ends)
-        counts_NI = self._counts(input_ids, position_ids, ends)
-        weight_N1 = F.softplus(self.repeat(hidden_NH))
-        return hidden_NH @ self.items.weight[1:].T + self.bias + weight_N1 * torch.log1p(counts_NI)
+        row_N, place_N = ends.nonzero(as_tuple=True)
+        return self.scores(hidden_NH, input_ids[row_N], position_ids[row_N], place_N)
 
     def vectors(self, input_ids: Tensor, position_ids: Tensor, ends: Tensor) -> Tensor:
         """What the model knows of a customer at each end, [N, H]; see `forward`."""
+        return self.hidden(input_ids, position_ids)[ends]
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """The vectors of all places, [B, L, H]."""
         hidden_BLH = self.dropout(self.items(input_ids) + self.positions(position_ids))
         length, device = input_ids.shape[1], input_ids.device
-        mask_LL = nn.Transformer.generate_square_subsequent_mask(length, device, hidden_BLH.dtype)
+        mask_LL = torch.full((length, length), float("-inf"), device=device, dtype=hidden_BLH.dtype).triu(1)
         for layer in self.layers:
             hidden_BLH = layer(hidden_BLH, src_mask=mask_LL, is_causal=True)
-        return self.norm(hidden_BLH)[ends]
+        return self.norm(hidden_BLH)
 
-    def _counts(self, input_ids: Tensor, position_ids: Tensor, ends: Tensor) -> Tensor:
-        """How often each item stands at or before each end, [N, I]; an event counts by its age, at first as one."""
-        row_N, place_N = ends.nonzero(as_tuple=True)
-        seen_NL = torch.arange(input_ids.shape[1], device=ends.device) <= place_N.unsqueeze(1)
-        age_NL = (position_ids[row_N, place_N].unsqueeze(1) - position_ids[row_N]).clamp(0, OLDEST)
+    def scores(self, hidden_NH: Tensor, ids_NL: Tensor, positions_NL: Tensor, place_N: Tensor) -> Tensor:
+        """Logits [N, I] of the vectors at one place of each of N rows."""
+        counts_NI = self._counts(ids_NL, positions_NL, place_N)
+        weight_N1 = F.softplus(self.repeat(hidden_NH))
+        return hidden_NH @ self.items.weight[1:].T + self.bias + weight_N1 * torch.log1p(counts_NI)
+
+    def _counts(self, ids_NL: Tensor, positions_NL: Tensor, place_N: Tensor) -> Tensor:
+        """How often each item stands at or before a place, [N, I]; an event counts by its age, at first as one."""
+        seen_NL = torch.arange(ids_NL.shape[1], device=ids_NL.device) <= place_N.unsqueeze(1)
+        age_NL = (positions_NL.gather(1, place_N.unsqueeze(1)) - positions_NL).clamp(0, OLDEST)
         worth_NL = self.age.exp()[age_NL] * seen_NL
-        counts_NI = torch.zeros(len(row_N), self.sizes.items + 1, device=ends.device, dtype=worth_NL.dtype)
-        return counts_NI.scatter_add(1, input_ids[row_N], worth_NL)[:, 1:]
+        counts_NI = torch.zeros(ids_NL.shape[0], self.sizes.items + 1, device=ids_NL.device, dtype=worth_NL.dtype)
+        return counts_NI.scatter_add(1, ids_NL, worth_NL)[:, 1:]
 
 
 def _layer(sizes: ItemSizes) -> nn.TransformerEncoderLayer:

@@ -18,6 +18,7 @@ from jobs.tasks.behave.splits import baskets
 if TYPE_CHECKING:
     import numpy as np
 
+CLOCKS = 3  # inputs that follow from times alone
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # of the penalty, the inverse; validation chooses
 
 
