@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from configs.loader import UsageError
 from configs.schema.distillation import DistillationSpec
 from configs.schema.engine import EngineSpec
 from configs.schema.models import TeacherSpec
+from configs.schema.recipe import Recipe
+from configs.schema.tasks import TASKS
 from jobs.data.prepared import MANIFEST, ROWS, Prepared
 from jobs.models import items
 from jobs.models.items import ItemSizes, NextItems
@@ -26,6 +29,8 @@ from jobs.tasks.behave.rows import History
 from jobs.tasks.behave.scoring import scorer
 from jobs.tasks.behave.splits import leave_last_out
 from jobs.tasks.behave.training import INPUTS, Behave
+from jobs.training import loop
+from tests.group import in_group
 
 ENGINE = EngineSpec(tokens_per_batch=64)
 MAX_LENGTH, LISTED = 6, 5
@@ -193,6 +198,65 @@ def test_stored_lists_are_those_of_the_same_ends(prepared: Prepared, tmp_path: P
             assert loss(answered(teacher, batch), batch).abs().max() < 1e-3
     other = NextItems(SIZES).eval()
     assert loss(answered(other, batch := whole(task, np.arange(4))), batch).min() > 1e-2
+
+
+LENT = "generate"  # whose record lends its place: this task has none yet
+
+
+def recipe_in(folder: Path, workers: int = 1) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "shop",
+            "task": LENT,
+            "output": str(folder),
+            "teacher": {
+                "model": "new:gpt2",
+                "epochs": 3,
+                "learning_rate": 0.002,
+                "new": {"hidden": 16, "layers": 2, "heads": 2},
+            },
+            "engine": {"tokens_per_batch": 64, "max_failures": 0, "workers": workers},
+        }
+    )
+
+
+def test_a_teacher_has_the_sizes_of_the_recipe(prepared: Prepared, tmp_path: Path):
+    sizes = Behave(prepared, None).teacher(recipe_in(tmp_path)).sizes
+    assert sizes == SIZES._replace(items=len(CATALOGUE), dropout=TeacherSpec().dropout)
+
+
+def curve(config: dict[str, Any]) -> dict[str, Any]:
+    """What the loop tells of each epoch, with the real engine and without chance, and the best epoch."""
+    told: list[dict[str, float]] = []
+    record = replace(TASKS[LENT], trainer="jobs.tasks.behave.training:Behave")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "TASKS", {LENT: record})
+        patch.setattr(Behave, "teacher", lambda *_: NextItems(SIZES))
+        patch.setattr("ray.train.report", told.append)
+        run = loop.build(loop.Fit.model_validate(config))
+        loop.train(run)
+    return {"told": told, "best": run.progress["best"]}
+
+
+@pytest.mark.parallel
+def test_the_loop_trains_a_teacher_alike_on_one_worker_and_on_two(prepared: Prepared, tmp_path: Path):
+    found = {}
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        config = {
+            "recipe": recipe_in(folder, workers).model_dump(),
+            "role": "teacher",
+            "prepared": str(prepared.folder),
+        }
+        config |= {"target": str(folder / "teacher"), "work": str(folder / "work"), "key": "k"}
+        found[workers] = in_group(curve, config, workers, folder)
+    alone, together = ([each["train_loss"] for each in found[workers]["told"]] for workers in (1, 2))
+    assert alone[-1] < 0.8 * alone[0]
+    assert together == pytest.approx(alone, rel=1e-4)
+    judged = {workers: [each["validation_ndcg_10"] for each in found[workers]["told"]] for workers in (1, 2)}
+    assert found[1]["best"]["validation_ndcg_10"] == max(judged[1])
+    assert judged[2] == pytest.approx(judged[1], abs=0.01)
 
 
 def test_a_model_is_read_as_it_was_written(tmp_path: Path):
