@@ -52,13 +52,14 @@ class Log:
         import numpy as np
 
         found = [
-            (time, item)
+            (time, number)
             for history in self.histories
             for index, (time, item) in enumerate(zip(history.times, history.items, strict=False))
             if history.bought(index)
+            for number in self.catalogue.numbers([item])
         ]
         found.sort(key=lambda each: each[0])
-        return np.array([time for time, _ in found]), np.array(self.catalogue.numbers(item for _, item in found))
+        return np.array([time for time, _ in found]), np.array([number for _, number in found], dtype=np.int64)
 
 
 class ItemBaseline(NamedTuple):

@@ -72,6 +72,11 @@ def test_recent_items_are_those_of_the_days_before_the_question():
     assert counts(None) == counts(500 * DAY) == {"b": 1, "d": 1}  # the last days that the log tells of
 
 
+def test_purchases_outside_the_catalogue_are_left_out():
+    time_P, item_P = Log(SHOP, Catalogue(["c", "e"])).purchases
+    assert (time_P.tolist(), item_P.tolist()) == ([DAY, DAY, 5 * DAY], [0, 0, 1])
+
+
 def test_repeats_are_counted():
     log = log_of(SHOP)
     (found,) = ranked(BASELINES["repeat"].fit(log), [question("e", "d", "e", "new")], log.catalogue)
